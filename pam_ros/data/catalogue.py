@@ -1,0 +1,124 @@
+"""Which meshes, textures and backgrounds belong to which split, and the objects made from them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from pam_ros.data import objects_everyday, objects_kitchen, objects_workshop
+from pam_ros.data.materials import COLOURS, FINISHES, Finish, Rgb
+from pam_ros.data.ontology import ontology
+from pam_ros.data.parts import Piece, Shape, between
+from pam_ros.data.shapes import box, cylinder, merge, vessel
+from pam_ros.data.spec import ObjectSpec
+
+SPLITS = ("train", "val", "test")
+BUILDERS = {**objects_kitchen.BUILDERS, **objects_workshop.BUILDERS, **objects_everyday.BUILDERS}
+CATEGORIES = tuple(BUILDERS)
+MESHES_PER_CATEGORY = 400  # numbers 0..399; the last digit decides the split
+TEXTURES_PER_FAMILY = 120
+HELD_OUT_FAMILIES = {"terrazzo": "test", "brick": "val"}  # whole families of backgrounds seen in one split only
+
+
+def split_of_number(number: int) -> str:
+    """Split that owns mesh or texture `number`: last digit 8 is val, 9 is test, the rest train."""
+    return {8: "val", 9: "test"}.get(number % 10, "train")
+
+
+def check_split(split: str) -> str:
+    """The split itself; ValueError where it is unknown."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}")
+    return split
+
+
+def draw_number(rng: np.random.Generator, split: str, count: int) -> int:
+    """A mesh or texture number below `count` that this split owns."""
+    tens = int(rng.integers(count // 10)) * 10
+    digit = {"val": 8, "test": 9}.get(split)
+    return tens + (int(rng.integers(8)) if digit is None else digit)
+
+
+def draw_texture(rng: np.random.Generator, split: str, families: tuple[str, ...]) -> tuple[str, int]:
+    """(family, number) of a surface this split owns."""
+    allowed = [family for family in families if HELD_OUT_FAMILIES.get(family, split) == split]
+    family = allowed[int(rng.integers(len(allowed)))]
+    return family, draw_number(rng, split, TEXTURES_PER_FAMILY)
+
+
+@lru_cache(maxsize=512)
+def build_shape(category: str, number: int) -> Shape:
+    """Mesh `number` of a category; always the same."""
+    return BUILDERS[category](np.random.default_rng([number, sum(category.encode()), 11]))
+
+
+@lru_cache(maxsize=1)
+def largest_extent_m() -> dict[str, float]:
+    """Largest side of each category's first mesh, metres."""
+    sizes = {}
+    for category in CATEGORIES:
+        low, high = build_shape(category, 0).bounds()
+        sizes[category] = float((high - low).max())
+    return sizes
+
+
+def _varied(rng: np.random.Generator, colour: str) -> Rgb:
+    red, green, blue = np.clip(np.asarray(COLOURS[colour]) * rng.uniform(0.85, 1.12) + rng.uniform(-0.03, 0.03, 3), 0.01, 1)
+    return float(red), float(green), float(blue)
+
+
+def draw_object(rng: np.random.Generator, split: str, category: str, lying: float = 0.12) -> ObjectSpec:
+    """An object of a category with mesh, colours and material of this split, not yet placed."""
+    number = draw_number(rng, split, MESHES_PER_CATEGORY)
+    shape = build_shape(category, number)
+    looks = ontology().entries[category].looks
+    material, colours = looks[int(rng.integers(len(looks)))]
+    colour = colours[int(rng.integers(len(colours)))]
+    others = [name for name in ("white", "black", "red", "blue", "green", "yellow", "silver", "orange", "grey") if name != colour]
+    accent = others[int(rng.integers(len(others)))]
+    rest = int(rng.integers(len(shape.rests))) if rng.random() < lying or category == "book" else 0
+    return ObjectSpec(
+        category=category,
+        mesh_id=f"{category}/{number}",
+        shape=shape,
+        colour=colour,
+        accent=accent,
+        material=material,
+        body_rgb=_varied(rng, colour),
+        accent_rgb=_varied(rng, accent),
+        finish=FINISHES[material],
+        print_seed=draw_number(rng, split, 10_000),
+        size="medium",
+        scale=between(rng, 0.92, 1.12),
+        rest_deg=shape.rests[rest],
+        position=(0.0, 0.0, 0.0),
+        yaw_deg=between(rng, -32, 32) if shape.faces_camera else between(rng, -180, 180),
+        place="",
+    )
+
+
+def cover_for(rng: np.random.Generator, width: float, depth: float, height: float) -> ObjectSpec:
+    """An upside-down cardboard box that fits over something of this size (metres)."""
+    shell = vessel([(1, 0), (1, 1)], 0.04, 4).turned(z=45, x=180).moved(z=1).scaled(width * 0.7071, depth * 0.7071, height)
+    strip = box(width * 1.004, 0.045, 0.0015).moved(z=height)
+    return _prop("cardboard_box", Shape((Piece(shell, "cardboard"), Piece(strip, "tape"))), "brown", "cardboard", rng)
+
+
+def gripper_for(rng: np.random.Generator, gap: float) -> ObjectSpec:
+    """A two-finger gripper whose fingers stand `gap` metres apart; its fingertips are at z = 0, the arm goes up."""
+    palm = box(gap + 0.09, 0.05, 0.05).moved(z=0.09)
+    fingers = [box(0.016, 0.026, 0.095).moved(x=side * (gap / 2 + 0.008)) for side in (1, -1)]
+    pads = [box(0.003, 0.028, 0.03).moved(x=side * (gap / 2 + 0.0005)) for side in (1, -1)]
+    wrist = merge(cylinder(0.032, 0.05).moved(z=0.14), cylinder(0.045, 0.9).moved(z=0.19))
+    shape = Shape((Piece(palm), Piece(merge(*fingers), "steel"), Piece(merge(*pads), "black"), Piece(wrist, "body")))
+    colours = dict(ontology().entries["gripper"].looks)["metal"]
+    return _prop("gripper", shape, colours[int(rng.integers(len(colours)))], "metal", rng)
+
+
+def _prop(category: str, shape: Shape, colour: str, material: str, rng: np.random.Generator) -> ObjectSpec:
+    finish: Finish = FINISHES[material]
+    return ObjectSpec(
+        category, f"{category}/prop", shape, colour, "black", material, _varied(rng, colour), COLOURS["black"], finish, 0, "medium", 1.0,
+        (0.0, 0.0, 0.0), (0.0, 0.0, 5.0), 0.0, "",
+    )

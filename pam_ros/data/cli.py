@@ -1,0 +1,55 @@
+"""`pam scenes`: render scenes with ground truth, or show them on a contact sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+scenes_app = typer.Typer(help="Render robot scenes with exact ground truth.", no_args_is_help=True)
+
+Seed = Annotated[int, typer.Option(help="First seed; sample i has seed + i.")]
+Count = Annotated[int, typer.Option(min=0, help="Number of images.")]
+Videos = Annotated[int, typer.Option(min=0, help="Number of videos.")]
+Split = Annotated[str, typer.Option(help="train, val or test: other meshes, textures and backgrounds.")]
+
+
+@scenes_app.command()
+def render(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    seed: Seed = 0,
+    count: Count = 8,
+    videos: Videos = 0,
+    split: Split = "train",
+    width: Annotated[int, typer.Option(min=32, max=4096, help="Pixels.")] = 640,
+    height: Annotated[int, typer.Option(min=32, max=4096, help="Pixels.")] = 480,
+) -> None:
+    """Write images and videos: JPEG frames, PNG ids and depth, index.jsonl with regions and texts."""
+    from pam_ros.data.sheets import render_folder  # imports MuJoCo, which the other commands do not need
+
+    try:
+        written = render_folder(out, seed, count, split, videos, width, height)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(f"{written} samples in {out}")
+
+
+@scenes_app.command()
+def show(
+    out: Annotated[Path, typer.Option(help="Picture to write, .png or .jpg.")] = Path("scenes.png"),
+    seed: Seed = 0,
+    count: Count = 15,
+    videos: Videos = 2,
+    split: Split = "train",
+) -> None:
+    """Make a contact sheet that a person can look at."""
+    from pam_ros.data.sheets import contact_sheet, save_sheet
+
+    if count + videos == 0:
+        raise typer.BadParameter("nothing to show: ask for images or videos")
+    try:
+        save_sheet(out, contact_sheet(seed, count, split, videos))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(f"wrote {out}")

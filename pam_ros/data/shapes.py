@@ -1,0 +1,294 @@
+"""Triangle meshes from a few numbers: lathe, extrude, sweep, loft; all in metres, z up.
+
+Letters: V vertices, F faces, N points of a path or polygon, S segments around.
+Faces are counter-clockwise seen from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """A triangle mesh.
+
+    Attributes:
+        vertices: (V, 3) float64, metres.
+        faces: (F, 3) int32.
+        uv: (V, 2) float64 texture coordinates in 0..1, or None where it carries no picture.
+    """
+
+    vertices: NDArray[np.float64]
+    faces: NDArray[np.int32]
+    uv: NDArray[np.float64] | None = None
+
+    def moved(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Mesh:
+        """Shifted by metres."""
+        return Mesh(self.vertices + np.array([x, y, z]), self.faces, self.uv)
+
+    def turned(self, *, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Mesh:
+        """Rotated about the axes through the origin, x first, then y, then z; degrees."""
+        return Mesh(self.vertices @ rotation(x, y, z).T, self.faces, self.uv)
+
+    def scaled(self, x: float = 1.0, y: float = 1.0, z: float = 1.0) -> Mesh:
+        """Stretched along the axes; the factors are positive."""
+        return Mesh(self.vertices * np.array([x, y, z]), self.faces, self.uv)
+
+
+def rotation(x_deg: float, y_deg: float, z_deg: float) -> NDArray[np.float64]:
+    """(3, 3) rotation: about x, then y, then z of the fixed frame."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos(np.radians([x_deg, y_deg, z_deg])), np.sin(np.radians([x_deg, y_deg, z_deg]))
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return np.asarray(about_z @ about_y @ about_x)
+
+
+def merge(*meshes: Mesh) -> Mesh:
+    """One mesh of several; texture coordinates are dropped unless all carry them."""
+    offsets = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes])
+    uvs = [mesh.uv for mesh in meshes if mesh.uv is not None]
+    return Mesh(
+        np.concatenate([mesh.vertices for mesh in meshes]),
+        np.concatenate([mesh.faces + offset for mesh, offset in zip(meshes, offsets, strict=False)]).astype(np.int32),
+        np.concatenate(uvs) if len(uvs) == len(meshes) else None,
+    )
+
+
+def box(size_x: float, size_y: float, size_z: float) -> Mesh:
+    """A box standing on z = 0, centred in x and y. Each side shows a whole texture."""
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * 0.5
+    uv_square = np.array([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+    vertices, faces, uvs = [], [], []
+    for axis in range(3):
+        for sign in (-1.0, 1.0):
+            first, second = [(1, 2), (0, 2), (0, 1)][axis]
+            side = np.zeros((4, 3))
+            side[:, first], side[:, second], side[:, axis] = corners[:, 0], corners[:, 1], 0.5 * sign
+            outward = sign if axis != 1 else -sign
+            start = 4 * len(vertices)
+            quad = [[0, 1, 2], [0, 2, 3]] if outward > 0 else [[0, 2, 1], [0, 3, 2]]
+            faces.append(np.array(quad) + start)
+            uv = uv_square.copy()
+            if outward < 0:
+                uv[:, 0] = 1 - uv[:, 0]
+            vertices.append(side)
+            uvs.append(uv)
+    points = np.concatenate(vertices) * np.array([size_x, size_y, size_z])
+    points[:, 2] += size_z / 2
+    return Mesh(points, np.concatenate(faces).astype(np.int32), np.concatenate(uvs))
+
+
+def lathe(profile: Sequence[tuple[float, float]], segments: int = 28) -> Mesh:
+    """Revolves (radius, height) points about z; walk them bottom to top on the outside, then down inside.
+
+    The texture wraps once around, its top at the highest point of the profile.
+    """
+    points = np.asarray(profile, float)
+    angles = np.linspace(0, 2 * np.pi, segments + 1)
+    ring = np.stack([np.cos(angles), np.sin(angles)], 1)  # (S + 1, 2), the seam twice for the texture
+    vertices = np.concatenate([np.c_[ring * radius, np.full(len(ring), height)] for radius, height in points])
+    low, high = points[:, 1].min(), points[:, 1].max()
+    v = 1 - (points[:, 1] - low) / max(high - low, 1e-9)
+    uv = np.concatenate([np.c_[angles / (2 * np.pi), np.full(len(ring), row)] for row in v])
+    faces = []
+    wide = segments + 1
+    for row in range(len(points) - 1):
+        below, above = row * wide + np.arange(segments), (row + 1) * wide + np.arange(segments)
+        if points[row, 0] > 1e-6:
+            faces.append(np.stack([below, below + 1, above + 1], 1))
+        if points[row + 1, 0] > 1e-6:
+            faces.append(np.stack([below, above + 1, above], 1))
+    return Mesh(vertices, np.concatenate(faces).astype(np.int32), uv)
+
+
+def cylinder(radius: float, height: float, *, top_radius: float | None = None, segments: int = 24) -> Mesh:
+    """A closed cylinder or cone frustum standing on z = 0; its edges stay sharp."""
+    top = radius if top_radius is None else top_radius
+    side = lathe([(radius, 0), (top, height)], segments)
+    return merge(
+        lathe([(0, 0), (radius, 0)], segments), side, lathe([(top, height), (0, height)], segments)
+    )
+
+
+def vessel(profile: Sequence[tuple[float, float]], wall: float, segments: int = 28) -> Mesh:
+    """An open vessel: `profile` is the outside, bottom to rim; the inside is `wall` metres smaller."""
+    outside = [(0.0, profile[0][1]), *profile]
+    inside = [(max(radius - wall, 1e-4), height) for radius, height in profile if height > profile[0][1] + wall]
+    inner = [(max(profile[-1][0] - wall, 1e-4), profile[-1][1]), *reversed(inside)]
+    floor = profile[0][1] + wall
+    return lathe([*outside, *inner, (inner[-1][0], floor), (0.0, floor)], segments)
+
+
+def ellipsoid(radius_x: float, radius_y: float, radius_z: float, segments: int = 20) -> Mesh:
+    """An ellipsoid centred at the origin."""
+    angles = np.linspace(-np.pi / 2, np.pi / 2, segments // 2 + 2)
+    profile = [(float(np.cos(angle)), float(np.sin(angle))) for angle in angles]
+    profile[0], profile[-1] = (0.0, -1.0), (0.0, 1.0)
+    return lathe(profile, segments).scaled(radius_x, radius_y, radius_z)
+
+
+def polygon(points: ArrayLike) -> NDArray[np.float64]:
+    """(N, 2) counter-clockwise polygon, whatever way it came."""
+    outline = np.asarray(points, float)
+    nxt = np.roll(outline, -1, axis=0)
+    area = float(np.sum(outline[:, 0] * nxt[:, 1] - nxt[:, 0] * outline[:, 1]))
+    return outline if area > 0 else outline[::-1].copy()
+
+
+def rounded_rectangle(width: float, depth: float, corner: float, per_corner: int = 5) -> NDArray[np.float64]:
+    """(N, 2) outline centred at the origin."""
+    corner = min(corner, width / 2 - 1e-5, depth / 2 - 1e-5)
+    arcs = []
+    for quarter, (sx, sy) in enumerate(((1, 1), (-1, 1), (-1, -1), (1, -1))):
+        angles = np.linspace(quarter, quarter + 1, per_corner) * np.pi / 2
+        centre = np.array([sx * (width / 2 - corner), sy * (depth / 2 - corner)])
+        arcs.append(centre + corner * np.stack([np.cos(angles), np.sin(angles)], 1))
+    return np.concatenate(arcs)
+
+
+def circle(radius_x: float, radius_y: float | None = None, count: int = 24) -> NDArray[np.float64]:
+    """(N, 2) outline of an ellipse."""
+    angles = np.arange(count) * 2 * np.pi / count
+    return np.stack([radius_x * np.cos(angles), (radius_y or radius_x) * np.sin(angles)], 1)
+
+
+def triangulate(outline: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Ear clipping of a simple counter-clockwise polygon; (N - 2, 3) indices."""
+    rest = list(range(len(outline)))
+    triangles: list[tuple[int, int, int]] = []
+    while len(rest) > 3:
+        for spot in range(len(rest)):
+            before, here, after = rest[spot - 1], rest[spot], rest[(spot + 1) % len(rest)]
+            a, b, c = outline[before], outline[here], outline[after]
+            if _cross(b - a, c - a) <= 1e-14:
+                continue
+            others = outline[[index for index in rest if index not in (before, here, after)]]
+            if not _inside(others, a, b, c).any():
+                break
+        else:  # only slivers are left; any cut will do
+            spot = 0
+            before, here, after = rest[-1], rest[0], rest[1]
+        triangles.append((before, here, after))
+        del rest[spot]
+    triangles.append((rest[0], rest[1], rest[2]))
+    return np.asarray(triangles, np.int32)
+
+
+def extrude(outline: ArrayLike, height: float) -> Mesh:
+    """A prism over an (x, y) outline, from z = 0 up; sharp edges. Top and bottom carry the texture."""
+    shape = polygon(outline)
+    count = len(shape)
+    cap = triangulate(shape)
+    bottom = np.c_[shape, np.zeros(count)]
+    top = np.c_[shape, np.full(count, height)]
+    index = np.arange(count)
+    nxt = (index + 1) % count
+    sides = np.concatenate([np.stack([index, nxt, nxt + count], 1), np.stack([index, nxt + count, index + count], 1)])
+    low, span = shape.min(0), np.ptp(shape, axis=0)
+    uv = (shape - low) / np.maximum(span, 1e-9)
+    uv[:, 1] = 1 - uv[:, 1]
+    return Mesh(
+        np.concatenate([bottom, top, bottom, top]),
+        np.concatenate([cap[:, ::-1], cap + count, sides + 2 * count]).astype(np.int32),
+        np.concatenate([uv, uv, uv, uv]),
+    )
+
+
+def loft(sections: Sequence[tuple[NDArray[np.float64], float]]) -> Mesh:
+    """Joins outlines of equal length, given with their heights from bottom to top; both ends are closed."""
+    count = len(sections[0][0])
+    rings = [np.c_[polygon(outline), np.full(count, height)] for outline, height in sections]
+    index = np.arange(count)
+    nxt = (index + 1) % count
+    faces = [triangulate(rings[0][:, :2])[:, ::-1]]
+    for level in range(len(rings) - 1):
+        low, high = level * count, (level + 1) * count
+        faces.append(np.stack([index + low, nxt + low, nxt + high], 1))
+        faces.append(np.stack([index + low, nxt + high, index + high], 1))
+    faces.append(triangulate(rings[-1][:, :2]) + (len(rings) - 1) * count)
+    return Mesh(np.concatenate(rings), np.concatenate(faces).astype(np.int32))
+
+
+def rounded_box(size_x: float, size_y: float, size_z: float, corner: float) -> Mesh:
+    """A box with rounded upright edges and bevelled top and bottom, standing on z = 0."""
+    bevel = min(corner * 0.5, size_z * 0.3)
+    full = rounded_rectangle(size_x, size_y, corner)
+    small = rounded_rectangle(size_x - 2 * bevel, size_y - 2 * bevel, max(corner - bevel, 1e-4))
+    return loft([(small, 0.0), (full, bevel), (full, size_z - bevel), (small, size_z)])
+
+
+def sweep(path: ArrayLike, radius: float | Sequence[float], *, flat: float = 1.0, segments: int = 10) -> Mesh:
+    """A round bar along an (N, 3) path; one radius or one each; `flat` squeezes it across the path's plane."""
+    line = np.asarray(path, float)
+    radii = np.broadcast_to(np.asarray(radius, float), (len(line),))
+    tangents = np.gradient(line, axis=0)
+    tangents /= np.maximum(np.linalg.norm(tangents, axis=1, keepdims=True), 1e-12)
+    normal = np.cross(tangents[0], [0.0, 1.0, 0.0])
+    if np.linalg.norm(normal) < 1e-3:
+        normal = np.cross(tangents[0], [1.0, 0.0, 0.0])
+    angles = np.arange(segments) * 2 * np.pi / segments
+    rings = []
+    for centre, tangent, size in zip(line, tangents, radii, strict=True):
+        normal = normal - tangent * (normal @ tangent)
+        normal /= np.linalg.norm(normal)
+        side = np.cross(tangent, normal)
+        rings.append(centre + size * (np.cos(angles)[:, None] * normal + flat * np.sin(angles)[:, None] * side))
+    index = np.arange(segments)
+    nxt = (index + 1) % segments
+    faces = [np.stack([np.zeros(segments - 2, int), index[2:], index[1:-1]], 1)]
+    for level in range(len(rings) - 1):
+        low, high = level * segments, (level + 1) * segments
+        faces.append(np.stack([index + low, nxt + low, nxt + high], 1))
+        faces.append(np.stack([index + low, nxt + high, index + high], 1))
+    last = (len(rings) - 1) * segments
+    faces.append(np.stack([np.zeros(segments - 2, int), index[1:-1], index[2:]], 1) + last)
+    return Mesh(np.concatenate(rings), np.concatenate(faces).astype(np.int32))
+
+
+def arc(
+    centre: tuple[float, float], radius: float, start_deg: float, end_deg: float, count: int = 14, *, squash: float = 1.0
+) -> NDArray[np.float64]:
+    """(N, 3) points of an arc in the x-z plane around (x, z) = centre; `squash` scales its height."""
+    angles = np.radians(np.linspace(start_deg, end_deg, count))
+    return np.stack(
+        [centre[0] + radius * np.cos(angles), np.zeros(count), centre[1] + squash * radius * np.sin(angles)], 1
+    )
+
+
+def smooth(points: ArrayLike, count: int = 16) -> NDArray[np.float64]:
+    """(count, D) points on a Catmull-Rom curve through the given ones."""
+    knots = np.asarray(points, float)
+    padded = np.concatenate([2 * knots[:1] - knots[1:2], knots, 2 * knots[-1:] - knots[-2:-1]])
+    places = np.linspace(0, len(knots) - 1, count)
+    which = np.minimum(places.astype(int), len(knots) - 2)
+    t = (places - which)[:, None]
+    p0, p1, p2, p3 = padded[which], padded[which + 1], padded[which + 2], padded[which + 3]
+    return np.asarray(
+        0.5 * (2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3)
+    )
+
+
+def curve(*points: tuple[float, float], count: int = 14) -> list[tuple[float, float]]:
+    """A smooth (radius, height) profile for `lathe` through the given points."""
+    return [(max(float(radius), 0.0), float(height)) for radius, height in smooth(points, count)]
+
+
+def _cross(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    return float(first[0] * second[1] - first[1] * second[0])
+
+
+def _inside(
+    points: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    def left(start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.bool_]:
+        edge = end - start
+        away = points - start
+        return np.asarray(edge[0] * away[:, 1] - edge[1] * away[:, 0] >= 0)
+
+    return left(a, b) & left(b, c) & left(c, a)

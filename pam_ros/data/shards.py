@@ -1,0 +1,160 @@
+"""Writes samples as folders of JPEG frames, PNG id pictures and an index.jsonl: for training and for looking.
+
+An id picture's value is instance + 256 * part (part 0 = no named part): 16-bit, or 8-bit where no part occurs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pam_ros.data.captions import describe
+from pam_ros.data.dataset import Clip, ImageSample, RegionTruth, VideoObject, VideoSample, caption_windows
+from pam_ros.data.facts import Facts
+from pam_ros.data.render import PARTS
+from pam_ros.records import IMAGE_TASKS, Language
+
+PART_STEP = 256
+JPEG_QUALITY = 92
+WORDINGS = 3
+Picture = NDArray[np.uint8]
+
+
+def id_picture(instances: NDArray[np.uint16], parts: NDArray[np.uint8] | None = None) -> NDArray[Any]:
+    """(H, W) uint8 or uint16: instance + 256 * part."""
+    if parts is None or not parts.any():
+        return instances.astype(np.uint8)
+    return np.asarray(instances + PART_STEP * parts.astype(np.uint16), np.uint16)
+
+
+def write_picture(path: Path, rgb: Picture) -> None:
+    """A JPEG."""
+    _write(path, rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+
+
+def write_ids(path: Path, ids: NDArray[Any]) -> None:
+    """A PNG, lightly compressed: reading speed counts."""
+    _write(path, ids, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def _write(path: Path, picture: NDArray[Any], options: Sequence[int]) -> None:
+    if not cv2.imwrite(str(path), picture, options):
+        raise OSError(f"could not write {path}; check that the folder exists and has space")
+
+
+def texts_of(facts: Facts, rng: np.random.Generator, wordings: int = WORDINGS) -> dict[str, list[str]]:
+    """`{"explain/en": [...], ...}` with different wordings, each once."""
+    texts = {}
+    for task in IMAGE_TASKS:
+        for language in Language:
+            worded = [describe(facts, task, language, rng) for _ in range(wordings)]
+            texts[f"{task.value}/{language.value}"] = list(dict.fromkeys(worded))
+    return texts
+
+
+def _truth(facts: Facts, function: str) -> dict[str, Any]:
+    truth: dict[str, Any] = {"function": function}
+    for key in ("colour", "material", "surface"):
+        if value := getattr(facts, key):
+            truth[key] = value
+    if facts.place[0]:
+        truth["place"] = facts.place[0]
+    if facts.whole:
+        truth["whole"] = facts.whole.category
+    return truth
+
+
+def region_line(region: RegionTruth, rng: np.random.Generator) -> dict[str, Any]:
+    """One region of an image as it stands in index.jsonl."""
+    return {
+        "instance": region.instance,
+        "part": PARTS.index(region.part),
+        "category": region.facts.category,
+        "background": region.facts.kind == "region",
+        "box": list(region.box_xyxy),
+        "texts": texts_of(region.facts, rng),
+        "truth": _truth(region.facts, region.function),
+    }
+
+
+def clip_lines(versions: Sequence[Sequence[Clip]]) -> list[dict[str, Any]]:
+    """Clips as they stand in index.jsonl; several versions of the same clips give several wordings."""
+    lines = []
+    for same in zip(*versions, strict=True):
+        texts = {f"clip/{language.value}": list(dict.fromkeys(clip.captions[language] for clip in same)) for language in Language}
+        lines.append({"start": same[0].start, "end": same[0].end, "event": "+".join(same[0].events), "texts": texts})
+    return lines
+
+
+def object_line(thing: VideoObject, frames: int, fps: float, rng: np.random.Generator) -> dict[str, Any]:
+    """One object of a video: `events` cut where they change, `windows` cut by the clock."""
+    period = max(2, round(float(rng.uniform(2.5, 5.5)) * fps))
+    windows = [(start, min(start + period, frames)) for start in range(0, frames - 1, period)]
+    if len(windows) > 1 and windows[-1][1] - windows[-1][0] < period // 2:
+        windows.pop()
+    events = [(part.start, part.end) for part in thing.segments]
+    return {
+        "instance": thing.instance,
+        "part": 0,
+        "category": thing.facts.category,
+        "background": False,
+        "texts": texts_of(thing.facts, rng),
+        "truth": _truth(thing.facts, thing.function),
+        "pixels": thing.pixels.tolist(),
+        "events": clip_lines([caption_windows(thing.facts, thing.segments, events, rng) for _ in range(WORDINGS)]),
+        "windows": clip_lines([caption_windows(thing.facts, thing.segments, windows, rng) for _ in range(WORDINGS)]),
+    }
+
+
+def write_image(folder: Path, name: str, sample: ImageSample, depth: bool = False) -> dict[str, Any]:
+    """Writes one image; its index line is returned. With `depth` also a 16-bit PNG in millimetres."""
+    write_picture(folder / f"{name}.jpg", sample.rgb)
+    write_ids(folder / f"{name}.png", id_picture(sample.instances, sample.parts))
+    rng = np.random.default_rng([sample.seed, 71])
+    line: dict[str, Any] = {
+        "image": f"{name}.jpg",
+        "ids": f"{name}.png",
+        "scene": sample.scene.kind,
+        "seed": sample.seed,
+        "split": sample.split,
+        "regions": [region_line(region, rng) for region in sample.regions],
+    }
+    if depth:
+        write_ids(folder / f"{name}.depth.png", np.clip(sample.depth_m * 1000, 0, 65535).astype(np.uint16))
+        line |= {"depth_mm": f"{name}.depth.png", "intrinsics": sample.intrinsics.tolist(), "pose": sample.pose.tolist()}
+    return line
+
+
+def write_video(folder: Path, name: str, sample: VideoSample) -> dict[str, Any]:
+    """Writes one video's frames into folder/name; its index line is returned."""
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    names = [f"{name}/{index:03d}" for index in range(len(sample.frames))]
+    for index, stem in enumerate(names):
+        write_picture(folder / f"{stem}.jpg", sample.frames[index])
+        write_ids(folder / f"{stem}.png", id_picture(sample.instances[index]))
+    fps = 1 / float(sample.times_s[1] - sample.times_s[0])
+    rng = np.random.default_rng([sample.seed, 73])
+    return {
+        "frames": [f"{stem}.jpg" for stem in names],
+        "ids": [f"{stem}.png" for stem in names],
+        "fps": round(fps, 3),
+        "scene": sample.scene.kind,
+        "seed": sample.seed,
+        "split": sample.split,
+        "actor": sample.actor,
+        "regions": [object_line(thing, len(names), fps, rng) for thing in sample.objects],
+    }
+
+
+def write_index(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """index.jsonl, one sample a line; it appears at once when complete."""
+    part = folder / "index.jsonl.part"
+    part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    os.replace(part, folder / "index.jsonl")

@@ -1,0 +1,98 @@
+"""The exceptions users meet: what was wrong, what came, what is allowed, what to do.
+
+    PamError
+    ├── InputError            bad input: the caller can mend it, nothing else is disturbed
+    │   ├── ImageError            an image or its message cannot be used
+    │   ├── PromptError           clicks, box or mask cannot be used on this image
+    │   ├── TaskError             an unknown task
+    │   ├── LanguageError         an unknown language
+    │   ├── UnknownRegionError    no region of that id
+    │   ├── NoFrameError          a prompt came before the first frame
+    │   └── StaleFrameError       the prompt's stamp is older than every buffered frame
+    ├── StateError            right request, wrong moment
+    │   ├── NotActiveError        the manager is not active
+    │   ├── CapacityError         a bound is reached (regions, queued requests)
+    │   └── CancelledError        the request was cancelled, or its region removed
+    └── ModelError            the model cannot be built, loaded or used
+        ├── ModelNotFoundError    no such model, folder or file
+        ├── CheckpointError       missing, unexpected, mis-shaped or truncated tensors
+        ├── DeviceError           an unknown or absent device
+        ├── MemoryLimitError      too little memory: needed and free are named
+        └── InferenceError        the model failed while it worked on a request
+"""
+
+
+class PamError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class InputError(PamError, ValueError):
+    """The input cannot be used; the message says what came and what is allowed."""
+
+
+class ImageError(InputError):
+    """An image (array, file or message) is empty, truncated, or of an unknown layout."""
+
+
+class PromptError(InputError):
+    """Clicks, box or mask are malformed, outside the image, or empty."""
+
+
+class TaskError(InputError):
+    """The task is not one of `Task`."""
+
+
+class LanguageError(InputError):
+    """The language is not one of `Language`."""
+
+
+class UnknownRegionError(InputError):
+    """No region has this id; the message lists the ids that exist."""
+
+
+class NoFrameError(InputError):
+    """A prompt refers to the newest frame, and no frame has come yet."""
+
+
+class StaleFrameError(InputError):
+    """The frame a prompt refers to is no longer, or not yet, in the buffer."""
+
+
+class StateError(PamError, RuntimeError):
+    """The request is right but cannot be served now."""
+
+
+class NotActiveError(StateError):
+    """The manager is not active; the message says how to activate it."""
+
+
+class CapacityError(StateError):
+    """A bound (regions, queued requests) is reached."""
+
+
+class CancelledError(StateError):
+    """The request was cancelled, or its region was removed, before it was answered."""
+
+
+class ModelError(PamError, RuntimeError):
+    """The model cannot be built, loaded or used."""
+
+
+class ModelNotFoundError(ModelError):
+    """The model name, folder or file does not exist."""
+
+
+class CheckpointError(ModelError):
+    """The weights do not fit the architecture; the message lists the tensor names."""
+
+
+class DeviceError(ModelError):
+    """The device or dtype is unknown or not present on this machine."""
+
+
+class MemoryLimitError(ModelError):
+    """Too little free memory; the message names needed and free bytes."""
+
+
+class InferenceError(ModelError):
+    """The model failed while it worked on a request; only that request is lost, details are in the log."""

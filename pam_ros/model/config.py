@@ -1,0 +1,138 @@
+"""Architecture dataclasses, and the model descriptions of models/*.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+from yaml import YAMLError
+
+from pam_ros.errors import CheckpointError, ModelNotFoundError
+from pam_ros.share import share_folder
+
+# PAM's flags, where they differ from the stock SAM 2 configuration (see docs/reference.md).
+PAM_SAM2_FLAGS = {"multimask_output_in_sam": False}
+# SAM 2 configurations name classes to build; only SAM 2's own may be named.
+SAM2_TARGET_PREFIX = "sam2.modeling."
+
+
+@dataclass(frozen=True, slots=True)
+class PerceiverConfig:
+    """Sizes of the Semantic Perceiver; its width is SAM 2's."""
+
+    semantic_tokens: int = 16
+    depth: int = 2
+    heads: int = 8
+    hidden: int = 2048  # of the MLPs
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Everything that decides shapes. Image size, grids and token counts follow from it."""
+
+    sam2: Mapping[str, Any]  # the `model` node of a configuration of package sam2
+    language: Mapping[str, Any]  # keyword arguments of transformers' Qwen2Config
+    perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file, or with `pattern` several, on the Hugging Face hub."""
+
+    hub_id: str
+    pattern: str
+    bytes: int | None = None  # expected size, where known
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """One models/*.yaml: where a model comes from and what it needs."""
+
+    name: str
+    licence: str
+    summary: str
+    path: Path  # of the yaml file
+    folder: str | None = None  # bundled weights, beside the yaml file
+    seed: int | None = None  # no weights yet: initialised from this seed, its words mean nothing
+    hub: HubFile | None = None
+    sam2: HubFile | None = None
+    working_memory_gib: float = 0.25  # beside the weights, for one region and one clip
+    max_new_tokens: int = 512
+
+    @property
+    def trained(self) -> bool:
+        """False where the weights are only initialised."""
+        return self.seed is None
+
+
+def list_models() -> dict[str, ModelDescription]:
+    """Every described model by name."""
+    paths = sorted(share_folder("models", "*.yaml").glob("*.yaml"))
+    return {description.name: description for description in map(read_description, paths)}
+
+
+def read_description(path: Path) -> ModelDescription:
+    """Reads one models/*.yaml. Raises CheckpointError for a key it does not know."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        for key in ("hub", "sam2"):
+            if key in content:
+                content[key] = HubFile(**content[key])
+        return ModelDescription(path=path, **content)
+    except TypeError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def sam2_config(name_or_path: str | Path) -> dict[str, Any]:
+    """The `model` node of a SAM 2 configuration, with PAM's flags.
+
+    Takes a YAML file, or the name of one inside package sam2, e.g. `sam2.1/sam2.1_hiera_l`.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        import sam2
+
+        path = Path(sam2.__file__).parent / "configs" / f"{name_or_path}.yaml"
+    if not path.is_file():
+        raise ModelNotFoundError(f"no SAM 2 configuration {name_or_path}: no such file, none in package sam2")
+    try:
+        # OmegaConf reads "1e-6" as a number, plain YAML 1.1 does not.
+        loaded = OmegaConf.to_container(OmegaConf.load(path))
+        config = loaded.get("model") if isinstance(loaded, dict) else None
+    except (YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is no SAM 2 configuration: {error}") from error
+    if not isinstance(config, dict) or "_target_" not in config:
+        raise CheckpointError(f"{path} is no SAM 2 configuration: its 'model' names no class to build")
+    _check_targets(config, path)
+    return {str(key): value for key, value in config.items()} | PAM_SAM2_FLAGS
+
+
+def _check_targets(node: Any, path: Path) -> None:
+    """A configuration from a stranger must not build, or call, anything but SAM 2's modules."""
+    if isinstance(node, Mapping):
+        if "_target_" in node and not _is_sam2_module(str(node["_target_"])):
+            raise CheckpointError(f"{path} builds {node['_target_']}; only modules of package sam2 are allowed")
+        for value in node.values():
+            _check_targets(value, path)
+    elif isinstance(node, list):
+        for value in node:
+            _check_targets(value, path)
+
+
+def _is_sam2_module(target: str) -> bool:
+    if not target.startswith(SAM2_TARGET_PREFIX):
+        return False
+    try:
+        built = get_class(target)
+    except Exception:  # hydra raises whatever the import or the look-up does
+        return False
+    # The prefix alone would let through what sam2's modules import, `sam2.modeling.utils.os.system`.
+    return issubclass(built, nn.Module) and built.__module__.startswith(SAM2_TARGET_PREFIX)

@@ -1,0 +1,196 @@
+"""The assembled model: SAM 2 → Semantic Perceiver → projector → Qwen2.5."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+
+from pam_ros.errors import CapacityError, PromptError
+from pam_ros.model.config import Architecture
+from pam_ros.model.interface import DecodeRequest, ModelInfo
+from pam_ros.model.language import Branch, Cohort, LanguageModel, TextDecode
+from pam_ros.model.memory import RegionMemory
+from pam_ros.model.perceiver import SemanticPerceiver
+from pam_ros.model.projector import Projector
+from pam_ros.model.prompts import BEFORE_ROWS, text_after_rows
+from pam_ros.model.segmenter import FrameFeatures, Observation, Segmenter
+from pam_ros.records import Language, Prompt, Task
+
+
+REFERENCE_WINDOW = 4096  # Qwen2's default where config.json is silent
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRows:
+    """One frame of a region as rows for the language model."""
+
+    tensor: Tensor  # (rows, H)
+
+    def __len__(self) -> int:
+        return self.tensor.shape[0]
+
+
+class Pam(nn.Module):
+    """Masks and texts of regions; implements `interface.PerceptionModel`. Not thread-safe."""
+
+    def __init__(self, architecture: Architecture, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        """Builds the modules; torch initialises the weights, a loader replaces them."""
+        super().__init__()
+        config = Qwen2Config(**language_arguments(architecture.language))
+        perceiver = architecture.perceiver
+        self.architecture = architecture
+        self.info = ModelInfo(name="", device="cpu", dtype="float32", parameters=0, trained=False, licence="")
+        self.max_new_tokens = 512
+        self.segmenter = Segmenter(instantiate(dict(architecture.sam2)))
+        self.perceiver = SemanticPerceiver(
+            width=self.segmenter.width,
+            semantic_tokens=perceiver.semantic_tokens,
+            depth=perceiver.depth,
+            heads=perceiver.heads,
+            hidden=perceiver.hidden,
+        )
+        self.projector = Projector(width=self.segmenter.width, language_width=config.hidden_size)
+        self.language = LanguageModel(Qwen2ForCausalLM(config), tokenizer, attention_window(architecture.language))
+        self.eval()
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Moves the model to a device and casts its parameters.
+
+        Buffers (position codes, rotary frequencies, pixel statistics) and SAM 2's prompt encoder stay float32:
+        in bfloat16 a click is off by up to a pixel, and a rotary phase by radians after a thousand rows.
+        """
+        exact = {id(parameter) for parameter in self.segmenter.sam2.sam_prompt_encoder.parameters()}
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(device, None if id(parameter) in exact else dtype)
+        self.to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.segmenter.pixel_mean.device
+
+    # ---- masks
+
+    @torch.inference_mode()
+    def encode(self, image: NDArray[np.uint8]) -> FrameFeatures:
+        """(H, W, 3) uint8 RGB → features. One encoder pass serves every region of the frame."""
+        return self.segmenter.encode(image)
+
+    def new_memory(self) -> RegionMemory:
+        """An empty memory for a new region."""
+        return self.segmenter.new_memory()
+
+    @torch.inference_mode()
+    def segment(
+        self, features: FrameFeatures, prompts: Sequence[Prompt], memories: Sequence[RegionMemory]
+    ) -> list[Observation]:
+        """Segments prompted regions, batched. Raises PromptError where a prompt lies outside the frame."""
+        for prompt in prompts:
+            prompt.check_size(*features.size)
+        return self.segmenter.segment(features, prompts, memories)
+
+    @torch.inference_mode()
+    def track(self, features: FrameFeatures, memories: Sequence[RegionMemory]) -> list[Observation]:
+        """Finds every remembered region in the next frame, batched. Raises PromptError for an empty memory."""
+        if any(memory.is_empty for memory in memories):
+            raise PromptError("a region is tracked after it was prompted, not before")
+        return self.segmenter.track(features, memories)
+
+    # ---- rows
+
+    @torch.inference_mode()
+    def rows(self, observations: Sequence[Observation], *, fine: bool) -> list[FrameRows]:
+        """Perceiver and projector on B regions, batched → one FrameRows each."""
+        if not observations:
+            return []
+        return [FrameRows(rows) for rows in self.tap_rows(observations, fine=fine).unbind(0)]
+
+    def tap_rows(self, observations: Sequence[Observation], *, fine: bool) -> Tensor:
+        """The same as one tensor (B, rows, H); gradients flow where they are wanted."""
+        image = torch.cat([observation.tap.image for observation in observations])
+        tokens = torch.cat([observation.tap.tokens for observation in observations])
+        semantic, refined = self.perceiver(image, tokens)
+        rows: Tensor = self.projector(self.perceiver.shuffle(refined, fine=fine), semantic)
+        return rows
+
+    def visual_rows(self, rows: Sequence[FrameRows], *, clip: bool) -> Tensor:
+        """What stands for `<image>` in the prompt: (rows, H)."""
+        if clip:
+            return self.projector.clip_rows([frame.tensor for frame in rows])
+        (frame,) = rows
+        return frame.tensor
+
+    # ---- texts
+
+    @torch.inference_mode()
+    def decode(self, requests: Sequence[DecodeRequest]) -> TextDecode:
+        """Starts decoding a batch of texts. Requests with the same row objects share one prefill.
+
+        Raises CapacityError where a prompt and its answer would not fit the language model's context.
+        """
+        before = self.language.embed(self.language.encode_text(BEFORE_ROWS))
+        prefixes: dict[tuple[int, ...], Tensor] = {}  # keyed by the identity of the rows
+        by_length: dict[int, list[tuple[tuple[int, ...], Branch]]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            clip = request.task is Task.CLIP
+            key = (int(clip), *map(id, request.rows))
+            if key not in prefixes:
+                prefixes[key] = torch.cat([before, self.visual_rows(request.rows, clip=clip)])
+            branch = self._branch(index, request, len(prefixes[key]))
+            by_length[len(prefixes[key])].append((key, branch))
+        cohorts = []
+        for members in by_length.values():
+            keys = list(dict.fromkeys(key for key, _ in members))
+            for key, branch in members:
+                branch.prefix = keys.index(key)
+            stacked = torch.stack([prefixes[key] for key in keys])
+            cohorts.append(Cohort(self.language, stacked, [b for _, b in members], self.language.stop_ids))
+        return TextDecode(self.language, cohorts)
+
+    def _branch(self, index: int, request: DecodeRequest, prefix_rows: int) -> Branch:
+        text = text_after_rows(request.task, request.language, request.previous_caption)
+        suffix = self.language.encode_text(text)
+        room = self.language.max_rows - prefix_rows - len(suffix)
+        if room < 1:
+            raise CapacityError(
+                f"the prompt needs {prefix_rows + len(suffix)} rows, the model takes {self.language.max_rows}; "
+                "use fewer frames or a shorter previous caption"
+            )
+        wanted = min(request.max_new_tokens, self.max_new_tokens, room)
+        return Branch(
+            index=index, prefix=0, suffix=suffix, max_new_tokens=wanted, temperature=request.temperature
+        )
+
+    # ---- life
+
+    def close(self) -> None:
+        """Drops the weights; the model cannot be used afterwards."""
+        for name in list(self._modules):
+            delattr(self, name)
+
+
+def attention_window(config: Mapping[str, Any]) -> int | None:
+    """How far back a row attends, itself included.
+
+    The reference's attention applies `sliding_window` whatever `use_sliding_window` says, keeps one row
+    more than its name promises, and takes 4096 where config.json does not name it. Official checkpoints
+    name a window longer than any prompt, so it shows on fixtures only.
+    """
+    window = config.get("sliding_window", REFERENCE_WINDOW)
+    return None if window is None else int(window) + 1
+
+
+def language_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's config.json → arguments of Qwen2Config: PAM's own keys and the class names go."""
+    own = ("mm_", "sliding_window", "use_sliding_window", "max_window_layers", "model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "_name_or_path")
+    kept = {key: value for key, value in config.items() if not key.startswith(own)}
+    return {"attn_implementation": "sdpa", **kept}

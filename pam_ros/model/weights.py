@@ -1,0 +1,118 @@
+"""Weight files ↔ modules: the official tensor names, strict filling, reading without running code."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from pam_ros.errors import CheckpointError
+
+# Prefixes of the official names → prefixes of our modules. The first that fits counts.
+OFFICIAL_NAMES = (
+    ("model.vision_tower.sam2_model_predictor.", "segmenter.sam2."),
+    ("model.vision_resampler.", "perceiver."),
+    ("model.mm_projector_img.", "projector.visual."),
+    ("model.mm_projector_semT.", "projector.semantic."),
+    ("model.image_newline", "projector.image_newline"),
+    ("model.semT_newline", "projector.semantic_newline"),
+    ("model.frame_newline", "projector.frame_newline"),
+    ("lm_head.", "language.transformer.lm_head."),
+    ("model.", "language.transformer.model."),
+)
+VISION_TOWER = "model.vision_tower."
+SAM2_PREFIX = "segmenter.sam2."
+EMBEDDING = "model.embed_tokens.weight"
+LM_HEAD = "lm_head.weight"
+
+
+def our_name(official: str) -> str:
+    """Official tensor name → name of our module's tensor; unknown names come back unchanged."""
+    for theirs, ours in OFFICIAL_NAMES:
+        if official.startswith(theirs):
+            return ours + official[len(theirs) :]
+    return official
+
+
+def official_name(ours: str) -> str:
+    """The inverse of `our_name`."""
+    for theirs, prefix in OFFICIAL_NAMES:
+        if ours.startswith(prefix):
+            return theirs + ours[len(prefix) :]
+    return ours
+
+
+class Filling:
+    """Copies tensors into a model and keeps account of what was missing, unexpected or mis-shaped."""
+
+    def __init__(self, model: nn.Module, *, tied: bool) -> None:
+        """`tied`: the embedding serves as the language model's head, whatever the files hold."""
+        self._slots = dict(model.state_dict(keep_vars=True))
+        self._left = set(self._slots)
+        self._unexpected: list[str] = []
+        self._misshaped: list[str] = []
+        self._ignored = our_name(LM_HEAD) if tied else None
+        self._left.discard(our_name(LM_HEAD) if tied else "")
+
+    @torch.no_grad()
+    def take(self, ours: str, tensor: Tensor, *, source: str) -> None:
+        """Copies one tensor to where it belongs, in that place's dtype and on its device."""
+        if ours == self._ignored:
+            return
+        slot = self._slots.get(ours)
+        if slot is None:
+            self._unexpected.append(source)
+        elif slot.shape != tensor.shape:
+            self._misshaped.append(f"{source} is {tuple(tensor.shape)}, expected {tuple(slot.shape)}")
+        else:
+            slot.copy_(tensor)
+        self._left.discard(ours)
+
+    def check(self, folder: Path) -> None:
+        """Raises CheckpointError listing every name that does not fit."""
+        problems = {
+            "missing": sorted(map(official_name, self._left)),
+            "unexpected": sorted(self._unexpected),
+            "of another shape": sorted(self._misshaped),
+        }
+        lines = [f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names]
+        if lines:
+            raise CheckpointError(f"the weights in {folder} do not fit the architecture; " + "; ".join(lines))
+
+
+# ---- reading
+
+
+def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+    """Tensor shapes from a safetensors header, without reading the tensors. Raises CheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read, is it truncated? ({error})") from error
+
+
+def read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors, one at a time. Raises CheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                yield name, file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read, is it truncated? ({error})") from error
+
+
+def read_pt(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """SAM 2's own files, `torch.save({"model": …})`; no code in them is run. Raises CheckpointError."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read, is it truncated? ({error})") from error
+    tensors = content.get("model") if isinstance(content, Mapping) else None
+    if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise CheckpointError(f"{path} holds no tensors under 'model'; SAM 2's files do")
+    yield from tensors.items()

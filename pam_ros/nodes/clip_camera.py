@@ -1,0 +1,77 @@
+"""Plays a video file as a camera: `image`, once through at its own speed, then the process ends.
+
+With the parameter `hold` it repeats the first picture until the service `~/play` is called, so that
+there is time to prompt an object on it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import rclpy
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+
+from pam_ros import media
+from pam_ros.errors import PamError
+from pam_ros.nodes.images import image_message
+from pam_ros.records import Frame
+
+
+class ClipCamera(Node):
+    """`clip_camera`. Parameters: clip (path), rate (speed, 1 = as filmed), hold (bool), frame_id."""
+
+    def __init__(self) -> None:
+        super().__init__("clip_camera")
+        clip = Path(self.declare_parameter("clip", "").value)
+        self._rate = float(self.declare_parameter("rate", 1.0).value)
+        self._holding = bool(self.declare_parameter("hold", False).value)
+        self._frame_id = str(self.declare_parameter("frame_id", "camera_optical_frame").value)
+        stamps = media.video_stamps_ns(clip)
+        self._period_s = (stamps[-1] - stamps[0]) / max(len(stamps) - 1, 1) / 1e9 / self._rate or 0.1
+        self._frames: Iterator[Frame] = media.read_video(clip)
+        self._frame = next(self._frames)
+        self._publisher = self.create_publisher(Image, "image", qos_profile_sensor_data)
+        self.create_service(Trigger, "~/play", self._play)
+        self.create_timer(self._period_s, self._tick)
+        self.finished = False
+
+    def _play(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._holding = False
+        response.success = True
+        return response
+
+    def _tick(self) -> None:
+        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._frame_id)
+        self._publisher.publish(image_message(self._frame.image, "rgb8", header))
+        if self._holding:
+            return
+        following = next(self._frames, None)
+        if following is None:
+            self.finished = True
+        else:
+            self._frame = following
+
+
+def main() -> int:
+    """Plays the clip; exit code 0 at its end, 2 where it cannot be read."""
+    rclpy.init(args=sys.argv)
+    try:
+        camera = ClipCamera()
+    except PamError as error:
+        print(f"clip_camera: {error}", file=sys.stderr)
+        return 2
+    while rclpy.ok() and not camera.finished:
+        rclpy.spin_once(camera, timeout_sec=0.5)
+    camera.destroy_node()
+    rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""What `/diagnostics` says once a second: the manager with its model, and every camera (as in REP 107)."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from std_msgs.msg import Header
+
+from pam_ros.model.interface import ModelInfo
+from pam_ros.nodes.perception_node import PerceptionNode
+from pam_ros.runtime.statistics import CameraStatistics, EngineStatistics
+
+STALE_AFTER_S = 3.0  # without an image a camera counts as stale
+_MIB = 1024 * 1024
+
+
+class Phase(Enum):
+    """Where the manager is; values are for people."""
+
+    UNCONFIGURED = "unconfigured"  # nothing is loaded
+    FAILED = "configure failed"  # nothing is loaded; the health's cause says why
+    CONFIGURING = "configuring"  # the model is being loaded
+    INACTIVE = "inactive"  # the model is loaded, nothing runs
+    ACTIVE = "active"  # frames and requests are served
+    FINALIZED = "finalized"  # shut down
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The manager's own state; `cause` says why it failed, or what it is doing."""
+
+    phase: Phase
+    cause: str
+    advice: str  # what to do to get it active; empty while active
+    model: ModelInfo | None
+
+
+def report(
+    manager: str,
+    health: Health,
+    statistics: EngineStatistics | None,
+    nodes: Sequence[PerceptionNode],
+    header: Header,
+) -> DiagnosticArray:
+    """One status of the manager, one of each camera; `manager` is the node's full name."""
+    statuses = [_manager_status(manager, health, statistics)]
+    cameras = {camera.camera: camera for camera in statistics.cameras} if statistics is not None else {}
+    statuses += [_camera_status(node, cameras.get(node.camera)) for node in nodes]
+    return DiagnosticArray(header=header, status=statuses)
+
+
+def _manager_status(manager: str, health: Health, statistics: EngineStatistics | None) -> DiagnosticStatus:
+    level, message = DiagnosticStatus.OK, health.phase.value
+    if health.phase is Phase.FAILED:
+        level, message = DiagnosticStatus.ERROR, f"{message}: {health.cause}"
+    elif health.phase is not Phase.ACTIVE:
+        level, message = DiagnosticStatus.WARN, f"{message}; {health.cause or health.advice}"
+    elif health.model is not None and not health.model.trained:
+        level, message = DiagnosticStatus.WARN, "active, but the model is untrained: its words mean nothing"
+    values = {"state": health.phase.value, "memory": f"{_resident_bytes() // _MIB} MiB"}
+    if health.model is not None:
+        values |= {
+            "model": health.model.name,
+            "model parameters": f"{health.model.parameters / 1e6:.1f} million",
+            "device": health.model.device,
+            "dtype": health.model.dtype,
+            "trained": str(health.model.trained).lower(),
+            "licence": health.model.licence,
+        }
+        values |= _gpu_memory(health.model.device)
+    if statistics is not None:
+        values |= {
+            "texts being decoded": str(statistics.decoding),
+            "requests waiting": str(statistics.queued),
+            "decoding speed": f"{statistics.tokens_per_s:.1f} tokens/s",
+            "text latency": f"{statistics.text_latency_s:.3f} s",
+        }
+    return _status(f"{manager}: model", level, message, health.model.device if health.model else "", values)
+
+
+def _camera_status(node: PerceptionNode, camera: CameraStatistics | None) -> DiagnosticStatus:
+    name, topic = f"{node.get_fully_qualified_name()}: camera {node.camera}", node.image_topic
+    values = {"topic": topic, "unreadable images": str(node.rejected_images)}
+    if camera is None:
+        return _status(name, DiagnosticStatus.WARN, "not active", node.camera, values)
+    values |= {
+        "images received": str(camera.received),
+        "images processed": str(camera.processed),
+        "images dropped": str(camera.dropped),
+        "rate": f"{camera.rate_hz:.2f} Hz",
+        "mask latency": f"{camera.mask_latency_s:.3f} s",
+        "regions tracked": str(camera.regions_tracked),
+        "regions lost": str(camera.regions_lost),
+    }
+    if math.isinf(camera.age_s):
+        level, message = DiagnosticStatus.STALE, f"no image on {topic} yet"
+    elif camera.age_s > STALE_AFTER_S:
+        level, message = DiagnosticStatus.STALE, f"no image on {topic} for {camera.age_s:.0f} s"
+    elif camera.regions_lost:
+        level, message = DiagnosticStatus.OK, f"{camera.rate_hz:.1f} Hz, {camera.regions_lost} regions lost"
+    else:
+        level, message = DiagnosticStatus.OK, f"{camera.rate_hz:.1f} Hz, {camera.regions_tracked} regions"
+    return _status(name, level, message, node.camera, values)
+
+
+def _status(name: str, level: bytes, message: str, hardware: str, values: dict[str, str]) -> DiagnosticStatus:
+    pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
+    return DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware, values=pairs)
+
+
+def _resident_bytes() -> int:
+    """Of this process; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _gpu_memory(device: str) -> dict[str, str]:
+    torch = sys.modules.get("torch")  # not imported for this: a fake model needs none
+    if torch is None or not device.startswith("cuda"):
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_reserved(device)
+    return {"GPU memory": f"{held // _MIB} MiB held, {free // _MIB} of {total // _MIB} MiB free"}

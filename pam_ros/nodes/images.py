@@ -1,0 +1,177 @@
+"""Image messages ↔ numpy pictures and masks; every layout error is an ImageError.
+
+Pictures are `(H, W, 3)` uint8 RGB, masks `(H, W)` bool; H and W are pixels.
+"""
+
+from __future__ import annotations
+
+import array
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from pam_ros.errors import ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """One plain encoding: interleaved channels in rows of `step` bytes."""
+
+    dtype: str  # numpy type without byte order
+    channels: int
+    to_rgb: int | None  # OpenCV conversion code; None = is RGB already
+
+
+_LAYOUTS = {
+    "rgb8": _Layout("u1", 3, None),
+    "bgr8": _Layout("u1", 3, cv2.COLOR_BGR2RGB),
+    "rgba8": _Layout("u1", 4, cv2.COLOR_RGBA2RGB),
+    "bgra8": _Layout("u1", 4, cv2.COLOR_BGRA2RGB),
+    "mono8": _Layout("u1", 1, cv2.COLOR_GRAY2RGB),
+    "8UC1": _Layout("u1", 1, cv2.COLOR_GRAY2RGB),
+    "mono16": _Layout("u2", 1, cv2.COLOR_GRAY2RGB),
+    # cv_bridge from PyPI ignores `step` and fails on YUV, so the common camera layouts are read here.
+    # OpenCV names a Bayer pattern by its second row and column, ROS by its first: RGGB is OpenCV's BG.
+    "bayer_rggb8": _Layout("u1", 1, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": _Layout("u1", 1, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": _Layout("u1", 1, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": _Layout("u1", 1, cv2.COLOR_BayerGB2RGB),
+    "yuv422": _Layout("u1", 2, cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": _Layout("u1", 2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": _Layout("u1", 2, cv2.COLOR_YUV2RGB_YUY2),
+    "yuyv": _Layout("u1", 2, cv2.COLOR_YUV2RGB_YUY2),
+}
+_DEPTH_ENCODINGS = ("16UC1", "32FC1")
+_MASK_ENCODINGS = ("mono8", "8UC1")
+
+
+def picture_from_image(message: Image) -> NDArray[np.uint8]:
+    """Reads a camera image, unpadded rgb8 without a copy; mono16 becomes 8 bits, depth images are refused."""
+    _check_extent(message)
+    if message.encoding in _DEPTH_ENCODINGS:
+        raise ImageError(
+            f"encoding {message.encoding!r} is a depth image, not a picture; "
+            "send colour (rgb8, bgr8, …) or grey (mono8, mono16) images"
+        )
+    layout = _LAYOUTS.get(message.encoding)
+    if layout is None:
+        return _picture_through_cv_bridge(message)
+    pixels = _pixels(message, layout)
+    if pixels.dtype.itemsize == 2:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if layout.to_rgb is None:
+        return np.ascontiguousarray(pixels)
+    try:
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), layout.to_rgb), np.uint8)
+    except cv2.error as error:
+        raise ImageError(
+            f"a {message.width}x{message.height} image cannot be read as {message.encoding!r}: {error}"
+        ) from None
+
+
+def picture_from_compressed(message: CompressedImage) -> NDArray[np.uint8]:
+    """Decodes a JPEG, PNG, … image as it is stored: EXIF orientation is ignored, pixels match camera_info."""
+    data = np.frombuffer(message.data, np.uint8)
+    if not data.size:
+        raise ImageError(f"the compressed image ({message.format!r}) has no data")
+    if "compressedDepth" in message.format:
+        raise ImageError(f"format {message.format!r} is a depth image, not a picture")
+    # OpenCV fills the missing part of a truncated JPEG with grey and calls that success.
+    if data[:2].tobytes() == b"\xff\xd8" and data.tobytes().rfind(b"\xff\xd9") < 0:
+        raise ImageError(f"the JPEG image is truncated: {data.size} bytes came and no end marker")
+    try:
+        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        bgr = None
+    if bgr is None:
+        raise ImageError(
+            f"{data.size} bytes of format {message.format!r} do not decode; JPEG and PNG are sure to work"
+        )
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def mask_from_image(message: Image) -> NDArray[np.bool_]:
+    """Reads a mono8 or 8UC1 mask; nonzero is inside."""
+    _check_extent(message)
+    if message.encoding not in _MASK_ENCODINGS:
+        raise ImageError(f"a mask has encoding mono8 or 8UC1, not {message.encoding!r}")
+    return np.asarray(_pixels(message, _LAYOUTS[message.encoding]) != 0)
+
+
+def image_message(pixels: NDArray[np.uint8] | NDArray[np.uint16], encoding: str, header: Header) -> Image:
+    """(H, W) or (H, W, C) pixels → message; `encoding` must fit their type and channels."""
+    return Image(
+        header=header,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=pixels.strides[0] if pixels.flags.c_contiguous else pixels[0].size * pixels.itemsize,
+        data=_byte_array(pixels.tobytes()),
+    )
+
+
+def jpeg_message(picture: NDArray[np.uint8], quality: int, header: Header) -> CompressedImage:
+    """RGB picture → JPEG; quality 1..100."""
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return CompressedImage(
+        header=header, format="rgb8; jpeg compressed bgr8", data=_byte_array(data.tobytes())
+    )
+
+
+def _byte_array(data: bytes) -> array.array[int]:
+    """Of anything but an `array` the message classes check every element: seconds for an image."""
+    return array.array("B", data)
+
+
+def _check_extent(message: Image) -> None:
+    if not message.width or not message.height or not message.data:
+        raise ImageError(
+            f"the image is empty: {message.width}x{message.height} pixels, {len(message.data)} bytes of data"
+        )
+
+
+def _pixels(message: Image, layout: _Layout) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """A view of the message's data, (H, W) or (H, W, C), in the machine's byte order."""
+    dtype = np.dtype(layout.dtype).newbyteorder(">" if message.is_bigendian else "<")
+    row_bytes = message.width * layout.channels * dtype.itemsize
+    if message.step < row_bytes:
+        raise ImageError(
+            f"step is {message.step} bytes, a row of {message.width} {message.encoding} pixels has {row_bytes}"
+        )
+    needed = message.step * message.height
+    if len(message.data) != needed:
+        problem = "truncated" if len(message.data) < needed else "too long"
+        raise ImageError(
+            f"the image data is {problem}: {len(message.data)} bytes came, "
+            f"step {message.step} x height {message.height} makes {needed}"
+        )
+    shape, strides = [message.height, message.width], [message.step, layout.channels * dtype.itemsize]
+    if layout.channels > 1:
+        shape.append(layout.channels)
+        strides.append(dtype.itemsize)
+    view: NDArray[np.uint8] = np.ndarray(tuple(shape), dtype, buffer=message.data, strides=tuple(strides))
+    return view if dtype.isnative else view.astype(dtype.newbyteorder("="))
+
+
+def _picture_through_cv_bridge(message: Image) -> NDArray[np.uint8]:
+    try:
+        from cv_bridge import CvBridge
+    except ImportError:
+        raise _unknown_encoding(message, "and cv_bridge, which may know more, is not installed") from None
+    try:
+        picture = np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
+    except Exception as error:  # it raises whatever its parts raise: CvBridgeError, KeyError, ImportError, …
+        raise _unknown_encoding(message, f"and cv_bridge cannot read it: {error}") from None
+    if picture.shape != (message.height, message.width, 3) or picture.dtype != np.uint8:
+        raise _unknown_encoding(message, f"and cv_bridge made {picture.shape} {picture.dtype} of it")
+    return picture
+
+
+def _unknown_encoding(message: Image, why: str) -> ImageError:
+    return ImageError(f"encoding {message.encoding!r} is not one of {', '.join(_LAYOUTS)}, {why}")

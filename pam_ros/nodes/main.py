@@ -1,0 +1,147 @@
+"""`pam_node`, one process: the manager and one perception node per camera, until SIGINT or SIGTERM.
+
+Two executors, each spun by its own thread. The manager's runs two callbacks at a time, so that diagnostics
+go on while a transition loads a model. The perception nodes share a single-threaded one: their callbacks only
+hand over, and rclpy's multi-threaded executor can miss the moment when a waiting coroutine may go on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
+
+import rclpy
+from rclpy.exceptions import (
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+    ParameterUninitializedException,
+)
+from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
+from rclpy.logging import get_logger
+from rclpy.signals import SignalHandlerOptions
+
+from pam_ros.model.interface import PerceptionModel
+from pam_ros.nodes.manager_node import ManagerNode, ModelFactory, Progress
+from pam_ros.nodes.perception_node import PerceptionNode
+
+_PATIENCE_S = 10.0  # for a transition under way at shutdown
+_BAD_PARAMETERS = (
+    InvalidParameterTypeException, InvalidParameterValueException, ParameterUninitializedException,
+)  # fmt: skip
+
+
+class SpinThread:
+    """An executor that runs on its own thread until told to stop."""
+
+    def __init__(self, executor: Executor, name: str) -> None:
+        self._executor = executor
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Lets the running callback end; False where it did not within the time."""
+        self._stopping.set()
+        self._executor.create_task(lambda: None)  # wakes it from waiting
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._executor.spin_once()
+            except ExternalShutdownException:
+                return
+            except Exception:  # one callback's fault must not end the others
+                get_logger("pam_node").error(f"a callback failed:\n{traceback.format_exc()}")
+
+
+def perception_nodes(manager: ManagerNode) -> list[PerceptionNode]:
+    """One camera: node `pam`, inputs `image`, …; several: nodes `pam_<camera>`, inputs `<camera>/image`, …"""
+    if len(manager.cameras) == 1:
+        return [PerceptionNode(manager.cameras[0], name="pam", input_prefix="", link=manager.link)]
+    return [
+        PerceptionNode(camera, name=f"pam_{camera}", input_prefix=f"{camera}/", link=manager.link)
+        for camera in manager.cameras
+    ]
+
+
+def run(argv: Sequence[str] | None = None, *, load_model: ModelFactory) -> int:
+    """Runs until a signal comes; returns the exit code."""
+    # rclpy's own handlers would end the context before the lifecycle could shut down through it.
+    rclpy.init(args=None if argv is None else list(argv), signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        stop.set()
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    try:
+        manager = ManagerNode(load_model)
+        nodes = perception_nodes(manager)
+    except _BAD_PARAMETERS as error:
+        get_logger("pam_node").fatal(f"a parameter cannot be used: {error}")
+        return 2
+    names = [manager.get_fully_qualified_name(), *(node.get_fully_qualified_name() for node in nodes)]
+    if len(set(names)) < len(names):
+        get_logger("pam_node").fatal(
+            f"a remapping of __node gave all nodes of this process one name ({names[0]}); "
+            "rename them one by one, as in pam_manager:__node:=other_name"
+        )
+        return 2
+    manager.serve(nodes)
+    manager_executor, perception_executor = MultiThreadedExecutor(num_threads=2), SingleThreadedExecutor()
+    manager_executor.add_node(manager)
+    for node in nodes:
+        perception_executor.add_node(node)
+    manager_thread = SpinThread(manager_executor, "manager")
+    perception_thread = SpinThread(perception_executor, "perception")
+    while not stop.wait(1.0):
+        pass
+    _shut_down(manager, nodes, manager_thread, perception_thread)
+    return 0
+
+
+def _shut_down(
+    manager: ManagerNode,
+    nodes: Sequence[PerceptionNode],
+    manager_thread: SpinThread,
+    perception_thread: SpinThread,
+) -> None:
+    """The manager first: what still waits for the engine is answered by the perception nodes."""
+    manager.get_logger().info("shutting down")
+    manager.abandon()
+    if not manager_thread.stop(_PATIENCE_S):
+        manager.get_logger().warning("a transition does not end; leaving without it")
+        os._exit(0)  # a thread inside native code cannot be joined, and finalizing around it crashes
+    with suppress(RuntimeError):  # shut down already, by request
+        manager.trigger_shutdown()
+    perception_thread.stop(_PATIENCE_S)
+    for node in nodes:
+        node.destroy_node()
+    manager.destroy_node()
+    rclpy.try_shutdown()
+
+
+def _load_pam(name_or_path: str, *, device: str, dtype: str, progress: Progress | None) -> PerceptionModel:
+    """Torch is imported here: the nodes are up, and say "not active", before it is."""
+    from pam_ros.model.checkpoint import load_model
+
+    return load_model(name_or_path, device=device, dtype=dtype, progress=progress)
+
+
+def main() -> None:
+    """The executable `pam_node`."""
+    sys.exit(run(sys.argv, load_model=_load_pam))
+
+
+if __name__ == "__main__":
+    main()

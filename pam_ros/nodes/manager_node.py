@@ -1,0 +1,272 @@
+"""The lifecycle node: loads the model, starts and stops the engine, frees both; never answers people itself.
+
+What a state creates, its mirror destroys: configure ↔ cleanup (model, engine), activate ↔ deactivate
+(the engine's worker).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.timer import Timer
+from std_msgs.msg import Header
+
+from pam_ros.errors import CancelledError, ModelError
+from pam_ros.model.interface import DecodeRequest, PerceptionModel
+from pam_ros.nodes.diagnostics import Health, Phase, report
+from pam_ros.nodes.link import CameraDispatch, EngineLink
+from pam_ros.nodes.parameters import MANAGER, ManagerSettings, declare, manager_settings
+from pam_ros.nodes.perception_node import PerceptionNode
+from pam_ros.records import Language, Prompt, Task
+from pam_ros.runtime.engine import Engine
+
+_SUCCESS, _FAILURE, _ERROR = (
+    TransitionCallbackReturn.SUCCESS,
+    TransitionCallbackReturn.FAILURE,
+    TransitionCallbackReturn.ERROR,
+)
+
+
+class Progress(Protocol):
+    """Called by the loader with a line for people."""
+
+    def __call__(self, line: str) -> None: ...
+
+
+class ModelFactory(Protocol):
+    """`pam_ros.model.pam.load_model`, or a test's fake. Raises a ModelError."""
+
+    def __call__(
+        self, name_or_path: str, *, device: str, dtype: str, progress: Progress | None
+    ) -> PerceptionModel: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """Why configure failed, and what the transition returns."""
+
+    cause: str
+    result: TransitionCallbackReturn
+
+
+class ManagerNode(LifecycleNode):
+    """`pam_manager`."""
+
+    def __init__(self, load_model: ModelFactory) -> None:
+        super().__init__("pam_manager")
+        declare(self, MANAGER)
+        self.link = EngineLink(manager_settings(self).options)
+        self.cameras = tuple(self.get_parameter("cameras").value)
+        self._load_model = load_model
+        self._nodes: Sequence[PerceptionNode] = ()
+        self._model: PerceptionModel | None = None
+        self._engine: Engine | None = None
+        self._stopping = threading.Event()
+        self._enter(Phase.UNCONFIGURED)
+        self.add_post_set_parameters_callback(self._take_options)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        # A steady clock: with simulated time and no /clock yet, nothing on the node's own clock ever happens.
+        self._clock_of_timers = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(
+            1.0,
+            self._publish_diagnostics,
+            # Its own group: loading a model takes the default group for minutes, and people want to see that.
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            clock=self._clock_of_timers,
+        )
+
+    def serve(self, nodes: Sequence[PerceptionNode]) -> None:
+        """Names the perception nodes, one per camera; needed before configure."""
+        self._nodes = nodes
+        if self.get_parameter("autostart").value:
+            # In the default group, as the lifecycle services: no transition can run beside these.
+            self._autostart_timer: Timer = self.create_timer(
+                0.1, self._autostart, clock=self._clock_of_timers
+            )
+
+    def abandon(self) -> None:
+        """Ends a configure that is under way at its next line of progress. Safe to call from any thread."""
+        self._stopping.set()
+
+    # --- transitions
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Loads and warms the model, makes the engine. FAILURE, with the cause, leaves nothing behind."""
+        problem = self._configure_or_say_why(manager_settings(self))
+        if problem is None:
+            self._enter(Phase.INACTIVE)
+            return _SUCCESS
+        self._free()
+        self._enter(Phase.FAILED, problem.cause)
+        self.get_logger().error(f"configure failed, nothing is loaded. {problem.cause}")
+        return problem.result
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Starts buffering and inference."""
+        if self._engine is None:
+            self.get_logger().error("there is no engine to activate; configure first")
+            return _ERROR
+        self._engine.options = self.link.options
+        self._engine.start()
+        self.link.connect(self._engine)
+        self._enter(Phase.ACTIVE)
+        return _SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stops both, answers what waits, forgets the regions, keeps the model."""
+        self._stop_engine()
+        return _SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Frees the model."""
+        self._free()
+        self._enter(Phase.UNCONFIGURED)
+        return _SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """From any state: stops and frees everything."""
+        self._stop_engine()
+        self._free()
+        self._enter(Phase.FINALIZED)
+        return _SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After a fault in a transition: back to unconfigured with nothing held."""
+        self._stop_engine()
+        self._free()
+        if self._health.phase is not Phase.FAILED:
+            self._enter(Phase.FAILED, f"a fault on leaving {state.label}; the log has the details")
+        return _SUCCESS
+
+    # --- what they do
+
+    def _configure_or_say_why(self, settings: ManagerSettings) -> _Problem | None:
+        """Its caller frees what a failure leaves, once the exception, which holds on to it, is gone."""
+        self._enter(Phase.CONFIGURING, f"loading {settings.model}")
+        try:
+            self._configure(settings)
+        except ModelError as error:
+            return _Problem(f"{type(error).__name__}: {error}", _FAILURE)
+        except CancelledError as error:
+            return _Problem(str(error), _FAILURE)
+        except Exception as error:
+            self.get_logger().error(traceback.format_exc())
+            return _Problem(f"{type(error).__name__}: {error}", _ERROR)
+        return None
+
+    def _configure(self, settings: ManagerSettings) -> None:
+        self.get_logger().info(
+            f"loading model {settings.model!r} (device {settings.device}, dtype {settings.dtype})"
+        )
+        model = self._load_model(
+            settings.model, device=settings.device, dtype=settings.dtype, progress=self._show_progress
+        )
+        self._model = model
+        self._show_progress("warming up")
+        warm_up(model)
+        self._engine = Engine(
+            model=model,
+            cameras=self.cameras,
+            options=settings.options,
+            listener=CameraDispatch({node.camera: node for node in self._nodes}),
+        )
+        info = model.info
+        self.get_logger().info(
+            f"model {info.name} is ready: {info.parameters / 1e6:.1f} million parameters, {info.dtype} on "
+            f"{info.device}, licence {info.licence}"
+        )
+        if not info.trained:
+            self.get_logger().warning(f"{info.name} is untrained: its words mean nothing")
+
+    def _show_progress(self, line: str) -> None:
+        if self._stopping.is_set():
+            raise CancelledError("the process is shutting down")
+        self._enter(Phase.CONFIGURING, line)
+        self.get_logger().info(line)
+
+    def _stop_engine(self) -> None:
+        if self._engine is None:
+            return
+        self._enter(Phase.INACTIVE)  # first: requests that come now are answered "not active"
+        self._engine.stop()
+        for node in self._nodes:
+            node.clear()
+
+    def _free(self) -> None:
+        self._engine = None
+        if self._model is not None:
+            self._model.close()
+        self._model = None
+        return_memory()
+
+    def _enter(self, phase: Phase, cause: str = "") -> None:
+        """Takes note of the phase for the diagnostics and for the answer "not active"."""
+        name = self.get_fully_qualified_name()
+        configure, activate = f"ros2 lifecycle set {name} configure", f"ros2 lifecycle set {name} activate"
+        advice = {
+            Phase.UNCONFIGURED: f"run: {configure}; then: {activate}",
+            Phase.FAILED: f"mend that, then run: {configure}; then: {activate}",
+            Phase.CONFIGURING: f"when it is loaded, run: {activate} (autostart does it by itself)",
+            Phase.INACTIVE: f"run: {activate}",
+            Phase.ACTIVE: "",
+            Phase.FINALIZED: "start the process again",
+        }[phase]
+        model = self._model.info if self._model is not None else None
+        self._health = Health(phase=phase, cause=cause, advice=advice, model=model)
+        if phase is not Phase.ACTIVE:
+            why = f" ({cause})" if cause else ""
+            self.link.disconnect(f"{name} is {phase.value}{why}; {advice}")
+
+    def _autostart(self) -> None:
+        self._autostart_timer.cancel()
+        if self._health.phase is Phase.UNCONFIGURED and self.trigger_configure() == _SUCCESS:
+            self.trigger_activate()
+
+    def _take_options(self, _: object) -> None:
+        self.link.options = manager_settings(self).options
+        if self._engine is not None:
+            self._engine.options = self.link.options
+
+    def _publish_diagnostics(self) -> None:
+        engine = self._engine
+        statistics = engine.statistics() if engine is not None and self.link.active else None
+        header = Header(stamp=self.get_clock().now().to_msg())
+        name = self.get_fully_qualified_name()
+        self._diagnostics.publish(report(name, self._health, statistics, self._nodes, header))
+
+
+def warm_up(model: PerceptionModel) -> None:
+    """One small frame through every part, so that the first image does not pay for first-time work."""
+    image = np.full((64, 64, 3), 127, np.uint8)
+    features, memory = model.encode(image), model.new_memory()
+    observations = model.segment(features, [Prompt.from_clicks([(32, 32)])], [memory])
+    model.track(model.encode(image), [memory])
+    rows = model.rows(observations, fine=True)
+    decode = model.decode(
+        [DecodeRequest(rows=tuple(rows), task=Task.LABEL, language=Language.EN, max_new_tokens=2)]
+    )
+    while not decode.done:
+        decode.step()
+
+
+def return_memory() -> None:
+    """Gives freed memory back to the system and the GPU; Python and glibc keep it otherwise."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

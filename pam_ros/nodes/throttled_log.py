@@ -1,0 +1,37 @@
+"""Warnings that a stream of bad input repeats: each different one is logged, the same one not again at once.
+
+rclpy throttles by call site, which would let one noisy topic hide what is wrong with another.
+"""
+
+from __future__ import annotations
+
+import time
+
+from rclpy.impl.rcutils_logger import RcutilsLogger
+
+_QUIET_S = 5.0
+_MOST_REMEMBERED = 256  # messages; they can hold numbers that never repeat
+
+
+class ThrottledLog:
+    """Safe to use from any thread: at worst a line is logged twice."""
+
+    def __init__(self, logger: RcutilsLogger) -> None:
+        self._logger = logger
+        self._logged_s: dict[str, float] = {}
+
+    def warn(self, message: str) -> None:
+        """Logs it, unless the same was logged within the last five seconds."""
+        now_s = time.monotonic()
+        if now_s - self._logged_s.get(message, -_QUIET_S) < _QUIET_S:
+            return
+        if len(self._logged_s) >= _MOST_REMEMBERED:
+            self._logged_s.clear()
+        self._logged_s[message] = now_s
+        self._logger.warning(message)
+
+    def warn_once(self, message: str) -> None:
+        """Logs it, unless the same was logged before."""
+        if message not in self._logged_s:
+            self._logged_s[message] = float("inf")
+            self._logger.warning(message)

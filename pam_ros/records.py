@@ -1,0 +1,222 @@
+"""The values that travel between rooms: frozen, numpy only.
+
+Coordinates are `(x, y)` pixels of the frame they belong to, x right, y down, the centre of
+the top-left pixel at (0, 0). Images are `(H, W, 3)` uint8, RGB. Stamps are integer
+nanoseconds of the camera's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pam_ros.errors import ImageError, LanguageError, PromptError, TaskError
+
+
+class Task(Enum):
+    """What to say about a region. Values are the names used on every interface."""
+
+    LABEL = "label"  # the category's name
+    EXPLAIN = "explain"  # name, definition, and function in this context
+    BRIEF = "brief"  # one-sentence caption
+    DETAIL = "detail"  # comprehensive caption
+    CLIP = "clip"  # what happens to the region in a clip (streaming captions)
+
+    @classmethod
+    def parse(cls, name: str) -> Task:
+        """`"label"` → `Task.LABEL`. Raises TaskError naming what is allowed."""
+        try:
+            return cls(name)
+        except ValueError:
+            allowed = ", ".join(task.value for task in cls)
+            raise TaskError(f"unknown task {name!r}; allowed: {allowed}") from None
+
+
+IMAGE_TASKS = (Task.LABEL, Task.EXPLAIN, Task.BRIEF, Task.DETAIL)
+
+
+class Language(Enum):
+    """Languages the model answers in. Values are BCP 47 codes."""
+
+    EN = "en"
+    ZH = "zh"
+
+    @classmethod
+    def parse(cls, code: str) -> Language:
+        """`"zh"` → `Language.ZH`. Raises LanguageError naming what is allowed."""
+        try:
+            return cls(code)
+        except ValueError:
+            allowed = ", ".join(language.value for language in cls)
+            raise LanguageError(f"unknown language {code!r}; allowed: {allowed}") from None
+
+
+class RegionState(IntEnum):
+    """Tracking state; the values equal the constants of Region.msg."""
+
+    TRACKED = 1  # seen in this frame
+    LOST = 2  # not seen in this frame; its memory is kept and it may be found again
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One camera image. Raises ImageError where the array is not a picture."""
+
+    image: NDArray[np.uint8]  # (H, W, 3) RGB
+    stamp_ns: int
+    frame_id: str = ""
+    camera: str = ""
+
+    def __post_init__(self) -> None:
+        image = self.image
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+            raise ImageError(
+                f"a frame is a non-empty (H, W, 3) uint8 RGB array, not {image.shape} {image.dtype}"
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Which region is meant: clicks, a box, a mask, or clicks and a box together.
+
+    Attributes:
+        points: (N, 2) float32, (x, y) pixels; N may be 0.
+        labels: (N,) int32, 1 = on the region, 0 = not on it.
+        box: (4,) float32 (x1, y1, x2, y2) with x1 < x2 and y1 < y2, or None.
+        mask: (H, W) bool of the frame's size, or None; not together with clicks or box.
+
+    Raises PromptError for anything else, NaN and infinity included.
+    """
+
+    points: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    labels: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    box: NDArray[np.float32] | None = None
+    mask: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        if self.points.ndim != 2 or self.points.shape[1] != 2:
+            raise PromptError(f"points are (N, 2) pixel coordinates, not of shape {self.points.shape}")
+        if self.labels.shape != (len(self.points),):
+            raise PromptError(f"{len(self.points)} points came with {self.labels.size} labels; one each is needed")
+        if not np.isfinite(self.points).all():
+            raise PromptError(f"points must be finite, not {self.points.tolist()}")
+        if not np.isin(self.labels, (0, 1)).all():
+            raise PromptError(f"point labels are 1 (on the region) or 0 (not on it), not {self.labels.tolist()}")
+        if self.mask is not None:
+            self._check_mask(self.mask)
+        elif self.box is not None:
+            self._check_box(self.box)
+        elif not (self.labels == 1).any():
+            raise PromptError("a prompt needs a positive click, a box or a mask; none came")
+
+    def _check_mask(self, mask: NDArray[np.bool_]) -> None:
+        if self.box is not None or len(self.points):
+            raise PromptError("a mask prompt stands alone: send clicks and box, or a mask")
+        if mask.ndim != 2 or mask.dtype != np.bool_:
+            raise PromptError(f"a mask prompt is (H, W) bool, not {mask.shape} {mask.dtype}")
+        if not mask.any():
+            raise PromptError("the mask prompt is empty: no pixel of it is set")
+
+    @staticmethod
+    def _check_box(box: NDArray[np.float32]) -> None:
+        if box.shape != (4,):
+            raise PromptError(f"a box is (x1, y1, x2, y2), not of shape {box.shape}")
+        if not np.isfinite(box).all():
+            raise PromptError(f"a box must be finite, not {box.tolist()}")
+        if box[0] >= box[2] or box[1] >= box[3]:
+            raise PromptError(f"a box is (x1, y1, x2, y2) with x1 < x2 and y1 < y2, not {box.tolist()}")
+
+    @classmethod
+    def from_clicks(
+        cls,
+        points_xy: Iterable[Iterable[float]] = (),
+        labels: Iterable[int] | None = None,
+        box_xyxy: Iterable[float] | None = None,
+    ) -> Prompt:
+        """Builds from plain numbers; without labels every point is a positive click."""
+        rows = [tuple(point) for point in points_xy]
+        if any(len(row) != 2 for row in rows):
+            raise PromptError(f"each point is (x, y), not {rows}")
+        points = np.asarray(rows, np.float32).reshape(-1, 2)
+        marks = np.ones(len(points), np.int32) if labels is None else np.asarray(list(labels), np.int32)
+        box = None if box_xyxy is None else np.asarray(list(box_xyxy), np.float32)
+        return cls(points=points, labels=marks, box=box)
+
+    @classmethod
+    def from_mask(cls, mask: NDArray[np.bool_]) -> Prompt:
+        """Builds from a (H, W) mask; nonzero is inside."""
+        return cls(mask=np.asarray(mask) != 0)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises PromptError where the prompt does not lie in an image of this size, in pixels."""
+        xs, ys = self.points[:, 0], self.points[:, 1]
+        outside = (xs < 0) | (ys < 0) | (xs > width - 1) | (ys > height - 1)
+        if outside.any():
+            raise PromptError(
+                f"click {self.points[outside][0].tolist()} lies outside the {width}x{height} image; "
+                f"x is 0..{width - 1}, y is 0..{height - 1}"
+            )
+        if self.box is not None:
+            x1, y1, x2, y2 = self.box.tolist()
+            if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+                raise PromptError(f"box {self.box.tolist()} lies outside the {width}x{height} image")
+        if self.mask is not None and self.mask.shape != (height, width):
+            raise PromptError(
+                f"the mask is {self.mask.shape[1]}x{self.mask.shape[0]}, the image {width}x{height}; "
+                "they must be the same size"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A snapshot of one region at one frame.
+
+    Attributes:
+        region_id: above 0, unique in its camera, never reused.
+        state: tracked or lost.
+        box_xyxy: (4,) float32 tight box (x1, y1, x2, y2) of the mask, x2 and y2 exclusive; zeros when lost.
+        mask: (y2 - y1, x2 - x1) bool, the mask cut to `box_xyxy`; (0, 0) when lost.
+        mask_score: the model's own estimate of the mask's IoU, 0..1.
+        presence_score: probability that the object is in view, 0..1.
+        texts: what is known so far, final texts only.
+        created_ns: stamp of the frame it was prompted on; seen_ns: of the last frame it was seen in.
+    """
+
+    region_id: int
+    state: RegionState
+    box_xyxy: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    mask_score: float
+    presence_score: float
+    texts: Mapping[tuple[Task, Language], Text]
+    created_ns: int
+    seen_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One answer of the language model; `stamp_ns` is that of the frame (or last frame) it speaks of."""
+
+    text: str
+    stamp_ns: int
+
+
+def crop_mask(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """(H, W) bool → its tight box (4,) float32 (x1, y1, x2, y2; x2, y2 exclusive) and the mask cut to it.
+
+    An empty mask gives a box of zeros and a (0, 0) mask.
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return np.zeros(4, np.float32), np.zeros((0, 0), np.bool_)
+    y1, y2, x1, x2 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    return np.array([x1, y1, x2, y2], np.float32), mask[y1:y2, x1:x2].copy()

@@ -1,0 +1,88 @@
+"""The frames of one region between two decode timestamps, sampled at planned instants, bounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pam_ros.model.interface import FrameRows
+from pam_ros.runtime.tracks import Sighting
+
+# Frames come a little early as often as a little late. A frame this much before its planned instant still
+# counts as being there; else a camera that runs at the sampling rate would lose every other frame to jitter.
+EARLY_NS = 20_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipFrame:
+    """One frame of a clip, ready for the language model."""
+
+    stamp_ns: int
+    frame_id: str
+    arrived_s: float  # seconds of the runtime's clock
+    rows: FrameRows
+
+    @classmethod
+    def of(cls, sighting: Sighting, rows: FrameRows) -> ClipFrame:
+        """The frame in which the region was seen, with its rows."""
+        return cls(sighting.stamp_ns, sighting.frame_id, sighting.arrived_s, rows)
+
+
+class ClipBuffer:
+    """Says which frames enter the clip and when it ends.
+
+    The planned instants are `start + k * period / (max_frames - 1)`, k = 0 … max_frames - 1: the first is
+    the clip's start, the last the decode timestamp. The first frame at or after an instant enters; an instant
+    that no frame came for is left out, so a clip has 1 … max_frames frames (or none while the region is out
+    of view).
+    """
+
+    def __init__(
+        self, *, start_ns: int, period_s: float, max_frames: int, carried: ClipFrame | None = None
+    ) -> None:
+        """`carried` is the previous clip's last frame at fine density; it stands at the first instant."""
+        self._start_ns = start_ns
+        self._period_ns = round(period_s * 1e9)
+        self._max_frames = max_frames
+        self._spacing_ns = self._period_ns / max(max_frames - 1, 1)
+        self._early_ns = min(EARLY_NS, self._spacing_ns / 4)
+        self._next = 0  # index of the next planned instant
+        self.frames: list[ClipFrame] = []
+        self.new_frames = 0  # of them not carried over
+        self.last: Sighting | None = None  # where the newest of them was seen; None if that one was carried
+        if carried is not None:
+            self.frames.append(carried)
+            self._next = 1
+
+    @property
+    def start_ns(self) -> int:
+        """Stamp the plan starts at."""
+        return self._start_ns
+
+    @property
+    def has_room(self) -> bool:
+        """True while one more frame may enter."""
+        return len(self.frames) < self._max_frames
+
+    @property
+    def wants_fine(self) -> bool:
+        """True while the next frame to enter would be the clip's first."""
+        return not self.frames
+
+    def wants(self, stamp_ns: int) -> bool:
+        """True where a frame of this stamp should enter."""
+        if self._next >= self._max_frames:
+            return False
+        return stamp_ns >= self._start_ns + self._next * self._spacing_ns - self._early_ns
+
+    def ends(self, stamp_ns: int) -> bool:
+        """True where this stamp has reached the decode timestamp."""
+        return stamp_ns >= self._start_ns + self._period_ns - self._early_ns
+
+    def add(self, sighting: Sighting, rows: FrameRows) -> None:
+        """Lets a frame enter; instants it is late for are left out."""
+        assert self.has_room
+        self.frames.append(ClipFrame.of(sighting, rows))
+        self.new_frames += 1
+        self.last = sighting
+        passed_ns = sighting.stamp_ns - self._start_ns + self._early_ns
+        self._next = max(self._next + 1, int(passed_ns // self._spacing_ns) + 1)

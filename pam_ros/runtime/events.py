@@ -1,0 +1,100 @@
+"""What the runtime reports: masks of a frame, growing texts, streaming captions, warnings.
+
+Events are frozen values; the `Listener` that receives them is called on the worker thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pam_ros.records import Language, Region, Task
+
+
+@dataclass(frozen=True, slots=True)
+class FrameResult:
+    """The masks of one processed frame, reported before any text about it.
+
+    The same stamp is reported a second time when a prompt comes for a frame that was processed already.
+
+    Attributes:
+        size: (height, width) of the frame, pixels.
+        regions: every region of the camera, sorted by id; regions of this frame's prompts are among them.
+        image: (H, W, 3) uint8 RGB, the frame's picture itself, not a copy.
+        latency_s: from the arrival of the frame (of the prompt, for a second report) to this result, seconds.
+    """
+
+    camera: str
+    stamp_ns: int
+    frame_id: str
+    size: tuple[int, int]
+    regions: tuple[Region, ...]
+    image: NDArray[np.uint8]
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextEvent:
+    """The text so far of one task about one region; reported after every token, and once with `final`.
+
+    Attributes:
+        stamp_ns: of the frame the text speaks of.
+        latency_s: from the arrival of the request to this event, seconds.
+    """
+
+    camera: str
+    region_id: int
+    task: Task
+    language: Language
+    text: str
+    final: bool
+    stamp_ns: int
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionEvent:
+    """The caption so far of one clip of one region; reported after every token, and once with `final`.
+
+    Attributes:
+        frame_id: of the clip's last frame.
+        clip_start_ns, clip_end_ns: stamps of the clip's first and last frame.
+        sequence: counts the region's clips from 0; a gap is a clip that was skipped because decoding fell
+            behind. Always 0 for `Engine.caption_clip`, whose clip is its caller's own.
+        frame_count: frames the caption is made from.
+        latency_s: from the arrival of the clip's last frame to this event, seconds.
+    """
+
+    camera: str
+    region_id: int
+    frame_id: str
+    clip_start_ns: int
+    clip_end_ns: int
+    sequence: int
+    frame_count: int
+    text: str
+    final: bool
+    language: Language
+    latency_s: float
+
+
+class Listener(Protocol):
+    """Receives the runtime's results.
+
+    Called on the worker thread, so it must not block. An exception it raises is logged and goes no further.
+    """
+
+    def on_frame(self, result: FrameResult) -> None:
+        """The masks of one frame."""
+
+    def on_text(self, event: TextEvent) -> None:
+        """A text of one region grew or ended. Not called for a caller's own image."""
+
+    def on_caption(self, event: CaptionEvent) -> None:
+        """A rolling caption (streaming, or asked for with `caption_now`) grew or ended."""
+
+    def on_warning(self, camera: str, message: str) -> None:
+        """Something a person should know that no caller waits for: a detection refused, a region given up."""

@@ -1,0 +1,401 @@
+"""What waits for the worker: the newest frame of each camera, prompts, removals. Thread-safe and bounded.
+
+Every method returns at once; only `wait` blocks, and only the worker calls it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from pam_ros.errors import (
+    CapacityError,
+    InputError,
+    NoFrameError,
+    NotActiveError,
+    StaleFrameError,
+    UnknownRegionError,
+)
+from pam_ros.records import Frame
+from pam_ros.runtime.options import EngineOptions
+from pam_ros.runtime.requests import Ask, CaptionAsk, PromptRequest
+
+MAX_DETECTION_MESSAGES = 4  # detections that wait per camera; a newer message makes the oldest pointless
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """What the worker takes for one camera at a time.
+
+    Attributes:
+        frame: a frame not processed before, or None.
+        arrived_s: when it came, seconds of the runtime's clock.
+        older_frame, older: prompts that mean an earlier frame; at most one such frame at a time, so that a
+            flood of them delays the newest frame by one encoder pass and no more.
+        current: prompts on `frame`, or on the frame processed last when `frame` is None.
+        describe: regions to be described as they are.
+        captions: clips to be captioned now.
+    """
+
+    camera: str
+    frame: Frame | None = None
+    arrived_s: float = 0.0
+    older_frame: Frame | None = None
+    older: list[Ask] = field(default_factory=list)
+    current: list[Ask] = field(default_factory=list)
+    describe: list[Ask] = field(default_factory=list)
+    captions: list[CaptionAsk] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Camera:
+    """One camera's part of the inbox."""
+
+    ring: deque[Frame]  # recent frames, oldest first; stamps rise
+    slot: tuple[Frame, float] | None = None  # the newest frame while it is not taken, and its arrival
+    taken: Frame | None = None  # the frame taken last
+    asks: deque[Ask] = field(default_factory=deque)
+    detections: deque[list[Ask]] = field(default_factory=lambda: deque(maxlen=MAX_DETECTION_MESSAGES))
+    captions: deque[CaptionAsk] = field(default_factory=deque)
+    warnings: deque[str] = field(default_factory=lambda: deque(maxlen=16))
+    live: set[int] = field(default_factory=set)  # ids callers may name
+    removed: set[int] = field(default_factory=set)  # ids the worker has still to forget
+    received: int = 0
+    dropped: int = 0
+    arrived_s: float = -math.inf  # of the newest frame
+    advanced_s: float = -math.inf  # when the stream's time last moved
+
+    def has_prompts(self) -> bool:
+        return bool(self.asks or self.detections or self.captions)
+
+    def has_work(self) -> bool:
+        return self.slot is not None or self.has_prompts()
+
+
+class Inbox:
+    """Holds what came until the worker takes it; knows which regions callers may name."""
+
+    def __init__(
+        self,
+        cameras: Sequence[str],
+        options: EngineOptions,
+        *,
+        queued_elsewhere: Callable[[], int],
+        clock: Callable[[], float],
+    ) -> None:
+        self._condition = threading.Condition()
+        self._options = options
+        self._queued_elsewhere = queued_elsewhere  # requests that wait behind the inbox and count as well
+        self._clock = clock
+        self._active = False
+        self._cameras = {name: _Camera(ring=deque(maxlen=options.frame_history)) for name in cameras}
+        self._turn = list(cameras)  # whose turn it is, first in line first
+        self._images: deque[Ask] = deque()  # prompts on images of the callers' own
+        self._in_hand = 0  # requests the worker has taken and not yet passed on
+        self._woken = False
+
+    # Callers' side
+
+    @property
+    def active(self) -> bool:
+        """False before `open` and after `close`."""
+        return self._active
+
+    def check_camera(self, name: str) -> None:
+        """Raises InputError for a camera that is none of the engine's."""
+        self._camera(name)
+
+    def configure(self, options: EngineOptions) -> None:
+        """Takes new bounds; the frame history is shortened at once."""
+        with self._condition:
+            self._options = options
+            for camera in self._cameras.values():
+                camera.ring = deque(camera.ring, maxlen=options.frame_history)
+
+    def open(self) -> None:
+        """Begins to accept."""
+        with self._condition:
+            self._active = True
+
+    def close(self) -> None:
+        """Accepts nothing more and drops what waits, frames and region ids included; counters stay."""
+        with self._condition:
+            self._active = False
+            self._images.clear()
+            for name, old in self._cameras.items():
+                self._cameras[name] = _Camera(
+                    ring=deque(maxlen=self._options.frame_history), received=old.received, dropped=old.dropped
+                )
+            self._wake()
+
+    def put_frame(self, frame: Frame) -> None:
+        """Puts a frame into its camera's slot; a frame still waiting there is dropped and counted."""
+        with self._condition:
+            camera = self._camera(frame.camera)
+            if not self._active:
+                return
+            now_s = self._clock()
+            newest = camera.ring[-1] if camera.ring else None
+            if newest is not None and frame.stamp_ns < newest.stamp_ns:
+                camera.ring.clear()  # time started anew: stamps of before mean nothing now
+            if newest is None or frame.stamp_ns != newest.stamp_ns:
+                camera.advanced_s = now_s
+            camera.ring.append(frame)
+            camera.received += 1
+            camera.dropped += camera.slot is not None
+            camera.slot = (frame, now_s)
+            camera.arrived_s = now_s
+            self._wake()
+
+    def put_ask(self, ask: Ask) -> None:
+        """Takes a prompt in, matched to its frame. Raises the PamError that its caller should see."""
+        with self._condition:
+            camera = self._camera(ask.camera)
+            self._admit()
+            request = ask.request
+            if request.image is not None:
+                frame = Frame(image=request.image, stamp_ns=request.stamp_ns or 0, camera=ask.camera)
+                self._images.append(replace(ask, frame=frame))
+            else:
+                if request.region_id:
+                    self._check_live(ask.camera, request.region_id)
+                frame_meant = None if request.prompt is None else self._match(ask.camera, request.stamp_ns)
+                camera.asks.append(replace(ask, frame=frame_meant))
+            self._wake()
+
+    def put_caption(self, name: str, ask: CaptionAsk) -> None:
+        """Takes a `caption_now` in. Raises the PamError that its caller should see."""
+        with self._condition:
+            self._camera(name)
+            self._admit()
+            self._check_live(name, ask.region_id)
+            self._cameras[name].captions.append(ask)
+            self._wake()
+
+    def put_detections(self, name: str, requests: Sequence[PromptRequest], stamp_ns: int | None) -> None:
+        """Takes one message of detections in. Raises the PamError that nobody waits for."""
+        with self._condition:
+            camera = self._camera(name)
+            if not self._active or not requests:
+                return
+            frame = self._match(name, stamp_ns)
+            now_s = self._clock()
+            camera.detections.append(
+                [
+                    Ask(camera=name, request=request, frame=frame, arrived_s=now_s, detection=True)
+                    for request in requests
+                ]
+            )
+            self._wake()
+
+    def put_warning(self, name: str, message: str) -> None:
+        """Leaves a warning for the worker to report, since listeners hear from no other thread."""
+        with self._condition:
+            self._camera(name)
+            if self._active:
+                self._cameras[name].warnings.append(message)
+                self._wake()
+
+    def remove(self, name: str, region_id: int) -> None:
+        """From now on the region does not exist. Raises UnknownRegionError."""
+        with self._condition:
+            camera = self._camera(name)
+            self._check_live(name, region_id)
+            camera.live.discard(region_id)
+            camera.removed.add(region_id)
+            self._wake()
+
+    def remove_all(self, name: str) -> int:
+        """From now on the camera has no regions; returns how many it had."""
+        with self._condition:
+            camera = self._camera(name)
+            count = len(camera.live)
+            camera.removed |= camera.live
+            camera.live.clear()
+            self._wake()
+            return count
+
+    def pending(self) -> int:
+        """Requests that wait here or are in the worker's hands."""
+        with self._condition:
+            return self._pending()
+
+    def counters(self, name: str) -> tuple[int, int, int | None, float]:
+        """received, dropped, stamp of the newest frame, seconds since it arrived."""
+        with self._condition:
+            camera = self._camera(name)
+            stamp_ns = camera.ring[-1].stamp_ns if camera.ring else None
+            return camera.received, camera.dropped, stamp_ns, self._clock() - camera.arrived_s
+
+    # Worker's side
+
+    def take(self) -> Work | None:
+        """Work of the camera that waited longest for its turn, or None."""
+        with self._condition:
+            for name in self._turn:
+                if self._cameras[name].has_work():
+                    self._turn.remove(name)
+                    self._turn.append(name)
+                    work = self._take_camera(name)
+                    self._in_hand += sum(
+                        not ask.detection for ask in (*work.older, *work.current, *work.describe)
+                    )
+                    self._in_hand += len(work.captions)
+                    return work
+            return None
+
+    def take_image(self) -> Ask | None:
+        """The next prompt on a caller's own image, or None."""
+        with self._condition:
+            if not self._images:
+                return None
+            self._in_hand += 1
+            return self._images.popleft()
+
+    def hand_over(self) -> None:
+        """What was taken is passed on: it waits with the language model or is answered."""
+        with self._condition:
+            self._in_hand = 0
+
+    def take_removed(self) -> list[tuple[str, int]]:
+        """(camera, region id) of the regions that callers removed since the last call."""
+        with self._condition:
+            removed = [
+                (name, region_id)
+                for name, each in self._cameras.items()
+                for region_id in sorted(each.removed)
+            ]
+            for camera in self._cameras.values():
+                camera.removed.clear()
+            return removed
+
+    def take_warnings(self) -> list[tuple[str, str]]:
+        """(camera, message) of warnings to be reported."""
+        with self._condition:
+            warnings = [(name, message) for name, each in self._cameras.items() for message in each.warnings]
+            for camera in self._cameras.values():
+                camera.warnings.clear()
+            return warnings
+
+    def add_region(self, name: str, region_id: int) -> None:
+        """Callers may name the region from now on; ignored once closed."""
+        with self._condition:
+            if self._active:
+                self._cameras[name].live.add(region_id)
+
+    def drop_region(self, name: str, region_id: int) -> None:
+        """Callers may name the region no more."""
+        with self._condition:
+            self._cameras[name].live.discard(region_id)
+
+    def live(self, name: str) -> frozenset[int]:
+        """Ids of the regions that exist for callers."""
+        with self._condition:
+            return frozenset(self._cameras[name].live)
+
+    def advanced_s(self, name: str) -> float:
+        """When the camera's stream time last moved, seconds of the runtime's clock."""
+        with self._condition:
+            return self._cameras[name].advanced_s
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleeps until something comes, at most `timeout_s`."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._woken, timeout_s)
+            self._woken = False
+
+    # Under the lock
+
+    def _wake(self) -> None:
+        self._woken = True
+        self._condition.notify_all()
+
+    def _camera(self, name: str) -> _Camera:
+        try:
+            return self._cameras[name]
+        except KeyError:
+            raise InputError(f"no camera is named {name!r}; there are: {', '.join(self._cameras)}") from None
+
+    def _pending(self) -> int:
+        waiting = sum(len(camera.asks) + len(camera.captions) for camera in self._cameras.values())
+        return waiting + len(self._images) + self._in_hand
+
+    def _admit(self) -> None:
+        if not self._active:
+            raise NotActiveError("the engine is not active: start it (activate the manager) and ask again")
+        queued = self._pending() + self._queued_elsewhere()
+        if queued >= self._options.max_queued_requests:
+            raise CapacityError(
+                f"{queued} requests are waiting and {self._options.max_queued_requests} may; ask again later"
+            )
+
+    def _check_live(self, name: str, region_id: int) -> None:
+        live = self._cameras[name].live
+        if region_id not in live:
+            known = ", ".join(map(str, sorted(live))) or "none"
+            raise UnknownRegionError(f"camera {name!r} has no region {region_id}; there are: {known}")
+
+    def _match(self, name: str, stamp_ns: int | None) -> Frame | None:
+        """The kept frame nearest to the stamp; None stands for the newest at the time of processing."""
+        ring = self._cameras[name].ring
+        if not ring:
+            raise NoFrameError(f"no frame has come from camera {name!r} yet; is its publisher running?")
+        if stamp_ns is None:
+            return None
+        frame = min(ring, key=lambda each: abs(each.stamp_ns - stamp_ns))
+        off_s = (stamp_ns - frame.stamp_ns) / 1e9
+        tolerance_s = self._options.stamp_tolerance_s
+        if abs(off_s) <= tolerance_s:
+            return frame
+        oldest_s, asked_s = ((ring[-1].stamp_ns - each) / 1e9 for each in (ring[0].stamp_ns, stamp_ns))
+        if frame is ring[0] and off_s < 0:
+            raise StaleFrameError(
+                f"the prompt's frame is {asked_s:.3f} s older than the newest; kept frames reach back "
+                f"{oldest_s:.3f} s ({len(ring)} frames). Send prompts sooner, or raise the frame history"
+            )
+        where = (
+            "newer than the newest frame"
+            if off_s > 0 and frame is ring[-1]
+            else "away from the nearest frame"
+        )
+        raise StaleFrameError(
+            f"the prompt's stamp is {abs(off_s):.3f} s {where}; up to {tolerance_s} s is allowed. "
+            "Use the stamp of an image"
+        )
+
+    def _take_camera(self, name: str) -> Work:
+        camera = self._cameras[name]
+        work = Work(camera=name, captions=list(camera.captions))
+        camera.captions.clear()
+        if camera.slot is not None:
+            work.frame, work.arrived_s = camera.slot
+            camera.taken, camera.slot = work.frame, None
+        later: deque[Ask] = deque()
+        for ask in camera.asks:
+            if ask.request.prompt is None:
+                work.describe.append(ask)
+            elif not self._sort_in(work, ask, camera.taken):
+                later.append(ask)
+        camera.asks = later
+        later_messages = [
+            m for m in camera.detections if not all(self._sort_in(work, ask, camera.taken) for ask in m)
+        ]
+        camera.detections = deque(
+            later_messages, maxlen=MAX_DETECTION_MESSAGES
+        )  # one message means one frame
+        return work
+
+    @staticmethod
+    def _sort_in(work: Work, ask: Ask, newest: Frame | None) -> bool:
+        """Adds the ask to the work, unless it means yet another older frame."""
+        if ask.frame is None or ask.frame is newest:
+            work.current.append(ask)
+        elif work.older_frame is None or work.older_frame is ask.frame:
+            work.older_frame = ask.frame
+            work.older.append(ask)
+        else:
+            return False
+        return True

@@ -1,0 +1,229 @@
+"""Encode a frame once, segment its prompts, track its regions: batched, one fault never spoils the batch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from pam_ros.errors import CancelledError, CapacityError, PamError, PromptError
+from pam_ros.model.interface import FrameFeatures, Observation, PerceptionModel, RegionMemory
+from pam_ros.records import Frame, Prompt, Region, RegionState
+from pam_ros.runtime.failures import FaultLog, GuardedListener
+from pam_ros.runtime.inbox import Inbox
+from pam_ros.runtime.options import EngineOptions
+from pam_ros.runtime.requests import Ask
+from pam_ros.runtime.tracks import Box, CameraTracks, Sighting, Track, box_iou
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """A region in the frame its prompt (or the wish to describe it) is about."""
+
+    ask: Ask
+    track: Track | None  # None on a caller's own image
+    sighting: Sighting
+    answer: Region  # as of that frame
+
+
+class Masks:
+    """Owned by the worker. What fails for one prompt or region is told to whom it concerns, no further."""
+
+    def __init__(
+        self,
+        *,
+        model: PerceptionModel,
+        inbox: Inbox,
+        listener: GuardedListener,
+        faults: FaultLog,
+        options: EngineOptions,
+    ) -> None:
+        self.options = options
+        self._model = model
+        self._inbox = inbox
+        self._listener = listener
+        self._faults = faults
+
+    def segment(self, camera: CameraTracks, frame: Frame, asks: Sequence[Ask]) -> list[Shown]:
+        """Prompts on one frame → regions; new ones in one batch. The frame is encoded unless it was."""
+        asks = self._usable(camera, frame, asks)
+        features = self._features(camera, frame) if asks else None
+        if features is None or isinstance(features, PamError):
+            for ask in asks:
+                self.refuse(ask, features or PromptError("the frame is gone"))
+            return []
+        shown: list[Shown] = []
+        while asks:
+            now, asks = _once_per_region(asks)  # a second click on a region refines what the first one gave
+            items = [(_prompt(ask), self._memory(camera, ask)) for ask in now]
+            results = self._faults.batched("segmenting", partial(self._segment_batch, features), items)
+            for ask, result in zip(now, results, strict=True):
+                one = self._show(camera, frame, ask, result)
+                shown += [one] if one is not None else []
+        return shown
+
+    def segment_image(self, ask: Ask) -> Shown | None:
+        """A prompt on a caller's own image; nothing is remembered."""
+        scratch = CameraTracks(name=ask.camera)
+        assert ask.frame is not None
+        shown = self.segment(scratch, ask.frame, [ask])
+        return shown[0] if shown else None
+
+    def track(self, camera: CameraTracks, tracks: Sequence[Track]) -> None:
+        """Looks for regions in the camera's frame, in one batch."""
+        frame = camera.frame
+        if not tracks or frame is None:
+            return
+        features = self._features(camera, frame)
+        if isinstance(features, PamError):
+            results: list[Observation | PamError] = [features] * len(tracks)
+        else:
+            track_batch = partial(self._track_batch, features)
+            results = self._faults.batched("tracking", track_batch, [track.memory for track in tracks])
+        failed = ""
+        for track, result in zip(tracks, results, strict=True):
+            if isinstance(result, PamError):
+                track.miss(frame.stamp_ns)
+                failed = f"region {track.region_id} could not be tracked: {result}"
+            else:
+                track.observe(Sighting(result, frame.stamp_ns, frame.frame_id, camera.arrived_s))
+        if failed:
+            self._listener.on_warning(camera.name, failed)
+
+    def refuse(self, ask: Ask, error: PamError) -> None:
+        """Tells whoever waits for the answer; a detection's refusal becomes a warning."""
+        if ask.ticket is not None:
+            ask.ticket.fail(error)
+        elif ask.watch is not None:
+            ask.watch.ticket.fail(error)
+        else:
+            self._listener.on_warning(ask.camera, f"a detection is refused: {error}")
+
+    # Before the model
+
+    def _usable(self, camera: CameraTracks, frame: Frame, asks: Sequence[Ask]) -> list[Ask]:
+        """Those that can be segmented on this frame; who asked for others is told why not."""
+        usable: list[Ask] = []
+        new_boxes: list[Box] = []
+        new = 0
+        for ask in asks:
+            prompt, region_id = _prompt(ask), ask.request.region_id
+            try:
+                prompt.check_size(*frame.size)
+                if region_id and region_id not in camera.regions:
+                    raise CancelledError(f"region {region_id} was removed before its prompt was used")
+                known = ask.detection and prompt.box is not None
+                if ask.settled or (
+                    known and self._is_known(camera, frame, _clipped(prompt, frame), new_boxes)
+                ):
+                    continue
+                if not region_id and len(camera.regions) + new >= self.options.max_regions:
+                    raise CapacityError(
+                        f"camera {camera.name!r} has {len(camera.regions) + new} regions, "
+                        f"{self.options.max_regions} are allowed; remove one first"
+                    )
+            except PamError as error:
+                self.refuse(ask, error)
+                continue
+            new += not region_id
+            usable.append(ask)
+        return usable
+
+    def _is_known(self, camera: CameraTracks, frame: Frame, box: Box, new_boxes: list[Box]) -> bool:
+        """True where a detection means a region that is there, or one that this frame is about to get."""
+        min_iou = self.options.detection_iou
+        if any(track.is_detection(box, frame.stamp_ns, min_iou) for track in camera.regions.values()):
+            return True
+        if any(box_iou(box, other) > min_iou for other in new_boxes):
+            return True
+        new_boxes.append(box)
+        return False
+
+    def _memory(self, camera: CameraTracks, ask: Ask) -> RegionMemory | None:
+        track = camera.regions.get(ask.request.region_id)
+        return None if track is None else track.memory
+
+    # The model
+
+    def _features(self, camera: CameraTracks, frame: Frame) -> FrameFeatures | PamError:
+        if frame is not camera.frame:
+            return self._faults.attempt("encoding a frame", lambda: self._model.encode(frame.image))
+        if camera.features is None:
+            features = self._faults.attempt("encoding a frame", lambda: self._model.encode(frame.image))
+            if isinstance(features, PamError):
+                return features
+            camera.features = features
+        return camera.features
+
+    def _segment_batch(
+        self, features: FrameFeatures, items: Sequence[tuple[Prompt, RegionMemory | None]]
+    ) -> list[tuple[Observation, RegionMemory]]:
+        # New memories are made per call, so that a failed batch leaves nothing in those of the next attempt.
+        memories = [self._model.new_memory() if memory is None else memory for _, memory in items]
+        observations = self._model.segment(features, [prompt for prompt, _ in items], memories)
+        return list(zip(observations, memories, strict=True))
+
+    def _track_batch(self, features: FrameFeatures, memories: Sequence[RegionMemory]) -> list[Observation]:
+        return self._model.track(features, memories)
+
+    # After the model
+
+    def _show(
+        self,
+        camera: CameraTracks,
+        frame: Frame,
+        ask: Ask,
+        result: tuple[Observation, RegionMemory] | PamError,
+    ) -> Shown | None:
+        if isinstance(result, PamError):
+            self.refuse(ask, result)
+            return None
+        observation, memory = result
+        arrived_s = camera.arrived_s if frame is camera.frame else ask.arrived_s
+        sighting = Sighting(observation, frame.stamp_ns, frame.frame_id, arrived_s)
+        track = camera.regions.get(ask.request.region_id)
+        if track is None:
+            boxes: deque[tuple[int, Box]] = deque(maxlen=self.options.frame_history)
+            track = Track(0, memory, frame.stamp_ns, sighting, boxes)
+        track.observe(sighting)
+        if ask.request.image is not None:
+            return Shown(ask, None, sighting, track.snapshot())
+        if track.region_id == 0:
+            if ask.detection and track.state is RegionState.LOST:
+                # Else every message of the detector would add another region that is nowhere.
+                self.refuse(ask, PromptError(f"nothing is found in the box {_prompt(ask).box}"))
+                return None
+            track.region_id, camera.next_id = camera.next_id, camera.next_id + 1
+            camera.regions[track.region_id] = track
+            self._inbox.add_region(camera.name, track.region_id)
+            if ask.detection:
+                track.remember_detection(_clipped(_prompt(ask), frame))
+        return Shown(ask, track, sighting, track.snapshot())
+
+
+def _prompt(ask: Ask) -> Prompt:
+    assert ask.request.prompt is not None, "an ask without a prompt is a region to describe"
+    return ask.request.prompt
+
+
+def _clipped(prompt: Prompt, frame: Frame) -> Box:
+    """The part of the prompt's box inside the frame; masks do not reach beyond it either."""
+    height, width = frame.size
+    assert prompt.box is not None
+    return np.clip(prompt.box, 0, np.array([width, height, width, height], np.float32))
+
+
+def _once_per_region(asks: Sequence[Ask]) -> tuple[list[Ask], list[Ask]]:
+    """The first ask of each region and every new one; the rest."""
+    first: list[Ask] = []
+    rest: list[Ask] = []
+    seen: set[int] = set()
+    for ask in asks:
+        region_id = ask.request.region_id
+        (rest if region_id in seen else first).append(ask)
+        if region_id:
+            seen.add(region_id)
+    return first, rest

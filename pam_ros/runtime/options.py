@@ -1,0 +1,58 @@
+"""How the runtime behaves: every number once, with default, unit and range."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pam_ros.records import Language
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Raises ValueError naming the value and its range.
+
+    Attributes:
+        max_regions: regions per camera, 1..256; a prompt for one more is refused.
+        frame_history: recent frames kept per camera so that stamped prompts find theirs, 1..300.
+        stamp_tolerance_s: how far a prompt's stamp may be from a kept frame's, seconds, 0..10.
+        lost_timeout_s: a region lost longer (in stream time) is removed, seconds, above 0.
+        detection_iou: a detection whose box overlaps a region's more than this is that region, 0..1.
+        max_new_tokens: longest text, tokens, 1..4096.
+        max_queued_requests: requests that may wait, 1..1024; more are refused.
+        streaming: rolling captions of every region.
+        caption_period_s: length of a rolling clip in stream time, seconds, 0.1..3600.
+        caption_language: of rolling captions.
+        carry_over: a clip's last frame, at the density of first frames, starts the next clip (paper,
+            section 3.1); False carries the previous caption only, as the reference implementation does.
+        clip_frames: most frames of a clip, its first at fine density, 1..64.
+    """
+
+    max_regions: int = 16
+    frame_history: int = 30
+    stamp_tolerance_s: float = 0.05
+    lost_timeout_s: float = 10.0
+    detection_iou: float = 0.5
+    max_new_tokens: int = 512
+    max_queued_requests: int = 32
+    streaming: bool = False
+    caption_period_s: float = 5.0
+    caption_language: Language = Language.EN
+    carry_over: bool = True
+    clip_frames: int = 16
+
+    def __post_init__(self) -> None:
+        _check("max_regions", self.max_regions, 1, 256)
+        _check("frame_history", self.frame_history, 1, 300)
+        _check("stamp_tolerance_s", self.stamp_tolerance_s, 0.0, 10.0)
+        _check("lost_timeout_s", self.lost_timeout_s, 1e-3, 86400.0)
+        _check("detection_iou", self.detection_iou, 0.0, 1.0)
+        _check("max_new_tokens", self.max_new_tokens, 1, 4096)
+        _check("max_queued_requests", self.max_queued_requests, 1, 1024)
+        _check("caption_period_s", self.caption_period_s, 0.1, 3600.0)
+        _check("clip_frames", self.clip_frames, 1, 64)
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not math.isfinite(value) or not low <= value <= high:
+        raise ValueError(f"{name} is {value}; allowed: {low}..{high}")

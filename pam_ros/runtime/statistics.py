@@ -1,0 +1,86 @@
+"""How the runtime is doing: frame rates, dropped frames, latencies, tokens per second."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CameraStatistics:
+    """One camera, since the engine was made.
+
+    Attributes:
+        received, processed, dropped: frames; a frame replaced by a newer one before its turn is dropped.
+        rate_hz: processed frames per second, smoothed over about two seconds.
+        regions_tracked, regions_lost: regions at the last processed frame.
+        mask_latency_s: from a frame's arrival to its masks, smoothed, seconds; 0 before the first.
+        last_stamp_ns: stamp of the newest frame received; None before the first.
+        age_s: seconds since the newest frame arrived; infinity before the first.
+    """
+
+    camera: str
+    received: int
+    processed: int
+    dropped: int
+    rate_hz: float
+    regions_tracked: int
+    regions_lost: int
+    mask_latency_s: float
+    last_stamp_ns: int | None
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """All cameras and the language model.
+
+    Attributes:
+        decoding: texts being decoded now.
+        queued: requests that wait.
+        tokens_per_s: of all texts together, smoothed over about two seconds.
+        text_latency_s: from a request to its last text, smoothed, seconds; 0 before the first.
+    """
+
+    cameras: tuple[CameraStatistics, ...]
+    decoding: int
+    queued: int
+    tokens_per_s: float
+    text_latency_s: float
+
+
+class RateMeter:
+    """Events per second, older events weighing exponentially less. One thread adds, any thread reads."""
+
+    def __init__(self, *, smoothing_s: float = 2.0) -> None:
+        self._smoothing_s = smoothing_s
+        self._state: tuple[float, float, float] | None = (
+            None  # weighted count, its time, time of the first event
+        )
+
+    def add(self, now_s: float, count: int = 1) -> None:
+        """Counts events that happened at `now_s`, seconds of a steady clock."""
+        if self._state is None:
+            self._state = (0.0, now_s, now_s)
+        weighted, then_s, first_s = self._state
+        self._state = (weighted * math.exp((then_s - now_s) / self._smoothing_s) + count, now_s, first_s)
+
+    def rate_hz(self, now_s: float) -> float:
+        """Events per second as of `now_s`; falls towards 0 when no more come."""
+        if self._state is None:
+            return 0.0
+        weighted, then_s, first_s = self._state
+        # Before a whole smoothing time has passed, only the part of the window that has been seen counts.
+        window_s = self._smoothing_s * -math.expm1(-max(now_s - first_s, 1e-3) / self._smoothing_s)
+        return weighted * math.exp((then_s - now_s) / self._smoothing_s) / window_s
+
+
+class Smoothed:
+    """A mean in which each new value weighs a tenth."""
+
+    def __init__(self) -> None:
+        self.value: float | None = None
+
+    def add(self, value: float) -> None:
+        """Takes one more value in."""
+        self.value = value if self.value is None else 0.9 * self.value + 0.1 * value

@@ -1,0 +1,14 @@
+"""Where the package's own files lie: of a source checkout, or installed under share/pam_ros by colcon or pip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def share_folder(name: str, pattern: str) -> Path:
+    """The folder `name` (models, config) that holds files like `pattern`. Raises FileNotFoundError."""
+    for parent in Path(__file__).resolve().parents:
+        for candidate in (parent / name, parent / "share" / "pam_ros" / name):
+            if any(candidate.glob(pattern)):
+                return candidate
+    raise FileNotFoundError(f"no folder {name} with {pattern} above {__file__}; is the package installed in full?")

@@ -1,0 +1,210 @@
+"""Stages 1, 1.5 and 2: texts from regions; and the language model alone, before them.
+
+Letters: B samples, n frames of each, C width, S input side, H language width, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.utils.data import Dataset
+
+from pam_ros.model.pam import Pam
+from pam_ros.model.prompts import BEFORE_ROWS
+from pam_ros.model.segmenter import Tap
+from pam_ros.training import augment
+from pam_ros.training.config import StageConfig, TrainingError
+from pam_ros.training.loading import is_video_step
+from pam_ros.training.source import RegionEntry, Source
+from pam_ros.training.taps import TapStore, rolled_out
+from pam_ros.training.texts import (
+    IGNORED,
+    Lesson,
+    Tokenisation,
+    Tokens,
+    clip_lesson,
+    clip_lessons,
+    context_lesson,
+    image_lesson,
+    image_lessons,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionBatch:
+    """One step: what is seen (one of three), and the texts."""
+
+    tokens: Tokens
+    frames: int = 0  # n; 0 = texts only
+    clip: bool = False
+    tap_rows: Tensor | None = None  # (B·n,) rows of the tap store
+    pixels: Tensor | None = None  # (B, n, 3, S, S) uint8
+    masks: Tensor | None = None  # (B, 1, n, S, S) bool
+
+    def to(self, device: torch.device) -> CaptionBatch:
+        """A copy on another device."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return CaptionBatch(
+            self.tokens.to(device), self.frames, self.clip, moved(self.tap_rows), moved(self.pixels), moved(self.masks)
+        )
+
+
+class CaptionDataset(Dataset[CaptionBatch]):
+    """Whole batches by step number, so that all samples of a batch have as many frames."""
+
+    def __init__(
+        self, source: Source, config: StageConfig, tokenisation: Tokenisation, *, size: int, store: TapStore | None, rank: int
+    ) -> None:
+        self._source, self._config, self._tokenisation = source, config, tokenisation
+        self._size, self._store, self._rank = size, store, rank
+        usable = None if store is None else store.usable
+        everything = [
+            (sample, region)
+            for sample, entry in enumerate(source.entries)
+            for region in range(len(entry.regions))
+            if usable is None or (sample, region) in usable
+        ]
+        regions = {key: source.entries[key[0]].regions[key[1]] for key in everything}
+        self._images = [key for key in everything if image_lessons(regions[key], config)]
+        self._clips = {
+            frames: [
+                (key, where)
+                for key in everything
+                for where in clip_lessons(source.entries[key[0]], regions[key], config, frames)
+            ]
+            for frames in config.clip_frames
+        }
+        self._lengths = [frames for frames, clips in self._clips.items() if clips]
+        if not self._images and config.video_share < 1:
+            raise TrainingError("the data holds no region with an image text of the chosen tasks and languages")
+        if not self._lengths and config.video_share > 0:
+            raise TrainingError(f"the data holds no captioned clip of {config.clip_frames} frames; or set video_share to 0")
+
+    def __getitem__(self, step: int) -> CaptionBatch:
+        random = np.random.default_rng((self._config.seed, step, self._rank))
+        if is_video_step(step, self._config.video_share):
+            frames = int(self._lengths[int(random.integers(len(self._lengths)))])
+            chosen = [self._clips[frames][int(i)] for i in random.integers(len(self._clips[frames]), size=self._config.video_batch)]
+            keys = [key for key, _ in chosen]
+            lessons = [clip_lesson(random, self._region(key), where, self._config, frames) for key, where in chosen]
+            return self._batch(keys, lessons, random, clip=True)
+        keys = [self._images[int(i)] for i in random.integers(len(self._images), size=self._config.batch)]
+        lessons = [image_lesson(random, self._region(key), self._config) for key in keys]
+        return self._batch(keys, lessons, random, clip=False)
+
+    def _region(self, key: tuple[int, int]) -> RegionEntry:
+        return self._source.entries[key[0]].regions[key[1]]
+
+    def _batch(
+        self, keys: Sequence[tuple[int, int]], lessons: Sequence[Lesson], random: np.random.Generator, *, clip: bool
+    ) -> CaptionBatch:
+        tokens, frames = self._tokenisation.tokens(lessons), len(lessons[0].frames)
+        if self._store is not None:
+            rows = [
+                row
+                for (sample, region), lesson in zip(keys, lessons, strict=True)
+                for row in self._store.find(sample, region, int(random.integers(self._store.variants)), lesson.frames)
+            ]
+            return CaptionBatch(tokens, frames, clip, tap_rows=torch.tensor(rows))
+        pixels, masks = [], []
+        for (sample, region), lesson in zip(keys, lessons, strict=True):
+            scene = self._source.load(sample, lesson.frames, self._size)
+            pixels.append(torch.from_numpy(np.ascontiguousarray(scene.pixels.transpose(0, 3, 1, 2))))
+            masks.append(torch.from_numpy(scene.masks[region : region + 1]))
+        return CaptionBatch(tokens, frames, clip, pixels=torch.stack(pixels), masks=torch.stack(masks))
+
+
+class TextDataset(Dataset[CaptionBatch]):
+    """Batches for the language model alone, by step number."""
+
+    def __init__(self, source: Source, config: StageConfig, tokenisation: Tokenisation, *, rank: int) -> None:
+        self._config, self._tokenisation, self._rank = config, tokenisation, rank
+        self._regions = [region for entry in source.entries for region in entry.regions if region.texts or region.clips]
+
+    def __getitem__(self, step: int) -> CaptionBatch:
+        random = np.random.default_rng((self._config.seed, step, self._rank))
+        contexts, lessons = [], []
+        while len(lessons) < self._config.batch:
+            given = context_lesson(random, self._regions[int(random.integers(len(self._regions)))], self._config)
+            if given is not None:
+                contexts.append(given[0])
+                lessons.append(given[1])
+        return CaptionBatch(self._tokenisation.tokens(lessons, contexts))
+
+
+class CaptionStage(nn.Module):
+    """The stages' loss as a module, so that accelerate can wrap it."""
+
+    before: Tensor  # (P,) ids of what stands before the rows
+
+    def __init__(self, pam: Pam, store: TapStore | None) -> None:
+        super().__init__()
+        self.pam = pam
+        self._store = store
+        self.register_buffer("before", torch.tensor(pam.language.encode_text(BEFORE_ROWS)), persistent=False)
+
+    def forward(self, batch: CaptionBatch, generator: Generator) -> dict[str, Tensor]:
+        """One step's loss (`loss`) and figures for the curves."""
+        transformer = self.pam.language.transformer
+        tokens = batch.tokens
+        embed = transformer.get_input_embeddings()
+        parts = [embed(self.before).expand(len(tokens.ids), -1, -1)]
+        if batch.frames:
+            parts.append(self._rows(batch, generator).to(parts[0].dtype))
+        inputs = torch.cat([*parts, embed(tokens.ids)], dim=1)  # (B, P + rows + L, H)
+        positions = torch.arange(inputs.shape[1], device=inputs.device)[None]
+        # Padding stands on the right: under the causal mask nothing that counts sees it.
+        mask = self.pam.language.mask(positions, positions)
+        hidden = transformer.model(inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False)
+        shift = inputs.shape[1] - tokens.ids.shape[1] - 1
+        states = hidden.last_hidden_state[:, shift:-1]  # (B, L, H): row i predicts token i
+        learned = tokens.labels != IGNORED
+        logits = transformer.lm_head(states[learned]).float()
+        labels = tokens.labels[learned]
+        loss = F.cross_entropy(logits, labels)
+        right = torch.ones_like(tokens.ids, dtype=torch.bool)
+        right[learned] = logits.argmax(1) == labels
+        figures = {"loss": loss, "token": right[learned].float().mean()}
+        if bool(tokens.is_label.any()):
+            figures["label"] = right.all(1)[tokens.is_label].float().mean()
+        return figures
+
+    def _rows(self, batch: CaptionBatch, generator: Generator) -> Tensor:
+        """What stands for `<image>`: (B, rows, H), as `Pam.tap_rows` and `Pam.visual_rows` make it."""
+        count, frames, pam = len(batch.tokens.ids), batch.frames, self.pam
+        tap = self._tap(batch, generator)  # of B·n regions, frames of a sample next to each other
+        semantic, refined = pam.perceiver(tap.image, tap.tokens)
+        semantic, refined = semantic.unflatten(0, (count, frames)), refined.unflatten(0, (count, frames))
+        rows: Tensor = pam.projector(pam.perceiver.shuffle(refined[:, 0], fine=True), semantic[:, 0])
+        if not batch.clip:
+            return rows
+        newline = pam.projector.frame_newline.expand(count, 1, -1)
+        parts = [rows, newline.to(rows.dtype)]
+        if frames > 1:
+            later = pam.perceiver.shuffle(refined[:, 1:].flatten(0, 1), fine=False)
+            coarse = pam.projector(later, semantic[:, 1:].flatten(0, 1))  # (B·(n-1), rows, H)
+            closed = torch.cat([coarse, newline.to(rows.dtype).repeat_interleave(frames - 1, dim=0)], dim=1)
+            parts.append(closed.unflatten(0, (count, frames - 1)).flatten(1, 2))
+        return torch.cat(parts, dim=1)
+
+    def _tap(self, batch: CaptionBatch, generator: Generator) -> Tap:
+        if batch.tap_rows is not None:
+            assert self._store is not None
+            return self._store.take(batch.tap_rows)
+        assert batch.pixels is not None and batch.masks is not None
+        pixels = augment.colours(batch.pixels, generator)
+        tap = rolled_out(self.pam.segmenter, pixels, batch.masks, generator)  # time first
+        count, frames = len(batch.tokens.ids), batch.frames
+
+        def by_sample(tensor: Tensor) -> Tensor:
+            return tensor.unflatten(0, (frames, count)).transpose(0, 1).flatten(0, 1)
+
+        return Tap(by_sample(tap.image), by_sample(tap.tokens))

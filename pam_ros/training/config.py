@@ -1,0 +1,142 @@
+"""What one training stage does: a self-validating dataclass, read from config/training/*.yaml."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pam_ros.errors import PamError
+from pam_ros.records import IMAGE_TASKS, Language, Task
+
+PARTS = ("segmenter", "perceiver", "projector", "language")
+
+
+class TrainingError(PamError):
+    """A training run cannot start or go on; says what was wrong and what is allowed."""
+
+
+class StageKind(Enum):
+    """What a stage optimises."""
+
+    SEGMENT = "segment"  # SAM 2: masks from prompts, tracking with memory
+    LANGUAGE = "language"  # the language model alone, on the texts; stands in for a pretrained one
+    CAPTION = "caption"  # Perceiver, projector and (as the stage says) language model: texts from regions
+
+
+@dataclass(frozen=True, slots=True)
+class StageConfig:
+    """One stage. Every value has its unit and range here and nowhere else.
+
+    Attributes:
+        kind: segment, language or caption.
+        model: folder (or name) of the model to start from.
+        fresh: start from the folder's architecture with weights drawn from `seed`, not from its weights.
+        data: folders of training data, as `source.open_sources` reads them.
+        out: folder for checkpoints, curves and the trained model (in `out`/model).
+        train: the parts whose weights change; all others stay bit-identical.
+        steps: planned optimiser steps, 1.. ; the schedule runs over them.
+        max_minutes: the stage ends cleanly after this long, its schedule squeezed to fit; 0 = no limit.
+        batch: images (segment) or regions (language, caption) a step and process.
+        learning_rate: peak, after warm-up; part_rates: other peaks for some parts.
+        warmup: share of the schedule, 0..0.5.
+        weight_decay, clip_norm: AdamW's decay; largest gradient norm.
+        precision: no, bf16 (autocast).
+        workers: loader processes.
+        save_minutes: time between checkpoints.
+        image_regions: regions a step of each image.
+        video_share: share of steps on videos, 0..1.
+        video_batch: videos (segment) or clips (caption) a step; video_frames, video_regions: of each video.
+        loss_size: side of the grid on which masks are compared, pixels.
+        correction: share of steps in which a second click corrects a mask.
+        words_weight: weight of the auxiliary loss that asks SAM 2's features for the region's words.
+        tasks: weight of each image task; languages: those trained.
+        clip_frames: how many frames a clip may have, drawn per step.
+        carry_over: share of clips that begin with the last frame of the one before (paper, section 3.1).
+        cache_taps: keep what the Perceiver reads of every region in memory (SAM 2 is frozen); 0 = off, else prompts per region.
+    """
+
+    kind: StageKind
+    model: str
+    data: tuple[str, ...]
+    out: str
+    train: tuple[str, ...]
+    steps: int
+    fresh: bool = False
+    max_minutes: float = 0.0
+    batch: int = 32
+    learning_rate: float = 1e-3
+    part_rates: Mapping[str, float] = field(default_factory=dict)
+    warmup: float = 0.03
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    precision: str = "bf16"
+    workers: int = 16
+    seed: int = 0
+    save_minutes: float = 10.0
+    image_regions: int = 4
+    video_share: float = 0.0
+    video_batch: int = 16
+    video_frames: int = 8
+    video_regions: int = 2
+    loss_size: int = 192
+    correction: float = 0.5
+    words_weight: float = 0.0
+    tasks: Mapping[Task, float] = field(default_factory=lambda: dict.fromkeys(IMAGE_TASKS, 1.0))
+    languages: tuple[Language, ...] = (Language.EN, Language.ZH)
+    clip_frames: tuple[int, ...] = (16,)
+    carry_over: float = 0.7
+    cache_taps: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = set(self.train) - set(PARTS)
+        if unknown or not self.train:
+            raise TrainingError(f"train names {sorted(self.train)}; name at least one of {', '.join(PARTS)}")
+        if (self.kind is StageKind.SEGMENT) != ("segmenter" in self.train):
+            raise TrainingError("segmenter is trained by stages of kind segment, and only there; SAM 2 is frozen in the others")
+        for name, low, high in (
+            ("steps", 1, 1e9), ("batch", 1, 1e6), ("warmup", 0, 0.5), ("video_share", 0, 1), ("correction", 0, 1),
+            ("carry_over", 0, 1), ("clip_norm", 0, 1e9), ("video_frames", 1, 256), ("max_minutes", 0, 1e6),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise TrainingError(f"{name} is {value}; allowed: {low}..{high:g}")
+        if self.precision not in ("no", "bf16"):
+            raise TrainingError(f"precision is {self.precision!r}; allowed: no, bf16")
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> StageConfig:
+    """Reads a stage's YAML; `overrides` are `key=value` with YAML values. Raises TrainingError naming a bad key."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise TrainingError(f"--set takes key=value, not {override!r}")
+        content[key] = yaml.safe_load(value)
+    return config_from(content, str(path))
+
+
+def config_from(content: Mapping[str, Any], origin: str) -> StageConfig:
+    """Plain YAML values → StageConfig."""
+    values = dict(content)
+    known = {item.name for item in dataclasses.fields(StageConfig)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise TrainingError(f"{origin}: unknown {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
+    try:
+        values["kind"] = StageKind(values["kind"])
+        for name in ("data", "train", "clip_frames"):
+            if name in values:
+                values[name] = tuple(values[name]) if isinstance(values[name], list) else (values[name],)
+        if "tasks" in values:
+            values["tasks"] = {Task.parse(task): float(weight) for task, weight in values["tasks"].items()}
+        if "languages" in values:
+            values["languages"] = tuple(Language.parse(code) for code in values["languages"])
+        return StageConfig(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"{origin}: {error}") from error

@@ -1,0 +1,111 @@
+"""Prompts drawn from true masks as a user would give them: clicks, boxes a little off, corrections. On the device.
+
+Letters: B regions, S side of the input, K clicks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+BOX_JITTER = 0.08  # standard deviation of a box corner, in box sides
+
+
+@dataclass(frozen=True, slots=True)
+class Clicks:
+    """Prompts of B regions with K clicks each; a box is its two corners, labelled 2 and 3."""
+
+    points: Tensor  # (B, K, 2) float32 (x, y) input pixels
+    labels: Tensor  # (B, K) int32: 1 on the region, 0 not on it, 2 and 3 box corners
+
+
+def random_numbers(generator: Generator, *shape: int, device: torch.device) -> Tensor:
+    """Uniform 0..1, the same for the same generator on every device."""
+    return torch.rand(shape, generator=generator).to(device)
+
+
+def _pick(weights: Tensor) -> Tensor:
+    """(B, S, S) → (B, 2) float32 (x, y) of the largest value."""
+    flat = weights.flatten(1).argmax(1)
+    side = weights.shape[2]
+    return torch.stack([flat % side, flat // side], dim=1).float()
+
+
+def _noise(masks: Tensor, generator: Generator) -> Tensor:
+    """(B, S, S) uniform 0..1, drawn on the masks' device."""
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    local = torch.Generator(masks.device)
+    local.manual_seed(seed)
+    return torch.rand(masks.shape, generator=local, device=masks.device)
+
+
+def click(masks: Tensor, generator: Generator) -> Clicks:
+    """One positive click each on (B, S, S) bool: half of them anywhere, half well inside. Empty masks: anywhere."""
+    inside = masks.float()
+    noise = _noise(masks, generator)
+    side = max(3, masks.shape[2] // 16) | 1
+    depth = F.avg_pool2d(inside[:, None], side, stride=1, padding=side // 2)[:, 0]
+    central = random_numbers(generator, len(masks), device=masks.device) < 0.5
+    weights = torch.where(central[:, None, None], depth + 0.2 * noise, noise)
+    points = _pick((weights + 1e-3) * inside)
+    return Clicks(points[:, None], torch.ones(len(masks), 1, dtype=torch.int32, device=masks.device))
+
+
+def box(masks: Tensor, generator: Generator) -> Clicks:
+    """Tight boxes of (B, S, S) bool, two thirds of them a little off. Empty masks: the whole picture."""
+    side = masks.shape[2]
+    columns, rows = masks.any(1), masks.any(2)  # (B, S)
+    low = torch.stack([columns.int().argmax(1), rows.int().argmax(1)], dim=1)
+    high = side - torch.stack([columns.flip(1).int().argmax(1), rows.flip(1).int().argmax(1)], dim=1)
+    corners = torch.stack([low, high], dim=1).float()  # (B, 2, 2)
+    spread = (corners[:, 1:] - corners[:, :1]) * BOX_JITTER
+    noise = torch.randn(len(masks), 2, 2, generator=generator).to(masks.device).clamp(-1.5, 1.5)
+    shaken = random_numbers(generator, len(masks), 1, 1, device=masks.device) < 2 / 3
+    corners = torch.where(shaken, corners + noise * spread, corners).clamp(0, side)
+    labels = torch.tensor([2, 3], dtype=torch.int32, device=masks.device).expand(len(masks), -1)
+    return Clicks(corners, labels)
+
+
+def correction(truth: Tensor, found: Tensor, generator: Generator) -> Clicks:
+    """One click each in the error between (B, S, S) bool masks: positive where missed, negative where too much."""
+    wrong = truth ^ found
+    none = ~wrong.flatten(1).any(1)
+    wrong = torch.where(none[:, None, None], truth, wrong)
+    side = max(3, truth.shape[2] // 32) | 1
+    depth = F.avg_pool2d(wrong.float()[:, None], side, stride=1, padding=side // 2)[:, 0]
+    points = _pick((depth + 0.3 * _noise(truth, generator) + 1e-3) * wrong)
+    rows = torch.arange(len(truth), device=truth.device)
+    labels = truth[rows, points[:, 1].long(), points[:, 0].long()].int()
+    return Clicks(points[:, None], labels[:, None])
+
+
+def joined(*parts: Clicks) -> Clicks:
+    """Clicks of the same regions, one after the other."""
+    return Clicks(torch.cat([part.points for part in parts], dim=1), torch.cat([part.labels for part in parts], dim=1))
+
+
+def first_prompts(masks: Tensor, generator: Generator) -> list[Clicks]:
+    """Prompts for B regions in three groups of consecutive regions: one click; a box; something richer."""
+    count = len(masks)
+    clicked, boxed = round(0.45 * count), round(0.85 * count)
+    groups = []
+    if clicked:
+        groups.append(click(masks[:clicked], generator))
+    if boxed > clicked:
+        groups.append(box(masks[clicked:boxed], generator))
+    rest = masks[boxed:]
+    if len(rest):
+        choice = int(torch.randint(3, (1,), generator=generator))
+        around = F.max_pool2d(rest.float()[:, None], 15, stride=1, padding=7)[:, 0] > 0
+        off = correction(around & ~rest, torch.zeros_like(rest), generator)
+        off = Clicks(off.points, torch.zeros_like(off.labels))
+        richer = (
+            joined(click(rest, generator), click(rest, generator)),
+            joined(box(rest, generator), click(rest, generator)),
+            joined(click(rest, generator), off),
+        )
+        groups.append(richer[choice])
+    return groups

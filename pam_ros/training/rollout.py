@@ -1,0 +1,116 @@
+"""SAM 2 over a batch of regions of different pictures or videos: the steps of `Segmenter`, with gradients.
+
+Letters: B regions, C width, M memory width, T frames, S input side, h = w = S / 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from sam2.modeling.position_encoding import PositionEmbeddingRandom
+from sam2.modeling.sam2_base import NO_OBJ_SCORE
+from torch import Tensor, nn
+
+from pam_ros.model.memory import MemoryEntry, RegionMemory, memory_tokens
+from pam_ros.model.segmenter import REFINE_LOGIT_CLAMP, FrameFeatures, Segmenter, Tap, _Decoded
+from pam_ros.training.prompting import Clicks
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the mask decoder says about B regions in one frame."""
+
+    masks: Tensor  # (B, 4, 4h, 4w) logits of mask tokens 0..3, not gated by presence
+    ious: Tensor  # (B, 4)
+    presence: Tensor  # (B, 1) logit
+    tap: Tap
+
+
+def keep_codes_exact(module: nn.Module) -> None:
+    """Makes position codes of clicks and grids compute in float32 also under autocast (a pixel would be lost)."""
+    for part in module.modules():
+        if isinstance(part, PositionEmbeddingRandom):
+            _wrap(part)
+
+
+def _wrap(part: PositionEmbeddingRandom) -> None:
+    original = PositionEmbeddingRandom._pe_encoding
+
+    def exact(coordinates: Tensor) -> Tensor:
+        with torch.autocast(coordinates.device.type, enabled=False):
+            code: Tensor = original(part, coordinates.float())
+            return code
+
+    part._pe_encoding = exact
+
+
+def normalised(segmenter: Segmenter, pixels: Tensor) -> Tensor:
+    """(N, 3, S, S) uint8 or float 0..255 → what the encoder takes."""
+    return (pixels.float() / 255 - segmenter.pixel_mean) / segmenter.pixel_std
+
+
+def picked(features: FrameFeatures, rows: Tensor | slice) -> FrameFeatures:
+    """Features of N frames → of B regions; `rows` says on which frame each lies."""
+    return FrameFeatures(
+        size=features.size,
+        embedding=features.embedding[rows],
+        position=features.position[rows],
+        high_resolution=tuple(level[rows] for level in features.high_resolution),
+    )
+
+
+def prompt(
+    segmenter: Segmenter, features: FrameFeatures, memory: RegionMemory, groups: Sequence[Clicks]
+) -> Found:
+    """Segments prompted regions, as `Segmenter.segment` does; `groups` cover the B regions in order."""
+    previous = None
+    if memory.index <= 0:
+        backbone = features.embedding + segmenter.sam2.no_mem_embed.view(1, -1, 1, 1)
+    else:
+        tokens = memory_tokens(segmenter.sam2, memory, memory.index)
+        backbone = segmenter._attend_memory(features, tokens)
+    if memory.mask_logits is not None:
+        previous = memory.mask_logits.float().clamp(-REFINE_LOGIT_CLAMP, REFINE_LOGIT_CLAMP)
+    parts, start = [], 0
+    for clicks in groups:
+        rows = slice(start, start + len(clicks.points))
+        start = rows.stop
+        parts.append(
+            segmenter._decode_masks(
+                picked(features, rows),
+                backbone[rows],
+                (clicks.points, clicks.labels),
+                None if previous is None else previous[rows],
+            )
+        )
+    return _remembered(segmenter, features, memory, parts, prompted=True)
+
+
+def track(segmenter: Segmenter, features: FrameFeatures, memory: RegionMemory) -> Found:
+    """Finds remembered regions in the next frame, as `Segmenter.track` does."""
+    tokens = memory_tokens(segmenter.sam2, memory, memory.index + 1)
+    decoded = segmenter._decode_masks(features, segmenter._attend_memory(features, tokens), None, None)
+    return _remembered(segmenter, features, memory, [decoded], prompted=False)
+
+
+def _remembered(
+    segmenter: Segmenter, features: FrameFeatures, memory: RegionMemory, parts: Sequence[_Decoded], *, prompted: bool
+) -> Found:
+    decoded = _Decoded(
+        masks=torch.cat([part.masks for part in parts]),
+        ious=torch.cat([part.ious for part in parts]),
+        presence=torch.cat([part.presence for part in parts]),
+        mask_tokens=torch.cat([part.mask_tokens for part in parts]),
+        image=torch.cat([part.image for part in parts]),
+    )
+    present = decoded.presence > 0  # (B, 1)
+    logits = torch.where(present[..., None, None], decoded.masks[:, :1], NO_OBJ_SCORE)
+    spatial = segmenter._encode_memory(features, logits, present, prompted)
+    memory.mask_logits = logits.detach()
+    if memory.is_empty or not prompted:
+        memory.index += 1
+    entry = MemoryEntry(memory.index, segmenter._pointers(decoded), spatial)
+    (memory.add_conditioning if prompted else memory.add_recent)(entry)
+    return Found(decoded.masks, decoded.ious, decoded.presence, segmenter._tap(decoded))

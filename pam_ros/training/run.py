@@ -1,0 +1,301 @@
+"""`python -m pam_ros.training.run STAGE.yaml`, also under `accelerate launch`: runs one training stage."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast, set_seed
+from tensorboardX import SummaryWriter
+from torch import Generator, Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from pam_ros.model.checkpoint import save_model
+from pam_ros.model.pam import Pam
+from pam_ros.training.caption_stage import CaptionBatch, CaptionDataset, CaptionStage, TextDataset
+from pam_ros.training.config import StageConfig, StageKind, TrainingError, read_config
+from pam_ros.training.loading import StepSampler, is_video_step, video_steps_before
+from pam_ros.training.parts import freeze_all_but, open_model, parameter_groups
+from pam_ros.training.rollout import keep_codes_exact
+from pam_ros.training.segment_stage import SegmentBatch, SegmentDataset, SegmentStage, Words, collate
+from pam_ros.training.source import Source, open_sources
+from pam_ros.training.taps import TapStore, fill_store
+from pam_ros.training.texts import Tokenisation
+
+FLOOR = 0.01  # the schedule ends at this share of the peak rate
+LOG_STEPS = 20
+BETAS = (0.9, 0.95)
+Batch = SegmentBatch | CaptionBatch
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a stage is; saved in its checkpoints."""
+
+    step: int = 0
+    minutes: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """For accelerate."""
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """For accelerate."""
+        self.step, self.minutes = int(state["step"]), float(state["minutes"])
+
+    def share(self, config: StageConfig) -> float:
+        """0..1: by steps or by time, whichever is further, so that a stage short of time still cools down."""
+        by_time = self.minutes / config.max_minutes if config.max_minutes else 0.0
+        return min(1.0, max(self.step / config.steps, by_time))
+
+
+def rate_factor(share: float, warmup: float) -> float:
+    """Linear warm-up, then a cosine down to FLOOR."""
+    if share < warmup:
+        return max(share / warmup, 1e-3)
+    cosine = 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
+    return FLOOR + (1 - FLOOR) * cosine
+
+
+class Journal:
+    """Curves for TensorBoard, and the same figures as lines of figures.jsonl. Written by the main process only."""
+
+    def __init__(self, out: Path, active: bool) -> None:
+        self._writer = SummaryWriter(str(out / "curves")) if active else None
+        self._lines = (out / "figures.jsonl").open("a", encoding="utf-8") if active else None
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """One line."""
+        if self._writer is None or self._lines is None:
+            return
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+        self._lines.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in figures.items()}}) + "\n")
+        self._lines.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._writer is not None and self._lines is not None:
+            self._writer.close()
+            self._lines.close()
+
+
+class Stage:
+    """A stage that is ready to run: model, data, optimiser, progress."""
+
+    def __init__(self, config: StageConfig) -> None:
+        self.config = config
+        self.out = Path(config.out)
+        # Unused weights are normal: not every step asks every part.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[unused])
+        set_seed(config.seed)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.pam = open_model(config)
+        keep_codes_exact(self.pam)
+        freeze_all_but(self.pam, config.train)
+        self.source = open_sources(config.data)
+        self.pam.to(self.accelerator.device)
+        module = self._segment() if config.kind is StageKind.SEGMENT else self._caption()
+        groups = parameter_groups(module, config)
+        optimiser = torch.optim.AdamW(groups, betas=BETAS, fused=self.accelerator.device.type == "cuda")
+        self.module, self.optimiser = self.accelerator.prepare(module, optimiser)
+        self.progress = Progress()
+        self.accelerator.register_for_checkpointing(self.progress)
+
+    # ---- what is trained on
+
+    def _segment(self) -> nn.Module:
+        words = Words([region for entry in self.source.entries for region in entry.regions])
+        everything = range(len(self.source.entries))
+        videos = [i for i in everything if self.source.entries[i].frames > 1]
+        if self.config.video_share and not videos:
+            raise TrainingError("the data holds no video; set video_share to 0")
+
+        def dataset(indices: list[int], frames: int, regions: int) -> SegmentDataset:
+            size = self.pam.segmenter.image_size
+            return SegmentDataset(self.source, indices, words=words, size=size, frames=frames, regions=regions)
+
+        self._datasets = dataset(list(everything), 1, self.config.image_regions), dataset(
+            videos, self.config.video_frames, self.config.video_regions
+        )
+        return SegmentStage(self.pam, words, self.config)
+
+    def _caption(self) -> nn.Module:
+        config, store = self.config, None
+        tokenisation = Tokenisation(self.pam.language)
+        rank = self.accelerator.process_index
+        if config.kind is StageKind.LANGUAGE:
+            self._by_step: TextDataset | CaptionDataset = TextDataset(self.source, config, tokenisation, rank=rank)
+        else:
+            if config.cache_taps:
+                store = self._filled_store(self.source)
+            size = self.pam.segmenter.image_size
+            self._by_step = CaptionDataset(self.source, config, tokenisation, size=size, store=store, rank=rank)
+        return CaptionStage(self.pam, store)
+
+    def _filled_store(self, source: Source) -> TapStore:
+        config = self.config
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        store = TapStore(source.entries, self.pam.segmenter, config.cache_taps, dtype)
+        main = self.accelerator.is_main_process
+        bar = tqdm(total=len(source.entries), desc="what SAM 2 sees", unit="sample", disable=not main)
+        with bar:
+            done = fill_store(
+                store, source, self.pam.segmenter, workers=config.workers, seed=config.seed, precision=config.precision
+            )
+            for count in done:
+                bar.update(count)
+        return store
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches from the next step on, on the device."""
+        first, last = self.progress.step, self.config.steps
+        found = self._segment_batches(first, last) if self.config.kind is StageKind.SEGMENT else self._step_batches(first, last)
+        for batch in found:
+            yield batch.to(self.accelerator.device)
+
+    def _loader(self, dataset: Any, sampler: Any, workers: int, collate_fn: Any) -> DataLoader[Any]:
+        pinned = self.accelerator.device.type == "cuda" and workers > 0
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate_fn,
+            pin_memory=pinned,
+            prefetch_factor=4 if workers else None,
+        )
+
+    def _segment_batches(self, first: int, last: int) -> Iterator[SegmentBatch]:
+        config, share = self.config, self.config.video_share
+        before, after = video_steps_before(first, share), video_steps_before(last, share)
+        ranges = ((first - before, last - after, config.batch), (before, after, config.video_batch))
+        streams = []
+        for video, (dataset, (begin, end, batch)) in enumerate(zip(self._datasets, ranges, strict=True)):
+            if begin == end:
+                streams.append(iter(()))
+                continue
+            sampler = StepSampler(
+                len(dataset), batch, config.seed + video, begin, end, self.accelerator.process_index, self.accelerator.num_processes
+            )
+            workers = config.workers if share in (0, 1) else config.workers // 2
+            streams.append(iter(self._loader(dataset, sampler, workers, collate)))
+        for step in range(first, last):
+            yield next(streams[is_video_step(step, share)])
+
+    def _step_batches(self, first: int, last: int) -> Iterator[CaptionBatch]:
+        cached = self.config.kind is StageKind.LANGUAGE or self.config.cache_taps
+        if cached:  # texts only, made faster than they could be sent; the store would not survive a fork
+            yield from (self._by_step[step] for step in range(first, last))
+        else:
+            sampler = [[step] for step in range(first, last)]
+            yield from self._loader(self._by_step, sampler, self.config.workers, _only)
+
+    # ---- the loop
+
+    def run(self) -> None:
+        """Trains to the end of the schedule or of the time, saves, and writes the trained model."""
+        config, main = self.config, self.accelerator.is_main_process
+        journal = Journal(self.out, main)
+        begun = time.monotonic() - 60 * self.progress.minutes
+        saved = self.progress.minutes
+        bar = tqdm(total=config.steps, initial=self.progress.step, desc=self.out.name, unit="step", disable=not main)
+        for batch in self.batches():
+            figures = self._step(batch)
+            self.progress.step += 1
+            self.progress.minutes = self._agreed((time.monotonic() - begun) / 60)
+            bar.update()
+            if self.progress.step % LOG_STEPS == 0 or self.progress.step == config.steps:
+                numbers = {name: float(value) for name, value in figures.items()}
+                kind = "video_" if _is_video(batch) else ""
+                journal.write(self.progress.step, {kind + name: value for name, value in numbers.items()})
+                bar.set_postfix({name: f"{value:.3f}" for name, value in numbers.items()})
+            if self.progress.minutes - saved >= config.save_minutes:
+                self.save()
+                saved = self.progress.minutes
+            if config.max_minutes and self.progress.minutes >= config.max_minutes:
+                break
+        bar.close()
+        journal.close()
+        self.save()
+        self.accelerator.wait_for_everyone()
+        if main:
+            save_model(self.pam, self.out / "model", dtype=torch.float32)
+        self.accelerator.end_training()
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        factor = rate_factor(self.progress.share(self.config), self.config.warmup)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * factor
+        # All randomness of a step comes from its number, so a resumed run repeats the run that was not stopped.
+        seed = (self.config.seed * 1_000_003 + self.progress.step) * 64 + self.accelerator.process_index
+        figures: dict[str, Tensor] = self.module(batch, Generator().manual_seed(seed))
+        self.accelerator.backward(figures["loss"])
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return {name: value.detach() for name, value in figures.items()} | {"gradient": norm, "rate": torch.tensor(factor)}
+
+    def _agreed(self, minutes: float) -> float:
+        """The main process's clock, so that all processes stop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return minutes
+        return float(broadcast(torch.tensor(minutes, dtype=torch.float64, device=self.accelerator.device)))
+
+    # ---- checkpoints
+
+    def save(self) -> None:
+        """Writes everything that is needed to go on exactly from here."""
+        self.accelerator.save_state(str(self.out / "checkpoint"))
+
+    def resume(self) -> None:
+        """Goes on from the checkpoint in `out`. Raises TrainingError where there is none."""
+        folder = self.out / "checkpoint"
+        if not folder.is_dir():
+            raise TrainingError(f"nothing to resume: {folder} does not exist; start without --resume")
+        self.accelerator.load_state(str(folder))
+
+
+def _only(items: list[CaptionBatch]) -> CaptionBatch:
+    (batch,) = items
+    return batch
+
+
+def _is_video(batch: Batch) -> bool:
+    return batch.clip if isinstance(batch, CaptionBatch) else batch.pixels.shape[1] > 1
+
+
+def run_stage(config: StageConfig, *, resume: bool = False) -> Pam:
+    """Runs a stage to its end; returns the trained model (float32)."""
+    stage = Stage(config)
+    if resume:
+        stage.resume()
+    stage.run()
+    return stage.pam
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path, help="the stage's YAML, e.g. config/training/stage2.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one value; repeatable")
+    parser.add_argument("--max-minutes", type=float, help="same as --set max_minutes=…")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the stage's folder")
+    given = parser.parse_args(arguments)
+    overrides = list(given.set)
+    if given.max_minutes is not None:
+        overrides.append(f"max_minutes={given.max_minutes}")
+    run_stage(read_config(given.config, overrides), resume=given.resume)
+
+
+if __name__ == "__main__":
+    main()

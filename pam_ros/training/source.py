@@ -1,0 +1,174 @@
+"""Where training samples come from: pictures and videos with regions, their masks and their texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pam_ros.records import Language, Task
+from pam_ros.training.config import TrainingError
+
+PART_STEP = 256  # an id picture's value is instance + PART_STEP * part
+
+
+@dataclass(frozen=True, slots=True)
+class ClipEntry:
+    """A stretch of a video with its captions, in many wordings; frames start..end, end exclusive."""
+
+    start: int
+    end: int
+    texts: Mapping[Language, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class RegionEntry:
+    """What is said about one region."""
+
+    texts: Mapping[tuple[Task, Language], tuple[str, ...]] = field(default_factory=dict)  # image tasks, all wordings
+    clips: tuple[tuple[ClipEntry, ...], ...] = ()  # sequences; each clip's caption continues the one before
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A picture (one frame) or a video."""
+
+    frames: int
+    regions: tuple[RegionEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Decoded frames: pixels (T, S, S, 3) uint8 RGB and masks (regions, T, S, S) bool."""
+
+    pixels: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+
+
+class Source(Protocol):
+    """A set of samples with random access; must survive pickling into loader processes."""
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """Everything but the pixels."""
+
+    def load(self, index: int, frames: Sequence[int], size: int) -> Scene:
+        """Decodes some frames of a sample, resized to `size` × `size` without keeping the aspect ratio."""
+
+
+def resized(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """(H, W, 3) → (S, S, 3), by the very filter that inference uses."""
+    return np.asarray(Image.fromarray(image).resize((size, size)))
+
+
+def sample_ids(ids: NDArray[Any], size: int) -> NDArray[Any]:
+    """(H, W) → (S, S): the value under the middle of every new pixel."""
+    rows = ((np.arange(size) + 0.5) * ids.shape[0] / size).astype(int)
+    columns = ((np.arange(size) + 0.5) * ids.shape[1] / size).astype(int)
+    return ids[rows[:, None], columns[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """One shard line: pictures, id pictures, and (instance, part) of each region."""
+
+    folder: Path
+    frames: tuple[str, ...]
+    ids: tuple[str, ...]
+    regions: tuple[tuple[int, int], ...]
+
+
+class ShardSource:
+    """Shards as `pam scenes render` writes them: folders with an index.jsonl, JPEG frames and PNG id pictures."""
+
+    def __init__(self, folder: Path) -> None:
+        self.entries: list[Entry] = []
+        self._files: list[_Files] = []
+        for index in sorted(folder.glob("**/index.jsonl")):
+            for line in index.read_text(encoding="utf-8").splitlines():
+                self._add(index.parent, json.loads(line))
+        if not self.entries:
+            raise TrainingError(f"{folder} holds no shard with samples (no index.jsonl with lines in it)")
+
+    def _add(self, folder: Path, line: Mapping[str, Any]) -> None:
+        regions = line["regions"]
+        video = "frames" in line
+        frames, ids = (line["frames"], line["ids"]) if video else ([line["image"]], [line["ids"]])
+        owners = tuple((int(region["instance"]), int(region.get("part", 0))) for region in regions)
+        self._files.append(_Files(folder, tuple(frames), tuple(ids), owners))
+        self.entries.append(Entry(len(frames), tuple(_region(region) for region in regions)))
+
+    def load(self, index: int, frames: Sequence[int], size: int) -> Scene:
+        """Decodes some frames of a sample."""
+        files = self._files[index]
+        pixels, grids = [], []
+        for frame in frames:
+            with Image.open(files.folder / files.frames[frame]) as picture:
+                pixels.append(resized(np.asarray(picture.convert("RGB")), size))
+            with Image.open(files.folder / files.ids[frame]) as picture:
+                grids.append(sample_ids(np.asarray(picture), size))
+        grid = np.stack(grids).astype(np.int32)  # (T, S, S)
+        masks = [
+            (grid % PART_STEP == instance) & ((part == 0) | (grid // PART_STEP == part))
+            for instance, part in files.regions
+        ]
+        return Scene(np.stack(pixels), np.stack(masks) if masks else np.zeros((0, *grid.shape), np.bool_))
+
+
+def _region(region: Mapping[str, Any]) -> RegionEntry:
+    texts = {}
+    for key, wordings in region.get("texts", {}).items():
+        task, _, language = key.partition("/")
+        texts[Task.parse(task), Language.parse(language)] = tuple(wordings)
+    sequences = [_clips(region[name]) for name in ("events", "windows") if region.get(name)]
+    return RegionEntry(texts, tuple(sequences))
+
+
+def _clips(clips: Sequence[Mapping[str, Any]]) -> tuple[ClipEntry, ...]:
+    return tuple(
+        ClipEntry(
+            start=int(clip["start"]),
+            end=int(clip["end"]),
+            texts={Language.parse(key.partition("/")[2]): tuple(texts) for key, texts in clip["texts"].items()},
+        )
+        for clip in clips
+    )
+
+
+class JoinedSource:
+    """Several sources as one."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._where = [(source, i) for source in sources for i in range(len(source.entries))]
+        self.entries = [source.entries[i] for source, i in self._where]
+
+    def load(self, index: int, frames: Sequence[int], size: int) -> Scene:
+        """Decodes some frames of a sample."""
+        source, inner = self._where[index]
+        return source.load(inner, frames, size)
+
+
+def open_sources(data: Sequence[str]) -> Source:
+    """Opens data by name: a folder of shards, a .jsonl file in the reference's layout, or `shapes:COUNT[:FRAMES]`."""
+    sources: list[Source] = []
+    for name in data:
+        if name.startswith("shapes:"):
+            from pam_ros.training.shapes import ShapesSource
+
+            count, _, frames = name.removeprefix("shapes:").partition(":")
+            sources.append(ShapesSource(count=int(count), frames=int(frames or 1)))
+        elif name.endswith(".jsonl"):
+            from pam_ros.training.jsonl_source import JsonlSource
+
+            sources.append(JsonlSource(Path(name)))
+        elif Path(name).is_dir():
+            sources.append(ShardSource(Path(name)))
+        else:
+            raise TrainingError(f"no training data at {name!r}; give a folder of shards, a .jsonl file or shapes:COUNT")
+    return JoinedSource(sources)

@@ -1,0 +1,154 @@
+"""What the Perceiver reads (SAM 2's tap) of every region, computed once and kept: SAM 2 is frozen when texts are learned.
+
+Letters: N pictures or videos, R regions of each, B = N·R, T frames, C width, S input side, h = w = S / 16.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pam_ros.model.segmenter import Segmenter, Tap
+from pam_ros.training import augment
+from pam_ros.training.prompting import first_prompts
+from pam_ros.training.rollout import normalised, picked, prompt, track
+from pam_ros.training.segment_stage import MIN_PIXELS
+from pam_ros.training.source import Entry, Source
+
+FRAMES_AT_ONCE = 384  # through the encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """Pictures or videos with all their regions."""
+
+    indices: tuple[int, ...]  # of the samples
+    pixels: Tensor  # (N, T, 3, S, S) uint8
+    masks: Tensor  # (N, R, T, S, S) bool; samples with fewer regions are filled up with empty masks
+
+
+class RegionDataset(Dataset[Regions]):
+    """Whole samples."""
+
+    def __init__(self, source: Source, size: int) -> None:
+        self._source, self._size = source, size
+
+    def __getitem__(self, index: int) -> Regions:
+        entry = self._source.entries[index]
+        scene = self._source.load(index, range(entry.frames), self._size)
+        pixels = torch.from_numpy(np.ascontiguousarray(scene.pixels.transpose(0, 3, 1, 2)))
+        return Regions((index,), pixels, torch.from_numpy(scene.masks))
+
+
+def _collate(items: Sequence[Regions]) -> Regions:
+    most = max(item.masks.shape[0] for item in items)
+    masks = torch.zeros(len(items), most, *items[0].masks.shape[1:], dtype=torch.bool)
+    for row, item in enumerate(items):
+        masks[row, : len(item.masks)] = item.masks
+    indices = tuple(index for item in items for index in item.indices)
+    return Regions(indices, torch.stack([item.pixels for item in items]), masks)
+
+
+@torch.no_grad()
+def rolled_out(segmenter: Segmenter, pixels: Tensor, masks: Tensor, generator: Generator) -> Tap:
+    """Prompts B regions in their first frames and tracks them → taps of T·B regions, time first.
+
+    `pixels` (N, T, 3, S, S) 0..255, `masks` (N, R, T, S, S) bool; B = N·R. As at inference: see `rollout`.
+    """
+    count, frames = pixels.shape[:2]
+    regions = masks.shape[1]
+    size = (segmenter.image_size, segmenter.image_size)
+    # Prompts come in groups of neighbours; a shuffled order keeps a kind of prompt from meeting always the same regions.
+    order = torch.randperm(count * regions, generator=generator).to(pixels.device)
+    back = order.argsort()
+    rows = (torch.arange(count * regions, device=pixels.device) // regions)[order]
+    first = masks[:, :, 0].flatten(0, 1)[order]
+    memory = segmenter.new_memory()
+    images, tokens = [], []
+    for t in range(frames):
+        features = segmenter.encode_pixels(normalised(segmenter, pixels[:, t]), size)
+        here = picked(features, rows)
+        found = prompt(segmenter, here, memory, first_prompts(first, generator)) if t == 0 else track(segmenter, here, memory)
+        images.append(found.tap.image[back])
+        tokens.append(found.tap.tokens[back])
+    return Tap(torch.cat(images), torch.cat(tokens))
+
+
+class TapStore:
+    """Taps of all regions of a source, on the device. `find` says where a region's frames lie."""
+
+    def __init__(self, entries: Sequence[Entry], segmenter: Segmenter, variants: int, dtype: torch.dtype) -> None:
+        self._starts: dict[tuple[int, int, int], int] = {}  # (sample, region, variant) → row of its first frame
+        rows = 0
+        for sample, entry in enumerate(entries):
+            for region in range(len(entry.regions)):
+                for variant in range(variants):
+                    self._starts[sample, region, variant] = rows
+                    rows += entry.frames
+        grid, width, device = segmenter.grid_size, segmenter.width, segmenter.pixel_mean.device
+        self.image = torch.empty(rows, width, grid, grid, dtype=dtype, device=device)
+        self.tokens = torch.empty(rows, 2, width, dtype=dtype, device=device)
+        self.variants = variants
+        self.usable: set[tuple[int, int]] = set()  # regions that can be prompted in their first frame
+
+    def find(self, sample: int, region: int, variant: int, frames: Iterable[int]) -> list[int]:
+        """Rows of some frames of a region."""
+        start = self._starts[sample, region, variant]
+        return [start + frame for frame in frames]
+
+    def take(self, rows: Tensor) -> Tap:
+        """Rows (K,) → tap of K regions."""
+        return Tap(self.image[rows].float(), self.tokens[rows].float())
+
+    def put(self, batch: Regions, entries: Sequence[Entry], variant: int, tap: Tap) -> None:
+        """Keeps the taps of a batch; they come time first."""
+        count, regions, frames = batch.masks.shape[:3]
+        image = tap.image.unflatten(0, (frames, count, regions))
+        tokens = tap.tokens.unflatten(0, (frames, count, regions))
+        visible = (batch.masks[:, :, 0].sum((2, 3)) >= MIN_PIXELS).tolist()
+        for row, sample in enumerate(batch.indices):
+            for region in range(len(entries[sample].regions)):
+                start = self._starts[sample, region, variant]
+                self.image[start : start + frames] = image[:, row, region].to(self.image.dtype)
+                self.tokens[start : start + frames] = tokens[:, row, region].to(self.tokens.dtype)
+                if visible[row][region]:
+                    self.usable.add((sample, region))
+
+
+def batches_of_equal_length(entries: Sequence[Entry]) -> Iterator[list[int]]:
+    """Samples with as many frames and about as many regions as each other, in batches that fit the device."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index, entry in enumerate(entries):
+        if entry.regions:
+            groups[entry.frames].append(index)
+    for frames, indices in groups.items():
+        indices.sort(key=lambda index: len(entries[index].regions))
+        at_once = max(16, FRAMES_AT_ONCE // frames) if frames > 1 else FRAMES_AT_ONCE // 4
+        for start in range(0, len(indices), at_once):
+            yield indices[start : start + at_once]
+
+
+def fill_store(store: TapStore, source: Source, segmenter: Segmenter, *, workers: int, seed: int, precision: str) -> Iterator[int]:
+    """Computes every tap; yields the number of samples done after each batch."""
+    device = segmenter.pixel_mean.device
+    loader = DataLoader(
+        RegionDataset(source, segmenter.image_size),
+        batch_sampler=list(batches_of_equal_length(source.entries)),
+        collate_fn=_collate,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+    )
+    for number, batch in enumerate(loader):
+        pixels, masks = batch.pixels.to(device), batch.masks.to(device)
+        for variant in range(store.variants):
+            generator = Generator().manual_seed(hash((seed, number, variant)) % 2**63)
+            coloured = augment.colours(pixels, generator) if variant or store.variants == 1 else pixels.float()
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                store.put(batch, source.entries, variant, rolled_out(segmenter, coloured, masks, generator))
+        yield len(batch.indices)

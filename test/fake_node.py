@@ -1,0 +1,54 @@
+"""`pam_node` with a model without weights. The parameter `model` says how that model behaves.
+
+    fake                          answers at once
+    fake:words=40,step_s=0.05     texts of 40 words, one every 50 ms
+    fake:load_s=3,ballast_mib=200 loading takes 3 s, and 200 MiB until it is closed
+    fail:ModelNotFoundError       loading fails with that error, naming it; fail:RuntimeError is a fault of ours
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+from fakes import Costs, FakeModel
+
+from pam_ros import errors
+from pam_ros.nodes.main import run
+from pam_ros.nodes.manager_node import Progress
+
+
+class BallastModel(FakeModel):
+    """Holds memory until it is closed."""
+
+    ballast: np.ndarray | None = None
+
+    def close(self) -> None:
+        self.ballast = None
+        super().close()
+
+
+def load_fake(name_or_path: str, *, device: str, dtype: str, progress: Progress | None) -> FakeModel:
+    """Builds what the name asks for."""
+    kind, _, details = name_or_path.partition(":")
+    if kind == "fail":
+        held = np.ones(100 << 20, np.uint8)  # what a loader has read when it fails
+        error = getattr(errors, details, RuntimeError)
+        raise error(f"{details} was asked for, {held.nbytes >> 20} MiB were read")
+    wishes = dict(part.split("=") for part in details.split(",") if part)
+    until_s = time.monotonic() + float(wishes.get("load_s", 0))
+    while time.monotonic() < until_s:
+        if progress is not None:
+            progress("loading the fake")
+        time.sleep(0.1)
+    model = BallastModel(
+        words=int(wishes.get("words", 3)),
+        costs=Costs(step_s=float(wishes.get("step_s", 0)), track_s=float(wishes.get("track_s", 0))),
+    )
+    model.ballast = np.ones(int(wishes.get("ballast_mib", 0)) << 20, np.uint8)
+    return model
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv, load_model=load_fake))

@@ -1,0 +1,390 @@
+"""Image layouts, prompts, regions and statuses: messages ↔ records, and what is said about bad ones."""
+
+from __future__ import annotations
+
+import array
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
+
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, Point2D, Pose2D
+
+from pam_ros import errors
+from pam_ros.msg import Prompt as PromptMessage
+from pam_ros.msg import Status
+from pam_ros.nodes import conversions
+from pam_ros.nodes.conversions import PromptDefaults, prompt_request, status_of
+from pam_ros.nodes.images import (
+    image_message,
+    jpeg_message,
+    mask_from_image,
+    picture_from_compressed,
+    picture_from_image,
+)
+from pam_ros.records import Language, Region, RegionState, Task, Text, crop_mask
+from pam_ros.runtime.events import CaptionEvent, FrameResult
+
+DEFAULTS = PromptDefaults(tasks=(Task.LABEL,), languages=(Language.EN,))
+HEIGHT, WIDTH = 4, 6
+
+
+def picture() -> np.ndarray:
+    """(4, 6, 3) uint8, every value different from its neighbours'."""
+    return (np.arange(HEIGHT * WIDTH * 3).reshape(HEIGHT, WIDTH, 3) * 3 % 256).astype(np.uint8)
+
+
+def raw_message(pixels: np.ndarray, encoding: str, padding: int = 0, bigendian: bool = False) -> Image:
+    """A message with `padding` bytes behind every row."""
+    rows = pixels.reshape(pixels.shape[0], -1)
+    if bigendian:
+        rows = rows.astype(rows.dtype.newbyteorder(">"))
+    data = b"".join(row.tobytes() + b"\xee" * padding for row in rows)
+    return Image(
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=int(bigendian),
+        step=rows.shape[1] * rows.itemsize + padding,
+        data=array.array("B", data),
+    )
+
+
+def compressed_message(data: bytes, format: str = "jpeg") -> CompressedImage:
+    return CompressedImage(format=format, data=array.array("B", data))
+
+
+# --- images
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize(
+    ("encoding", "convert"),
+    [
+        ("rgb8", None),
+        ("bgr8", cv2.COLOR_RGB2BGR),
+        ("rgba8", cv2.COLOR_RGB2RGBA),
+        ("bgra8", cv2.COLOR_RGB2BGRA),
+    ],
+)
+def test_colour_encodings_with_and_without_padding(encoding: str, convert: int | None, padding: int) -> None:
+    sent = picture() if convert is None else cv2.cvtColor(picture(), convert)
+    read = picture_from_image(raw_message(sent, encoding, padding))
+    np.testing.assert_array_equal(read, picture())
+    assert read.dtype == np.uint8
+    assert read.flags.c_contiguous
+
+
+def test_rgb8_is_not_copied() -> None:
+    message = raw_message(picture(), "rgb8")
+    assert np.shares_memory(picture_from_image(message), np.frombuffer(message.data, np.uint8))
+
+
+def test_grey_encodings() -> None:
+    grey = picture()[..., 0]
+    expected = np.repeat(grey[..., None], 3, axis=2)
+    np.testing.assert_array_equal(picture_from_image(raw_message(grey, "mono8", 3)), expected)
+    wide = grey.astype(np.uint16) * 256 + 17
+    np.testing.assert_array_equal(picture_from_image(raw_message(wide, "mono16", 4)), expected)
+    np.testing.assert_array_equal(picture_from_image(raw_message(wide, "mono16", 4, bigendian=True)), expected)
+
+
+@pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"])
+def test_bayer_encodings(encoding: str) -> None:
+    letters = encoding.split("_")[1][:4]
+    colour = (200, 100, 30)
+    mosaic = np.zeros((16, 16), np.uint8)
+    for place, letter in enumerate(letters):
+        mosaic[place // 2 :: 2, place % 2 :: 2] = colour["rgb".index(letter)]
+    read = picture_from_image(raw_message(mosaic, encoding, 2))
+    np.testing.assert_array_equal(read[4:-4, 4:-4], np.full((8, 8, 3), colour, np.uint8))
+
+
+@pytest.mark.parametrize(("encoding", "order"), [("yuv422", "uyvy"), ("yuv422_yuy2", "yuyv")])
+def test_yuv_encodings(encoding: str, order: str) -> None:
+    luma, blue, red = 120, 90, 200
+    values = {"y": luma, "u": blue, "v": red}
+    packed = np.zeros((4, 8, 2), np.uint8)
+    packed.reshape(4, 4, 4)[:] = [values[letter] for letter in order]
+    read = picture_from_image(raw_message(packed, encoding))
+    expected = [
+        1.164 * (luma - 16) + 1.596 * (red - 128),
+        1.164 * (luma - 16) - 0.813 * (red - 128) - 0.391 * (blue - 128),
+        1.164 * (luma - 16) + 2.018 * (blue - 128),
+    ]
+    np.testing.assert_allclose(read[1, 1], np.clip(expected, 0, 255), atol=2)
+
+
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
+def test_depth_images_are_no_pictures(encoding: str) -> None:
+    depth = np.ones((HEIGHT, WIDTH), np.uint16 if encoding == "16UC1" else np.float32)
+    with pytest.raises(errors.ImageError, match="depth image"):
+        picture_from_image(raw_message(depth, encoding))
+
+
+def test_unusable_images_say_why() -> None:
+    with pytest.raises(errors.ImageError, match="empty"):
+        picture_from_image(Image(encoding="rgb8"))
+    truncated = raw_message(picture(), "rgb8")
+    truncated.data = truncated.data[:-1]
+    with pytest.raises(errors.ImageError, match="truncated: 71 bytes came, step 18 x height 4 makes 72"):
+        picture_from_image(truncated)
+    narrow = raw_message(picture(), "rgb8")
+    narrow.step = 6
+    with pytest.raises(errors.ImageError, match="step is 6 bytes, a row of 6 rgb8 pixels has 18"):
+        picture_from_image(narrow)
+    wide = raw_message(picture(), "rgb8")
+    wide.step = 19
+    with pytest.raises(errors.ImageError, match="truncated"):
+        picture_from_image(wide)
+    long = raw_message(picture(), "rgb8")
+    long.data.extend(b"x")
+    with pytest.raises(errors.ImageError, match="too long"):
+        picture_from_image(long)
+    for encoding in ("banana", "", "32SC4"):
+        with pytest.raises(errors.ImageError, match=r"encoding .* is not one of rgb8, bgr8"):
+            picture_from_image(raw_message(picture(), encoding))
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_compressed_images(extension: str) -> None:
+    smooth = np.full((16, 24, 3), (200, 100, 30), np.uint8)
+    data = cv2.imencode(extension, cv2.cvtColor(smooth, cv2.COLOR_RGB2BGR))[1].tobytes()
+    read = picture_from_compressed(compressed_message(data, f"rgb8; {extension[1:]} compressed bgr8"))
+    np.testing.assert_allclose(read, smooth, atol=3)
+
+
+def test_unusable_compressed_images_say_why() -> None:
+    with pytest.raises(errors.ImageError, match="no data"):
+        picture_from_compressed(compressed_message(b""))
+    with pytest.raises(errors.ImageError, match="do not decode"):
+        picture_from_compressed(compressed_message(b"this is no picture"))
+    data = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))[1].tobytes()
+    with pytest.raises(errors.ImageError, match="truncated"):
+        picture_from_compressed(compressed_message(data[: len(data) // 2]))
+    with pytest.raises(errors.ImageError, match="depth"):
+        picture_from_compressed(compressed_message(b"1234", "16UC1; compressedDepth"))
+
+
+def test_written_images_read_back() -> None:
+    np.testing.assert_array_equal(picture_from_image(image_message(picture(), "rgb8", Header())), picture())
+    mirrored = image_message(picture()[:, ::-1], "rgb8", Header())
+    np.testing.assert_array_equal(picture_from_image(mirrored), picture()[:, ::-1])
+    smooth = np.full((16, 24, 3), (200, 100, 30), np.uint8)
+    np.testing.assert_allclose(picture_from_compressed(jpeg_message(smooth, 90, Header())), smooth, atol=4)
+
+
+def test_masks() -> None:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[1, 2] = 1
+    np.testing.assert_array_equal(mask_from_image(raw_message(mask, "mono8", 3)), mask != 0)
+    with pytest.raises(errors.ImageError, match="mono8 or 8UC1"):
+        mask_from_image(raw_message(picture(), "rgb8"))
+
+
+# --- prompts
+
+
+def clicks(*points: tuple[float, float], **fields: object) -> PromptMessage:
+    return PromptMessage(points=[Point2D(x=x, y=y) for x, y in points], **fields)
+
+
+def test_prompt_with_clicks_and_box() -> None:
+    message = clicks((1.0, 2.0), (3.0, 3.5), point_labels=[1, 0], box=[0.0, 1.0, 5.0, 4.0])
+    message.header.stamp.sec, message.header.stamp.nanosec = 3, 7
+    request = prompt_request(message, DEFAULTS)
+    assert request.prompt is not None
+    np.testing.assert_array_equal(request.prompt.points, [[1, 2], [3, 3.5]])
+    np.testing.assert_array_equal(request.prompt.labels, [1, 0])
+    assert request.prompt.box is not None
+    np.testing.assert_array_equal(request.prompt.box, [0, 1, 5, 4])
+    assert request.stamp_ns == 3_000_000_007
+    assert (request.tasks, request.languages, request.region_id) == ((Task.LABEL,), (Language.EN,), 0)
+
+
+def test_prompt_defaults_and_wishes() -> None:
+    request = prompt_request(clicks((1.0, 1.0), tasks=["brief", "label", "brief"], languages=["zh"]), DEFAULTS)
+    assert request.tasks == (Task.BRIEF, Task.LABEL)
+    assert request.languages == (Language.ZH,)
+    assert request.stamp_ns is None  # a zero stamp means the newest frame
+
+
+def test_region_id_alone_describes() -> None:
+    assert prompt_request(PromptMessage(region_id=4), DEFAULTS).prompt is None
+
+
+def test_mask_prompt() -> None:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[2, 3] = 255
+    request = prompt_request(PromptMessage(mask=raw_message(mask, "mono8")), DEFAULTS)
+    assert request.prompt is not None
+    assert request.prompt.mask is not None
+    assert request.prompt.mask.sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "words"),
+    [
+        (PromptMessage(), errors.PromptError, "needs a positive click, a box or a mask"),
+        (clicks((math.nan, 1.0)), errors.PromptError, "finite"),
+        (clicks((1.0, math.inf)), errors.PromptError, "finite"),
+        (clicks((1.0, 1.0), point_labels=[0]), errors.PromptError, "positive click"),
+        (clicks((1.0, 1.0), point_labels=[1, 1]), errors.PromptError, "1 points came with 2 labels"),
+        (clicks((1.0, 1.0), point_labels=[7]), errors.PromptError, "labels are 1"),
+        (PromptMessage(box=[5.0, 1.0, 2.0, 3.0]), errors.PromptError, "x1 < x2"),
+        (PromptMessage(box=[2.0, 1.0, 2.0, 3.0]), errors.PromptError, "x1 < x2"),
+        (PromptMessage(box=[math.nan, 1.0, 2.0, 3.0]), errors.PromptError, "finite"),
+        (PromptMessage(box=[1.0, 2.0]), errors.PromptError, "not 2 numbers"),
+        (PromptMessage(mask=raw_message(np.zeros((4, 6), np.uint8), "mono8")), errors.PromptError, "empty"),
+        (PromptMessage(mask=Image(height=4, width=6)), errors.ImageError, "empty"),
+        (
+            clicks((1.0, 1.0), mask=raw_message(np.ones((4, 6), np.uint8), "mono8")),
+            errors.PromptError,
+            "stands alone",
+        ),
+        (clicks((1.0, 1.0), tasks=["juggle"]), errors.TaskError, "'juggle'; allowed: label"),
+        (clicks((1.0, 1.0), tasks=["clip"]), errors.TaskError, "clips"),
+        (clicks((1.0, 1.0), languages=["tlh"]), errors.LanguageError, "allowed: en, zh"),
+    ],
+)
+def test_unusable_prompts_say_why(message: PromptMessage, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        prompt_request(message, DEFAULTS)
+
+
+def test_detections() -> None:
+    def detection(x: float, y: float, width: float, height: float) -> Detection2D:
+        centre = Pose2D(position=Point2D(x=x, y=y))
+        return Detection2D(bbox=BoundingBox2D(center=centre, size_x=width, size_y=height))
+
+    message = Detection2DArray(
+        detections=[
+            detection(10.0, 20.0, 4.0, 6.0),
+            detection(math.nan, 1.0, 1.0, 1.0),
+            detection(1.0, 1.0, 0.0, 2.0),
+            detection(1.0, 1.0, -3.0, 2.0),
+        ]
+    )
+    boxes, problems = conversions.detection_boxes(message)
+    assert boxes == [(8.0, 17.0, 12.0, 23.0)]
+    assert len(problems) == 3
+
+
+# --- regions
+
+
+def region(region_id: int, box: tuple[int, int, int, int], texts: dict | None = None, size: int = 20) -> Region:
+    mask = np.zeros((size, size), np.bool_)
+    x1, y1, x2, y2 = box
+    mask[y1:y2, x1:x2] = True
+    box_xyxy, cropped = crop_mask(mask)
+    return Region(
+        region_id=region_id,
+        state=RegionState.TRACKED if cropped.size else RegionState.LOST,
+        box_xyxy=box_xyxy,
+        mask=cropped,
+        mask_score=0.5,
+        presence_score=0.75,
+        texts=texts or {},
+        created_ns=1_000_000_002,
+        seen_ns=2_000_000_001,
+    )
+
+
+def test_region_message() -> None:
+    texts = {
+        (Task.LABEL, Language.EN): Text("kettle", 5),
+        (Task.BRIEF, Language.EN): Text("A kettle.", 9),
+        (Task.LABEL, Language.ZH): Text("水壶", 7),
+    }
+    message = conversions.region_message(region(3, (2, 4, 8, 14), texts), Header(frame_id="c"), [Language.ZH])
+    assert (message.id, message.state) == (3, message.TRACKED)
+    assert (message.bbox.center.position.x, message.bbox.center.position.y) == (5.0, 9.0)
+    assert (message.bbox.size_x, message.bbox.size_y) == (6.0, 10.0)
+    roi = message.roi
+    assert (roi.x_offset, roi.y_offset, roi.width, roi.height) == (2, 4, 6, 10)
+    assert (message.mask.width, message.mask.height, message.mask.encoding) == (6, 10, "mono8")
+    assert set(message.mask.data) == {255}
+    assert [text.language for text in message.texts] == ["zh", "en"]
+    assert (message.texts[0].label, message.texts[0].stamp.nanosec) == ("水壶", 7)
+    assert (message.texts[1].label, message.texts[1].brief_caption) == ("kettle", "A kettle.")
+    assert message.texts[1].stamp.nanosec == 9
+    assert (message.created.sec, message.created.nanosec) == (1, 2)
+    assert (message.last_seen.sec, message.last_seen.nanosec) == (2, 1)
+
+
+def test_lost_region_message() -> None:
+    message = conversions.region_message(region(3, (0, 0, 0, 0)), Header())
+    assert message.state == message.LOST
+    assert (message.roi.width, message.bbox.size_x, len(message.mask.data)) == (0, 0.0, 0)
+
+
+def test_label_image_smaller_region_wins() -> None:
+    labels = conversions.label_image([region(1, (5, 5, 8, 8)), region(2, (0, 0, 10, 10))], (20, 20))
+    assert labels.dtype == np.uint16
+    assert (labels[6, 6], labels[1, 1], labels[15, 15]) == (1, 2, 0)
+    huge = region(70_000, (0, 0, 10, 10))
+    assert conversions.label_image([huge], (20, 20)).max() == 0
+
+
+def test_label_info_and_detections() -> None:
+    named = region(1, (5, 5, 8, 8), {(Task.LABEL, Language.ZH): Text("杯", 1)})
+    regions = (named, region(2, (0, 0, 10, 10)), region(3, (0, 0, 0, 0)))
+    info = conversions.label_info(regions, Header())
+    assert [(it.class_id, it.class_name) for it in info.class_map] == [(1, "杯")]
+    detections = conversions.detections_message(regions, Header()).detections
+    assert [(it.id, it.results[0].hypothesis.class_id) for it in detections] == [("1", "杯"), ("2", "")]
+
+
+def test_region_array_and_caption() -> None:
+    result = FrameResult(
+        camera="c",
+        stamp_ns=5,
+        frame_id="f",
+        size=(20, 30),
+        regions=(region(1, (5, 5, 8, 8)),),
+        image=np.zeros((20, 30, 3), np.uint8),
+        latency_s=0.1,
+    )
+    message = conversions.region_array(result, Header())
+    assert (message.image_height, message.image_width, len(message.regions)) == (20, 30, 1)
+    event = CaptionEvent("c", 1, "f", 1_000_000_000, 3_000_000_005, 2, 16, "It moves.", True, Language.EN, 0.5)
+    caption = conversions.caption_message(event)
+    assert (caption.header.stamp.sec, caption.header.stamp.nanosec, caption.header.frame_id) == (3, 5, "f")
+    assert (caption.region_id, caption.sequence, caption.frame_count, caption.final) == (1, 2, 16, True)
+    assert (caption.clip_start.sec, caption.text, caption.language) == (1, "It moves.", "en")
+
+
+# --- statuses and times
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (None, Status.OK),
+        (errors.PromptError("x"), Status.INVALID_INPUT),
+        (errors.ImageError("x"), Status.INVALID_INPUT),
+        (errors.UnknownRegionError("x"), Status.UNKNOWN_REGION),
+        (errors.NoFrameError("x"), Status.NO_FRAME),
+        (errors.StaleFrameError("x"), Status.NO_FRAME),
+        (errors.NotActiveError("x"), Status.NOT_ACTIVE),
+        (errors.CapacityError("x"), Status.CAPACITY),
+        (errors.CancelledError("x"), Status.CANCELLED),
+        (errors.InferenceError("x"), Status.INTERNAL),
+        (RuntimeError("x"), Status.INTERNAL),
+    ],
+)
+def test_status_of_every_error(error: Exception | None, code: int) -> None:
+    status = status_of(error)
+    assert status.code == code
+    assert ("x" in status.message) == (error is not None)
+
+
+@pytest.mark.parametrize("nanoseconds", [0, 1, 1_700_000_000_123_456_789])
+def test_times_round_trip(nanoseconds: int) -> None:
+    assert conversions.stamp_ns(conversions.time_message(nanoseconds)) == nanoseconds

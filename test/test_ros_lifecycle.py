@@ -1,0 +1,247 @@
+"""The manager's lifecycle in a real process: every transition, failing configures, memory, signals, autostart."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
+
+from action_msgs.msg import GoalStatus
+from geometry_msgs.msg import Point
+from ros_harness import FAKE_ACTIVE, LATCHED, Camera, Robot, click, mouse, pam, wait_until
+from vision_msgs.msg import LabelInfo
+
+from pam_ros.action import CaptionClip
+from pam_ros.msg import Prompt, RegionArray, Status
+from pam_ros.srv import CaptionNow, ClearRegions, PerceiveRegion, RemoveRegion
+
+OK, WARN, ERROR = b"\x00", b"\x01", b"\x02"
+
+
+def assert_not_active(robot: Robot, words: str) -> None:
+    """Every service and the action say so at once, and how to change that."""
+    begun_s = time.monotonic()
+    statuses = [
+        robot.call(PerceiveRegion, "/pam/perceive", PerceiveRegion.Request(prompt=click(3, 3))).status,
+        robot.call(RemoveRegion, "/pam/remove_region", RemoveRegion.Request(region_id=1)).status,
+        robot.call(ClearRegions, "/pam/clear_regions", ClearRegions.Request()).status,
+        robot.call(CaptionNow, "/pam/caption_now", CaptionNow.Request(region_id=1)).status,
+    ]
+    goal_status, result = robot.send_goal(CaptionClip.Goal(prompt=click(3, 3), duration_s=1.0)).result()
+    assert goal_status == GoalStatus.STATUS_ABORTED
+    for status in (*statuses, result.status):
+        assert status.code == Status.NOT_ACTIVE
+        assert words in status.message
+        assert "ros2 lifecycle set /pam_manager activate" in status.message
+    assert time.monotonic() - begun_s < 5.0
+
+
+def test_every_transition_and_the_memory() -> None:
+    """configure → activate → deactivate → activate → cleanup → configure → shutdown."""
+    with pam("model:=fake:ballast_mib=300") as (robot, process):
+        assert robot.state() == "unconfigured"
+        diagnostics = robot.diagnostics()
+        messages = robot.collect(RegionArray, "/pam/regions")
+        names = robot.collect(LabelInfo, "/pam/label_info", LATCHED)
+        empty_mib = process.resident_mib()
+        assert_not_active(robot, "unconfigured")
+        diagnostics.wait_for("model", lambda status: status.level == WARN and "unconfigured" in status.message)
+
+        with Camera(robot):
+            process.wait_for_log("/image ignored: not active")
+            robot.publisher(Point, "/image_mouse_left").publish(mouse(3, 3))
+            process.wait_for_log("/image_mouse_left ignored: not active")
+
+            assert robot.transition("configure")
+            assert robot.state() == "inactive"
+            assert process.resident_mib() > empty_mib + 250
+            assert_not_active(robot, "inactive")
+            assert not messages
+
+            assert robot.transition("activate")
+            wait_until(lambda: messages, "the first result")
+            region = robot.perceive(click(3, 3)).region
+            assert region.id == 1
+            status = diagnostics.wait_for("model", lambda status: "active, but" in status.message)
+            values = diagnostics.values(status)
+            assert (values["model"], values["device"], values["state"]) == ("fake", "cpu", "active")
+            wait_until(lambda: names and names[-1].class_map, "the region's name")
+
+            waiting = robot.send_goal(CaptionClip.Goal(prompt=Prompt(region_id=region.id), duration_s=60.0))
+            wait_until(lambda: waiting.feedback, "feedback")
+            assert robot.transition("deactivate")
+            goal_status, result = waiting.result()
+            assert (goal_status, result.status.code) == (GoalStatus.STATUS_ABORTED, Status.CANCELLED)
+            assert robot.state() == "inactive"
+            assert_not_active(robot, "inactive")
+            wait_until(lambda: not names[-1].class_map, "no name of a forgotten region")
+            count = len(messages)
+            time.sleep(0.3)
+            assert len(messages) == count, "it went on"
+            assert process.resident_mib() > empty_mib + 250, "deactivate keeps the model"
+
+            assert robot.transition("activate")
+            wait_until(lambda: len(messages) > count, "results")
+            assert robot.perceive(Prompt(region_id=region.id)).status.code == Status.UNKNOWN_REGION
+            assert robot.perceive(click(3, 3)).status.code == Status.OK
+
+        # An active node is cleaned up by way of inactive: there is no direct transition.
+        assert not _refused(robot, "cleanup")
+        assert robot.transition("deactivate")
+        assert robot.transition("cleanup")
+        assert robot.state() == "unconfigured"
+        wait_until(
+            lambda: process.resident_mib() < empty_mib + 60,
+            lambda: f"memory back to about {empty_mib:.0f} MiB, it is {process.resident_mib():.0f}",
+        )
+        assert_not_active(robot, "unconfigured")
+
+        assert robot.transition("configure")
+        assert process.resident_mib() > empty_mib + 250
+        assert robot.transition("shutdown when inactive")
+        assert robot.state() == "finalized"
+        wait_until(lambda: process.resident_mib() < empty_mib + 60, "memory back after shutdown")
+        assert_finalized(robot)
+        assert process.end() == 0
+
+
+def _refused(robot: Robot, label: str) -> bool:
+    """Whether a transition that does not exist from here succeeded; either way the node must live."""
+    try:
+        return robot.transition(label, timeout_s=2.0)
+    except AssertionError:  # rclpy gives no answer to it
+        return False
+
+
+def assert_finalized(robot: Robot) -> None:
+    answer = robot.perceive(click(3, 3))
+    assert answer.status.code == Status.NOT_ACTIVE
+    assert "finalized" in answer.status.message
+
+
+@pytest.mark.parametrize("error", ["ModelNotFoundError", "CheckpointError", "DeviceError", "MemoryLimitError"])
+def test_failing_configure_names_its_cause_and_can_be_mended(error: str) -> None:
+    with pam(f"model:=fail:{error}") as (robot, process):
+        diagnostics = robot.diagnostics()
+        empty_mib = process.resident_mib()
+        assert not robot.transition("configure")
+        assert robot.state() == "unconfigured"
+        cause = f"{error}: {error} was asked for, 100 MiB were read"
+        assert cause in process.wait_for_log("configure failed")
+        assert_not_active(robot, cause)
+        diagnostics.wait_for("model", lambda status: status.level == ERROR and cause in status.message)
+        assert process.resident_mib() < empty_mib + 60, "the failure kept what it had read"
+
+        assert robot.set_parameter("/pam_manager", "model", "fake") == ""
+        assert robot.transition("configure")
+        assert robot.transition("activate")
+        diagnostics.wait_for("model", lambda status: "active" in status.message)
+        with Camera(robot):
+            assert robot.perceive(click(3, 3)).status.code == Status.OK
+        assert process.end() == 0
+
+
+def test_a_fault_in_configure_ends_unconfigured_with_nothing_held() -> None:
+    """An error nobody foresaw takes the way through error processing."""
+    with pam("model:=fail:RuntimeError") as (robot, process):
+        assert not robot.transition("configure")
+        assert robot.state() == "unconfigured"
+        process.wait_for_log("Traceback")
+        assert_not_active(robot, "RuntimeError")
+        assert robot.set_parameter("/pam_manager", "model", "fake") == ""
+        assert robot.transition("configure")
+        assert process.end() == 0
+
+
+def test_services_and_diagnostics_answer_while_the_model_loads() -> None:
+    with pam("model:=fake:load_s=4") as (robot, process):
+        diagnostics = robot.diagnostics()
+        assert_not_active(robot, "unconfigured")
+        configuring = robot.start_transition("configure")
+        process.wait_for_log("loading the fake")
+        assert_not_active(robot, "configuring (loading the fake)")
+        diagnostics.wait_for("model", lambda status: status.level == WARN and "loading the fake" in status.message)
+        assert not configuring.done(), "the model was there too soon for this test"
+        wait_until(configuring.done, "the end of configure")
+        assert configuring.result().success
+        assert process.end() == 0
+
+
+def test_autostart_goes_through_the_real_lifecycle() -> None:
+    with pam(*FAKE_ACTIVE) as (robot, process):
+        robot.wait_for_active()
+        assert robot.transition("deactivate")
+        assert robot.state() == "inactive", "autostart happens once"
+        assert process.end() == 0
+
+
+def test_autostart_stops_at_a_failing_configure() -> None:
+    with pam("model:=fail:DeviceError", "autostart:=true") as (robot, process):
+        process.wait_for_log("configure failed")
+        assert robot.state() == "unconfigured"
+        assert_not_active(robot, "DeviceError")
+        assert process.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_an_active_node_cleanly(number: signal.Signals) -> None:
+    with pam("model:=fake:words=1000,step_s=0.02", "autostart:=true") as (robot, process):
+        robot.wait_for_active()
+        with Camera(robot):
+            request = PerceiveRegion.Request(prompt=click(3, 3))
+            waiting = robot.start_call(PerceiveRegion, "/pam/perceive", request)
+            time.sleep(0.3)
+            assert process.end(number) == 0
+            assert "Traceback" not in process.log()
+            if waiting.done():  # the answer may be lost on the way out, but it is the right one
+                assert waiting.result().status.code == Status.CANCELLED
+
+
+def test_signals_end_an_unconfigured_node_cleanly() -> None:
+    with pam("model:=fake") as (robot, process):
+        assert robot.state() == "unconfigured"
+        assert process.end(signal.SIGTERM) == 0
+        assert "Traceback" not in process.log()
+
+
+def test_a_signal_while_loading_does_not_wait_for_the_model() -> None:
+    with pam("model:=fake:load_s=60", "autostart:=true") as (_, process):
+        process.wait_for_log("loading the fake")
+        begun_s = time.monotonic()
+        assert process.end(signal.SIGTERM) == 0
+        assert time.monotonic() - begun_s < 8.0
+        assert "Traceback" not in process.log()
+
+
+def test_bad_parameters_at_start_say_why() -> None:
+    for parameter, words in (
+        ("regions.max:=0", "regions.max"),
+        ("dtype:=int4", "allowed: auto, float32"),
+        ("cameras:=[a,a]", "different"),
+        ("image_transport:=theora", "allowed: raw, compressed"),
+        ("streaming.period_s:=1", "streaming.period_s"),
+    ):
+        with pam("model:=fake", parameter) as (_, process):
+            assert words in process.wait_for_log("a parameter cannot be used")
+            wait_until(lambda process=process: process.exit_code is not None, "the end of the process")
+            assert process.exit_code == 2
+            assert "Traceback" not in process.log()
+
+
+def test_one_name_for_all_nodes_is_refused() -> None:
+    with pam("model:=fake", arguments=("-r", "__node:=mine")) as (_, process):
+        process.wait_for_log("pam_manager:__node:=")
+        wait_until(lambda: process.exit_code is not None, "the end of the process")
+        assert process.exit_code == 2
+
+
+def test_namespace_and_node_names() -> None:
+    with pam(*FAKE_ACTIVE, arguments=("-r", "__ns:=/robot1")) as (robot, process):
+        manager = "/robot1/pam_manager"
+        wait_until(lambda: robot.state(manager) == "active", "the manager is active")
+        with Camera(robot, "/robot1/image"):
+            assert robot.perceive(click(3, 3), "/robot1/pam").status.code == Status.OK
+        assert process.end() == 0

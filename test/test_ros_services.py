@@ -1,0 +1,204 @@
+"""A real `pam_node` with a fake model: services beside each other, the action with feedback and cancel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
+
+from action_msgs.msg import GoalStatus
+from ros_harness import Camera, NodeProcess, Robot, click, image_of, pam, stamp_of, wait_until
+
+from pam_ros.action import CaptionClip
+from pam_ros.msg import Prompt, RegionArray, Status
+from pam_ros.srv import CaptionNow, ClearRegions, PerceiveRegion, RemoveRegion
+
+# Texts of 20 words take 0.4 s: long enough to do something meanwhile.
+SLOW = "model:=fake:words=20,step_s=0.02"
+
+
+@pytest.fixture(scope="module")
+def active() -> Iterator[tuple[Robot, NodeProcess]]:
+    with pam(SLOW, "autostart:=true") as (robot, process):
+        robot.wait_for_active()
+        yield robot, process
+        assert process.end() == 0
+
+
+@pytest.fixture
+def robot(active: tuple[Robot, NodeProcess]) -> Iterator[Robot]:
+    yield active[0]
+    active[0].call(ClearRegions, "/pam/clear_regions", ClearRegions.Request())
+
+
+def start_perceive(robot: Robot, prompt: Prompt) -> object:
+    return robot.start_call(PerceiveRegion, "/pam/perceive", PerceiveRegion.Request(prompt=prompt))
+
+
+def test_perceive_answers_with_every_task_and_language(robot: Robot) -> None:
+    tasks = ["label", "explain", "brief", "detail"]
+    with Camera(robot) as camera:
+        answer = robot.perceive(click(30, 30, tasks=tasks, languages=["zh", "en"]))
+    assert answer.status.code == Status.OK
+    assert answer.status.message == ""
+    assert [text.language for text in answer.region.texts] == ["zh", "en"]
+    for text in answer.region.texts:
+        words = (text.label, text.explanation, text.brief_caption, text.detailed_caption)
+        assert [word.split("-")[0] for word in words] == tasks
+        assert text.stamp.sec * 10**9 + text.stamp.nanosec in camera.sent_ns
+    assert answer.region.id > 0
+    assert answer.region.mask.header.frame_id == "camera_optical"
+    assert stamp_of(answer.region.mask) in camera.sent_ns
+
+
+def test_many_callers_are_served_beside_each_other(robot: Robot) -> None:
+    """Requests of 0.4 s of decoding each, and a quick one between them. (An rclpy client holds 10 answers.)"""
+    with Camera(robot):
+        robot.perceive(click(1, 1, tasks=["label"]))
+        begun_s = time.monotonic()
+        futures = [start_perceive(robot, click(4 * number + 4, 20)) for number in range(9)]
+        quick = robot.call(RemoveRegion, "/pam/remove_region", RemoveRegion.Request(region_id=999))
+        assert time.monotonic() - begun_s < 2.0, "a waiting service held up another"
+        assert quick.status.code == Status.UNKNOWN_REGION
+        wait_until(lambda: all(future.done() for future in futures), "all answers")
+        took_s = time.monotonic() - begun_s
+    answers = [future.result() for future in futures]
+    assert {answer.status.code for answer in answers} == {Status.OK}
+    assert len({answer.region.id for answer in answers}) == 9
+    assert took_s < 9 * 0.4, f"{took_s:.1f} s: one after the other"
+
+
+def test_several_robots_call_at_once(active: tuple[Robot, NodeProcess], robot: Robot) -> None:
+    others = [Robot(robot.domain) for _ in range(3)]
+    with Camera(robot):
+        futures = [start_perceive(each, click(10 * index + 5, 20)) for index, each in enumerate([robot, *others])]
+        wait_until(lambda: all(future.done() for future in futures), "all answers")
+    assert {future.result().status.code for future in futures} == {Status.OK}
+    for other in others:
+        other.close()
+
+
+def test_region_id_describes_and_refines(robot: Robot) -> None:
+    with Camera(robot):
+        region = robot.perceive(click(30, 30)).region
+        described = robot.perceive(Prompt(region_id=region.id, tasks=["explain"])).region
+        assert described.id == region.id
+        assert described.texts[0].explanation.startswith("explain-en")
+        assert described.texts[0].label == region.texts[0].label
+        refined = robot.perceive(Prompt(box=[2.0, 2.0, 12.0, 14.0], region_id=region.id)).region
+        assert refined.id == region.id
+        assert (refined.roi.x_offset, refined.roi.width, refined.roi.height) == (2, 10, 12)
+
+
+def test_own_image_is_answered_without_tracking(robot: Robot) -> None:
+    picture = image_of(np.full((30, 40, 3), 77, np.uint8))
+    picture.header.frame_id, picture.header.stamp.sec = "hand", 42
+    answer = robot.perceive(Prompt(box=[5.0, 5.0, 15.0, 20.0]), image=picture)
+    assert answer.status.code == Status.OK
+    assert answer.region.id == 0
+    assert "s77" in answer.region.texts[0].label
+    assert (answer.region.mask.header.frame_id, answer.region.mask.header.stamp.sec) == ("hand", 42)
+    cleared = robot.call(ClearRegions, "/pam/clear_regions", ClearRegions.Request())
+    assert (cleared.status.code, cleared.removed) == (Status.OK, 0)
+
+
+def test_remove_and_clear(robot: Robot) -> None:
+    with Camera(robot):
+        ids = [robot.perceive(click(x, 20)).region.id for x in (10, 30, 50)]
+        removed = robot.call(RemoveRegion, "/pam/remove_region", RemoveRegion.Request(region_id=ids[0]))
+        assert removed.status.code == Status.OK
+        again = robot.call(RemoveRegion, "/pam/remove_region", RemoveRegion.Request(region_id=ids[0]))
+        assert again.status.code == Status.UNKNOWN_REGION
+        assert str(ids[1]) in again.status.message
+        cleared = robot.call(ClearRegions, "/pam/clear_regions", ClearRegions.Request())
+        assert (cleared.status.code, cleared.removed) == (Status.OK, 2)
+
+
+def test_removing_a_region_answers_who_waits_for_it(robot: Robot) -> None:
+    messages = robot.collect(RegionArray, "/pam/regions")
+    with Camera(robot):
+        waiting = start_perceive(robot, click(30, 30, tasks=["label", "explain", "brief", "detail"]))
+        region = wait_until(lambda: messages and messages[-1].regions, "the region")[0]
+        robot.call(RemoveRegion, "/pam/remove_region", RemoveRegion.Request(region_id=region.id))
+        wait_until(waiting.done, "the answer")
+    assert waiting.result().status.code == Status.CANCELLED
+    assert "removed" in waiting.result().status.message
+
+
+def test_caption_now(robot: Robot) -> None:
+    with Camera(robot) as camera:
+        region_id = robot.perceive(click(30, 30)).region.id
+        for language, expected in (("", "en"), ("zh", "zh")):
+            request = CaptionNow.Request(region_id=region_id, language=language)
+            answer = robot.call(CaptionNow, "/pam/caption_now", request)
+            assert answer.status.code == Status.OK
+            assert answer.caption.text.startswith(f"clip-{expected}")
+            assert (answer.caption.region_id, answer.caption.final) == (region_id, True)
+            assert stamp_of(answer.caption) in camera.sent_ns
+
+
+def test_clip_of_a_prompt_with_growing_feedback(robot: Robot) -> None:
+    with Camera(robot) as camera:
+        goal = robot.send_goal(CaptionClip.Goal(prompt=click(30, 30), duration_s=1.0, language="zh"))
+        status, result = goal.result()
+    assert (status, result.status.code) == (GoalStatus.STATUS_SUCCEEDED, Status.OK), result.status
+    caption = result.caption
+    assert caption.text.startswith("clip-zh")
+    assert caption.frame_count > 5
+    assert stamp_of(caption) in camera.sent_ns
+    watched = [feedback.watched_s for feedback in goal.feedback]
+    assert watched == sorted(watched)
+    assert watched[-1] == pytest.approx(1.0, abs=0.2)
+    partial = [feedback.partial_text for feedback in goal.feedback if feedback.partial_text]
+    assert len(partial) > 5, "the text did not come word by word"
+    assert all(caption.text.startswith(text) for text in partial)
+
+
+def test_cancel_stops_decoding_and_nothing_else(robot: Robot) -> None:
+    messages = robot.collect(RegionArray, "/pam/regions")
+    with Camera(robot):
+        other = robot.perceive(click(10, 10)).region.id
+        goal = robot.send_goal(CaptionClip.Goal(prompt=click(40, 30), duration_s=0.3))
+        wait_until(lambda: any(feedback.partial_text for feedback in goal.feedback), "the first word")
+        goal.cancel()
+        begun_s = time.monotonic()
+        status, result = goal.result()
+        assert time.monotonic() - begun_s < 1.0
+        assert (status, result.status.code) == (GoalStatus.STATUS_CANCELED, Status.CANCELLED)
+        count = len(goal.feedback)
+        time.sleep(0.3)
+        assert len(goal.feedback) == count, "it went on decoding"
+        assert robot.perceive(Prompt(region_id=other)).status.code == Status.OK
+        frames = len(messages)
+        wait_until(lambda: len(messages) > frames + 5, "masks")
+        assert other in [region.id for region in messages[-1].regions]
+
+
+def test_cancel_while_watching(robot: Robot) -> None:
+    with Camera(robot):
+        goal = robot.send_goal(CaptionClip.Goal(prompt=click(40, 30), duration_s=60.0))
+        wait_until(lambda: goal.feedback, "feedback")
+        goal.cancel()
+        status, result = goal.result()
+    assert (status, result.status.code) == (GoalStatus.STATUS_CANCELED, Status.CANCELLED)
+
+
+def test_two_clips_at_once(robot: Robot) -> None:
+    with Camera(robot):
+        goals = [robot.send_goal(CaptionClip.Goal(prompt=click(x, 30), duration_s=0.5)) for x in (10, 40)]
+        results = [goal.result() for goal in goals]
+    assert [status for status, _ in results] == [GoalStatus.STATUS_SUCCEEDED] * 2
+    assert len({result.caption.region_id for _, result in results}) == 2
+
+
+def test_camera_that_dies_under_a_clip(robot: Robot) -> None:
+    with Camera(robot, dies=True):
+        goal = robot.send_goal(CaptionClip.Goal(prompt=click(40, 30), duration_s=60.0))
+        wait_until(lambda: len(goal.feedback) > 5, "feedback")
+    status, result = goal.result()  # of what it saw, or an error: but an end
+    assert status in (GoalStatus.STATUS_SUCCEEDED, GoalStatus.STATUS_ABORTED)
+    assert bool(result.status.message) == (result.status.code != Status.OK)

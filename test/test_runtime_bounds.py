@@ -1,0 +1,170 @@
+"""Nothing grows: thousands of frames, prompts coming and going, containers and memory stay as they were."""
+
+import gc
+import tracemalloc
+from collections import deque
+
+import pytest
+from fakes import FakeMemory, FakeModel, FakeObservation, FakeRows
+from stepped_engine import click, make_frame, ns, stepped
+
+from pam_ros.records import Language, Task
+from pam_ros.runtime.engine import PromptRequest
+from pam_ros.runtime.options import EngineOptions
+from pam_ros.runtime.statistics import RateMeter
+
+
+def busy_rig():
+    rig = stepped(
+        "front",
+        "rear",
+        model=FakeModel(words=4, max_calls=0),
+        streaming=True,
+        caption_period_s=0.5,
+        clip_frames=4,
+        frame_history=5,
+        lost_timeout_s=2.0,
+        max_regions=4,
+        max_queued_requests=8,
+    )
+    rig.heard.limit = 0
+    return rig
+
+
+def live(rig, first, count):
+    """Frames of two cameras with prompts, questions, watches, detections and removals of all kinds."""
+    for k in range(first, first + count):
+        for camera in ("front", "rear"):
+            rig.engine.submit_frame(make_frame(k / 10, 0 if k % 97 < 30 else 100, camera, size=(8, 12)))
+        camera = ("front", "rear")[k % 2]
+        # In the dark the fake model finds nothing, and regions go after two seconds.
+        rig.ask(click(k % 12, k % 8), camera, tasks=(Task.LABEL, Task.BRIEF))
+        rig.ask(click(3, 3), camera, stamp_ns=ns((k - 3) / 10))
+        rig.ask(click(3, 3), camera, image=make_frame(0, size=(8, 12)).image)
+        rig.engine.caption_now(camera, k % 50, Language.EN)
+        if k % 3 == 0:
+            ticket = rig.engine.caption_clip(
+                camera, PromptRequest(click(2, 2)), 1.0, Language.ZH, lambda *_: None
+            )
+            if k % 2:
+                ticket.cancel()
+        rig.engine.detections(
+            camera, [(k % 9, 1, k % 9 + 3, 6)], ns((k - 2) / 10), (Task.LABEL,), (Language.EN,)
+        )
+        if k % 7 == 0:
+            rig.engine.clear_regions(camera)
+        rig.turn()
+        rig.turn()
+
+
+def containers(thing, seen, prefix):
+    """(path, length) of every list, dict, set and deque reachable from our own objects."""
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, (list, dict, set, deque, tuple, frozenset)):
+        yield prefix, len(thing)
+        for each in list(thing.values()) + list(thing.keys()) if isinstance(thing, dict) else list(thing):
+            yield from containers(each, seen, prefix + "[]")
+        return
+    if not type(thing).__module__.startswith(("pam_ros.", "fakes")):
+        return
+    names = [name for base in type(thing).__mro__ for name in getattr(base, "__slots__", ())]
+    for name in [*names, *getattr(thing, "__dict__", {})]:
+        yield from containers(getattr(thing, name, None), seen, f"{prefix}.{name}")
+
+
+def test_containers_stay_bounded():
+    rig = busy_rig()
+    live(rig, 0, 1200)
+    lengths = {}
+    for path, length in containers(rig.engine, set(), "engine"):
+        lengths[path] = max(lengths.get(path, 0), length)
+    assert any("_waiting" in path for path in lengths)
+    assert any("regions" in path for path in lengths)
+    too_long = {path: length for path, length in lengths.items() if length > 40}
+    assert too_long == {}
+    assert all(camera.next_id > 50 for camera in rig.engine._cameras.values()), "nothing happened"
+
+
+def counted():
+    gc.collect()
+    kinds = (FakeMemory, FakeObservation, FakeRows)
+    objects = [type(thing) for thing in gc.get_objects()]
+    return len(objects), sum(objects.count(kind) for kind in kinds)
+
+
+def test_objects_and_memory_do_not_grow():
+    rig = busy_rig()
+    live(rig, 0, 400)
+    rig.settle()
+    objects, of_model = counted()
+    tracemalloc.start()
+    try:
+        live(rig, 400, 97)
+        gc.collect()
+        early = tracemalloc.get_traced_memory()[0]
+        live(rig, 497, 97 * 5)
+        rig.settle()
+        gc.collect()
+        late = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    objects_later, of_model_later = counted()
+    assert of_model_later <= 4 * 2 * 40  # two cameras' regions with their clips, and what is being decoded
+    assert abs(of_model_later - of_model) < 100
+    assert objects_later - objects < 300
+    assert late - early < 60_000
+
+
+def test_nothing_is_kept_of_regions_that_are_gone():
+    rig = busy_rig()
+    live(rig, 0, 300)
+    rig.settle()
+    for camera in ("front", "rear"):
+        rig.engine.clear_regions(camera)
+    rig.settle()
+    assert counted()[1] == 0
+    assert rig.engine._captions._rolling == {}
+    assert rig.engine._watches.count == 0
+    assert rig.engine._tickets == set()
+
+
+def test_nothing_is_kept_after_a_stop():
+    rig = busy_rig()
+    live(rig, 0, 100)
+    rig.engine.stop()
+    rig.engine._leave()  # what the thread does last
+    assert counted()[1] == 0
+    assert rig.engine._watches.count == 0
+    assert rig.engine._inbox.counters("front")[2] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("max_regions", (0, 257)),
+        ("frame_history", (0, 301)),
+        ("stamp_tolerance_s", (-0.1, float("nan"))),
+        ("lost_timeout_s", (0, float("inf"))),
+        ("detection_iou", (-0.1, 1.1)),
+        ("max_new_tokens", (0, 5000)),
+        ("max_queued_requests", (0, 2000)),
+        ("caption_period_s", (0, 1e6)),
+        ("clip_frames", (0, 65)),
+    ],
+)
+def test_options_name_the_value_and_its_range(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=rf"{name} is .*; allowed: ") as caught:
+            EngineOptions(**{name: value})
+        assert str(value) in str(caught.value)
+
+
+def test_rates_rise_at_once_and_fall_when_nothing_comes():
+    meter = RateMeter()
+    assert meter.rate_hz(0.0) == 0.0
+    for k in range(10):
+        meter.add(k / 10)
+    assert meter.rate_hz(0.9) == pytest.approx(10, rel=0.15)
+    assert meter.rate_hz(20.0) < 0.01

@@ -1,0 +1,305 @@
+"""Rolling captions: planned clips, carry-over, one at a time, on demand."""
+
+from dataclasses import replace
+
+import pytest
+from fakes import FakeModel
+from stepped_engine import captions, click, error_of, make_frame, ns, play, stepped, streaming_rig
+
+from pam_ros.errors import (
+    CancelledError,
+    CapacityError,
+    InferenceError,
+    UnknownRegionError,
+)
+from pam_ros.records import Language
+
+
+def test_the_next_clip_starts_with_the_last_frame_at_fine_density_and_the_previous_caption():
+    rig = streaming_rig()
+    play(rig, [(1.5, 105), (2.0, 110), (2.5, 115), (3.0, 120), (3.5, 125), (4.0, 130)])
+    assert captions(rig) == [
+        "clip-en-r1f100c105c110<none",
+        "clip-en-r1f110c115c120<clip-en-r1f100c105c110",
+        "clip-en-r1f120c125c130<clip-en-r1f110c115c120",
+    ]
+    second = rig.heard.captions[1]
+    assert (second.clip_start_ns, second.clip_end_ns) == (ns(2.0), ns(3.0))
+    assert [event.sequence for event in rig.heard.captions] == [0, 1, 2]
+    assert (second.frame_count, second.frame_id, second.language) == (3, "optical", Language.EN)
+
+
+def test_without_carry_over_only_the_text_goes_on():
+    rig = streaming_rig(carry_over=False)
+    play(rig, [(1.5, 105), (2.0, 110), (2.5, 115), (3.0, 120), (3.5, 125)])
+    assert captions(rig) == ["clip-en-r1f100c105c110<none", "clip-en-r1f115c120c125<clip-en-r1f100c105c110"]
+
+
+def test_rows_are_computed_when_a_frame_enters_once_and_batched():
+    rig = streaming_rig(clip_frames=3)
+    rig.region(click(10))
+    rig.model.calls.clear()
+    for stamp_s in (1.1, 1.5, 1.6):
+        rig.frame(stamp_s)
+    assert [call for call in rig.model.calls if call[0].startswith("rows")] == [
+        ("rows_fine", 1),  # 1.1: the second region's first frame
+        ("rows_coarse", 1),  # 1.5: the first region's; the second's next instant is 1.6
+        ("rows_coarse", 1),
+    ]
+
+
+def test_clips_that_end_together_are_one_batch_apart_from_the_texts_of_images():
+    rig = stepped(streaming=True, caption_period_s=1.0, clip_frames=2)
+    rig.model.words = 1
+    rig.engine.submit_frame(make_frame(1.0))
+    for x in (10, 40):
+        rig.ask(click(x), tasks=())
+    rig.settle()
+    rig.engine.submit_frame(make_frame(2.0))
+    rig.ask(region_id=1)
+    rig.settle()
+    assert [len(batch) for batch in rig.model.batches] == [1, 2]
+    assert len(captions(rig)) == 2
+
+
+@pytest.mark.parametrize("count", range(1, 17))
+def test_clips_of_any_length_up_to_sixteen(count):
+    rig = streaming_rig(period_s=15.0, clip_frames=16)
+    # The frame of the prompt, `count - 2` between, and the one that ends the clip .
+    shades = [100 + k for k in range(1, count - 1)]
+    play(rig, [(1.0 + k, shade) for k, shade in enumerate(shades, start=1)])
+    play(rig, [(16.0, 0 if count == 1 else 150)])
+    (event,) = rig.heard.captions
+    assert event.frame_count == count
+    assert event.text.startswith("clip-en-r1f100" + "".join(f"c{shade}" for shade in shades))
+
+
+def test_a_region_out_of_view_tells_nothing_and_goes_on_when_found():
+    rig = streaming_rig(lost_timeout_s=60)
+    play(rig, [(1.5, 105), (2.0, 0)])
+    assert captions(rig) == ["clip-en-r1f100c105<none"]
+    play(rig, [(2.5, 0), (3.0, 0), (3.5, 0), (4.0, 0)])
+    assert len(captions(rig)) == 1
+    play(rig, [(4.5, 145), (5.0, 150)])
+    assert captions(rig)[1:] == ["clip-en-r1f105c145c150<clip-en-r1f100c105"]  # the last sighting was carried
+    assert rig.heard.captions[-1].sequence == 1
+
+
+def test_a_clip_of_one_frame_has_no_room_to_carry():
+    rig = streaming_rig(clip_frames=1)
+    play(rig, [(1.5, 105), (2.0, 110), (2.5, 115), (3.0, 120), (3.5, 125)])
+    assert captions(rig) == ["clip-en-r1f100<none", "clip-en-r1f115<clip-en-r1f100"]
+
+
+def test_captions_in_another_language_do_not_see_the_previous_text():
+    rig = streaming_rig()
+    play(rig, [(1.5, 105), (2.0, 110)])
+    rig.engine.options = replace(rig.engine.options, caption_language=Language.ZH)
+    play(rig, [(2.5, 115), (3.0, 120), (3.5, 125), (4.0, 130)])
+    first, second = captions(rig)[1:]
+    assert first == "clip-zh-r1f110c115c120<none"
+    assert second == "clip-zh-r1f120c125c130<clip-zh-r1f110c115c120"
+
+
+def test_streaming_can_be_switched_while_running():
+    rig = stepped(caption_period_s=1.0, clip_frames=2)
+    rig.model.words = 1
+    rig.frame(1.0, 100)
+    rig.region()
+    play(rig, [(2.0, 110), (3.0, 120)])
+    assert rig.model.count("rows_fine") == 0  # nothing is collected
+    rig.engine.options = replace(rig.engine.options, streaming=True)
+    play(rig, [(4.0, 130), (5.0, 140)])
+    assert captions(rig) == ["clip-en-r1f130c140<none"]
+    rig.engine.options = replace(rig.engine.options, streaming=False)
+    play(rig, [(6.0, 150), (7.0, 160)])
+    assert len(captions(rig)) == 1
+
+
+def test_a_slow_decode_skips_clips_but_never_queues_more_than_one():
+    rig = streaming_rig()
+    rig.model.stepping.clear()
+    for k in range(2, 14):
+        rig.frame(k / 2, 100 + k)  # clips end at 2, 3, 4, 5, 6
+    assert len(rig.model.batches) == 1
+    rig.model.stepping.set()
+    rig.settle()
+    assert [event.sequence for event in rig.heard.captions] == [0, 4]
+    assert rig.heard.captions[1].clip_end_ns == ns(6.0)
+    assert captions(rig)[1].endswith("<clip-en-r1f100c103c104")  # as known when it starts
+    skipped = [message for _, message in rig.heard.warnings if "is skipped" in message]
+    assert [message.split("caption ")[1].split(" is")[0] for message in skipped] == ["1", "2", "3"]
+
+
+def test_a_clip_that_waits_behind_others_is_replaced_where_it_stands():
+    rig = streaming_rig()
+    rig.model.stepping.clear()
+    for x in (10, 20, 30, 40):  # all places taken
+        rig.ask(click(x))
+        rig.turn()
+    assert rig.engine.statistics().decoding == 4
+    for k in range(2, 10):
+        rig.frame(k / 2, 100 + k)
+    rig.model.stepping.set()
+    rig.settle()
+    of_first = [event for event in rig.heard.captions if event.region_id == 1]
+    assert [(event.sequence, event.clip_end_ns) for event in of_first] == [(2, ns(4.0))]
+
+
+def test_stamps_that_jump_back_start_clips_and_story_anew():
+    rig = streaming_rig()
+    play(rig, [(1.5, 105), (2.0, 110), (2.5, 115)])
+    play(rig, [(0.5, 50), (1.0, 55), (1.5, 60)])
+    assert captions(rig)[1:] == ["clip-en-r1f50c55c60<none"]
+
+
+def test_a_frame_whose_rows_fail_is_left_out_of_its_clip():
+    rig = streaming_rig()
+
+    def fault(name, details):
+        if name == "rows_coarse" and details[0].shade == 105:
+            raise RuntimeError("no rows")
+
+    rig.model.fault = fault
+    play(rig, [(1.5, 105), (2.0, 110)])
+    assert captions(rig) == ["clip-en-r1f100c110<none"]
+
+
+def test_a_caption_the_model_fails_on_is_warned_of_and_the_next_one_comes():
+    rig = streaming_rig()
+
+    def fault(name, details):
+        if name == "step" and rig.model.steps == 2:
+            raise RuntimeError("no words")
+
+    rig.model.fault = fault
+    play(rig, [(1.5, 105), (2.0, 110)])
+    assert "region 1 misses a caption" in rig.heard.warnings[-1][1]
+    play(rig, [(2.5, 115), (3.0, 120)])
+    assert captions(rig) == ["clip-en-r1f110c115c120<none"]
+
+
+def test_a_region_removed_between_two_captions_gets_neither():
+    rig = streaming_rig()
+    rig.model.stepping.clear()
+    for k in range(3, 7):
+        rig.frame(k / 2, 100 + k)  # the clip of 2.0 is being decoded, that of 3.0 waits for it
+    rig.engine.remove_region("front", 1)
+    rig.model.stepping.set()
+    rig.settle()
+    assert captions(rig) == []
+    assert len(rig.model.batches) == 1
+
+
+def test_a_replaced_clip_keeps_its_place_in_line():
+    rig = streaming_rig()
+    rig.model.stepping.clear()
+    for _ in range(4):  # all places taken
+        rig.ask(region_id=1)
+        rig.turn()
+    rig.frame(2.0, 120)  # the clip waits,
+    behind = rig.ask(region_id=1)  # this behind it,
+    rig.turn()
+    rig.frame(3.0, 130)  # and a newer clip takes the place of the first
+    rig.model.stepping.set()
+    rig.settle()
+    assert [batch[0].task.value for batch in rig.model.batches[4:]] == ["clip", "label"]
+    assert behind.future.done()
+    assert [event.clip_end_ns for event in rig.heard.captions] == [ns(3.0)]
+
+
+# ---- caption_now
+
+
+def test_caption_now_ends_the_clip_and_starts_the_next():
+    rig = streaming_rig(period_s=4.0, clip_frames=5)
+    play(rig, [(2.0, 110), (2.5, 115)])  # 2.5 is no planned instant, and is the newest
+    ticket = rig.engine.caption_now("front", 1, Language.EN)
+    rig.settle()
+    event = ticket.future.result(0)
+    assert event.text == "clip-en-r1f100c110c115<none"
+    assert (event.final, event.clip_end_ns, event.sequence) == (True, ns(2.5), 0)
+    assert rig.heard.captions == [event]
+    play(rig, [(3.5, 120), (4.5, 130), (5.5, 140), (6.5, 150)])
+    assert captions(rig)[1:] == ["clip-en-r1f115c120c130c140c150<clip-en-r1f100c110c115"]
+
+
+def test_caption_now_without_streaming_starts_with_one_frame_and_collects_from_then_on():
+    rig = stepped(caption_period_s=4.0, clip_frames=5)
+    rig.model.words = 1
+    rig.frame(1.0, 100)
+    rig.region()
+    first = rig.engine.caption_now("front", 1, Language.ZH)
+    rig.settle()
+    assert first.future.result(0).text == "clip-zh-r1f100<none"
+    play(rig, [(2.0, 110), (3.0, 120)])
+    second = rig.engine.caption_now("front", 1, Language.ZH)
+    rig.settle()
+    assert second.future.result(0).text == "clip-zh-r1f100c110c120<clip-zh-r1f100"
+    play(rig, [(7.0, 130), (8.0, 140)])  # the period passed: nothing is told unasked, and the clip rolled on
+    assert len(captions(rig)) == 2
+    third = rig.engine.caption_now("front", 1, Language.ZH)
+    rig.settle()
+    assert third.future.result(0).text.startswith("clip-zh-r1f130c140<")
+
+
+def test_caption_now_twice_at_once_and_while_another_is_decoded():
+    rig = streaming_rig()
+    play(rig, [(1.5, 105)])
+    tickets = [rig.engine.caption_now("front", 1, Language.EN) for _ in range(2)]
+    rig.settle()
+    texts = [ticket.future.result(0).text for ticket in tickets]
+    assert [text.split("<")[0] for text in texts] == ["clip-en-r1f100c105", "clip-en-r1f105"]
+    assert [ticket.future.result(0).sequence for ticket in tickets] == [0, 1]
+
+
+def test_caption_now_uses_rows_that_were_computed_for_a_text_of_the_same_frame():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.region()
+    rig.ask(region_id=1)
+    rig.engine.caption_now("front", 1, Language.EN)
+    rig.turn()
+    assert rig.model.sizes("rows_fine") == [1]
+
+
+def test_caption_now_of_a_region_out_of_view_tells_of_what_was_seen():
+    rig = stepped()
+    rig.model.words = 1
+    rig.frame(1.0, 100)
+    rig.region()
+    rig.frame(1.1, 0)
+    ticket = rig.engine.caption_now("front", 1, Language.EN)
+    rig.settle()
+    assert ticket.future.result(0).text == "clip-en-r1f100<none"
+
+
+def test_caption_now_fails_clearly():
+    rig = stepped(max_queued_requests=2)
+    rig.frame(1.0)
+    assert isinstance(error_of(rig.engine.caption_now("front", 1, Language.EN)), UnknownRegionError)
+    rig.region()
+    tickets = [rig.engine.caption_now("front", 1, Language.EN) for _ in range(3)]
+    assert isinstance(error_of(tickets[2]), CapacityError)
+
+    def fault(name, details):
+        if name == "rows_fine":
+            raise RuntimeError("no rows")
+
+    rig.model.fault = fault
+    rig.settle()
+    assert isinstance(error_of(tickets[0]), InferenceError)
+
+
+def test_caption_now_can_be_cancelled_mid_decode():
+    rig = stepped(model=FakeModel(words=1000))
+    rig.frame(1.0)
+    rig.region()
+    ticket = rig.engine.caption_now("front", 1, Language.EN)
+    for _ in range(4):
+        rig.turn()
+    assert rig.engine.statistics().decoding == 1
+    ticket.cancel()
+    rig.turn()
+    assert rig.engine.statistics().decoding == 0
+    assert isinstance(error_of(ticket), CancelledError)

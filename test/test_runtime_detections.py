@@ -1,0 +1,132 @@
+"""Boxes of a detector: known objects are left to the tracker, new ones become regions."""
+
+import numpy as np
+from stepped_engine import box, make_frame, ns, stepped
+
+from pam_ros.records import Language, Task
+
+
+def test_detections_become_regions_once():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.detect((5, 5, 15, 15), (30, 20, 50, 35))
+    assert rig.shown[-1] == [1, 2]
+    rig.model.calls.clear()
+    rig.detect((6, 5, 16, 15), (31, 20, 50, 36))
+    assert rig.model.calls == []  # known: left to the tracker
+    rig.detect((6, 5, 16, 15), (20, 5, 28, 15))
+    assert rig.shown[-1] == [1, 2, 3]
+    assert rig.heard.warnings == []
+
+
+def test_overlapping_detections_of_one_message_are_one_region():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.detect((5, 5, 15, 15), (5, 6, 15, 16), (30, 20, 50, 35))
+    assert rig.shown[-1] == [1, 2]
+
+
+def test_the_overlap_that_makes_a_detection_known_is_an_option():
+    for iou, ids in ((0.3, [1]), (0.6, [1, 2])):
+        rig = stepped(detection_iou=iou)
+        rig.frame(1.0)
+        rig.detect((0, 0, 20, 20))
+        rig.detect((0, 7, 20, 27))  # IoU 260 / 540 = 0.48
+        rig.frame(1.1)
+        assert rig.shown[-1] == ids
+
+
+def test_detections_of_an_earlier_frame_are_compared_with_regions_as_they_were_then():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.region(box(0, 0, 10, 10))
+    rig.region(box(40, 20, 50, 30), region_id=1, stamp_ns=ns(1.0))
+    track = rig.engine._cameras["front"].regions[1]
+    track.boxes.clear()
+    track.boxes.extend([(ns(1.0), np.array([0, 0, 10, 10])), (ns(1.1), np.array([40, 20, 50, 30]))])
+    rig.frame(1.1)
+    rig.detect((0, 0, 10, 10), stamp_s=1.0)
+    assert rig.shown[-1] == [1]  # it was there at 1.0, and is that region
+    rig.detect((0, 0, 10, 10), stamp_s=1.1)
+    assert rig.shown[-1] == [1, 2]  # it was gone from there at 1.1: something else
+
+
+def test_detections_are_not_compared_with_boxes_of_another_resolution():
+    rig = stepped()
+    rig.frame(1.0, size=(40, 60))
+    rig.detect((0, 0, 20, 20))
+    rig.frame(1.1, size=(80, 120))  # the region is (0, 0, 40, 40) now
+    rig.detect((0, 0, 20, 20), stamp_s=1.1)
+    assert rig.shown[-1] == [1, 2]
+    track = rig.engine._cameras["front"].regions[1]
+    assert [box.tolist() for _, box in track.boxes] == [[0, 0, 40, 40]]
+
+
+def test_detections_of_an_earlier_frame_are_segmented_there():
+    rig = stepped()
+    for k in range(3):
+        rig.frame(1.0 + k / 10, 100 + k)
+    rig.detect((5, 5, 15, 15), stamp_s=1.0)
+    (region,) = rig.heard.frames[-1].regions
+    assert (region.created_ns, region.seen_ns) == (ns(1.0), ns(1.2))
+
+
+def test_a_detector_that_draws_boxes_much_larger_than_masks_still_knows_its_object():
+    rig = stepped()
+    rig.frame(1.0)
+    model_box, detector_box = (10, 10, 20, 20), (5, 5, 30, 30)
+
+    original = rig.model._observe
+    rig.model._observe = lambda features, memory, _: original(
+        features, memory, tuple(c / s for c, s in zip(model_box, (60, 40, 60, 40), strict=True))
+    )
+    rig.detect(detector_box)
+    rig.detect(detector_box)
+    assert rig.shown[-1] == [1]
+
+
+def test_detections_that_cannot_be_used_are_warned_of_and_the_others_kept():
+    rig = stepped(max_regions=2)
+    rig.detect((1, 1, 5, 5))
+    assert "no frame has come" in rig.heard.warnings[-1][1]
+    rig.frame(10.0)
+    rig.detect((1, 1, 5, 5), stamp_s=2.0)
+    assert "8.000 s older" in rig.heard.warnings[-1][1]
+    rig.heard.warnings.clear()
+    rig.detect((float("nan"), 1, 5, 5), (9, 9, 3, 12), (500, 500, 600, 600), (5, 5, 15, 15))
+    assert rig.shown[-1] == [1]
+    messages = [message for _, message in rig.heard.warnings]
+    assert len(messages) == 3
+    assert all(message.startswith("a detection is refused") for message in messages)
+    rig.detect((20, 20, 30, 30), (40, 20, 50, 30))
+    assert rig.shown[-1] == [1, 2]
+    assert "2 are allowed" in rig.heard.warnings[-1][1]
+
+
+def test_a_detection_of_nothing_makes_no_region():
+    rig = stepped()
+    rig.frame(1.0, 0)
+    rig.detect((5, 5, 15, 15))
+    rig.frame(1.1)
+    assert rig.shown[-1] == []
+    assert "nothing is found" in rig.heard.warnings[-1][1]
+
+
+def test_detections_are_told_about_when_tasks_say_so():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.engine.detections("front", [(5, 5, 15, 15), (30, 20, 50, 35)], None, (Task.LABEL,), (Language.EN,))
+    rig.settle()
+    (batch,) = rig.model.batches
+    assert len(batch) == 2
+    assert {event.region_id for event in rig.heard.texts if event.final} == {1, 2}
+
+
+def test_detection_messages_do_not_pile_up():
+    rig = stepped()
+    for k in range(12):
+        rig.engine.submit_frame(make_frame(1.0 + k / 10))
+        rig.engine.detections("front", [(4 * k, 5, 4 * k + 3, 15)], ns(1.0 + k / 10), (), ())
+    rig.settle()
+    rig.frame(3.0)
+    assert rig.shown[-1] == [1, 2, 3, 4]

@@ -1,0 +1,180 @@
+"""Bad input and a model that fails: one request is lost, nothing else is disturbed."""
+
+import numpy as np
+import pytest
+from fakes import FakeModel
+from stepped_engine import click, error_of, make_frame, stepped
+
+from pam_ros.errors import (
+    CapacityError,
+    InferenceError,
+    LanguageError,
+    NotActiveError,
+    PromptError,
+    TaskError,
+    UnknownRegionError,
+)
+from pam_ros.records import Language, Prompt, RegionState, Task
+
+# ---- bad input
+
+
+def test_requests_that_make_no_sense_fail_at_once():
+    rig = stepped()
+    rig.frame(1.0)
+    errors = [
+        error_of(rig.ask(click(), tasks=(Task.CLIP,))),
+        error_of(rig.ask(click(), languages=())),
+        error_of(rig.ask(None)),
+        error_of(rig.ask(None, region_id=9)),
+        error_of(rig.ask(click(), region_id=9)),
+    ]
+    assert [type(error) for error in errors] == [
+        TaskError,
+        LanguageError,
+        PromptError,
+        UnknownRegionError,
+        UnknownRegionError,
+    ]
+    assert not rig.turn()
+
+
+def test_prompts_outside_the_picture_fail_alone():
+    rig = stepped()
+    rig.frame(1.0, size=(40, 60))
+    bad = [rig.ask(click(60, 10)), rig.ask(Prompt.from_mask(np.ones((10, 10))))]
+    good = rig.ask(click(59, 39), tasks=())
+    rig.settle()
+    assert [type(error_of(ticket)) for ticket in bad] == [PromptError, PromptError]
+    assert good.future.result(0).region_id == 1
+
+
+def test_a_mask_prompt():
+    rig = stepped()
+    rig.frame(1.0)
+    mask = np.zeros((40, 60), bool)
+    mask[10:20, 30:50] = True
+    assert rig.region(Prompt.from_mask(mask)).box_xyxy.tolist() == [30, 10, 50, 20]
+
+
+def test_more_regions_than_allowed():
+    rig = stepped(max_regions=2)
+    rig.frame(1.0)
+    tickets = [rig.ask(click(x), tasks=()) for x in (10, 20, 30)]
+    rig.settle()
+    assert [ticket.future.exception(0) is None for ticket in tickets] == [True, True, False]
+    error = error_of(tickets[2])
+    assert isinstance(error, CapacityError)
+    assert "has 2 regions, 2 are allowed" in str(error)
+    assert rig.region(click(30), region_id=2).region_id == 2  # refining needs no room
+    rig.engine.remove_region("front", 1)
+    assert rig.region(click(30)).region_id == 3
+
+
+def test_more_requests_than_may_wait():
+    rig = stepped(max_queued_requests=3)
+    rig.frame(1.0)
+    tickets = [rig.ask(click(x)) for x in (10, 20, 30, 40)]
+    assert isinstance(error_of(tickets[3]), CapacityError)
+    assert rig.engine.statistics().queued == 3
+    rig.settle()
+    assert all(ticket.future.exception(0) is None for ticket in tickets[:3])
+    assert rig.engine.statistics().queued == 0
+
+
+def test_not_active():
+    rig = stepped()
+    rig.engine.stop()
+    rig.engine.submit_frame(make_frame(1.0))
+    rig.engine.detections("front", [(1, 1, 5, 5)], None, (), ())
+    assert isinstance(error_of(rig.ask(click())), NotActiveError)
+    assert isinstance(error_of(rig.engine.caption_now("front", 1, Language.EN)), NotActiveError)
+    assert rig.engine.clear_regions("front") == 0
+    with pytest.raises(UnknownRegionError):
+        rig.engine.remove_region("front", 1)
+    assert rig.engine.statistics().cameras[0].received == 0
+
+
+# ---- a model that fails
+
+
+def fail_where(call, guilty):
+    """A fault for one prompt: raises wherever it takes part."""
+
+    def fault(name, details):
+        if name == call and any(guilty(item) for item in details):
+            raise RuntimeError("numbers ran out")
+
+    return fault
+
+
+def test_a_prompt_the_model_fails_on_fails_alone():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.model.fault = fail_where("segment", lambda prompt: prompt.points[0, 0] == 20)
+    tickets = [rig.ask(click(x), tasks=()) for x in (10, 20, 30)]
+    rig.settle()
+    error = error_of(tickets[1])
+    assert isinstance(error, InferenceError)
+    assert "segmenting failed: RuntimeError: numbers ran out" in str(error)
+    assert [tickets[k].future.result(0).region_id for k in (0, 2)] == [1, 2]
+
+
+def test_a_region_the_model_cannot_track_is_lost_alone():
+    rig = stepped()
+    rig.frame(1.0)
+    for x in (10, 20, 30):
+        rig.region(click(x))
+    rig.model.fault = fail_where("track", lambda memory: memory.number == 2)
+    rig.frame(1.1)
+    assert [region.state.name for region in rig.heard.frames[-1].regions] == ["TRACKED", "LOST", "TRACKED"]
+    assert "region 2 could not be tracked" in rig.heard.warnings[-1][1]
+    rig.model.fault = None
+    rig.frame(1.2)
+    assert [region.state.name for region in rig.heard.frames[-1].regions] == ["TRACKED"] * 3
+
+
+def test_a_frame_the_model_cannot_encode():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.region()
+    rig.model.fault = fail_where("encode", lambda shade: shade == 50)
+    rig.engine.submit_frame(make_frame(1.1, 50))
+    ticket = rig.ask(click())
+    rig.settle()
+    assert isinstance(error_of(ticket), InferenceError)
+    assert rig.heard.frames[-1].regions[0].state is RegionState.LOST
+    rig.frame(1.2)
+    assert rig.heard.frames[-1].regions[0].state is RegionState.TRACKED
+
+
+def test_rows_the_model_cannot_compute():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.model.fault = fail_where("rows_fine", lambda seen: seen.memory.number == 1)
+    bad, good = rig.ask(click(10)), rig.ask(click(20))
+    rig.settle()
+    assert isinstance(error_of(bad), InferenceError)
+    assert good.future.result(0).texts
+    assert rig.shown[-1] == [1, 2]  # its mask is fine
+
+
+def test_a_fault_of_the_runtime_itself_leaves_nobody_waiting(monkeypatch):
+    rig = stepped()
+    rig.frame(1.0)
+    rig.region()
+    monkeypatch.setattr(rig.engine, "_publish", lambda *_: 1 / 0)
+    tickets = [rig.ask(click()), rig.engine.caption_now("front", 1, Language.EN)]
+    rig.turn()
+    assert [type(error_of(ticket)) for ticket in tickets] == [InferenceError] * 2
+
+
+def test_a_listener_that_raises_is_logged_and_disturbs_nothing(caplog):
+    rig = stepped(model=FakeModel())
+    rig.heard._keep = lambda *_: 1 / 0
+    rig.engine.submit_frame(make_frame(1.0))
+    ticket = rig.ask(click())
+    rig.settle()
+    assert ticket.future.result(0).texts
+    assert "listener.on_frame failed" in caplog.text
+    assert len(caplog.records) == 2  # on_frame and on_text once each, however many events

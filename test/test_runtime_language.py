@@ -1,0 +1,252 @@
+"""Decoding beside tracking: turns, bounds, cancelling, faults."""
+
+from dataclasses import replace
+
+import pytest
+from stepped_engine import ALL_TEXTS, click, error_of, make_frame, stepped
+
+from pam_ros.errors import CancelledError, CapacityError, InferenceError
+from pam_ros.model.interface import TextDelta
+from pam_ros.records import Language, Task
+
+
+def rig_with_regions(count, **options):
+    rig = stepped(**options)
+    rig.frame(1.0)
+    for k in range(count):
+        rig.region(click(5 + 8 * k))
+    rig.model.calls.clear()
+    return rig
+
+
+def ask_one_by_one(rig, count, **more):
+    """One request a turn, so that each is a decode of its own."""
+    tickets = []
+    for k in range(count):
+        tickets.append(rig.ask(region_id=1 + k % len(rig.engine._cameras["front"].regions), **more))
+        rig.turn()
+    return tickets
+
+
+def finals(rig):
+    return [event.region_id for event in rig.heard.texts if event.final]
+
+
+def test_running_decodes_take_turns():
+    rig = rig_with_regions(3)
+    rig.model.words = 6
+    rig.model.stepping.clear()
+    ask_one_by_one(rig, 3)
+    rig.model.stepping.set()
+    rig.settle()
+    assert sorted(finals(rig)) == [1, 2, 3]
+    order = [event.region_id for event in rig.heard.texts]
+    for k in range(0, len(order), 3):
+        assert sorted(order[k : k + 3]) == [1, 2, 3]  # nobody is a word ahead
+
+
+def test_a_new_request_does_not_wait_for_a_long_text_to_end():
+    rig = rig_with_regions(2)
+    rig.model.words = 1000
+    long = rig.ask(region_id=1, tasks=(Task.DETAIL,))
+    for _ in range(10):
+        rig.turn()
+    rig.engine.options = replace(rig.engine.options, max_new_tokens=2)
+    short = rig.ask(region_id=2)
+    for _ in range(5):  # a prefill step and two words, every other step
+        assert not short.future.done()
+        rig.turn()
+    assert short.future.done()
+    assert not long.future.done()
+
+
+def test_four_decodes_run_at_once_and_the_others_wait_in_line():
+    rig = rig_with_regions(1)
+    rig.model.stepping.clear()
+    tickets = ask_one_by_one(rig, 7)
+    statistics = rig.engine.statistics()
+    assert (statistics.decoding, statistics.queued) == (4, 3)
+    assert len(rig.model.batches) == 4
+    rig.model.stepping.set()
+    done = []
+    for k, ticket in enumerate(tickets):
+        ticket.future.add_done_callback(lambda _, k=k: done.append(k))
+    rig.settle()
+    assert sorted(done) == list(range(7))
+    assert done[-1] == 6
+    assert rig.engine.statistics().decoding == rig.engine.statistics().queued == 0
+
+
+def test_the_queue_behind_running_decodes_is_bounded():
+    rig = rig_with_regions(1, max_queued_requests=2)
+    rig.model.stepping.clear()
+    tickets = ask_one_by_one(rig, 7)
+    assert [ticket.future.done() for ticket in tickets] == [False] * 6 + [True]
+    assert isinstance(error_of(tickets[6]), CapacityError)
+    assert "2 requests are waiting and 2 may" in str(error_of(tickets[6]))
+
+
+def test_requests_in_the_workers_hands_count_as_waiting():
+    rig = rig_with_regions(1, max_queued_requests=2)
+    refused = []
+
+    def ask_more(name, details):
+        if name == "rows_fine":
+            refused.append(rig.ask(region_id=1))
+
+    rig.model.fault = ask_more
+    for _ in range(2):
+        rig.ask(region_id=1)
+    rig.turn()
+    assert isinstance(error_of(refused[0]), CapacityError)
+
+
+def test_cancel_mid_decode_stops_its_texts_only():
+    rig = rig_with_regions(2)
+    rig.model.words = 50
+    first, second = rig.ask(region_id=1, **ALL_TEXTS), rig.ask(region_id=2)
+    for _ in range(4):
+        rig.turn()
+    assert rig.engine.statistics().decoding == 5
+    first.cancel()
+    rig.heard.texts.clear()
+    rig.turn()
+    assert rig.engine.statistics().decoding == 1
+    assert {event.region_id for event in rig.heard.texts} == {2}
+    assert rig.engine._queue._running[0].decode.cancelled == {0, 1, 2, 3}
+    rig.settle()
+    assert isinstance(error_of(first), CancelledError)
+    assert second.future.result(0).texts
+
+
+def test_a_batch_nobody_waits_for_is_dropped():
+    rig = rig_with_regions(1)
+    rig.model.words = 10_000
+    ticket = rig.ask(region_id=1)
+    for _ in range(4):
+        rig.turn()
+    ticket.cancel()
+    assert rig.turn() is False
+    assert rig.engine.statistics().decoding == 0
+
+
+def test_cancelled_while_it_waits():
+    rig = rig_with_regions(1)
+    rig.model.stepping.clear()
+    tickets = ask_one_by_one(rig, 6)
+    tickets[5].cancel()
+    rig.turn()
+    assert rig.engine.statistics().queued == 1
+    rig.model.stepping.set()
+    rig.settle()
+    assert len(rig.model.batches) == 5
+
+
+def test_texts_stop_at_max_new_tokens():
+    rig = rig_with_regions(1, max_new_tokens=2)
+    rig.model.words = 50
+    ticket = rig.ask(region_id=1)
+    rig.settle()
+    assert ticket.future.result(0).texts[Task.LABEL, Language.EN].text == "label-en-r1s100 w"
+
+
+def test_a_failed_step_costs_the_guilty_request_only():
+    rig = rig_with_regions(3)
+
+    def fault(name, details):
+        if name == "step" and any(request.rows[0].region == 2 for request in details) and rig.model.steps > 2:
+            raise RuntimeError("numbers ran out")
+
+    rig.model.fault = fault
+    tickets = [rig.ask(region_id=k) for k in (1, 2, 3)]
+    rig.settle()
+    assert isinstance(error_of(tickets[1]), InferenceError)
+    assert [tickets[k].future.exception(0) for k in (0, 2)] == [None, None]
+    assert [len(batch) for batch in rig.model.batches] == [3, 1, 1, 1]
+    assert sorted(finals(rig)) == [1, 3]
+
+
+def test_a_batch_that_cannot_start_is_started_apart():
+    rig = rig_with_regions(3)
+
+    def fault(name, details):
+        if name == "decode" and any(request.rows[0].region == 2 for request in details):
+            raise CapacityError("the prompt is too long")
+
+    rig.model.fault = fault
+    tickets = [rig.ask(region_id=k) for k in (1, 2, 3)]
+    rig.settle()
+    assert str(error_of(tickets[1])) == "the prompt is too long"  # a PamError reaches its caller as it is
+    assert all(tickets[k].future.result(0).texts for k in (0, 2))
+
+
+def test_a_decode_that_ends_without_a_final_text_fails_its_request(monkeypatch):
+    rig = rig_with_regions(1)
+    ticket = rig.ask(region_id=1)
+    rig.turn()
+    decode = rig.engine._queue._running[0].decode
+    monkeypatch.setattr(decode, "step", lambda: decode._open.clear() or [TextDelta(0, "half", False)])
+    rig.settle()
+    assert "without a final text" in str(error_of(ticket))
+
+
+def test_reports_of_texts_that_ended_are_not_passed_on(monkeypatch):
+    rig = rig_with_regions(2)
+    first, second = rig.ask(region_id=1), rig.ask(region_id=2)
+    rig.turn()
+    decode = rig.engine._queue._running[0].decode
+    reports = [TextDelta(0, "a", True), TextDelta(0, "b", True), TextDelta(0, "c", False)]
+    monkeypatch.setattr(decode, "step", lambda: reports)
+    rig.turn()
+    rig.turn()
+    assert [(event.text, event.final) for event in rig.heard.texts] == [("a", True)]
+    assert first.future.done()
+    assert not second.future.done()
+
+
+def test_a_detection_whose_text_fails_is_warned_of():
+    rig = stepped()
+    rig.frame(1.0)
+
+    def fault(name, details):
+        if name == "step":
+            raise RuntimeError("no words")
+
+    rig.model.fault = fault
+    rig.engine.detections("front", [(5, 5, 15, 15)], None, (Task.LABEL,), (Language.EN,))
+    rig.settle()
+    assert "region 1 gets no text" in rig.heard.warnings[-1][1]
+    assert rig.shown[-1] == [1]
+
+
+def test_statistics_tell_of_latency_and_speed():
+    rig = rig_with_regions(1)
+    rig.model.words = 20
+    before = rig.engine.statistics()
+    assert (before.tokens_per_s, before.text_latency_s) == (0.0, 0.0)
+    ticket = rig.ask(region_id=1)
+    for _ in range(21):
+        rig.clock.now_s += 0.1
+        rig.turn()
+    assert ticket.future.done()
+    after = rig.engine.statistics()
+    assert after.text_latency_s == pytest.approx(2.1)
+    assert after.tokens_per_s == pytest.approx(10.0, rel=0.1)
+    rig.clock.now_s += 60
+    assert rig.engine.statistics().tokens_per_s < 0.01
+
+
+def test_frame_statistics():
+    rig = stepped()
+    camera = rig.engine.statistics().cameras[0]
+    assert (camera.last_stamp_ns, camera.age_s, camera.rate_hz) == (None, float("inf"), 0.0)
+    for k in range(100):
+        rig.engine.submit_frame(make_frame(k / 20))
+        rig.clock.now_s += 0.03
+        rig.turn()
+        rig.clock.now_s += 0.02
+    camera = rig.engine.statistics().cameras[0]
+    assert camera.rate_hz == pytest.approx(20, rel=0.05)
+    assert camera.mask_latency_s == pytest.approx(0.03)
+    assert camera.last_stamp_ns == 4_950_000_000
+    assert camera.age_s == pytest.approx(0.05)

@@ -1,0 +1,345 @@
+"""Prompts: matched to their frame, refining, describing, detections, own images, removal, bad input."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from stepped_engine import ALL_TEXTS, box, click, error_of, make_frame, ns, picture, stepped
+
+from pam_ros.errors import (
+    CancelledError,
+    ImageError,
+    NoFrameError,
+    PromptError,
+    StaleFrameError,
+    UnknownRegionError,
+)
+from pam_ros.records import Language, RegionState, Task
+
+# ---- which frame
+
+
+def test_the_newest_frame_is_used_again_when_no_other_comes():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.clock.now_s += 60
+    ticket = rig.ask(click(), tasks=())
+    rig.clock.now_s += 0.5
+    rig.turn()
+    assert ticket.future.result(0).created_ns == ns(1.0)
+    assert rig.shown == [[], [1]]
+    assert rig.heard.frames[1].stamp_ns == ns(1.0)
+    assert rig.heard.frames[1].latency_s == pytest.approx(0.5)
+    assert rig.engine.statistics().cameras[0].processed == 1
+
+
+def test_clicks_on_one_frame_cost_one_encoder_pass():
+    rig = stepped()
+    rig.frame(1.0)
+    for x in (10, 20, 30):
+        rig.region(click(x))
+    assert rig.model.count("encode") == 1
+
+
+def test_a_stamped_prompt_is_segmented_on_its_frame_and_tracked_to_the_newest():
+    rig = stepped()
+    rig.frame(0.9)
+    rig.region(click(10))
+    for k, shade in enumerate((101, 102, 103, 104)):
+        rig.frame(1.0 + k / 10, shade)
+    rig.model.calls.clear()
+    ticket = rig.ask(click(40), stamp_ns=ns(1.11))  # within the tolerance of 1.1
+    rig.engine.submit_frame(make_frame(1.4, 105))
+    rig.settle()
+    assert rig.model.calls[:4] == [("encode", 1), ("segment", 1), ("encode", 1), ("track", 2)]
+    assert rig.shown[-1] == [1, 2]
+    assert rig.heard.frames[-1].stamp_ns == ns(1.4)
+    shown = rig.heard.frames[-1].regions[1]
+    assert (shown.created_ns, shown.seen_ns) == (ns(1.1), ns(1.4))
+    answer = ticket.future.result(0)
+    assert (answer.created_ns, answer.seen_ns) == (ns(1.1), ns(1.1))
+    assert answer.texts[Task.LABEL, Language.EN].text.startswith("label-en-r2s102")  # of the frame clicked on
+    assert answer.texts[Task.LABEL, Language.EN].stamp_ns == ns(1.1)
+
+
+def test_a_stamped_prompt_needs_no_further_frame_to_be_tracked_to_the_newest():
+    rig = stepped()
+    for k in range(3):
+        rig.frame(1.0 + k / 10, 100 + k)
+    rig.region(click(10))
+    rig.model.calls.clear()
+    rig.region(click(40), stamp_ns=ns(1.0))
+    assert rig.model.calls == [("encode", 1), ("segment", 1), ("track", 1)]  # the other is there
+    assert rig.shown[-1] == [1, 2]
+    assert rig.heard.frames[-1].stamp_ns == ns(1.2)
+    assert rig.heard.frames[-1].regions[1].seen_ns == ns(1.2)
+
+
+def test_a_prompt_with_the_newest_stamp_costs_no_second_pass_even_when_a_newer_frame_came():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.region(click(10))
+    rig.model.calls.clear()
+    ticket = rig.ask(click(40), stamp_ns=ns(1.0), tasks=())
+    rig.engine.submit_frame(make_frame(1.1))
+    rig.settle()
+    assert rig.model.count("encode") == 1  # 1.1 only
+    assert ticket.future.result(0).created_ns == ns(1.0)
+
+
+def test_prompts_find_frames_that_were_dropped():
+    rig = stepped()
+    for k in range(5):
+        rig.engine.submit_frame(make_frame(1.0 + k / 10, 100 + k))
+    ticket = rig.ask(click(), stamp_ns=ns(1.2))
+    rig.settle()
+    assert ticket.future.result(0).texts[Task.LABEL, Language.EN].text.startswith("label-en-r1s102")
+
+
+def test_many_earlier_frames_are_worked_off_one_a_turn():
+    rig = stepped()
+    for k in range(6):
+        rig.frame(1.0 + k / 10, 100 + k)
+    tickets = [rig.ask(click(5 + 8 * k), tasks=(), stamp_ns=ns(1.0 + k / 10)) for k in range(5)]
+    rig.engine.submit_frame(make_frame(1.6))
+    rig.turn()
+    assert [ticket.future.done() for ticket in tickets] == [True] + [False] * 4
+    assert rig.model.count("encode") == 2
+    rig.settle()
+    assert all(ticket.future.done() for ticket in tickets)
+    assert rig.shown[-1] == [1, 2, 3, 4, 5]
+
+
+def test_stamps_outside_the_history():
+    rig = stepped(frame_history=3)
+    assert isinstance(error_of(rig.ask(click(), stamp_ns=ns(1.0))), NoFrameError)
+    for k in range(6):
+        rig.frame(1.0 + k)
+    error = error_of(rig.ask(click(), stamp_ns=ns(1.0)))
+    assert isinstance(error, StaleFrameError)
+    assert "5.000 s older than the newest" in str(error)
+    assert "reach back 2.000 s (3 frames)" in str(error)
+    assert "newer than the newest frame" in str(error_of(rig.ask(click(), stamp_ns=ns(7.0))))
+    between = error_of(rig.ask(click(), stamp_ns=ns(4.6)))
+    assert isinstance(between, StaleFrameError)
+    assert "0.400 s away from the nearest frame" in str(between)
+    assert not rig.turn()
+
+
+def test_the_history_can_be_shortened_while_running():
+    rig = stepped(frame_history=10)
+    for k in range(5):
+        rig.frame(1.0 + k)
+    rig.engine.options = replace(rig.engine.options, frame_history=2)
+    assert isinstance(error_of(rig.ask(click(), stamp_ns=ns(3.0))), StaleFrameError)
+    assert not rig.ask(click(), stamp_ns=ns(4.0)).future.done()
+
+
+# ---- which region
+
+
+def test_refining_a_region_keeps_its_id_memory_and_texts():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.ask(click(10, 10))
+    rig.settle()
+    refined = rig.region(click(40, 30), region_id=1)
+    assert refined.region_id == 1
+    assert refined.box_xyxy.tolist() == [36, 26, 44, 34]
+    assert rig.model.memories == 1
+    assert (Task.LABEL, Language.EN) in refined.texts
+    assert rig.shown[-1] == [1]
+
+
+def test_refining_on_a_new_frame_tracks_there_first():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.region()
+    rig.model.calls.clear()
+    rig.engine.submit_frame(make_frame(1.1))
+    rig.ask(click(40, 30), region_id=1, tasks=())
+    rig.turn()
+    assert [name for name, _ in rig.model.calls] == ["encode", "track", "segment"]
+    assert rig.heard.frames[-1].regions[0].box_xyxy.tolist() == [36, 26, 44, 34]
+
+
+def test_refining_on_an_earlier_frame_goes_on_from_there():
+    rig = stepped()
+    for k in range(3):
+        rig.frame(1.0 + k / 10, 100 + k)
+    rig.region(click(10))
+    refined = rig.region(click(40, 30), region_id=1, stamp_ns=ns(1.0))
+    assert refined.seen_ns == ns(1.0)
+    shown = rig.heard.frames[-1].regions[0]
+    assert (shown.seen_ns, shown.box_xyxy.tolist()) == (ns(1.2), [36, 26, 44, 34])
+
+
+def test_two_clicks_on_one_region_at_once_are_applied_one_after_the_other():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.region()
+    rig.model.calls.clear()
+    tickets = [rig.ask(click(x, 30), region_id=1, tasks=()) for x in (20, 40)]
+    new = rig.ask(click(50, 10), tasks=())
+    rig.turn()
+    assert rig.model.sizes("segment") == [2, 1]
+    assert [ticket.future.result(0).box_xyxy[0] for ticket in tickets] == [16, 36]
+    assert new.future.result(0).region_id == 2
+
+
+def test_describing_uses_what_is_there_and_needs_no_frame():
+    rig = stepped()
+    rig.frame(1.0, 100)
+    rig.region()
+    rig.frame(1.1, 111)
+    rig.model.calls.clear()
+    ticket = rig.ask(region_id=1, tasks=(Task.EXPLAIN,))
+    rig.settle()
+    assert ticket.future.result(0).texts[Task.EXPLAIN, Language.EN].text.startswith("explain-en-r1s111")
+    assert not {"encode", "segment", "track"} & {name for name, _ in rig.model.calls}
+    assert len(rig.heard.frames) == 3  # nothing new to show
+    silent = rig.ask(region_id=1, tasks=())
+    rig.turn()
+    assert silent.future.result(0).region_id == 1
+
+
+def test_answers_hold_what_was_asked_first_and_then_what_else_is_known():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.ask(click(), tasks=(Task.LABEL,))
+    rig.settle()
+    ticket = rig.ask(region_id=1, tasks=(Task.BRIEF,))
+    rig.settle()
+    assert [task for task, _ in ticket.future.result(0).texts] == [Task.BRIEF, Task.LABEL]
+
+
+def test_describing_a_lost_region_tells_of_its_last_sighting():
+    rig = stepped()
+    rig.frame(1.0, 100)
+    rig.region()
+    rig.frame(1.1, 0)
+    ticket = rig.ask(region_id=1)
+    rig.settle()
+    answer = ticket.future.result(0)
+    assert answer.state is RegionState.LOST
+    assert answer.texts[Task.LABEL, Language.EN].text.startswith("label-en-r1s100")
+    assert answer.texts[Task.LABEL, Language.EN].stamp_ns == ns(1.0)
+
+
+def test_removing_mid_decode_fails_the_request_and_stops_the_words():
+    rig = stepped()
+    rig.model.words = 1000
+    rig.frame(1.0)
+    ticket = rig.ask(click(), **ALL_TEXTS)
+    other = rig.ask(click(10))
+    for _ in range(5):
+        rig.turn()
+    rig.engine.remove_region("front", 1)
+    rig.turn()
+    assert isinstance(error_of(ticket), CancelledError)
+    assert "region 1 was removed" in str(error_of(ticket))
+    assert rig.engine.statistics().decoding == 1  # the other goes on
+    rig.heard.texts.clear()
+    rig.turn()
+    assert {event.region_id for event in rig.heard.texts} == {2}
+    rig.engine.remove_region("front", 2)
+    rig.settle()
+    assert other.future.done()
+    assert rig.engine.statistics().decoding == 0
+
+
+def test_a_removed_region_is_gone_from_the_next_frame_and_its_id_is_not_used_again():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.region()
+    rig.engine.submit_frame(make_frame(1.1))
+    rig.engine.remove_region("front", 1)
+    with pytest.raises(UnknownRegionError, match=r"has no region 1; there are: none"):
+        rig.engine.remove_region("front", 1)
+    pending = rig.ask(region_id=1)
+    rig.turn()
+    assert rig.shown[-1] == []
+    assert isinstance(error_of(pending), UnknownRegionError)
+    assert rig.region().region_id == 2
+    assert rig.region(click(10)).region_id == 3
+    assert rig.engine.clear_regions("front") == 2
+    assert rig.engine.clear_regions("front") == 0
+    rig.frame(1.2)
+    assert rig.shown[-1] == []
+    assert rig.region().region_id == 4
+
+
+def test_requests_on_their_way_when_their_region_is_removed():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.region()
+    asked = [rig.ask(region_id=1), rig.ask(click(), region_id=1)]
+    asked.append(rig.engine.caption_now("front", 1, Language.EN))
+    rig.engine.remove_region("front", 1)
+    rig.settle()
+    assert [type(error_of(ticket)) for ticket in asked] == [CancelledError] * 3
+
+
+def test_removal_while_the_frame_is_being_worked_on():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.region()
+
+    def remove(call, details):
+        if call == "track":
+            rig.engine.remove_region("front", 1)
+            rig.model.fault = None
+
+    rig.model.fault = remove
+    rig.frame(1.1)
+    assert rig.shown[-1] == []
+
+
+def test_cancelled_before_its_turn_nothing_is_done():
+    rig = stepped()
+    rig.frame(1.0)
+    ticket = rig.ask(click())
+    ticket.cancel()
+    ticket.cancel()
+    rig.settle()
+    assert isinstance(error_of(ticket), CancelledError)
+    assert rig.model.calls == []
+    assert rig.shown == [[]]
+
+
+# ---- a caller's own image
+
+
+def test_an_own_image_is_answered_without_tracking_or_reports():
+    rig = stepped()
+    ticket = rig.ask(box(5, 5, 25, 15), image=picture(77, (20, 30)), stamp_ns=ns(9.0), **ALL_TEXTS)
+    rig.settle()
+    answer = ticket.future.result(0)
+    assert (answer.region_id, answer.created_ns, answer.seen_ns) == (0, ns(9.0), ns(9.0))
+    assert answer.box_xyxy.tolist() == [5, 5, 25, 15]
+    assert answer.texts[Task.LABEL, Language.ZH].text.startswith("label-zh-r1s77")
+    assert len(answer.texts) == 4
+    assert rig.heard.order == []
+    rig.frame(1.0)
+    assert rig.shown == [[]]
+
+
+def test_own_images_do_not_wait_for_a_busy_camera_to_rest():
+    rig = stepped()
+    ticket = rig.ask(click(), image=picture(), tasks=())
+    rig.frame(1.0)
+    assert ticket.future.done()
+
+
+def test_own_images_fail_clearly():
+    rig = stepped()
+    outside = rig.ask(click(500, 5), image=picture(), tasks=())
+    bad = np.zeros((4, 4), np.uint8)
+    errors = [
+        error_of(rig.ask(click(), image=bad)),
+        error_of(rig.ask(None, image=picture())),
+        error_of(rig.ask(click(), image=picture(), region_id=3)),
+    ]
+    assert [type(error) for error in errors] == [ImageError, PromptError, PromptError]
+    rig.settle()
+    assert "outside the 60x40 image" in str(error_of(outside))

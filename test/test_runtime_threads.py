@@ -1,0 +1,202 @@
+"""The real worker thread: starting, stopping in the middle of everything, callers on many threads."""
+
+import threading
+import time
+from concurrent.futures import wait
+
+import numpy as np
+import pytest
+from fakes import Costs, FakeModel, Recorder
+from stepped_engine import click, make_frame
+
+from pam_ros.errors import CancelledError, NotActiveError, PamError
+from pam_ros.records import Language, Task
+from pam_ros.runtime.engine import Engine, PromptRequest
+from pam_ros.runtime.options import EngineOptions
+
+
+@pytest.fixture
+def heard():
+    return Recorder()
+
+
+@pytest.fixture
+def engines(heard):
+    made = []
+
+    def make(model=None, cameras=("front",), **options):
+        engine = Engine(
+            model=model or FakeModel(), cameras=cameras, options=EngineOptions(**options), listener=heard
+        )
+        made.append(engine)
+        engine.start()
+        return engine
+
+    yield make
+    for engine in made:
+        engine.stop()
+
+
+def workers():
+    return [thread for thread in threading.enumerate() if thread.name == "pam_worker"]
+
+
+def test_one_thread_owns_the_model_and_answers(engines, heard):
+    model = FakeModel()
+    engine = engines(model)
+    engine.start()
+    assert len(workers()) == 1
+    engine.submit_frame(make_frame(1.0))
+    ticket = engine.perceive("front", PromptRequest(prompt=click()))
+    assert ticket.future.result(5).texts
+    assert model.threads == {workers()[0].ident}
+    assert threading.get_ident() not in model.threads
+
+
+def test_a_long_decode_does_not_make_frames_late(engines, heard):
+    model = FakeModel(words=10_000, costs=Costs(step_s=0.002))
+    engine = engines(model)
+    engine.submit_frame(make_frame(0.0))
+    ticket = engine.perceive("front", PromptRequest(prompt=click(), tasks=(Task.DETAIL,)))
+    heard.wait_for(lambda: len(heard.texts) > 2)
+    before = len(heard.frames)
+    for k in range(1, 51):
+        engine.submit_frame(make_frame(float(k)))
+        heard.wait_for(lambda k=k: heard.frames[-1].stamp_ns == k * 10**9)
+    assert not ticket.future.done()
+    assert len(heard.frames) - before == 50
+    assert all(result.regions for result in heard.frames[before:])
+    assert engine.statistics().cameras[0].dropped == 0
+    assert max(result.latency_s for result in heard.frames[before:]) < 0.2
+    assert model.steps > 50
+
+
+def test_stop_in_the_middle_of_everything(engines, heard):
+    model = FakeModel(words=10**6, costs=Costs(step_s=0.001))
+    engine = engines(model, streaming=True, caption_period_s=0.5, clip_frames=2)
+    for stamp_s in (0.0, 1.0):
+        engine.submit_frame(make_frame(stamp_s))
+        heard.wait_for(lambda: bool(heard.frames))
+    asked = [engine.perceive("front", PromptRequest(prompt=click(5 + 8 * k))) for k in range(6)]
+    heard.wait_for(lambda: bool(heard.texts))
+    asked.append(engine.caption_now("front", 1, Language.EN))
+    asked.append(
+        engine.caption_clip("front", PromptRequest(None, region_id=1), 100.0, Language.EN, lambda *_: None)
+    )
+    asked.append(engine.perceive("front", PromptRequest(prompt=click(), image=make_frame(0).image)))
+    for k in range(2, 6):
+        engine.submit_frame(make_frame(float(k)))
+    started_s = time.monotonic()
+    engine.stop()
+    assert time.monotonic() - started_s < 1.0
+    assert all(isinstance(ticket.future.exception(0), CancelledError) for ticket in asked)
+    assert workers() == []
+    heard_by_then = len(heard.order)
+    statistics = engine.statistics()
+    assert (statistics.decoding, statistics.queued) == (0, 0)
+    assert (statistics.cameras[0].regions_tracked, statistics.cameras[0].last_stamp_ns) == (0, None)
+    engine.submit_frame(make_frame(9.0))
+    assert isinstance(
+        engine.perceive("front", PromptRequest(prompt=click())).future.exception(0), NotActiveError
+    )
+    engine.stop()
+    assert len(heard.order) == heard_by_then
+    assert engine._tickets == set()
+    assert engine._watches.count == 0
+
+
+def test_start_stop_start(engines, heard):
+    engine = engines()
+    for round_ in range(3):
+        engine.start()
+        heard.frames.clear()
+        engine.submit_frame(make_frame(1.0))
+        heard.wait_for(lambda: bool(heard.frames))
+        assert heard.frames[-1].regions == ()  # regions of before are forgotten
+        region = engine.perceive("front", PromptRequest(prompt=click())).future.result(5)
+        assert region.region_id == round_ + 1  # and their ids are not used again
+        engine.stop()
+    assert workers() == []
+    assert engine.statistics().cameras[0].received == 3
+
+
+def test_stop_fails_what_has_not_begun(heard):
+    engine = Engine(model=FakeModel(), cameras=["front"], options=EngineOptions(), listener=heard)
+    engine._inbox.open()  # no thread takes anything
+    engine.submit_frame(make_frame(1.0))
+    tickets = [engine.perceive("front", PromptRequest(prompt=click())) for _ in range(3)]
+    engine.stop()
+    assert all(isinstance(ticket.future.exception(0), CancelledError) for ticket in tickets)
+
+
+def test_a_callback_may_call_the_engine_and_even_stop_it(engines, heard):
+    engine = engines()
+    engine.submit_frame(make_frame(1.0))
+    done = threading.Event()
+
+    def on_done(_):
+        engine.remove_region("front", 1)
+        engine.stop()
+        done.set()
+
+    engine.perceive("front", PromptRequest(prompt=click(), tasks=())).future.add_done_callback(on_done)
+    assert done.wait(5)
+    engine.start()
+    engine.submit_frame(make_frame(2.0))
+    heard.wait_for(lambda: heard.frames[-1].stamp_ns == 2 * 10**9)
+    assert len(workers()) == 1
+
+
+def test_stop_waits_for_the_piece_of_work_at_hand_only(engines, heard):
+    model = FakeModel(words=10**6, costs=Costs(encode_s=0.1))
+    engine = engines(model)
+    engine.submit_frame(make_frame(1.0))
+    ticket = engine.perceive("front", PromptRequest(prompt=click()))
+    while not model.calls:
+        time.sleep(0.001)
+    engine.stop()
+    assert isinstance(ticket.future.exception(0), CancelledError)
+    assert model.count("encode") == 1
+    assert heard.frames == []  # nothing is reported once it is stopped
+
+
+def test_many_threads_at_once(engines, heard):
+    engine = engines(cameras=("a", "b"), max_regions=64, max_queued_requests=1000, streaming=True)
+    errors = []
+
+    def use(seed):
+        random = np.random.default_rng(seed)
+        tickets = []
+        try:
+            for k in range(60):
+                camera = "ab"[int(random.integers(2))]
+                engine.submit_frame(make_frame(k / 10 + 1, camera=camera))
+                action = random.integers(6)
+                if action < 2:
+                    tickets.append(
+                        engine.perceive(camera, PromptRequest(prompt=click(*random.uniform(5, 35, 2))))
+                    )
+                elif action == 2:
+                    engine.detections(camera, [(5, 5, 20, 20)], None, (Task.LABEL,), (Language.EN,))
+                elif action == 3 and tickets:
+                    tickets[int(random.integers(len(tickets)))].cancel()
+                elif action == 4:
+                    tickets.append(engine.caption_now(camera, int(random.integers(1, 20)), Language.EN))
+                elif random.integers(10) == 0:
+                    engine.clear_regions(camera)
+                engine.statistics()
+            undone = wait([ticket.future for ticket in tickets], 10).not_done
+            assert not undone
+            for ticket in tickets:
+                assert ticket.future.exception() is None or isinstance(ticket.future.exception(), PamError)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=use, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert errors == []
+    assert engine._tickets == set()
+    assert len(workers()) == 1
