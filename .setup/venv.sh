@@ -53,7 +53,7 @@ SAM2_BUILD_CUDA=0 pip_install --no-build-isolation --no-deps sam2==1.1.0
 if [[ $route == wheels ]]; then
   # 4. Mends. CMake from pip where the machine's is missing or too old.
   if ! cmake -E capabilities 2>/dev/null | python -c 'import json, sys
-version = json.load(sys.stdin)["version"]; sys.exit((version["major"], version["minor"]) < (3, 16))' 2>/dev/null; then
+version = json.load(sys.stdin)["version"]; sys.exit((version["major"], version["minor"]) < (3, 20))' 2>/dev/null; then
     pip_install cmake==3.31.10
   fi
   python "$pins/mend_wheels.py"

@@ -1,9 +1,9 @@
 """`pam_node` with a model without weights. The parameter `model` says how that model behaves.
 
-    fake                          answers at once
-    fake:words=40,step_s=0.05     texts of 40 words, one every 50 ms
-    fake:load_s=3,ballast_mib=200 loading takes 3 s, and 200 MiB until it is closed
-    fail:ModelNotFoundError       loading fails with that error, naming it; fail:RuntimeError is a fault of ours
+fake                          answers at once
+fake:words=40,step_s=0.05     texts of 40 words, one every 50 ms
+fake:load_s=3,ballast_mib=200 loading takes 3 s, and 200 MiB until it is closed
+fail:ModelNotFoundError       loading fails with that error; fail:RuntimeError is a fault of ours
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class BallastModel(FakeModel):
         super().close()
 
 
-def load_fake(name_or_path: str, *, device: str, dtype: str, progress: Progress | None) -> FakeModel:
+def load_fake(
+    name_or_path: str, *, device: str, dtype: str, memory_limit_gib: float, progress: Progress | None
+) -> FakeModel:
     """Builds what the name asks for."""
     kind, _, details = name_or_path.partition(":")
     if kind == "fail":

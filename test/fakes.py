@@ -278,7 +278,7 @@ class Recorder:
                 self.order.append(what)
             self.heard.notify_all()
 
-    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
         """Waits until something heard makes the condition true; fails the test when nothing does."""
         with self.heard:
             assert self.heard.wait_for(condition, timeout_s), "it did not happen in time"

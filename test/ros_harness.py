@@ -41,8 +41,8 @@ from pam_ros.action import CaptionClip
 from pam_ros.msg import Prompt, RegionArray
 from pam_ros.srv import PerceiveRegion
 
-FAKE_NODE = Path(__file__).with_name("fake_node.py")
-REAL_NODE = Path(__file__).with_name("real_node.py")
+FAKE_NODE = (str(Path(__file__).with_name("fake_node.py")),)
+REAL_NODE = ("-m", "pam_ros.nodes.main")
 TIMEOUT_S = 20.0  # for anything that should happen soon; loaded machines are slow
 LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 _TRANSITIONS = {
@@ -55,8 +55,10 @@ _TRANSITIONS = {
 _SENSOR = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 
 
-def wait_until(condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = TIMEOUT_S) -> Any:
-    """Returns the condition's value once it is true; fails the test, saying what, when it does not become so."""
+def wait_until(
+    condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = TIMEOUT_S
+) -> Any:
+    """Returns the condition's value once it is true; fails the test, saying what did not happen."""
     until_s = time.monotonic() + timeout_s
     while True:
         value = condition()
@@ -70,7 +72,7 @@ def wait_until(condition: Callable[[], Any], what: str | Callable[[], str], time
 class NodeProcess:
     """A ROS process; its log lines are kept."""
 
-    def __init__(self, script: Path, arguments: Sequence[str], domain: int) -> None:
+    def __init__(self, script: Sequence[str], arguments: Sequence[str], domain: int) -> None:
         environment = os.environ | {
             "ROS_DOMAIN_ID": str(domain),
             "PYTHONUNBUFFERED": "1",
@@ -80,7 +82,7 @@ class NodeProcess:
         }
         self.lines: list[str] = []
         self._process = subprocess.Popen(
-            [sys.executable, str(script), *arguments],
+            [sys.executable, *script, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -206,10 +208,12 @@ class Robot:
         wait_until(future.done, f"an answer of {service}", timeout_s)
         return future.result()
 
-    def perceive(self, prompt: Prompt, node: str = "/pam", image: Image | None = None) -> Any:
+    def perceive(
+        self, prompt: Prompt, node: str = "/pam", image: Image | None = None, timeout_s: float = TIMEOUT_S
+    ) -> Any:
         """The response of `~/perceive`."""
         request = PerceiveRegion.Request(prompt=prompt, image=image or Image())
-        return self.call(PerceiveRegion, f"{node}/perceive", request)
+        return self.call(PerceiveRegion, f"{node}/perceive", request, timeout_s)
 
     def set_parameter(self, node: str, name: str, value: Any) -> str:
         """Sets it; the reason why not, empty when it was set."""
@@ -275,6 +279,11 @@ class Goal:
     feedback: list[Any]
     _result: Future
 
+    @property
+    def done(self) -> bool:
+        """Whether the result is there."""
+        return bool(self._result.done())
+
     def result(self, timeout_s: float = TIMEOUT_S) -> tuple[int, Any]:
         """Goal status (action_msgs/GoalStatus) and result."""
         wait_until(self._result.done, "the goal's result", timeout_s)
@@ -332,7 +341,7 @@ class Camera:
         frame_id: str = "camera_optical",
         dies: bool = False,
     ) -> None:
-        """`size` is (height, width) in pixels; pictures have one grey, `shade`, which the fake model answers with.
+        """`size` is (height, width) in pixels; pictures have one `shade`, which the fake model answers with.
         `dies`: its publisher is destroyed at the end, not only silent.
         """
         self._kind = CompressedImage if compressed else Image
@@ -409,7 +418,9 @@ def new_frames(messages: list[RegionArray], since: int = 0) -> list[RegionArray]
 
 
 @contextmanager
-def pam(*parameters: str, script: Path = FAKE_NODE, arguments: Sequence[str] = ()) -> Iterator[tuple[Robot, NodeProcess]]:
+def pam(
+    *parameters: str, script: Sequence[str] = FAKE_NODE, arguments: Sequence[str] = ()
+) -> Iterator[tuple[Robot, NodeProcess]]:
     """Starts `pam_node` with these parameters (`name:=value`) and a robot; ends both."""
     domain = random.SystemRandom().randrange(1, 100)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"

@@ -55,8 +55,8 @@ def raw_message(pixels: np.ndarray, encoding: str, padding: int = 0, bigendian: 
     )
 
 
-def compressed_message(data: bytes, format: str = "jpeg") -> CompressedImage:
-    return CompressedImage(format=format, data=array.array("B", data))
+def compressed_message(data: bytes, form: str = "jpeg") -> CompressedImage:
+    return CompressedImage(format=form, data=array.array("B", data))
 
 
 # --- images
@@ -91,7 +91,9 @@ def test_grey_encodings() -> None:
     np.testing.assert_array_equal(picture_from_image(raw_message(grey, "mono8", 3)), expected)
     wide = grey.astype(np.uint16) * 256 + 17
     np.testing.assert_array_equal(picture_from_image(raw_message(wide, "mono16", 4)), expected)
-    np.testing.assert_array_equal(picture_from_image(raw_message(wide, "mono16", 4, bigendian=True)), expected)
+    np.testing.assert_array_equal(
+        picture_from_image(raw_message(wide, "mono16", 4, bigendian=True)), expected
+    )
 
 
 @pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"])
@@ -208,7 +210,9 @@ def test_prompt_with_clicks_and_box() -> None:
 
 
 def test_prompt_defaults_and_wishes() -> None:
-    request = prompt_request(clicks((1.0, 1.0), tasks=["brief", "label", "brief"], languages=["zh"]), DEFAULTS)
+    request = prompt_request(
+        clicks((1.0, 1.0), tasks=["brief", "label", "brief"], languages=["zh"]), DEFAULTS
+    )
     assert request.tasks == (Task.BRIEF, Task.LABEL)
     assert request.languages == (Language.ZH,)
     assert request.stamp_ns is None  # a zero stamp means the newest frame
@@ -278,7 +282,9 @@ def test_detections() -> None:
 # --- regions
 
 
-def region(region_id: int, box: tuple[int, int, int, int], texts: dict | None = None, size: int = 20) -> Region:
+def region(
+    region_id: int, box: tuple[int, int, int, int], texts: dict | None = None, size: int = 20
+) -> Region:
     mask = np.zeros((size, size), np.bool_)
     x1, y1, x2, y2 = box
     mask[y1:y2, x1:x2] = True
@@ -353,7 +359,9 @@ def test_region_array_and_caption() -> None:
     )
     message = conversions.region_array(result, Header())
     assert (message.image_height, message.image_width, len(message.regions)) == (20, 30, 1)
-    event = CaptionEvent("c", 1, "f", 1_000_000_000, 3_000_000_005, 2, 16, "It moves.", True, Language.EN, 0.5)
+    event = CaptionEvent(
+        "c", 1, "f", 1_000_000_000, 3_000_000_005, 2, 16, "It moves.", True, Language.EN, 0.5
+    )
     caption = conversions.caption_message(event)
     assert (caption.header.stamp.sec, caption.header.stamp.nanosec, caption.header.frame_id) == (3, 5, "f")
     assert (caption.region_id, caption.sequence, caption.frame_count, caption.final) == (1, 2, 16, True)

@@ -103,7 +103,9 @@ def test_wrapping() -> None:
     assert lines == ["a kettle on a", "stove boils its", "water"] or all(
         font.getlength(line) <= font.getlength("a kettle on a ") + 20 for line in lines
     )
-    assert "".join(overlay._wrap("水壶在煮水", font, 40)).replace(" …", "") == "水壶在煮水"[: len("水壶在煮水")]
+    assert (
+        "".join(overlay._wrap("水壶在煮水", font, 40)).replace(" …", "") == "水壶在煮水"[: len("水壶在煮水")]
+    )
     assert overlay._wrap("", font, 100) == []
     assert overlay._wrap("one " * 100, font, 60)[-1].endswith("…")
 

@@ -1,4 +1,4 @@
-"""Every kind of bad input against a real `pam_node`: a clear answer, and another region goes on undisturbed."""
+"""Every kind of bad input against a real `pam_node`: a clear answer, and another region goes on."""
 
 from __future__ import annotations
 
@@ -103,7 +103,9 @@ BAD_PROMPTS = [
 ]
 
 
-@pytest.mark.parametrize(("prompt", "code", "words"), [it[1:] for it in BAD_PROMPTS], ids=[it[0] for it in BAD_PROMPTS])
+@pytest.mark.parametrize(
+    ("prompt", "code", "words"), [it[1:] for it in BAD_PROMPTS], ids=[it[0] for it in BAD_PROMPTS]
+)
 def test_bad_prompts(
     active: tuple[Robot, NodeProcess], robot: Robot, prompt: Prompt, code: int, words: str
 ) -> None:
@@ -114,7 +116,8 @@ def test_bad_prompts(
     assert answer.region.id == 0
     robot.publisher(Prompt, "/pam/prompt").publish(prompt)
     wait_until(
-        lambda: any(words in line and "~/perceive" not in line for line in active[1].lines), "a line in the log"
+        lambda: any(words in line and "~/perceive" not in line for line in active[1].lines),
+        "a line in the log",
     )
 
 
@@ -194,7 +197,9 @@ def test_bad_clicks_masks_and_detections_on_topics(active: tuple[Robot, NodeProc
         return Detection2D(bbox=BoundingBox2D(center=centre, size_x=size, size_y=10.0))
 
     messages = robot.collect(RegionArray, "/pam/regions")
-    detections.publish(Detection2DArray(detections=[detection(NAN, 5.0), detection(9.0, 0.0), detection(20.0, 8.0)]))
+    detections.publish(
+        Detection2DArray(detections=[detection(NAN, 5.0), detection(9.0, 0.0), detection(20.0, 8.0)])
+    )
     process.wait_for_log("detection 0: centre (nan, 20.0)")
     process.wait_for_log("detection 1: centre (9.0, 20.0), size 0.0 x 10.0")
     wait_until(lambda: messages and len(messages[-1].regions) == 2, "the good detection's region")

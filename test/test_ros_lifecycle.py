@@ -1,4 +1,4 @@
-"""The manager's lifecycle in a real process: every transition, failing configures, memory, signals, autostart."""
+"""The manager's lifecycle in a real process: transitions, failing configures, memory, signals, autostart."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def test_every_transition_and_the_memory() -> None:
         names = robot.collect(LabelInfo, "/pam/label_info", LATCHED)
         empty_mib = process.resident_mib()
         assert_not_active(robot, "unconfigured")
-        diagnostics.wait_for("model", lambda status: status.level == WARN and "unconfigured" in status.message)
+        diagnostics.wait_for(
+            "model", lambda status: status.level == WARN and "unconfigured" in status.message
+        )
 
         with Camera(robot):
             process.wait_for_log("/image ignored: not active")
@@ -122,7 +124,9 @@ def assert_finalized(robot: Robot) -> None:
     assert "finalized" in answer.status.message
 
 
-@pytest.mark.parametrize("error", ["ModelNotFoundError", "CheckpointError", "DeviceError", "MemoryLimitError"])
+@pytest.mark.parametrize(
+    "error", ["ModelNotFoundError", "CheckpointError", "DeviceError", "MemoryLimitError"]
+)
 def test_failing_configure_names_its_cause_and_can_be_mended(error: str) -> None:
     with pam(f"model:=fail:{error}") as (robot, process):
         diagnostics = robot.diagnostics()
@@ -163,7 +167,9 @@ def test_services_and_diagnostics_answer_while_the_model_loads() -> None:
         configuring = robot.start_transition("configure")
         process.wait_for_log("loading the fake")
         assert_not_active(robot, "configuring (loading the fake)")
-        diagnostics.wait_for("model", lambda status: status.level == WARN and "loading the fake" in status.message)
+        diagnostics.wait_for(
+            "model", lambda status: status.level == WARN and "loading the fake" in status.message
+        )
         assert not configuring.done(), "the model was there too soon for this test"
         wait_until(configuring.done, "the end of configure")
         assert configuring.result().success

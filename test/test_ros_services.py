@@ -56,7 +56,7 @@ def test_perceive_answers_with_every_task_and_language(robot: Robot) -> None:
 
 
 def test_many_callers_are_served_beside_each_other(robot: Robot) -> None:
-    """Requests of 0.4 s of decoding each, and a quick one between them. (An rclpy client holds 10 answers.)"""
+    """Each decodes for 0.4 s, and a quick one comes between. (An rclpy client holds 10 answers.)"""
     with Camera(robot):
         robot.perceive(click(1, 1, tasks=["label"]))
         begun_s = time.monotonic()
@@ -75,7 +75,9 @@ def test_many_callers_are_served_beside_each_other(robot: Robot) -> None:
 def test_several_robots_call_at_once(active: tuple[Robot, NodeProcess], robot: Robot) -> None:
     others = [Robot(robot.domain) for _ in range(3)]
     with Camera(robot):
-        futures = [start_perceive(each, click(10 * index + 5, 20)) for index, each in enumerate([robot, *others])]
+        futures = [
+            start_perceive(each, click(10 * index + 5, 20)) for index, each in enumerate([robot, *others])
+        ]
         wait_until(lambda: all(future.done() for future in futures), "all answers")
     assert {future.result().status.code for future in futures} == {Status.OK}
     for other in others:

@@ -79,7 +79,12 @@ def test_every_prompt_topic_makes_a_region(robot: Robot) -> None:
         ("/image_mouse_left", Point, mouse(10, 10), (6, 6, 8, 8)),
         ("/pam/prompt", Prompt, Prompt(box=[30.0, 2.0, 40.0, 12.0]), (30, 2, 10, 10)),
         ("/prompt_mask", Image, image_of(mask), (40, 20, 20, 10)),
-        ("/detections", Detection2DArray, Detection2DArray(detections=[Detection2D(bbox=box)]), (6, 37, 8, 6)),
+        (
+            "/detections",
+            Detection2DArray,
+            Detection2DArray(detections=[Detection2D(bbox=box)]),
+            (6, 37, 8, 6),
+        ),
     ]
     with Camera(robot):
         for count, (topic, kind, message, expected) in enumerate(prompts, start=1):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from fakes import FakeModel
-from stepped_engine import click, error_of, make_frame, stepped
+from stepped_engine import click, error_of, make_frame, ns, stepped
 
 from pam_ros.errors import (
     CapacityError,
@@ -178,3 +178,17 @@ def test_a_listener_that_raises_is_logged_and_disturbs_nothing(caplog):
     assert ticket.future.result(0).texts
     assert "listener.on_frame failed" in caplog.text
     assert len(caplog.records) == 2  # on_frame and on_text once each, however many events
+
+
+def test_a_region_that_cannot_be_found_in_the_earlier_frame_is_not_refined_there():
+    rig = stepped()
+    for k in range(3):
+        rig.frame(1.0 + k / 10, 100 + k)
+    rig.region()
+    rig.model.fault = fail_where("track", lambda memory: memory.number == 1)
+    refined = rig.ask(click(40, 30), region_id=1, stamp_ns=ns(1.0), tasks=())
+    new = rig.ask(click(10, 30), stamp_ns=ns(1.0), tasks=())
+    rig.settle()
+    assert isinstance(error_of(refined), InferenceError)
+    assert new.future.result(0).region_id == 2
+    assert rig.heard.frames[-1].regions[0].box_xyxy.tolist() == [26, 16, 34, 24]

@@ -168,7 +168,15 @@ def test_refining_on_an_earlier_frame_goes_on_from_there():
     for k in range(3):
         rig.frame(1.0 + k / 10, 100 + k)
     rig.region(click(10))
+    rig.model.calls.clear()
     refined = rig.region(click(40, 30), region_id=1, stamp_ns=ns(1.0))
+    assert rig.model.calls == [("encode", 1), ("track", 1), ("segment", 1), ("track", 1)]
+    assert rig.engine._cameras["front"].regions[1].memory.shades == [
+        102,
+        100,
+        100,
+        102,
+    ]  # found, refined, found
     assert refined.seen_ns == ns(1.0)
     shown = rig.heard.frames[-1].regions[0]
     assert (shown.seen_ns, shown.box_xyxy.tolist()) == (ns(1.2), [36, 26, 44, 34])

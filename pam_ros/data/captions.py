@@ -17,7 +17,10 @@ Rng = np.random.Generator
 EN, ZH = Language.EN, Language.ZH
 OPINION_FIRST = ("foam", "fruit")  # "a soft yellow sponge", but "a yellow plastic mug"
 RELATIONS = {
-    "left": ("to the left of", "左边"), "right": ("to the right of", "右边"), "front": ("in front of", "前面"), "behind": ("behind", "后面"),
+    "left": ("to the left of", "左边"),
+    "right": ("to the right of", "右边"),
+    "front": ("in front of", "前面"),
+    "behind": ("behind", "后面"),
 }
 
 
@@ -31,7 +34,11 @@ def describe(facts: Facts, task: Task, language: Language, rng: Rng) -> str:
     entry = ontology().entries[facts.category]
     if task is Task.LABEL:
         return entry.label(language)
-    words = {Task.EXPLAIN: (explain_en, explain_zh), Task.BRIEF: (brief_en, brief_zh), Task.DETAIL: (detail_en, detail_zh)}
+    words = {
+        Task.EXPLAIN: (explain_en, explain_zh),
+        Task.BRIEF: (brief_en, brief_zh),
+        Task.DETAIL: (detail_en, detail_zh),
+    }
     if task not in words:
         raise ValueError("a clip caption needs events; use clip_caption")
     return words[task][language is ZH](facts, entry, rng)
@@ -106,7 +113,11 @@ def _whole_en(facts: Facts) -> str:
 
 
 def _here_en(facts: Facts, entry: Entry, infinitive: str, rng: Rng) -> str:
-    it, stands = ("they", "lie" if facts.lies else "stand") if entry.plural else ("it", "lies" if facts.lies else "stands")
+    it, stands = (
+        ("they", "lie" if facts.lies else "stand")
+        if entry.plural
+        else ("it", "lies" if facts.lies else "stands")
+    )
     if facts.kind == "part":
         return f"Here {it} {'belong' if entry.plural else 'belongs'} to {_whole_en(facts)}."
     if facts.kind == "region":
@@ -118,8 +129,14 @@ def _here_en(facts: Facts, entry: Entry, infinitive: str, rng: Rng) -> str:
         if pair.first == facts.category and pair.second in (near, facts.place[0]):
             where = place_en(facts, False) if pair.second == facts.place[0] else beside_en(facts)
             return f"Here {it} {stands} {where}, {pair.text[EN]}."
-    where = " ".join(part for part in (place_en(facts, False), beside_en(facts) if rng.random() < 0.4 else "") if part)
-    purpose = f"kept there to {infinitive} later" if facts.place[0] == "shelf" else pick(rng, (f"ready to {infinitive}", f"at hand to {infinitive}"))
+    where = " ".join(
+        part for part in (place_en(facts, False), beside_en(facts) if rng.random() < 0.4 else "") if part
+    )
+    purpose = (
+        f"kept there to {infinitive} later"
+        if facts.place[0] == "shelf"
+        else pick(rng, (f"ready to {infinitive}", f"at hand to {infinitive}"))
+    )
     return f"Here {it} {stands} {where}, {purpose}."
 
 
@@ -142,7 +159,11 @@ def brief_en(facts: Facts, entry: Entry, rng: Rng) -> str:
         phrase = f"{adjectives_en(facts.colour, '')} {noun or entry.noun}".strip()
         return f"The {phrase} of {_whole_en(facts)}."
     if facts.kind == "region":
-        tail = f" with {_list_en([mention_en(one) for one in facts.carries])} on it" if facts.carries else " in the background"
+        tail = (
+            f" with {_list_en([mention_en(one) for one in facts.carries])} on it"
+            if facts.carries
+            else " in the background"
+        )
         return capital(f"{subject}{tail}.")
     where = place_en(facts, rng.random() < 0.5)
     if facts.neighbour and rng.random() < 0.5:
@@ -152,7 +173,11 @@ def brief_en(facts: Facts, entry: Entry, rng: Rng) -> str:
 
 def detail_en(facts: Facts, entry: Entry, rng: Rng) -> str:
     """Two to four sentences."""
-    it, has, stands = ("They", "have", "lie" if facts.lies else "stand") if entry.plural else ("It", "has", "lies" if facts.lies else "stands")
+    it, has, stands = (
+        ("They", "have", "lie" if facts.lies else "stand")
+        if entry.plural
+        else ("It", "has", "lies" if facts.lies else "stands")
+    )
     opening = pick(rng, ("This is", "The picture shows"))
     sentences = [f"{opening} {subject_en(facts, entry)}."]
     if facts.kind == "part":
@@ -161,12 +186,15 @@ def detail_en(facts: Facts, entry: Entry, rng: Rng) -> str:
         return " ".join(sentences)
     if facts.kind == "region":
         if facts.carries:
-            sentences.append(f"{capital(_list_en([mention_en(one) for one in facts.carries]))} {'stands' if len(facts.carries) == 1 else 'stand'} on it.")
+            verb = "stands" if len(facts.carries) == 1 else "stand"
+            sentences.append(f"{capital(_list_en([mention_en(one) for one in facts.carries]))} {verb} on it.")
         sentences.append(f"It is {entry.definition[EN]}.")
         return " ".join(sentences)
     beside = beside_en(facts)
     sentences.append(f"{it} {stands} {place_en(facts)}{', ' + beside if beside else ''}.")
-    others = [(part, colour) for part, colour in facts.parts if not (facts.handle_colour and part == "handle")]
+    others = [
+        (part, colour) for part, colour in facts.parts if not (facts.handle_colour and part == "handle")
+    ]
     if others:
         listed = [a_noun(ontology().entries[part], adjectives_en(colour, "")) for part, colour in others]
         sentences.append(f"{it} {has} {_list_en(listed)}.")
@@ -200,7 +228,13 @@ def subject_zh(facts: Facts, entry: Entry, noun: str = "") -> str:
     """ "一把红色的搪瓷水壶", "一把黄柄的锤子", "一张木质的桌子"."""
     known = ontology()
     if facts.kind == "region":
-        word = known.word("surfaces", facts.surface, ZH) if facts.surface else known.word("colours", facts.colour, ZH) if facts.colour else ""
+        word = (
+            known.word("surfaces", facts.surface, ZH)
+            if facts.surface
+            else known.word("colours", facts.colour, ZH)
+            if facts.colour
+            else ""
+        )
         return one_zh(entry, f"{word}的" if word else "", noun)
     if facts.handle_colour:
         return one_zh(entry, f"{known.word('colours', facts.handle_colour, ZH).removesuffix('色')}柄的", noun)
@@ -211,7 +245,7 @@ def place_zh(facts: Facts, surface: bool = True) -> str:
     """ "放在木质的桌子上"."""
     place, family = facts.place
     word = ontology().word("surfaces", family, ZH) + "的" if surface and family else ""
-    return f"放在{word}{ontology().entries[place].label(ZH).removesuffix('面') if place == 'counter' else ontology().entries[place].label(ZH)}{'面上' if place == 'counter' else '上'}"
+    return f"放在{word}{ontology().entries[place].label(ZH)}上"
 
 
 def beside_zh(facts: Facts) -> str:
@@ -243,7 +277,11 @@ def _here_zh(facts: Facts, entry: Entry, function: str, rng: Rng) -> str:
     where = place_zh(facts, False)
     if facts.neighbour and rng.random() < 0.4:
         where += f"，{beside_zh(facts)}"
-    purpose = f"以后需要时可以{function}" if facts.place[0] == "shelf" else pick(rng, (f"随时可以{function}", f"方便{function}"))
+    purpose = (
+        f"以后需要时可以{function}"
+        if facts.place[0] == "shelf"
+        else pick(rng, (f"随时可以{function}", f"方便{function}"))
+    )
     return f"这里它{where}，{purpose}。"
 
 
@@ -261,7 +299,11 @@ def brief_zh(facts: Facts, entry: Entry, rng: Rng) -> str:
     if facts.kind == "part":
         return f"{adjectives_zh(facts.colour, '')}{noun or entry.label(ZH)}，属于{_whole_zh(facts)}。"
     if facts.kind == "region":
-        return f"{subject}，上面放着{_list_zh([mention_zh(one) for one in facts.carries])}。" if facts.carries else f"{subject}，位于背景中。"
+        return (
+            f"{subject}，上面放着{_list_zh([mention_zh(one) for one in facts.carries])}。"
+            if facts.carries
+            else f"{subject}，位于背景中。"
+        )
     where = place_zh(facts, rng.random() < 0.5)
     if facts.neighbour and rng.random() < 0.5:
         return f"{subject}{where}，{beside_zh(facts)}。"
@@ -280,9 +322,12 @@ def detail_zh(facts: Facts, entry: Entry, rng: Rng) -> str:
         return "".join(sentences)
     beside = beside_zh(facts)
     sentences.append(f"它{place_zh(facts)}{'，' + beside if beside else ''}。")
-    others = [(part, colour) for part, colour in facts.parts if not (facts.handle_colour and part == "handle")]
+    others = [
+        (part, colour) for part, colour in facts.parts if not (facts.handle_colour and part == "handle")
+    ]
     if others:
-        sentences.append(f"它有{_list_zh([one_zh(ontology().entries[part], adjectives_zh(colour, '')) for part, colour in others])}。")
+        listed = [one_zh(ontology().entries[part], adjectives_zh(colour, "")) for part, colour in others]
+        sentences.append(f"它有{_list_zh(listed)}。")
     if facts.cut_off:
         sentences.append("画面边缘截去了它的一部分。")
     return "".join(sentences)
@@ -291,7 +336,9 @@ def detail_zh(facts: Facts, entry: Entry, rng: Rng) -> str:
 # -- streaming -------------------------------------------------------------------------------
 
 
-def clip_caption(facts: Facts, events: Sequence[str], previous: Sequence[str], language: Language, rng: Rng) -> str:
+def clip_caption(
+    facts: Facts, events: Sequence[str], previous: Sequence[str], language: Language, rng: Rng
+) -> str:
     """What happens in a clip, continuing what was said.
 
     Args:
@@ -313,5 +360,9 @@ def clip_caption(facts: Facts, events: Sequence[str], previous: Sequence[str], l
     action = " and then ".join(phrases)
     if not previous:
         return f"The {adjectives_en(facts.colour, facts.material)} {entry.noun} {action}.".replace("  ", " ")
-    start = pick(rng, ("Still, the", "As before, the")) if tuple(events) == tuple(previous) else pick(rng, ("Then the", "Next, the", "Now the"))
+    start = (
+        pick(rng, ("Still, the", "As before, the"))
+        if tuple(events) == tuple(previous)
+        else pick(rng, ("Then the", "Next, the", "Now the"))
+    )
     return f"{start} {entry.noun} {action}."

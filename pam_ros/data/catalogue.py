@@ -6,7 +6,15 @@ from functools import lru_cache
 
 import numpy as np
 
-from pam_ros.data import objects_everyday, objects_kitchen, objects_workshop
+from pam_ros.data import (
+    objects_cooking,
+    objects_desk,
+    objects_hardware,
+    objects_household,
+    objects_pantry,
+    objects_tableware,
+    objects_tools,
+)
 from pam_ros.data.materials import COLOURS, FINISHES, Finish, Rgb
 from pam_ros.data.ontology import ontology
 from pam_ros.data.parts import Piece, Shape, between
@@ -14,11 +22,22 @@ from pam_ros.data.shapes import box, cylinder, merge, vessel
 from pam_ros.data.spec import ObjectSpec
 
 SPLITS = ("train", "val", "test")
-BUILDERS = {**objects_kitchen.BUILDERS, **objects_workshop.BUILDERS, **objects_everyday.BUILDERS}
+BUILDERS = {
+    **objects_tableware.BUILDERS,
+    **objects_cooking.BUILDERS,
+    **objects_pantry.BUILDERS,
+    **objects_tools.BUILDERS,
+    **objects_hardware.BUILDERS,
+    **objects_desk.BUILDERS,
+    **objects_household.BUILDERS,
+}
 CATEGORIES = tuple(BUILDERS)
 MESHES_PER_CATEGORY = 400  # numbers 0..399; the last digit decides the split
 TEXTURES_PER_FAMILY = 120
-HELD_OUT_FAMILIES = {"terrazzo": "test", "brick": "val"}  # whole families of backgrounds seen in one split only
+HELD_OUT_FAMILIES = {
+    "terrazzo": "test",
+    "brick": "val",
+}  # whole families of backgrounds seen in one split only
 
 
 def split_of_number(number: int) -> str:
@@ -64,7 +83,9 @@ def largest_extent_m() -> dict[str, float]:
 
 
 def _varied(rng: np.random.Generator, colour: str) -> Rgb:
-    red, green, blue = np.clip(np.asarray(COLOURS[colour]) * rng.uniform(0.85, 1.12) + rng.uniform(-0.03, 0.03, 3), 0.01, 1)
+    red, green, blue = np.clip(
+        np.asarray(COLOURS[colour]) * rng.uniform(0.85, 1.12) + rng.uniform(-0.03, 0.03, 3), 0.01, 1
+    )
     return float(red), float(green), float(blue)
 
 
@@ -75,7 +96,11 @@ def draw_object(rng: np.random.Generator, split: str, category: str, lying: floa
     looks = ontology().entries[category].looks
     material, colours = looks[int(rng.integers(len(looks)))]
     colour = colours[int(rng.integers(len(colours)))]
-    others = [name for name in ("white", "black", "red", "blue", "green", "yellow", "silver", "orange", "grey") if name != colour]
+    others = [
+        name
+        for name in ("white", "black", "red", "blue", "green", "yellow", "silver", "orange", "grey")
+        if name != colour
+    ]
     accent = others[int(rng.integers(len(others)))]
     rest = int(rng.integers(len(shape.rests))) if rng.random() < lying or category == "book" else 0
     return ObjectSpec(
@@ -100,18 +125,27 @@ def draw_object(rng: np.random.Generator, split: str, category: str, lying: floa
 
 def cover_for(rng: np.random.Generator, width: float, depth: float, height: float) -> ObjectSpec:
     """An upside-down cardboard box that fits over something of this size (metres)."""
-    shell = vessel([(1, 0), (1, 1)], 0.04, 4).turned(z=45, x=180).moved(z=1).scaled(width * 0.7071, depth * 0.7071, height)
+    shell = (
+        vessel([(1, 0), (1, 1)], 0.04, 4)
+        .turned(z=45, x=180)
+        .moved(z=1)
+        .scaled(width * 0.7071, depth * 0.7071, height)
+    )
     strip = box(width * 1.004, 0.045, 0.0015).moved(z=height)
-    return _prop("cardboard_box", Shape((Piece(shell, "cardboard"), Piece(strip, "tape"))), "brown", "cardboard", rng)
+    return _prop(
+        "cardboard_box", Shape((Piece(shell, "cardboard"), Piece(strip, "tape"))), "brown", "cardboard", rng
+    )
 
 
 def gripper_for(rng: np.random.Generator, gap: float) -> ObjectSpec:
-    """A two-finger gripper whose fingers stand `gap` metres apart; its fingertips are at z = 0, the arm goes up."""
+    """A two-finger gripper, its fingers `gap` metres apart; its fingertips are at z = 0, the arm goes up."""
     palm = box(gap + 0.09, 0.05, 0.05).moved(z=0.09)
     fingers = [box(0.016, 0.026, 0.095).moved(x=side * (gap / 2 + 0.008)) for side in (1, -1)]
     pads = [box(0.003, 0.028, 0.03).moved(x=side * (gap / 2 + 0.0005)) for side in (1, -1)]
     wrist = merge(cylinder(0.032, 0.05).moved(z=0.14), cylinder(0.045, 0.9).moved(z=0.19))
-    shape = Shape((Piece(palm), Piece(merge(*fingers), "steel"), Piece(merge(*pads), "black"), Piece(wrist, "body")))
+    shape = Shape(
+        (Piece(palm), Piece(merge(*fingers), "steel"), Piece(merge(*pads), "black"), Piece(wrist, "body"))
+    )
     colours = dict(ontology().entries["gripper"].looks)["metal"]
     return _prop("gripper", shape, colours[int(rng.integers(len(colours)))], "metal", rng)
 
@@ -119,6 +153,20 @@ def gripper_for(rng: np.random.Generator, gap: float) -> ObjectSpec:
 def _prop(category: str, shape: Shape, colour: str, material: str, rng: np.random.Generator) -> ObjectSpec:
     finish: Finish = FINISHES[material]
     return ObjectSpec(
-        category, f"{category}/prop", shape, colour, "black", material, _varied(rng, colour), COLOURS["black"], finish, 0, "medium", 1.0,
-        (0.0, 0.0, 0.0), (0.0, 0.0, 5.0), 0.0, "",
+        category,
+        f"{category}/prop",
+        shape,
+        colour,
+        "black",
+        material,
+        _varied(rng, colour),
+        COLOURS["black"],
+        finish,
+        0,
+        "medium",
+        1.0,
+        (0.0, 0.0, 0.0),
+        (0.0, 0.0, 5.0),
+        0.0,
+        "",
     )

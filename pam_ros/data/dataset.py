@@ -21,6 +21,7 @@ from pam_ros.records import IMAGE_TASKS, Language, Task
 WIDTH, HEIGHT = 512, 384
 SMALLEST_OBJECT = 0.0015  # of the picture's area: a smaller object or part is not asked about
 SMALLEST_BACKGROUND = 0.02
+ATTEMPTS = 8  # scenes drawn until the one with the events is well in view
 RESTS = ("still", "held", "stays_covered", "stays_away")  # nothing moves
 
 
@@ -104,7 +105,7 @@ class VideoObject:
 
 @dataclass(frozen=True, slots=True)
 class VideoSample:
-    """A rendered video with its truth: frames (T, H, W, 3), instances (T, H, W), poses (T, 4, 4), times_s (T,)."""
+    """A rendered video with its truth: frames (T, H, W, 3), instances (T, H, W), poses (T, 4, 4)."""
 
     seed: int
     split: str
@@ -143,8 +144,10 @@ def events_between(segments: Sequence[Segment], start: int, end: int) -> tuple[s
     """
     inside = [(max(part.start, start), min(part.end, end), part) for part in segments]
     found = [
-        part.event for low, high, part in inside
-        if part.event not in RESTS and high > low
+        part.event
+        for low, high, part in inside
+        if part.event not in RESTS
+        and high > low
         and (high - low >= 0.5 * (part.end - part.start) or high - low >= 0.66 * (end - start))
     ]
     if found:
@@ -183,37 +186,63 @@ def image_sample(seed: int, split: str, width: int = WIDTH, height: int = HEIGHT
         found.append((index + 1, "", object_facts(scene, states, frame, index)))
         for part in sorted({piece.part for piece in thing.shape.pieces if piece.part}):
             found.append((index + 1, part, part_facts(scene, index, part)))
-    found += [(scene.fixture_id(index), "", region_facts(scene, frame, index)) for index in range(len(scene.fixtures))]
+    found += [
+        (scene.fixture_id(index), "", region_facts(scene, frame, index))
+        for index in range(len(scene.fixtures))
+    ]
     regions = []
     for instance, part, facts in found:
         mask = region_mask(frame.instances, frame.parts, instance, part)
         pixels = int(mask.sum())
         if pixels < area * (SMALLEST_BACKGROUND if facts.kind == "region" else SMALLEST_OBJECT):
             continue
-        texts = {(task, language): describe(facts, task, language, rng) for task in IMAGE_TASKS for language in Language}
+        texts = {
+            (task, language): describe(facts, task, language, rng)
+            for task in IMAGE_TASKS
+            for language in Language
+        }
         function = ontology().entries[facts.category].function
         regions.append(RegionTruth(instance, part, facts, function, box_of(mask), pixels, texts))
     return ImageSample(
-        seed, split, scene, frame.rgb, frame.instances, frame.parts, frame.depth_m, frame.intrinsics, frame.pose, tuple(regions)
+        seed,
+        split,
+        scene,
+        frame.rgb,
+        frame.instances,
+        frame.parts,
+        frame.depth_m,
+        frame.intrinsics,
+        frame.pose,
+        tuple(regions),
     )
 
 
-def video_play(seed: int, split: str, frames: int = 48, fps: float = 8.0) -> Play:
-    """The scene and all its motion, not rendered. `frames` >= 2, `fps` > 0."""
+def video_play(seed: int, split: str, frames: int = 48, fps: float = 8.0, attempt: int = 0) -> Play:
+    """The scene and all its motion, not rendered. `frames` >= 2, `fps` > 0; each attempt is a new scene."""
     if frames < 2 or fps <= 0:
-        raise ValueError(f"a video needs at least 2 frames and a positive rate, not {frames} frames at {fps} per second")
-    scene = draw_scene(seed + 1_000_003, split, objects=(2, 5), openable=0.3)
-    return play_video(scene, np.random.default_rng([seed, 53]), frames, fps)
+        raise ValueError(
+            f"a video needs at least 2 frames and a positive rate, not {frames} frames at {fps} per second"
+        )
+    scene = draw_scene(seed + 1_000_000_007 * (attempt + 1), split, objects=(2, 5), openable=0.25)
+    return play_video(scene, np.random.default_rng([seed, 53, attempt]), frames, fps)
 
 
 def video_sample(
     seed: int, split: str, frames: int = 48, fps: float = 8.0, width: int = WIDTH, height: int = HEIGHT
 ) -> VideoSample:
     """The video of a seed. Raises ValueError for an unknown split or impossible length."""
-    play = video_play(seed, split, frames, fps)
-    scene, states = play.scene, play.stage.frames
-    with SceneRenderer(scene, width, height) as renderer:
-        shown = [renderer.render(states[index], play.cameras[index], index) for index in range(frames)]
+    for attempt in range(ATTEMPTS):
+        play = video_play(seed, split, frames, fps, attempt)
+        scene, states = play.scene, play.stage.frames
+        with SceneRenderer(scene, width, height) as renderer:
+            shown = [renderer.render(states[0], play.cameras[0], 0)]
+            seen = int((shown[0].instances == play.actor + 1).sum())
+            if seen < 2 * SMALLEST_OBJECT * width * height and attempt < ATTEMPTS - 1:
+                continue  # the actor is hidden behind something
+            shown += [
+                renderer.render(states[index], play.cameras[index], index) for index in range(1, frames)
+            ]
+            break
     instances = np.stack([frame.instances for frame in shown])
     rng = np.random.default_rng([seed, 59])
     objects = []
@@ -224,8 +253,20 @@ def video_sample(
         facts = object_facts(scene, states[0], shown[0], index)
         segments = play.events(index)
         clips = caption_windows(facts, segments, [(part.start, part.end) for part in segments], rng)
-        objects.append(VideoObject(index + 1, facts, ontology().entries[facts.category].function, segments, pixels, clips))
+        objects.append(
+            VideoObject(
+                index + 1, facts, ontology().entries[facts.category].function, segments, pixels, clips
+            )
+        )
     return VideoSample(
-        seed, split, scene, np.stack([frame.rgb for frame in shown]), instances, shown[0].intrinsics,
-        np.stack([frame.pose for frame in shown]), np.arange(frames) / fps, play.actor + 1, tuple(objects),
+        seed,
+        split,
+        scene,
+        np.stack([frame.rgb for frame in shown]),
+        instances,
+        shown[0].intrinsics,
+        np.stack([frame.pose for frame in shown]),
+        np.arange(frames) / fps,
+        play.actor + 1,
+        tuple(objects),
     )

@@ -13,7 +13,16 @@ from pam_ros.data.scenes import footprint
 from pam_ros.data.spec import FixtureSpec, ObjectSpec, SceneSpec
 from pam_ros.data.stage import ground_axes
 
-SLOT_COLOURS = {"black": "black", "white": "white", "grey": "grey", "steel": "silver", "wood": "brown", "leaf": "green", "red": "red", "darkglass": "black"}
+SLOT_COLOURS = {
+    "black": "black",
+    "white": "white",
+    "grey": "grey",
+    "steel": "silver",
+    "wood": "brown",
+    "leaf": "green",
+    "red": "red",
+    "darkglass": "black",
+}
 NEIGHBOUR_M = 0.45
 
 
@@ -83,7 +92,9 @@ def part_colour(thing: ObjectSpec, part: str) -> str:
     counts: Counter[str] = Counter()
     for piece in thing.shape.pieces:
         if piece.part == part:
-            counts[piece.slot] += max(1, int(1e4 * float(np.prod(np.ptp(piece.mesh.vertices, axis=0) + 1e-3))))
+            counts[piece.slot] += max(
+                1, int(1e4 * float(np.prod(np.ptp(piece.mesh.vertices, axis=0) + 1e-3)))
+            )
     if not counts:
         return ""
     slot = counts.most_common(1)[0][0]
@@ -98,11 +109,23 @@ def object_facts(scene: SceneSpec, states: list[ObjectState], frame: Rendered, i
     surface = next((_family(fixture) for fixture in scene.fixtures if fixture.category == thing.place), "")
     neighbour, relation = _neighbour(scene, states, frame, index)
     mark, height = footprint(thing)
-    shown = [part for part in np.unique(frame.parts[mask]).tolist() if part and int((frame.parts[mask] == part).sum()) > 25]
+    shown = [
+        part
+        for part in np.unique(frame.parts[mask]).tolist()
+        if part and int((frame.parts[mask] == part).sum()) > 25
+    ]
     return Facts(
-        category=thing.category, kind="object", colour=colour, material=thing.material if colour else "", handle_colour=handle_colour,
-        place=(thing.place, surface), lies=height < 0.6 * 2 * float(mark.half.max()), neighbour=neighbour, relation=relation,
-        parts=tuple((PARTS[part], part_colour(thing, PARTS[part])) for part in shown), cut_off=_touches_edge(mask),
+        category=thing.category,
+        kind="object",
+        colour=colour,
+        material=thing.material if colour else "",
+        handle_colour=handle_colour,
+        place=(thing.place, surface),
+        lies=height < 0.6 * 2 * float(mark.half.max()),
+        neighbour=neighbour,
+        relation=relation,
+        parts=tuple((PARTS[part], part_colour(thing, PARTS[part])) for part in shown),
+        cut_off=_touches_edge(mask),
     )
 
 
@@ -116,10 +139,17 @@ def region_facts(scene: SceneSpec, frame: Rendered, index: int) -> Facts:
     """Facts of fixture `index`."""
     fixture = scene.fixtures[index]
     on_it = [
-        mention(thing) for number, thing in enumerate(scene.objects)
+        mention(thing)
+        for number, thing in enumerate(scene.objects)
         if thing.place == fixture.category and int((frame.instances == number + 1).sum()) > 150
     ]
-    return Facts(category=fixture.category, kind="region", colour=fixture.colour, surface=_family(fixture), carries=tuple(on_it[:3]))
+    return Facts(
+        category=fixture.category,
+        kind="region",
+        colour=fixture.colour,
+        surface=_family(fixture),
+        carries=tuple(on_it[:3]),
+    )
 
 
 def _family(fixture: FixtureSpec) -> str:
@@ -131,7 +161,9 @@ def _touches_edge(mask: NDArray[np.bool_]) -> bool:
     return bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
 
 
-def _neighbour(scene: SceneSpec, states: list[ObjectState], frame: Rendered, index: int) -> tuple[Mention | None, str]:
+def _neighbour(
+    scene: SceneSpec, states: list[ObjectState], frame: Rendered, index: int
+) -> tuple[Mention | None, str]:
     """The nearest visible object on the same level, and where this one is seen from it."""
     here = states[index].position
     right, away = ground_axes(scene.camera)
@@ -140,7 +172,11 @@ def _neighbour(scene: SceneSpec, states: list[ObjectState], frame: Rendered, ind
         if other == index or not state.visible or abs(state.position[2] - here[2]) > 0.12:
             continue
         distance = float(np.linalg.norm(state.position - here))
-        if distance < NEIGHBOUR_M and (nearest is None or distance < nearest[0]) and int((frame.instances == other + 1).sum()) > 300:
+        if (
+            distance < NEIGHBOUR_M
+            and (nearest is None or distance < nearest[0])
+            and int((frame.instances == other + 1).sum()) > 300
+        ):
             nearest = (distance, other)
     if nearest is None:
         return None, ""

@@ -1,7 +1,8 @@
-"""Renders many samples on all cores: `python -m pam_ros.data.generate --images 20000 --videos 1500 --out DIR`.
+"""Renders many samples on all cores: `python -m pam_ros.data.generate --images 20000 --out DIR`.
 
 A shard is a folder; it is written under a name that starts with a dot and renamed when complete,
-so that training can read while more is rendered. Sample i has seed `seed * 1_000_000 + i`, whatever the number of workers.
+so that training can read while more is rendered. Sample i has seed `seed * 1_000_000 + i`, whatever
+the number of workers.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import numpy as np
 
 SEEDS_PER_RUN = 1_000_000
 IMAGES_PER_SHARD, VIDEOS_PER_SHARD = 64, 4
-VIDEO_RATES_FPS = (4.0, 5.0, 6.0, 8.0)
+VIDEO_RATES_FPS = (4.0, 5.0, 6.0)
 
 
 @dataclass(frozen=True, slots=True)
 class ShardJob:
-    """One shard to render: samples first..last (last exclusive) of a seed and split; `until` is a time.time()."""
+    """One shard to render: samples first..last (exclusive) of a seed and split; `until` is a time.time()."""
 
     kind: str  # "images" or "clips"
     seed: int
@@ -67,7 +68,13 @@ def render_shard(job: ShardJob) -> ShardDone:
             break
         seed = job.seed * SEEDS_PER_RUN + index
         if job.kind == "images":
-            lines.append(shards.write_image(folder, f"{index - job.first:04d}", dataset.image_sample(seed, job.split, job.width, job.height)))
+            lines.append(
+                shards.write_image(
+                    folder,
+                    f"{index - job.first:04d}",
+                    dataset.image_sample(seed, job.split, job.width, job.height),
+                )
+            )
             continue
         fps = VIDEO_RATES_FPS[int(np.random.default_rng([seed, 5]).integers(len(VIDEO_RATES_FPS)))]
         video = dataset.video_sample(seed, job.split, job.frames, fps, job.width, job.height)
@@ -79,13 +86,24 @@ def render_shard(job: ShardJob) -> ShardDone:
 
 
 def plan(
-    *, seed: int, split: str, images: int, videos: int, out: Path, width: int, height: int, frames: int, until: float
+    *,
+    seed: int,
+    split: str,
+    images: int,
+    videos: int,
+    out: Path,
+    width: int,
+    height: int,
+    frames: int,
+    until: float,
 ) -> list[ShardJob]:
     """All shards of a run, images and videos mixed, so that a run cut short holds both."""
     jobs: list[tuple[float, ShardJob]] = []
     for kind, count, each in (("images", images, IMAGES_PER_SHARD), ("clips", videos, VIDEOS_PER_SHARD)):
         for first in range(0, count, each):
-            job = ShardJob(kind, seed, split, first, min(first + each, count), out, width, height, frames, until)
+            job = ShardJob(
+                kind, seed, split, first, min(first + each, count), out, width, height, frames, until
+            )
             jobs.append((first / count, job))
     return [job for _, job in sorted(jobs, key=lambda pair: (pair[0], pair[1].kind))]
 
@@ -116,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--frames", type=int, default=48, help="frames of a video")
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seconds", type=float, default=0.0, help="stop cleanly after this time; 0 = no limit")
+    parser.add_argument(
+        "--seconds", type=float, default=0.0, help="stop cleanly after this time; 0 = no limit"
+    )
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--height", type=int, default=384)
     options = parser.parse_args(arguments)
@@ -126,8 +146,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     until = start + options.seconds if options.seconds > 0 else float("inf")
     options.out.mkdir(parents=True, exist_ok=True)
     jobs = plan(
-        seed=options.seed, split=options.split, images=options.images, videos=options.videos, out=options.out,
-        width=options.width, height=options.height, frames=options.frames, until=until,
+        seed=options.seed,
+        split=options.split,
+        images=options.images,
+        videos=options.videos,
+        out=options.out,
+        width=options.width,
+        height=options.height,
+        frames=options.frames,
+        until=until,
     )
     images = videos = frames = 0
     shown = start

@@ -1,9 +1,10 @@
 """The reference implementation's own jsonl layouts, read and written, so that PAM's public data can be used.
 
-Training lines: `type` ("image" or "video"), `image` or `frames` with `image_root`, `bbox` [x, y, width, height],
-`points` [[x, y], ...] with `labels`, `conversations` [{"from": "human" | "gpt", "value": text}]. For videos bbox,
-points and labels are wrapped in one more list (the first frame's). Streaming lines: `annotations`, each an event with
-`event_id`, `frames`, `gt` and `box` [[x, y, width, height]] on its first frame.
+Training lines: `type` ("image" or "video"), `image` or `frames` with `image_root`, `bbox`
+[x, y, width, height], `points` [[x, y], ...] with `labels`, `conversations`
+[{"from": "human" | "gpt", "value": text}]. For videos bbox, points and labels are wrapped in one
+more list (the first frame's). Streaming lines: `annotations`, each an event with `event_id`,
+`frames`, `gt` and `box` [[x, y, width, height]] on its first frame.
 """
 
 from __future__ import annotations
@@ -69,9 +70,13 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            raise JsonlError(f"{path}, line {number} is not JSON: {error}; each line must be one JSON object") from error
+            raise JsonlError(
+                f"{path}, line {number} is not JSON: {error}; each line must be one JSON object"
+            ) from error
         if not isinstance(value, dict):
-            raise JsonlError(f"{path}, line {number} is a {type(value).__name__}; each line must be one JSON object")
+            raise JsonlError(
+                f"{path}, line {number} is a {type(value).__name__}; each line must be one JSON object"
+            )
         yield number, value
 
 
@@ -110,11 +115,15 @@ def read_conversations(path: Path, root: Path | None = None) -> Iterator[Convers
             points, labels = points[0], labels[0]
         turns = _need(line, "conversations", where)
         if len(turns) < 2:
-            raise JsonlError(f"{where}: a conversation needs a question and an answer, not {len(turns)} turns")
+            raise JsonlError(
+                f"{where}: a conversation needs a question and an answer, not {len(turns)} turns"
+            )
         yield Conversation(
             frames=frames,
             box_xyxy=_corner_box(_need(line, "bbox", where), where),
-            points=tuple((float(x), float(y), int(label)) for (x, y), label in zip(points, labels, strict=True)),
+            points=tuple(
+                (float(x), float(y), int(label)) for (x, y), label in zip(points, labels, strict=True)
+            ),
             question=str(turns[0]["value"]).replace("<image>", "").strip(),
             answer=str(turns[1]["value"]),
             is_video=video,
@@ -128,9 +137,20 @@ def write_conversations(path: Path, items: Iterable[Conversation], root: Path) -
             names = [str(frame.relative_to(root)) for frame in item.frames]
             points, labels = [[x, y] for x, y, _ in item.points], [label for _, _, label in item.points]
             box = _size_box(item.box_xyxy)
-            line: dict[str, Any] = {"type": "video", "image_root": "", "frames": names} if item.is_video else {"type": "image", "image": names[0]}
-            line |= {"bbox": [box] if item.is_video else box, "points": [points] if item.is_video else points, "labels": [labels] if item.is_video else labels}
-            line["conversations"] = [{"from": "human", "value": f"<image>\n{item.question}"}, {"from": "gpt", "value": item.answer}]
+            line: dict[str, Any] = (
+                {"type": "video", "image_root": "", "frames": names}
+                if item.is_video
+                else {"type": "image", "image": names[0]}
+            )
+            line |= {
+                "bbox": [box] if item.is_video else box,
+                "points": [points] if item.is_video else points,
+                "labels": [labels] if item.is_video else labels,
+            }
+            line["conversations"] = [
+                {"from": "human", "value": f"<image>\n{item.question}"},
+                {"from": "gpt", "value": item.answer},
+            ]
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
@@ -141,12 +161,14 @@ def read_streams(path: Path, root: Path | None = None) -> Iterator[Stream]:
         folder = root or Path(str(_need(line, "image_root", where)))
         events = []
         for raw in _need(line, "annotations", where):
-            events.append(StreamEvent(
-                event_id=int(_need(raw, "event_id", where)),
-                frames=tuple(folder / str(name) for name in _need(raw, "frames", where)),
-                box_xyxy=_corner_box(_need(raw, "box", where), where),
-                caption=str(_need(raw, "gt", where)).strip(),
-            ))
+            events.append(
+                StreamEvent(
+                    event_id=int(_need(raw, "event_id", where)),
+                    frames=tuple(folder / str(name) for name in _need(raw, "frames", where)),
+                    box_xyxy=_corner_box(_need(raw, "box", where), where),
+                    caption=str(_need(raw, "gt", where)).strip(),
+                )
+            )
         yield Stream(folder, tuple(events))
 
 
@@ -155,8 +177,18 @@ def write_streams(path: Path, streams: Iterable[Stream]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for stream in streams:
             annotations = [
-                {"event_id": event.event_id, "frames": [str(frame.relative_to(stream.root)) for frame in event.frames],
-                 "gt": event.caption, "box": [_size_box(event.box_xyxy)]}
+                {
+                    "event_id": event.event_id,
+                    "frames": [str(frame.relative_to(stream.root)) for frame in event.frames],
+                    "gt": event.caption,
+                    "box": [_size_box(event.box_xyxy)],
+                }
                 for event in stream.events
             ]
-            file.write(json.dumps({"type": "video", "image_root": str(stream.root), "annotations": annotations}, ensure_ascii=False) + "\n")
+            file.write(
+                json.dumps(
+                    {"type": "video", "image_root": str(stream.root), "annotations": annotations},
+                    ensure_ascii=False,
+                )
+                + "\n"
+            )

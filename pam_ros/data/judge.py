@@ -41,11 +41,15 @@ def _finder(group: str, language: Language) -> tuple[re.Pattern[str], dict[str, 
                 add(name, key)
     elif group == "function":
         for key, function in known.functions.items():
-            for form in (part for forms in function.english for part in forms) if english else function.chinese:
+            for form in (
+                (part for forms in function.english for part in forms) if english else function.chinese
+            ):
                 add(form, key)
     else:
         for key, event in known.events.items():
-            for form in {part for forms in event.english for part in forms} if english else set(event.chinese):
+            for form in (
+                {part for forms in event.english for part in forms} if english else set(event.chinese)
+            ):
                 add(form, key)
     ordered = sorted(names, key=len, reverse=True)
     alternatives = "|".join(re.escape(name) for name in ordered)
@@ -59,7 +63,14 @@ def _find(text: str, group: str, language: Language) -> list[str]:
     found: list[str] = []
     for match in pattern.finditer(text.lower()):
         name = match.group()
-        key = next((candidate for candidate in (name, name.removesuffix("s"), name.removesuffix("es")) if candidate in ids), None)
+        key = next(
+            (
+                candidate
+                for candidate in (name, name.removesuffix("s"), name.removesuffix("es"))
+                if candidate in ids
+            ),
+            None,
+        )
         if key is not None:
             found.extend(ids[key])
     return found
@@ -68,7 +79,11 @@ def _find(text: str, group: str, language: Language) -> list[str]:
 def judge(text: str, language: Language) -> Verdict:
     """What the text names. A text in the other language, or about nothing known, gives an empty verdict."""
     categories, functions = _find(text, "category", language), _find(text, "function", language)
-    return Verdict(categories[0] if categories else None, functions[0] if functions else None, tuple(_find(text, "event", language)))
+    return Verdict(
+        categories[0] if categories else None,
+        functions[0] if functions else None,
+        tuple(_find(text, "event", language)),
+    )
 
 
 def same_category(text: str, language: Language, category: str) -> bool:

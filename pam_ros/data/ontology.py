@@ -1,4 +1,4 @@
-"""Reads ontology.yaml: names, definitions, functions and attributes of everything in the scenes, in two languages."""
+"""Reads ontology.yaml: names, definitions, functions, attributes and events, in two languages."""
 
 from __future__ import annotations
 
@@ -141,6 +141,7 @@ def ontology() -> Ontology:
         words |= {(group, key): _both(value) for key, value in raw[group].items()}
     pairs = tuple(Pair(item["a"], item["b"], _both(item["text"])) for item in raw["pairs"])
     events = {
-        key: Event(key, tuple(_forms(text) for text in value["en"]), tuple(value["zh"])) for key, value in raw["events"].items()
+        key: Event(key, tuple(_forms(text) for text in value["en"]), tuple(value["zh"]))
+        for key, value in raw["events"].items()
     }
     return Ontology(entries, functions, pairs, events, words)

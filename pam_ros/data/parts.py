@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pam_ros.data.shapes import Mesh
 
@@ -66,7 +67,7 @@ class Shape:
     rests: tuple[tuple[float, float, float], ...] = ((0.0, 0.0, 0.0),)
     faces_camera: bool = False
 
-    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(low, high), each (3,) metres, of the closed object in its own frame."""
         low = np.min([piece.mesh.vertices.min(0) for piece in self.pieces], axis=0)
         high = np.max([piece.mesh.vertices.max(0) for piece in self.pieces], axis=0)

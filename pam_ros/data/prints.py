@@ -23,7 +23,10 @@ def _flat(colour: Rgb) -> Picture:
 
 
 def _word(rng: np.random.Generator) -> str:
-    return "".join(str(rng.choice(list("BDFKLMNPRST"))) + str(rng.choice(list("AEIOU"))) for _ in range(int(rng.integers(2, 4))))
+    return "".join(
+        str(rng.choice(list("BDFKLMNPRST"))) + str(rng.choice(list("AEIOU")))
+        for _ in range(int(rng.integers(2, 4)))
+    )
 
 
 def _write(picture: Picture, text: str, row: int, colour: tuple[int, int, int], high: float) -> None:
@@ -40,7 +43,14 @@ def label(rng: np.random.Generator, body: Rgb, accent: Rgb) -> Picture:
     if rng.random() < 0.6:
         cv2.rectangle(picture, (0, top), (SIZE, SIZE - top), second, -1)
     cv2.rectangle(picture, (0, 6), (SIZE, 10), second, -1)
-    cv2.circle(picture, (SIZE // 2, SIZE // 2 + 12), int(rng.integers(14, 26)), _as_bytes((1, 1, 1)) if rng.random() < 0.6 else _as_bytes(body), -1, cv2.LINE_AA)
+    cv2.circle(
+        picture,
+        (SIZE // 2, SIZE // 2 + 12),
+        int(rng.integers(14, 26)),
+        _as_bytes((1, 1, 1)) if rng.random() < 0.6 else _as_bytes(body),
+        -1,
+        cv2.LINE_AA,
+    )
     ink = (250, 250, 245) if sum(accent) < 1.5 else (25, 25, 30)
     _write(picture, _word(rng), top + 28, ink, 0.8)
     half = cv2.resize(picture, (SIZE // 2, SIZE), interpolation=cv2.INTER_AREA)
@@ -94,7 +104,13 @@ def screen(rng: np.random.Generator, body: Rgb, accent: Rgb) -> Picture:
         cv2.rectangle(picture, (x, y), (x + 54, y + 46), (242, 244, 246), -1)
         cv2.rectangle(picture, (x, y), (x + 54, y + 7), (70, 80, 95), -1)
         for line in range(4):
-            cv2.line(picture, (x + 5, y + 15 + 7 * line), (x + int(rng.integers(20, 50)), y + 15 + 7 * line), (120, 125, 135), 2)
+            cv2.line(
+                picture,
+                (x + 5, y + 15 + 7 * line),
+                (x + int(rng.integers(20, 50)), y + 15 + 7 * line),
+                (120, 125, 135),
+                2,
+            )
     cv2.rectangle(picture, (0, SIZE - 9), (SIZE, SIZE), (30, 34, 42), -1)
     return picture
 
@@ -134,7 +150,9 @@ def paint(rng: np.random.Generator, body: Rgb, accent: Rgb) -> Picture:
     picture = _flat((0.9, 0.9, 0.9))
     cv2.rectangle(picture, (0, 70), (SIZE, 100), _as_bytes(body), -1)
     for shift in (0, 64):
-        cv2.putText(picture, "PAINT", (shift + 8, 58), cv2.FONT_HERSHEY_DUPLEX, 0.5, (40, 40, 45), 1, cv2.LINE_AA)
+        cv2.putText(
+            picture, "PAINT", (shift + 8, 58), cv2.FONT_HERSHEY_DUPLEX, 0.5, (40, 40, 45), 1, cv2.LINE_AA
+        )
     return picture
 
 
@@ -153,8 +171,19 @@ def quilted(rng: np.random.Generator, body: Rgb, accent: Rgb) -> Picture:
 
 
 PRINTS = {
-    "bottle": label, "can": label, "jar": label, "spray_bottle": label, "carton": milk, "cereal_box": cereal, "book": cover, "laptop": screen,
-    "ruler": ruler, "ball": ball, "paint_can": paint, "cutting_board": board, "paper_roll": quilted,
+    "bottle": label,
+    "can": label,
+    "jar": label,
+    "spray_bottle": label,
+    "carton": milk,
+    "cereal_box": cereal,
+    "book": cover,
+    "laptop": screen,
+    "ruler": ruler,
+    "ball": ball,
+    "paint_can": paint,
+    "cutting_board": board,
+    "paper_roll": quilted,
 }
 
 

@@ -22,7 +22,7 @@ from pam_ros.data.shapes import Mesh, box, rotation
 from pam_ros.data.spec import CameraSpec, FixtureSpec, ObjectSpec, SceneSpec
 
 os.environ.setdefault("MUJOCO_GL", "egl")
-import mujoco  # noqa: E402 - reads MUJOCO_GL when it is imported
+import mujoco
 
 PARTS = ("", "handle", "knob", "door", "lid", "drawer", "spout", "cap", "blade", "leaf")  # part id = index
 _CREASE_COSINE = float(np.cos(np.radians(38)))
@@ -51,7 +51,7 @@ class Rendered:
 
 @dataclass(slots=True)
 class ObjectState:
-    """Where an object is now: position of its base point, extra rotation, opening of each joint 0..1, shown or not."""
+    """Where an object is now; `opening` is 0 = closed .. 1 = fully open."""
 
     position: NDArray[np.float64]  # (3,) metres
     rotation: NDArray[np.float64]  # (3, 3), applied after its rest pose and yaw
@@ -66,7 +66,11 @@ def rest_rotation(thing: ObjectSpec) -> NDArray[np.float64]:
 
 def rest_offset(thing: ObjectSpec) -> NDArray[np.float64]:
     """(3,) metres: where the mesh's origin lies relative to the object's base point."""
-    turned = np.concatenate([piece.mesh.vertices for piece in thing.shape.pieces]) @ rest_rotation(thing).T * thing.scale
+    turned = (
+        np.concatenate([piece.mesh.vertices for piece in thing.shape.pieces])
+        @ rest_rotation(thing).T
+        * thing.scale
+    )
     low, high = turned.min(0), turned.max(0)
     return np.array([-(low[0] + high[0]) / 2, -(low[1] + high[1]) / 2, -low[2]])
 
@@ -74,7 +78,8 @@ def rest_offset(thing: ObjectSpec) -> NDArray[np.float64]:
 def first_states(scene: SceneSpec) -> list[ObjectState]:
     """Everything where the scene puts it, closed."""
     return [
-        ObjectState(np.asarray(thing.position, float), np.eye(3), np.zeros(len(thing.shape.joints))) for thing in scene.objects
+        ObjectState(np.asarray(thing.position, float), np.eye(3), np.zeros(len(thing.shape.joints)))
+        for thing in scene.objects
     ]
 
 
@@ -116,7 +121,9 @@ class SceneRenderer:
     def __enter__(self) -> SceneRenderer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -131,7 +138,13 @@ class SceneRenderer:
         pose = camera.pose()
         self._place(states, camera, pose)
         mujoco.mjv_updateScene(
-            self._model, self._data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._view
+            self._model,
+            self._data,
+            self._option,
+            None,
+            self._camera,
+            mujoco.mjtCatBit.mjCAT_ALL.value,
+            self._view,
         )
         rgb = np.empty((self.height, self.width, 3), np.uint8)
         mujoco.mjr_render(self._rect, self._view, self._context)
@@ -169,7 +182,9 @@ class SceneRenderer:
         """The camera's electronics: exposure, white balance, gamma, blur, noise."""
         look = self.scene.look
         steps = np.arange(256) / 255
-        table = np.stack([np.clip(steps * look.exposure * gain, 0, 1) ** look.gamma for gain in look.balance], 1)
+        table = np.stack(
+            [np.clip(steps * look.exposure * gain, 0, 1) ** look.gamma for gain in look.balance], 1
+        )
         picture = cv2.LUT(np.ascontiguousarray(rgb), (table[None] * 255).astype(np.uint8))
         if look.blur > 0.2:
             picture = cv2.GaussianBlur(picture, (0, 0), look.blur)
@@ -217,14 +232,22 @@ class SceneRenderer:
         spec.worldbody.add_camera(name="robot", pos=[0, -1, 1])
         for light in scene.lights:
             spec.worldbody.add_light(
-                type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=light.position, dir=light.direction, diffuse=light.diffuse,
-                specular=[0.3 * value for value in light.diffuse], castshadow=light.casts_shadow,
+                type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+                pos=light.position,
+                dir=light.direction,
+                diffuse=light.diffuse,
+                specular=[0.3 * value for value in light.diffuse],
+                castshadow=light.casts_shadow,
             )
 
     def _material(self, name: str, rgb: Rgb, finish: Finish, texture: str | None = None) -> str:
         if name not in self._materials:
             material = self._spec.add_material(
-                name=name, rgba=[*rgb, finish.alpha], specular=finish.specular, shininess=finish.shininess, emission=finish.emission
+                name=name,
+                rgba=[*rgb, finish.alpha],
+                specular=finish.specular,
+                shininess=finish.shininess,
+                emission=finish.emission,
             )
             if texture is not None:
                 material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = texture
@@ -233,7 +256,9 @@ class SceneRenderer:
 
     def _texture(self, name: str, picture: NDArray[np.uint8]) -> str:
         high, wide = picture.shape[:2]
-        made = self._spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=wide, height=high, nchannel=3)
+        made = self._spec.add_texture(
+            name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=wide, height=high, nchannel=3
+        )
         made.data = np.ascontiguousarray(picture).tobytes()
         return name
 
@@ -255,17 +280,30 @@ class SceneRenderer:
         self._count += 1
         vertices, normals, uv = shade(mesh)
         made = self._spec.add_mesh(
-            name=name, uservert=vertices.ravel(), userface=np.arange(len(vertices)), usernormal=normals.ravel(), inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
+            name=name,
+            uservert=vertices.ravel(),
+            userface=np.arange(len(vertices)),
+            usernormal=normals.ravel(),
+            inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL,
         )
         if uv is not None:
             made.usertexcoord = uv.ravel()
         return name
 
-    def _add_geom(self, body: Any, piece: Piece, owner: tuple[int, int], material: str, scale: float = 1.0) -> None:
+    def _add_geom(
+        self, body: Any, piece: Piece, owner: tuple[int, int], material: str, scale: float = 1.0
+    ) -> None:
         name = f"geom{len(self._owner)}"
         self._owner[name] = owner
         mesh = self._mesh(piece.mesh if scale == 1.0 else piece.mesh.scaled(scale, scale, scale))
-        body.add_geom(name=name, type=mujoco.mjtGeom.mjGEOM_MESH, meshname=mesh, material=material, contype=0, conaffinity=0)
+        body.add_geom(
+            name=name,
+            type=mujoco.mjtGeom.mjGEOM_MESH,
+            meshname=mesh,
+            material=material,
+            contype=0,
+            conaffinity=0,
+        )
 
     def _add_object(self, index: int, thing: ObjectSpec) -> None:
         root = self._spec.worldbody.add_body(name=f"object{index}", mocap=True)
@@ -277,7 +315,13 @@ class SceneRenderer:
             bodies.append(body)
         for piece in thing.shape.pieces:
             owner = (index + 1, PARTS.index(piece.part))
-            self._add_geom(bodies[piece.joint] if piece.joint >= 0 else root, piece, owner, self._slot_material(index, thing, piece.slot), thing.scale)
+            self._add_geom(
+                bodies[piece.joint] if piece.joint >= 0 else root,
+                piece,
+                owner,
+                self._slot_material(index, thing, piece.slot),
+                thing.scale,
+            )
 
     def _add_fixture(self, instance: int, fixture: FixtureSpec) -> None:
         name = f"fixture{instance}"
@@ -289,8 +333,14 @@ class SceneRenderer:
             self._add_geom(body, Piece(block), (instance, 0), material)
         for shape, place in fixture.details:
             for piece in shape.pieces:
-                slot = material if piece.slot == "body" else self._material(f"fixed/{piece.slot}", *FIXED[piece.slot])
-                self._add_geom(body, Piece(piece.mesh.moved(*place)), (instance, PARTS.index(piece.part)), slot)
+                slot = (
+                    material
+                    if piece.slot == "body"
+                    else self._material(f"fixed/{piece.slot}", *FIXED[piece.slot])
+                )
+                self._add_geom(
+                    body, Piece(piece.mesh.moved(*place)), (instance, PARTS.index(piece.part)), slot
+                )
 
 
 def tiled_box(size: tuple[float, float, float], tile_m: float) -> Mesh:
@@ -306,9 +356,11 @@ def tiled_box(size: tuple[float, float, float], tile_m: float) -> Mesh:
 
 
 def shade(mesh: Mesh) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
-    """Vertices, normals (3F, 3) and texture coordinates (3F, 2) per corner: smooth, but sharp over 38 degrees."""
+    """Vertices, normals (3F, 3), texture coordinates (3F, 2) by corner; sharp over 38 degrees."""
     corners = mesh.vertices[mesh.faces]  # (F, 3, 3)
-    crossed = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # (F, 3), twice the area long
+    crossed = np.cross(
+        corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    )  # (F, 3), twice the area long
     area = np.linalg.norm(crossed, axis=1)
     keep = area > 1e-12
     corners, crossed, faces = corners[keep], crossed[keep], mesh.faces[keep]
@@ -319,7 +371,9 @@ def shade(mesh: Mesh) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray
     starts = np.searchsorted(owner[order], np.arange(owner.max() + 1))
     counts = np.diff(np.append(starts, len(order)))
     slots = np.arange(min(int(counts.max()), 40))
-    table = order[np.minimum(starts[:, None] + slots, len(order) - 1)] // 3  # (points, K) faces around each point
+    table = (
+        order[np.minimum(starts[:, None] + slots, len(order) - 1)] // 3
+    )  # (points, K) faces around each point
     valid = slots < counts[:, None]
     around = table[owner]  # (3F, K)
     near = valid[owner] & (np.einsum("fkc,fc->fk", unit[around], np.repeat(unit, 3, axis=0)) > _CREASE_COSINE)

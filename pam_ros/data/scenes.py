@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pam_ros.data.catalogue import CATEGORIES, check_split, draw_object, largest_extent_m
 from pam_ros.data.ontology import ontology
@@ -19,7 +20,7 @@ SPLIT_SALT = {"train": 1, "val": 2, "test": 3}  # one seed gives different scene
 
 @dataclass(frozen=True, slots=True)
 class Zoom:
-    """How near the robot looks: reach of the objects in x and y, camera distance, allowed object extents; metres."""
+    """How near the robot looks: reach of the objects, camera distance, allowed object extents; metres."""
 
     reach_x_m: float
     reach_y_m: float
@@ -40,9 +41,9 @@ HOMES = {"table": "everyday", "kitchen": "kitchen", "workbench": "workshop", "sh
 class _Footprint:
     """A rectangle on the ground: centre, half sizes, and its two axes."""
 
-    centre: np.ndarray
-    half: np.ndarray
-    axes: np.ndarray
+    centre: NDArray[np.float64]
+    half: NDArray[np.float64]
+    axes: NDArray[np.float64]
 
     def overlaps(self, other: _Footprint, margin: float) -> bool:
         for axis in (*self.axes, *other.axes):
@@ -52,11 +53,20 @@ class _Footprint:
         return True
 
 
-def footprint(thing: ObjectSpec) -> tuple[_Footprint, float]:
-    """The object's rectangle on the ground where it stands, and its height, metres."""
+def resting_size(thing: ObjectSpec) -> NDArray[np.float64]:
+    """(3,) metres: its extents as it rests, before its yaw."""
     flat = replace(thing, yaw_deg=0.0)
-    points = np.concatenate([piece.mesh.vertices for piece in thing.shape.pieces]) @ rest_rotation(flat).T * thing.scale
-    size = np.ptp(points, axis=0)
+    points = (
+        np.concatenate([piece.mesh.vertices for piece in thing.shape.pieces])
+        @ rest_rotation(flat).T
+        * thing.scale
+    )
+    return np.asarray(np.ptp(points, axis=0))
+
+
+def footprint(thing: ObjectSpec, size: NDArray[np.float64] | None = None) -> tuple[_Footprint, float]:
+    """The object's rectangle on the ground and its height, metres; `size` is its resting size if known."""
+    size = resting_size(thing) if size is None else size
     yaw = np.radians(thing.yaw_deg)
     axes = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
     return _Footprint(np.asarray(thing.position[:2], float), size[:2] / 2, axes), float(size[2])
@@ -86,7 +96,17 @@ def draw_scene(
         zoom = MIDDLE
     placed = _place_objects(rng, split, room, zoom, wanted, between(rng, 0.004, 0.05), first)
     camera = draw_camera(rng, kind, zoom, placed)
-    return SceneSpec(seed, split, kind, tuple(placed), room.fixtures, draw_lights(rng), camera, draw_look(rng), ambient=between(rng, 0.22, 0.42))
+    return SceneSpec(
+        seed,
+        split,
+        kind,
+        tuple(placed),
+        room.fixtures,
+        draw_lights(rng),
+        camera,
+        draw_look(rng),
+        ambient=between(rng, 0.22, 0.42),
+    )
 
 
 def draw_category(rng: Rng, kind: str, zoom: Zoom) -> str:
@@ -106,6 +126,7 @@ def _place_objects(
     for number in range(wanted):
         category = first if first and number == 0 else draw_category(rng, room.kind, zoom)
         thing = draw_object(rng, split, category)
+        size = resting_size(thing)
         for _ in range(25):
             area = _draw_area(rng, room, thing)
             x_low, x_high = max(area.x_min, -zoom.reach_x_m), min(area.x_max, zoom.reach_x_m)
@@ -114,7 +135,7 @@ def _place_objects(
                 x_low, x_high, y_low, y_high = area.x_min, area.x_max, area.y_min, area.y_max
             spot = (between(rng, x_low, x_high), between(rng, y_low, y_high), area.z)
             candidate = replace(thing, position=spot, place=area.fixture)
-            mark, height = footprint(candidate)
+            mark, height = footprint(candidate, size)
             level = f"{area.z:.2f}" if area.fixture == "shelf" else "main"
             if height > area.headroom_m - 0.02 or not _inside(mark, area, special):
                 continue
@@ -142,7 +163,12 @@ def _inside(mark: _Footprint, area: Area, special: dict[str, Area]) -> bool:
     """Its middle stands well on the area, and it does not cross into the stove or the sink."""
     reach = np.abs(mark.axes.T) @ mark.half * (0.75 if area.fixture in ("placemat",) else 0.95)
     low, high = mark.centre - reach, mark.centre + reach
-    if low[0] < area.x_min - 0.04 or high[0] > area.x_max + 0.04 or low[1] < area.y_min - 0.03 or high[1] > area.y_max + 0.03:
+    if (
+        low[0] < area.x_min - 0.04
+        or high[0] > area.x_max + 0.04
+        or low[1] < area.y_min - 0.03
+        or high[1] > area.y_max + 0.03
+    ):
         return False
     full = np.abs(mark.axes.T) @ mark.half
     low, high = mark.centre - full, mark.centre + full
@@ -164,7 +190,9 @@ def draw_camera(rng: Rng, kind: str, zoom: Zoom, placed: list[ObjectSpec]) -> Ca
     distance = max(between(rng, zoom.near_m, zoom.far_m), spread * 1.6 + 0.12) * (60 / fov) ** 0.7
     azimuth = np.radians(between(rng, -38, 38) if kind != "shelf" else between(rng, -22, 22))
     elevation = np.radians(between(rng, 16, 58) if kind != "shelf" else between(rng, -2, 18))
-    offset = distance * np.array([np.sin(azimuth) * np.cos(elevation), -np.cos(azimuth) * np.cos(elevation), np.sin(elevation)])
+    offset = distance * np.array(
+        [np.sin(azimuth) * np.cos(elevation), -np.cos(azimuth) * np.cos(elevation), np.sin(elevation)]
+    )
     x, y, z = (float(value) for value in target + offset)
     tx, ty, tz = (float(value) for value in target)
     return CameraSpec((x, y, z), (tx, ty, tz), between(rng, -4, 4), fov)
@@ -175,7 +203,9 @@ def draw_lights(rng: Rng) -> tuple[LightSpec, ...]:
     warm = between(rng, -0.08, 0.08)
     strength = between(rng, 0.4, 0.68)
     main = (between(rng, -0.7, 0.7), between(rng, -0.3, 0.7), -1.0)
-    lights = [LightSpec((0.0, 0.0, 2.0), main, (strength + warm, strength, strength - warm), True)]
+    x, y, z = (float(value) for value in -2.0 * np.asarray(main) / np.linalg.norm(main))
+    # the shadow map is centred on the lamp's axis: it must pass through the objects, or shadows break up
+    lights = [LightSpec((x, y, z), main, (strength + warm, strength, strength - warm), True)]
     if chance(rng, 0.7):
         side = (between(rng, -1, 1), between(rng, -0.2, 1.0), -0.8)
         level = between(rng, 0.1, 0.3)

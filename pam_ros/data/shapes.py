@@ -42,7 +42,10 @@ class Mesh:
 
 def rotation(x_deg: float, y_deg: float, z_deg: float) -> NDArray[np.float64]:
     """(3, 3) rotation: about x, then y, then z of the fixed frame."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(np.radians([x_deg, y_deg, z_deg])), np.sin(np.radians([x_deg, y_deg, z_deg]))
+    (cx, cy, cz), (sx, sy, sz) = (
+        np.cos(np.radians([x_deg, y_deg, z_deg])),
+        np.sin(np.radians([x_deg, y_deg, z_deg])),
+    )
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
@@ -55,7 +58,9 @@ def merge(*meshes: Mesh) -> Mesh:
     uvs = [mesh.uv for mesh in meshes if mesh.uv is not None]
     return Mesh(
         np.concatenate([mesh.vertices for mesh in meshes]),
-        np.concatenate([mesh.faces + offset for mesh, offset in zip(meshes, offsets, strict=False)]).astype(np.int32),
+        np.concatenate([mesh.faces + offset for mesh, offset in zip(meshes, offsets, strict=False)]).astype(
+            np.int32
+        ),
         np.concatenate(uvs) if len(uvs) == len(meshes) else None,
     )
 
@@ -64,7 +69,9 @@ def box(size_x: float, size_y: float, size_z: float) -> Mesh:
     """A box standing on z = 0, centred in x and y. Each side shows a whole texture."""
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * 0.5
     uv_square = np.array([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
-    vertices, faces, uvs = [], [], []
+    vertices: list[NDArray[np.float64]] = []
+    faces: list[NDArray[np.int64]] = []
+    uvs: list[NDArray[np.float64]] = []
     for axis in range(3):
         for sign in (-1.0, 1.0):
             first, second = [(1, 2), (0, 2), (0, 1)][axis]
@@ -111,15 +118,15 @@ def cylinder(radius: float, height: float, *, top_radius: float | None = None, s
     """A closed cylinder or cone frustum standing on z = 0; its edges stay sharp."""
     top = radius if top_radius is None else top_radius
     side = lathe([(radius, 0), (top, height)], segments)
-    return merge(
-        lathe([(0, 0), (radius, 0)], segments), side, lathe([(top, height), (0, height)], segments)
-    )
+    return merge(lathe([(0, 0), (radius, 0)], segments), side, lathe([(top, height), (0, height)], segments))
 
 
 def vessel(profile: Sequence[tuple[float, float]], wall: float, segments: int = 28) -> Mesh:
     """An open vessel: `profile` is the outside, bottom to rim; the inside is `wall` metres smaller."""
     outside = [(0.0, profile[0][1]), *profile]
-    inside = [(max(radius - wall, 1e-4), height) for radius, height in profile if height > profile[0][1] + wall]
+    inside = [
+        (max(radius - wall, 1e-4), height) for radius, height in profile if height > profile[0][1] + wall
+    ]
     inner = [(max(profile[-1][0] - wall, 1e-4), profile[-1][1]), *reversed(inside)]
     floor = profile[0][1] + wall
     return lathe([*outside, *inner, (inner[-1][0], floor), (0.0, floor)], segments)
@@ -189,7 +196,9 @@ def extrude(outline: ArrayLike, height: float) -> Mesh:
     top = np.c_[shape, np.full(count, height)]
     index = np.arange(count)
     nxt = (index + 1) % count
-    sides = np.concatenate([np.stack([index, nxt, nxt + count], 1), np.stack([index, nxt + count, index + count], 1)])
+    sides = np.concatenate(
+        [np.stack([index, nxt, nxt + count], 1), np.stack([index, nxt + count, index + count], 1)]
+    )
     low, span = shape.min(0), np.ptp(shape, axis=0)
     uv = (shape - low) / np.maximum(span, 1e-9)
     uv[:, 1] = 1 - uv[:, 1]
@@ -223,8 +232,8 @@ def rounded_box(size_x: float, size_y: float, size_z: float, corner: float) -> M
     return loft([(small, 0.0), (full, bevel), (full, size_z - bevel), (small, size_z)])
 
 
-def sweep(path: ArrayLike, radius: float | Sequence[float], *, flat: float = 1.0, segments: int = 10) -> Mesh:
-    """A round bar along an (N, 3) path; one radius or one each; `flat` squeezes it across the path's plane."""
+def sweep(path: ArrayLike, radius: ArrayLike, *, flat: float = 1.0, segments: int = 10) -> Mesh:
+    """A round bar along an (N, 3) path; one radius or N; `flat` squeezes it across the path's plane."""
     line = np.asarray(path, float)
     radii = np.broadcast_to(np.asarray(radius, float), (len(line),))
     tangents = np.gradient(line, axis=0)
@@ -238,7 +247,9 @@ def sweep(path: ArrayLike, radius: float | Sequence[float], *, flat: float = 1.0
         normal = normal - tangent * (normal @ tangent)
         normal /= np.linalg.norm(normal)
         side = np.cross(tangent, normal)
-        rings.append(centre + size * (np.cos(angles)[:, None] * normal + flat * np.sin(angles)[:, None] * side))
+        rings.append(
+            centre + size * (np.cos(angles)[:, None] * normal + flat * np.sin(angles)[:, None] * side)
+        )
     index = np.arange(segments)
     nxt = (index + 1) % segments
     faces = [np.stack([np.zeros(segments - 2, int), index[2:], index[1:-1]], 1)]
@@ -252,12 +263,19 @@ def sweep(path: ArrayLike, radius: float | Sequence[float], *, flat: float = 1.0
 
 
 def arc(
-    centre: tuple[float, float], radius: float, start_deg: float, end_deg: float, count: int = 14, *, squash: float = 1.0
+    centre: tuple[float, float],
+    radius: float,
+    start_deg: float,
+    end_deg: float,
+    count: int = 14,
+    *,
+    squash: float = 1.0,
 ) -> NDArray[np.float64]:
     """(N, 3) points of an arc in the x-z plane around (x, z) = centre; `squash` scales its height."""
     angles = np.radians(np.linspace(start_deg, end_deg, count))
     return np.stack(
-        [centre[0] + radius * np.cos(angles), np.zeros(count), centre[1] + squash * radius * np.sin(angles)], 1
+        [centre[0] + radius * np.cos(angles), np.zeros(count), centre[1] + squash * radius * np.sin(angles)],
+        1,
     )
 
 
@@ -270,7 +288,13 @@ def smooth(points: ArrayLike, count: int = 16) -> NDArray[np.float64]:
     t = (places - which)[:, None]
     p0, p1, p2, p3 = padded[which], padded[which + 1], padded[which + 2], padded[which + 3]
     return np.asarray(
-        0.5 * (2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3)
+        0.5
+        * (
+            2 * p1
+            + (p2 - p0) * t
+            + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2
+            + (3 * p1 - p0 - 3 * p2 + p3) * t**3
+        )
     )
 
 

@@ -1,6 +1,7 @@
 """Writes samples as folders of JPEG frames, PNG id pictures and an index.jsonl: for training and for looking.
 
-An id picture's value is instance + 256 * part (part 0 = no named part): 16-bit, or 8-bit where no part occurs.
+An id picture's value is instance + 256 * part (part 0 = no named part): 16-bit, or 8-bit where no
+part occurs.
 """
 
 from __future__ import annotations
@@ -88,8 +89,13 @@ def clip_lines(versions: Sequence[Sequence[Clip]]) -> list[dict[str, Any]]:
     """Clips as they stand in index.jsonl; several versions of the same clips give several wordings."""
     lines = []
     for same in zip(*versions, strict=True):
-        texts = {f"clip/{language.value}": list(dict.fromkeys(clip.captions[language] for clip in same)) for language in Language}
-        lines.append({"start": same[0].start, "end": same[0].end, "event": "+".join(same[0].events), "texts": texts})
+        texts = {
+            f"clip/{language.value}": list(dict.fromkeys(clip.captions[language] for clip in same))
+            for language in Language
+        }
+        lines.append(
+            {"start": same[0].start, "end": same[0].end, "event": "+".join(same[0].events), "texts": texts}
+        )
     return lines
 
 
@@ -97,7 +103,7 @@ def object_line(thing: VideoObject, frames: int, fps: float, rng: np.random.Gene
     """One object of a video: `events` cut where they change, `windows` cut by the clock."""
     period = max(2, round(float(rng.uniform(2.5, 5.5)) * fps))
     windows = [(start, min(start + period, frames)) for start in range(0, frames - 1, period)]
-    if len(windows) > 1 and windows[-1][1] - windows[-1][0] < period // 2:
+    if len(windows) > 1 and windows[-1][1] - windows[-1][0] < 0.4 * period:
         windows.pop()
     events = [(part.start, part.end) for part in thing.segments]
     return {
@@ -108,8 +114,12 @@ def object_line(thing: VideoObject, frames: int, fps: float, rng: np.random.Gene
         "texts": texts_of(thing.facts, rng),
         "truth": _truth(thing.facts, thing.function),
         "pixels": thing.pixels.tolist(),
-        "events": clip_lines([caption_windows(thing.facts, thing.segments, events, rng) for _ in range(WORDINGS)]),
-        "windows": clip_lines([caption_windows(thing.facts, thing.segments, windows, rng) for _ in range(WORDINGS)]),
+        "events": clip_lines(
+            [caption_windows(thing.facts, thing.segments, events, rng) for _ in range(WORDINGS)]
+        ),
+        "windows": clip_lines(
+            [caption_windows(thing.facts, thing.segments, windows, rng) for _ in range(WORDINGS)]
+        ),
     }
 
 
@@ -128,7 +138,11 @@ def write_image(folder: Path, name: str, sample: ImageSample, depth: bool = Fals
     }
     if depth:
         write_ids(folder / f"{name}.depth.png", np.clip(sample.depth_m * 1000, 0, 65535).astype(np.uint16))
-        line |= {"depth_mm": f"{name}.depth.png", "intrinsics": sample.intrinsics.tolist(), "pose": sample.pose.tolist()}
+        line |= {
+            "depth_mm": f"{name}.depth.png",
+            "intrinsics": sample.intrinsics.tolist(),
+            "pose": sample.pose.tolist(),
+        }
     return line
 
 

@@ -13,14 +13,31 @@ from pam_ros.data.dataset import ImageSample, VideoSample, image_sample, video_s
 from pam_ros.data.shards import write_image, write_index, write_video
 
 Picture = NDArray[np.uint8]
-PALETTE = ((230, 60, 60), (60, 160, 240), (250, 190, 40), (90, 200, 90), (200, 90, 220), (80, 220, 210), (245, 130, 50), (150, 120, 250))
+PALETTE = (
+    (230, 60, 60),
+    (60, 160, 240),
+    (250, 190, 40),
+    (90, 200, 90),
+    (200, 90, 220),
+    (80, 220, 210),
+    (245, 130, 50),
+    (150, 120, 250),
+)
 
 
-def render_folder(out: Path, seed: int, count: int, split: str, videos: int = 0, width: int = 640, height: int = 480) -> int:
-    """Renders `count` images and some videos into a folder with depth and poses; returns the number of samples."""
+def render_folder(
+    out: Path, seed: int, count: int, split: str, videos: int = 0, width: int = 640, height: int = 480
+) -> int:
+    """Renders images and videos into a folder, with depth and poses; returns the number of samples."""
     out.mkdir(parents=True, exist_ok=True)
-    lines = [write_image(out, f"{index:04d}", image_sample(seed + index, split, width, height), depth=True) for index in range(count)]
-    lines += [write_video(out, f"v{index}", video_sample(seed + index, split, width=width, height=height)) for index in range(videos)]
+    lines = [
+        write_image(out, f"{index:04d}", image_sample(seed + index, split, width, height), depth=True)
+        for index in range(count)
+    ]
+    lines += [
+        write_video(out, f"v{index}", video_sample(seed + index, split, width=width, height=height))
+        for index in range(videos)
+    ]
     write_index(out, lines)
     return len(lines)
 
@@ -43,7 +60,15 @@ def _outlined(rgb: Picture, instances: NDArray[np.uint16], names: dict[int, str]
 
 def image_tile(sample: ImageSample) -> Picture:
     """The picture with its objects outlined and named."""
-    return _outlined(sample.rgb, sample.instances, {region.instance: region.facts.category for region in sample.regions if region.facts.kind == "object"})
+    return _outlined(
+        sample.rgb,
+        sample.instances,
+        {
+            region.instance: region.facts.category
+            for region in sample.regions
+            if region.facts.kind == "object"
+        },
+    )
 
 
 def video_tiles(sample: VideoSample, count: int = 5) -> list[Picture]:
@@ -53,14 +78,38 @@ def video_tiles(sample: VideoSample, count: int = 5) -> list[Picture]:
     for frame in np.linspace(0, len(sample.frames) - 1, count).astype(int):
         names = {actor.instance: actor.facts.category} if actor else {}
         tile = _outlined(sample.frames[frame], sample.instances[frame], names)
-        event = next((part.event for part in actor.segments if part.start <= frame < part.end), "") if actor else ""
-        cv2.putText(tile, f"{sample.times_s[frame]:.1f} s  {event}", (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(tile, f"{sample.times_s[frame]:.1f} s  {event}", (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+        event = (
+            next((part.event for part in actor.segments if part.start <= frame < part.end), "")
+            if actor
+            else ""
+        )
+        cv2.putText(
+            tile,
+            f"{sample.times_s[frame]:.1f} s  {event}",
+            (6, 18),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.5,
+            (0, 0, 0),
+            3,
+            cv2.LINE_AA,
+        )
+        cv2.putText(
+            tile,
+            f"{sample.times_s[frame]:.1f} s  {event}",
+            (6, 18),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.5,
+            (255, 255, 255),
+            1,
+            cv2.LINE_AA,
+        )
         tiles.append(tile)
     return tiles
 
 
-def contact_sheet(seed: int, count: int, split: str, videos: int = 0, columns: int = 5, tile_width: int = 320) -> Picture:
+def contact_sheet(
+    seed: int, count: int, split: str, videos: int = 0, columns: int = 5, tile_width: int = 320
+) -> Picture:
     """(H, W, 3) uint8: `count` images and rows of `videos` videos."""
     tiles = [image_tile(image_sample(seed + index, split)) for index in range(count)]
     while len(tiles) % columns:
@@ -79,6 +128,8 @@ def _shrunk(tile: Picture, width: int) -> Picture:
 
 def save_sheet(path: Path, picture: Picture) -> None:
     """Writes a sheet as PNG or JPEG by the path's ending."""
-    options: Sequence[int] = [cv2.IMWRITE_JPEG_QUALITY, 88] if path.suffix.lower() in (".jpg", ".jpeg") else []
+    options: Sequence[int] = (
+        [cv2.IMWRITE_JPEG_QUALITY, 88] if path.suffix.lower() in (".jpg", ".jpeg") else []
+    )
     if not cv2.imwrite(str(path), picture[..., ::-1], options):
         raise OSError(f"could not write {path}; the folder must exist and the ending be .png or .jpg")

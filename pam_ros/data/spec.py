@@ -124,7 +124,7 @@ class CameraSpec:
 
 @dataclass(frozen=True, slots=True)
 class LookSpec:
-    """The camera's electronics: exposure factor, gamma, white balance (r, g, b), noise (0..255 steps), blur (pixels)."""
+    """The camera's electronics: exposure, gamma, white balance (r, g, b), noise (of 255), blur (pixels)."""
 
     exposure: float = 1.0
     gamma: float = 1.0

@@ -5,7 +5,7 @@ Kinematic on purpose: positions are exact, never unstable, and the same for the 
 
 from __future__ import annotations
 
-from copy import deepcopy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,12 +40,12 @@ def _axis_turn(axis: Vector, angle: float) -> Vector:
 
 
 class Stage:
-    """A scene being played. `frames` holds the states of every frame so far; `tracks` the events of every object."""
+    """A scene being played: `frames` holds the states of every frame so far, `tracks` the events."""
 
     def __init__(self, scene: SceneSpec, fps: float) -> None:
         self.scene, self.fps = scene, fps
         self.now = first_states(scene)
-        self.frames: list[list[ObjectState]] = [deepcopy(self.now)]
+        self.frames: list[list[ObjectState]] = [_copied(self.now)]
         self.tracks: list[list[Segment]] = [[] for _ in scene.objects]
         self._clouds = [_cloud(scene, index) for index in range(len(scene.objects))]
         self.right, self.away = ground_axes(scene.camera)
@@ -58,6 +58,10 @@ class Stage:
     def height(self, index: int) -> float:
         """Height of an object as it lies now, metres."""
         return float(np.ptp((self._clouds[index] @ self.now[index].rotation.T)[:, 2]))
+
+    def extent(self, index: int) -> Vector:
+        """(3,) size along x, y, z as it stands now, metres."""
+        return np.asarray(np.ptp(self._clouds[index] @ self.now[index].rotation.T, axis=0))
 
     def seconds(self, duration_s: float) -> int:
         """Frames of a duration, at least 2."""
@@ -73,7 +77,9 @@ class Stage:
         path = [start + direction * distance * t for t in ease(frames)]
         self._play([(index, path, None)], frames, {index: event})
 
-    def push(self, pusher: int, index: int, direction: Vector, gap: float, distance: float, frames: int) -> None:
+    def push(
+        self, pusher: int, index: int, direction: Vector, gap: float, distance: float, frames: int
+    ) -> None:
         """`pusher` comes over `gap` metres, touches `index` and pushes it `distance` on."""
         first, second = self.now[pusher].position.copy(), self.now[index].position.copy()
         travel = ease(frames) * (gap + distance)
@@ -86,15 +92,17 @@ class Stage:
 
     def rise(self, index: int, height: float, frames: int, event: str, others: tuple[int, ...] = ()) -> None:
         """Straight up (or down, height < 0), `others` with it."""
-        paths = []
+        paths: list[tuple[int, list[Vector], None]] = []
         for one in (index, *others):
             start = self.now[one].position.copy()
             paths.append((one, [start + np.array([0, 0, height * t]) for t in ease(frames)], None))
         self._play(paths, frames, {index: event})
 
-    def carry(self, index: int, offset: Vector, frames: int, events: dict[int, str], others: tuple[int, ...] = ()) -> None:
+    def carry(
+        self, index: int, offset: Vector, frames: int, events: dict[int, str], others: tuple[int, ...] = ()
+    ) -> None:
         """Along a straight line in the air; `events` names what it is for each object."""
-        paths = []
+        paths: list[tuple[int, list[Vector], None]] = []
         for one in (index, *others):
             start = self.now[one].position.copy()
             paths.append((one, [start + offset * t for t in ease(frames)], None))
@@ -112,7 +120,11 @@ class Stage:
                 heights.append(start[2] - 0.5 * 9.81 * t * t)
                 continue
             later, bounce = t - flight, 0.25 * flight
-            heights.append(ground_z + max(0.0, 0.5 * 9.81 * later * (2 * bounce - later)) if later < 2 * bounce else ground_z)
+            heights.append(
+                ground_z + max(0.0, 0.5 * 9.81 * later * (2 * bounce - later))
+                if later < 2 * bounce
+                else ground_z
+            )
         path = [np.array([start[0], start[1], z]) for z in heights]
         self._play([(index, path, None)], frames, {index: "falls"})
 
@@ -123,7 +135,7 @@ class Stage:
         cloud = self._clouds[index] @ turn.T
         reach = float((cloud[cloud[:, 2] < cloud[:, 2].min() + 0.015] @ direction).max())
         pivot = direction * reach
-        axis = np.cross([0.0, 0.0, 1.0], direction)
+        axis = np.array([-direction[1], direction[0], 0.0])
         path, turns = [], []
         for frame in range(1, frames + 1):
             part = min(1.0, frame / (0.7 * frames))
@@ -137,7 +149,9 @@ class Stage:
     def hinge(self, index: int, joint: int, opening: float, frames: int, event: str) -> None:
         """Opens or closes a joint to `opening`, 0 = closed, 1 = fully open."""
         start = float(self.now[index].opening[joint])
-        self._play([], frames, {index: event}, lambda t: self._open(index, joint, start + (opening - start) * t))
+        self._play(
+            [], frames, {index: event}, lambda t: self._open(index, joint, start + (opening - start) * t)
+        )
 
     def place(self, index: int, position: Vector, visible: bool = True) -> None:
         """Puts an object somewhere from the next frame on (waiting outside the picture)."""
@@ -159,7 +173,11 @@ class Stage:
             self.still(frames - len(self.frames))
         self.frames = self.frames[:frames]
         for track in self.tracks:
-            kept = [Segment(part.start, min(part.end, frames), part.event) for part in track if part.start < frames]
+            kept = [
+                Segment(part.start, min(part.end, frames), part.event)
+                for part in track
+                if part.start < frames
+            ]
             track[:] = _joined(kept)
 
     def _open(self, index: int, joint: int, opening: float) -> None:
@@ -167,10 +185,10 @@ class Stage:
 
     def _play(
         self,
-        paths: list[tuple[int, list[Vector], list[Vector] | None]],
+        paths: Sequence[tuple[int, Sequence[Vector], Sequence[Vector] | None]],
         frames: int,
         events: dict[int, str],
-        each: object = None,
+        each: Callable[[float], None] | None = None,
     ) -> None:
         start = len(self.frames) if self.frames and any(self.tracks) else 0
         begin = len(self.frames)
@@ -180,11 +198,18 @@ class Stage:
                 self.now[index].position = path[frame].copy()
                 if turns is not None:
                     self.now[index].rotation = turns[frame].copy()
-            if callable(each):
-                each(progress[frame])
-            self.frames.append(deepcopy(self.now))
+            if each is not None:
+                each(float(progress[frame]))
+            self.frames.append(_copied(self.now))
         for index, track in enumerate(self.tracks):
             track.append(Segment(min(start, begin), len(self.frames), events.get(index, "still")))
+
+
+def _copied(states: list[ObjectState]) -> list[ObjectState]:
+    return [
+        ObjectState(state.position.copy(), state.rotation.copy(), state.opening.copy(), state.visible)
+        for state in states
+    ]
 
 
 def _joined(track: list[Segment]) -> list[Segment]:
@@ -201,7 +226,11 @@ def _joined(track: list[Segment]) -> list[Segment]:
 def _cloud(scene: SceneSpec, index: int) -> Vector:
     """(V, 3) metres around the base point, as the object rests."""
     thing = scene.objects[index]
-    points = np.concatenate([piece.mesh.vertices for piece in thing.shape.pieces]) * thing.scale @ rest_rotation(thing).T
+    points = (
+        np.concatenate([piece.mesh.vertices for piece in thing.shape.pieces])
+        * thing.scale
+        @ rest_rotation(thing).T
+    )
     low, high = points.min(0), points.max(0)
     return np.asarray(points - [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
 

@@ -16,13 +16,17 @@ Picture = NDArray[np.uint8]
 SIZE = 256  # pixels of a side; surfaces repeat it
 
 
-def noise(rng: np.random.Generator, size: int, cells_x: int, cells_y: int | None = None) -> NDArray[np.float32]:
+def noise(
+    rng: np.random.Generator, size: int, cells_x: int, cells_y: int | None = None
+) -> NDArray[np.float32]:
     """(size, size) float32 in 0..1, smooth, seamless at the borders."""
     cells_y = cells_y or cells_x
     grid = rng.random((cells_y, cells_x)).astype(np.float32)
     grid = np.pad(grid, ((2, 2), (2, 2)), mode="wrap")
     step_x, step_y = size / cells_x, size / cells_y
-    whole = cv2.resize(grid, (round(step_x * (cells_x + 4)), round(step_y * (cells_y + 4))), interpolation=cv2.INTER_CUBIC)
+    whole = cv2.resize(
+        grid, (round(step_x * (cells_x + 4)), round(step_y * (cells_y + 4))), interpolation=cv2.INTER_CUBIC
+    )
     x, y = round(2 * step_x), round(2 * step_y)
     return np.asarray(np.clip(whole[y : y + size, x : x + size], 0, 1), np.float32)
 
@@ -38,7 +42,9 @@ def clouds(rng: np.random.Generator, size: int, cells: int, octaves: int = 4) ->
 
 def mix(amount: NDArray[np.float32], first: Rgb, second: Rgb) -> Picture:
     """Blends two colours (0..1 each) by a (size, size) amount in 0..1."""
-    blend = amount[..., None] * np.asarray(second, np.float32) + (1 - amount[..., None]) * np.asarray(first, np.float32)
+    blend = amount[..., None] * np.asarray(second, np.float32) + (1 - amount[..., None]) * np.asarray(
+        first, np.float32
+    )
     return np.asarray(np.clip(blend, 0, 1) * 255, np.uint8)
 
 
@@ -52,10 +58,37 @@ def _pick(rng: np.random.Generator, colours: list[Rgb], amount: float = 0.06) ->
     return _vary(rng, colours[int(rng.integers(len(colours)))], amount)
 
 
-WOODS: list[Rgb] = [(0.72, 0.53, 0.34), (0.55, 0.36, 0.21), (0.82, 0.68, 0.48), (0.4, 0.25, 0.15), (0.66, 0.5, 0.38)]
-STONES: list[Rgb] = [(0.86, 0.85, 0.83), (0.3, 0.31, 0.33), (0.72, 0.67, 0.6), (0.55, 0.57, 0.58), (0.2, 0.22, 0.21)]
-PAINTS: list[Rgb] = [(0.9, 0.88, 0.84), (0.82, 0.86, 0.88), (0.72, 0.78, 0.72), (0.87, 0.78, 0.68), (0.6, 0.66, 0.74), (0.5, 0.52, 0.53), (0.78, 0.7, 0.72)]
-FABRICS: list[Rgb] = [(0.86, 0.84, 0.78), (0.45, 0.5, 0.6), (0.62, 0.32, 0.3), (0.4, 0.48, 0.4), (0.3, 0.3, 0.33), (0.75, 0.65, 0.5)]
+WOODS: list[Rgb] = [
+    (0.72, 0.53, 0.34),
+    (0.55, 0.36, 0.21),
+    (0.82, 0.68, 0.48),
+    (0.4, 0.25, 0.15),
+    (0.66, 0.5, 0.38),
+]
+STONES: list[Rgb] = [
+    (0.86, 0.85, 0.83),
+    (0.3, 0.31, 0.33),
+    (0.72, 0.67, 0.6),
+    (0.55, 0.57, 0.58),
+    (0.2, 0.22, 0.21),
+]
+PAINTS: list[Rgb] = [
+    (0.9, 0.88, 0.84),
+    (0.82, 0.86, 0.88),
+    (0.72, 0.78, 0.72),
+    (0.87, 0.78, 0.68),
+    (0.6, 0.66, 0.74),
+    (0.5, 0.52, 0.53),
+    (0.78, 0.7, 0.72),
+]
+FABRICS: list[Rgb] = [
+    (0.86, 0.84, 0.78),
+    (0.45, 0.5, 0.6),
+    (0.62, 0.32, 0.3),
+    (0.4, 0.48, 0.4),
+    (0.3, 0.3, 0.33),
+    (0.75, 0.65, 0.5),
+]
 
 
 def wood(rng: np.random.Generator) -> Picture:
@@ -66,7 +99,11 @@ def wood(rng: np.random.Generator) -> Picture:
     grain = 0.5 + 0.5 * np.sin(rows + warp)
     fibre = noise(rng, SIZE, 6, 120)
     dark = float(rng.uniform(0.62, 0.85))
-    return mix(np.asarray(np.clip(0.55 * grain + 0.45 * fibre, 0, 1), np.float32), (base[0] * dark, base[1] * dark, base[2] * dark), base)
+    return mix(
+        np.asarray(np.clip(0.55 * grain + 0.45 * fibre, 0, 1), np.float32),
+        (base[0] * dark, base[1] * dark, base[2] * dark),
+        base,
+    )
 
 
 def planks(rng: np.random.Generator) -> Picture:
@@ -75,7 +112,9 @@ def planks(rng: np.random.Generator) -> Picture:
     count = int(rng.integers(3, 6))
     edges = np.linspace(0, SIZE, count + 1).astype(int)
     for top, bottom in zip(edges[:-1], edges[1:], strict=True):
-        picture[top:bottom] = np.roll(picture[top:bottom], int(rng.integers(SIZE)), axis=1) * rng.uniform(0.82, 1.08)
+        picture[top:bottom] = np.roll(picture[top:bottom], int(rng.integers(SIZE)), axis=1) * rng.uniform(
+            0.82, 1.08
+        )
         picture[top : top + 2] *= 0.45
         joint = int(rng.integers(SIZE))
         picture[top:bottom, joint : joint + 2] *= 0.5
@@ -90,7 +129,11 @@ def stone(rng: np.random.Generator) -> Picture:
         amount = np.clip(1 - veins * float(rng.uniform(5, 9)), 0, 1) * 0.45
         return mix(np.asarray(amount, np.float32), base, _vary(rng, (0.5, 0.5, 0.5), 0.2))
     speckle = noise(rng, SIZE, 120) * 0.6 + clouds(rng, SIZE, 16, 3) * 0.4
-    return mix(np.asarray(speckle, np.float32), (base[0] * 0.65, base[1] * 0.65, base[2] * 0.65), (min(base[0] * 1.2, 1), min(base[1] * 1.2, 1), min(base[2] * 1.2, 1)))
+    return mix(
+        np.asarray(speckle, np.float32),
+        (base[0] * 0.65, base[1] * 0.65, base[2] * 0.65),
+        (min(base[0] * 1.2, 1), min(base[1] * 1.2, 1), min(base[2] * 1.2, 1)),
+    )
 
 
 def tiles(rng: np.random.Generator) -> Picture:
@@ -107,7 +150,13 @@ def tiles(rng: np.random.Generator) -> Picture:
         for column in range(columns + 1):
             left = column * wide - (wide // 2 if shift and row % 2 else 0)
             tone = np.asarray(second if (row + column) % 2 else colour) * rng.uniform(0.94, 1.05)
-            cv2.rectangle(picture, (left + 2, row * high + 2), (left + wide - 3, row * high + high - 3), tuple((tone * 255).tolist()), -1)
+            cv2.rectangle(
+                picture,
+                (left + 2, row * high + 2),
+                (left + wide - 3, row * high + high - 3),
+                tuple((tone * 255).tolist()),
+                -1,
+            )
     picture *= 0.94 + 0.1 * clouds(rng, SIZE, 4, 3)[..., None]
     return np.asarray(np.clip(picture, 0, 255), np.uint8)
 
@@ -127,12 +176,16 @@ def cloth(rng: np.random.Generator) -> Picture:
     weave = 0.92 + 0.08 * (((x // 2) + (y // 2)) % 2)
     band = SIZE // int(rng.choice([4, 8, 16]))
     style = int(rng.integers(3))
-    pattern = np.zeros((SIZE, SIZE))
+    pattern: NDArray[np.float64] = np.zeros((SIZE, SIZE))
     if style == 1:
         pattern = ((x // band) % 2).astype(float)
     if style == 2:
         pattern = 0.5 * ((x // band) % 2) + 0.5 * ((y // band) % 2)
-    picture = mix(np.asarray(pattern, np.float32), base, second) * weave[..., None] * (0.95 + 0.05 * clouds(rng, SIZE, 8, 3)[..., None])
+    picture = (
+        mix(np.asarray(pattern, np.float32), base, second)
+        * weave[..., None]
+        * (0.95 + 0.05 * clouds(rng, SIZE, 8, 3)[..., None])
+    )
     return np.asarray(np.clip(picture, 0, 255), np.uint8)
 
 
@@ -152,7 +205,13 @@ def brick(rng: np.random.Generator) -> Picture:
         for column in range(5):
             left = column * wide - (wide // 2 if row % 2 else 0)
             tone = np.asarray(colour) * rng.uniform(0.82, 1.12) * 255
-            cv2.rectangle(picture, (left + 2, row * high + 2), (left + wide - 2, row * high + high - 2), tuple(tone.tolist()), -1)
+            cv2.rectangle(
+                picture,
+                (left + 2, row * high + 2),
+                (left + wide - 2, row * high + high - 2),
+                tuple(tone.tolist()),
+                -1,
+            )
     picture *= 0.85 + 0.25 * clouds(rng, SIZE, 16, 3)[..., None]
     return np.asarray(np.clip(picture, 0, 255), np.uint8)
 
@@ -161,12 +220,18 @@ def steel_sheet(rng: np.random.Generator) -> Picture:
     """Brushed metal."""
     level = float(rng.uniform(0.5, 0.78))
     brush = noise(rng, SIZE, 4, 120) * 0.7 + noise(rng, SIZE, 4, 4) * 0.3
-    return mix(np.asarray(brush, np.float32), (level * 0.85, level * 0.86, level * 0.88), (level * 1.1, level * 1.1, level * 1.12))
+    return mix(
+        np.asarray(brush, np.float32),
+        (level * 0.85, level * 0.86, level * 0.88),
+        (level * 1.1, level * 1.1, level * 1.12),
+    )
 
 
 def pegboard(rng: np.random.Generator) -> Picture:
     """Board with a grid of holes, as over a workbench."""
-    picture = mix(clouds(rng, SIZE, 8, 3), *(_pick(rng, [WOODS[2], WOODS[0], PAINTS[0], PAINTS[5]], 0.05),) * 2).astype(np.uint8)
+    picture = mix(
+        clouds(rng, SIZE, 8, 3), *(_pick(rng, [WOODS[2], WOODS[0], PAINTS[0], PAINTS[5]], 0.05),) * 2
+    ).astype(np.uint8)
     for row in range(8):
         for column in range(8):
             cv2.circle(picture, (column * 32 + 16, row * 32 + 16), 4, (45, 40, 36), -1, cv2.LINE_AA)
@@ -179,13 +244,27 @@ def terrazzo(rng: np.random.Generator) -> Picture:
     for _ in range(220):
         centre = rng.integers(0, SIZE, 2)
         chip = (centre + rng.integers(-7, 8, (5, 2))).astype(np.int32)
-        cv2.fillConvexPoly(picture, cv2.convexHull(chip), tuple((np.asarray(_pick(rng, STONES + WOODS, 0.1)) * 255).tolist()), cv2.LINE_AA)
+        cv2.fillConvexPoly(
+            picture,
+            cv2.convexHull(chip),
+            tuple((np.asarray(_pick(rng, STONES + WOODS, 0.1)) * 255).tolist()),
+            cv2.LINE_AA,
+        )
     return picture
 
 
 SURFACES: dict[str, Callable[[np.random.Generator], Picture]] = {
-    "wood": wood, "planks": planks, "stone": stone, "tiles": tiles, "plaster": plaster, "cloth": cloth, "concrete": concrete,
-    "brick": brick, "steel": steel_sheet, "pegboard": pegboard, "terrazzo": terrazzo,
+    "wood": wood,
+    "planks": planks,
+    "stone": stone,
+    "tiles": tiles,
+    "plaster": plaster,
+    "cloth": cloth,
+    "concrete": concrete,
+    "brick": brick,
+    "steel": steel_sheet,
+    "pegboard": pegboard,
+    "terrazzo": terrazzo,
 }
 
 

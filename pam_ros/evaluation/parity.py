@@ -90,7 +90,7 @@ def run_parity(folder: Path, progress: Callable[[str], None] = lambda line: None
 
 
 def write_checkpoint(golden: Mapping[str, Any], folder: Path) -> Path:
-    """Writes config.json, model.safetensors and the SAM 2 file of a parity fixture; returns that file's path."""
+    """Writes config.json, model.safetensors and a SAM 2 file as the rule has them; returns the latter."""
     prefix = golden["weight_name_prefix"]
     tensors = {
         part: {name: rule_tensor(prefix, part, name, shape) for name, shape in shapes.items()}

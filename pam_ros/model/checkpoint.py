@@ -99,8 +99,6 @@ def load_model(
     try:
         model = _loaded(files, device=target, dtype=kind, tell=tell)
         model.info = _info(model, files, target, kind)
-        tell("warming up")
-        model.warm_up()
     except torch.OutOfMemoryError as error:
         raise MemoryLimitError(f"{name_or_path} does not fit on {target}: {error}") from None
     except PamError as error:
@@ -266,13 +264,21 @@ def _loaded(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, tell
     return model
 
 
-def _build(files: ModelFiles, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> Pam:
-    """config.json and SAM 2's configuration → modules. Raises CheckpointError where they describe none."""
-    sam2 = sam2_config(files.sam2_architecture)
+def architecture_of(config: Mapping[str, Any], sam2: Mapping[str, Any]) -> Architecture:
+    """A checkpoint's config.json and SAM 2 configuration → architecture. Raises CheckpointError."""
     language = {key: value for key, value in config.items() if key != "mm_perceiver"}
     try:
         perceiver = PerceiverConfig(**config.get("mm_perceiver", {}))
-        return Pam(Architecture(sam2=sam2, language=language, perceiver=perceiver), tokenizer)
+    except TypeError as error:
+        raise CheckpointError(f"config.json, mm_perceiver: {error}") from error
+    return Architecture(sam2=sam2, language=language, perceiver=perceiver)
+
+
+def _build(files: ModelFiles, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> Pam:
+    """A folder's description → modules. Raises CheckpointError where no model can be built from it."""
+    architecture = architecture_of(config, sam2_config(files.sam2_architecture))
+    try:
+        return Pam(architecture, tokenizer)
     except PamError:
         raise
     except Exception as error:  # whatever a stranger's numbers break
@@ -327,9 +333,8 @@ def _fit_vocabulary(
     rows = shapes.get(EMBEDDING, (config["vocab_size"],))[0]
     allowed = {int(config["vocab_size"])} | ({len(tokenizer)} if tokenizer is not None else set())
     if rows not in allowed:
-        raise CheckpointError(
-            f"{EMBEDDING} has {rows} rows; config.json and tokenizer allow {', '.join(map(str, sorted(allowed)))}"
-        )
+        names = " or ".join(map(str, sorted(allowed)))
+        raise CheckpointError(f"{EMBEDDING} has {rows} rows; config.json and tokenizer allow {names}")
     config["vocab_size"] = rows
 
 

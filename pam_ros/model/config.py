@@ -119,7 +119,8 @@ def _check_targets(node: Any, path: Path) -> None:
     """A configuration from a stranger must not build, or call, anything but SAM 2's modules."""
     if isinstance(node, Mapping):
         if "_target_" in node and not _is_sam2_module(str(node["_target_"])):
-            raise CheckpointError(f"{path} builds {node['_target_']}; only modules of package sam2 are allowed")
+            target = node["_target_"]
+            raise CheckpointError(f"{path} builds {target}; only modules of package sam2 are allowed")
         for value in node.values():
             _check_targets(value, path)
     elif isinstance(node, list):

@@ -63,7 +63,7 @@ class FrameRows(Protocol):
 class DecodeRequest:
     """One text to decode. Requests with the identical `rows` tuple share one prefill."""
 
-    # Each a FrameRows of the model that decodes: one for an image task; for Task.CLIP the clip's, oldest first.
+    # Each a FrameRows of the model that decodes: one for an image task; for Task.CLIP a clip's, oldest first.
     rows: tuple[Any, ...]
     task: Task
     language: Language

@@ -18,6 +18,7 @@ from pam_ros.model.interface import TextDelta
 PREFILL_ROWS = {"cpu": 256, "cuda": 4096}
 NOWHERE = 2**40  # position of padding: after every query, so that nothing sees it
 REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 sequence decodes to
+STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")  # end an answer
 
 
 @dataclass(slots=True)
@@ -45,16 +46,13 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         config = transformer.config
         self.width: int = config.hidden_size
-        self.max_rows = int(getattr(config, "tokenizer_model_max_length", 0) or config.max_position_embeddings)
+        longest = getattr(config, "tokenizer_model_max_length", None)
+        self.max_rows = int(longest or config.max_position_embeddings)  # of a prompt and its answer together
         self.window = window
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Token ids that end an answer."""
-        assert self.tokenizer is not None
-        names = ("<|im_end|>", "<|endoftext|>")
-        vocabulary = self.tokenizer.get_vocab()
-        return frozenset(vocabulary[name] for name in names if name in vocabulary)
+        vocabulary = {} if tokenizer is None else tokenizer.get_vocab()
+        self.stop_ids = frozenset(vocabulary[name] for name in STOP_TOKENS if name in vocabulary)
+        # Checkpoints hold rows that no token stands for; the reference cuts them off after loading.
+        self.tokens = config.vocab_size if tokenizer is None else min(len(tokenizer), config.vocab_size)
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a piece of prompt; special tokens in it are parsed."""
@@ -62,11 +60,10 @@ class LanguageModel(nn.Module):
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
-    def decode_text(self, tokens: Sequence[int], *, final: bool) -> str:
-        """Text of an answer; while it grows, an unfinished character at its end is held back."""
+    def decode_text(self, tokens: Sequence[int]) -> str:
+        """Text of an answer, grown or cut short anywhere; an unfinished character at its end is held back."""
         assert self.tokenizer is not None
-        text = str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
-        return text if final else text.rstrip(REPLACEMENT)
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).rstrip(REPLACEMENT).strip()
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token ids → rows (L, H)."""
@@ -112,12 +109,13 @@ class Cohort:
         self._cache = DynamicCache()
         self._started = False  # whether the suffixes are in
         self._padded = False  # whether some rows of the cache are padding
-        self._keys = torch.zeros(len(prefixes), 0, dtype=torch.long, device=prefixes.device)  # (N, K) positions
-        self._next = self._keys[:, :0]  # (N, 1) position of each branch's next token
+        # (N, K) positions of the rows in the cache, and (N, 1) of each branch's next token
+        self._keys = torch.zeros(len(prefixes), 0, dtype=torch.long, device=prefixes.device)
+        self._next = self._keys
 
     @torch.inference_mode()
     def step(self) -> list[Branch]:
-        """One prefill chunk, or one more token for every running branch; returns the branches that grew or ended."""
+        """One prefill chunk, or one more token for every running branch; returns those that grew or ended."""
         self._drop_finished()
         if not self.running:
             return []
@@ -179,6 +177,7 @@ class Cohort:
 
     def _choose(self, logits: Tensor) -> list[Branch]:
         """Takes the next token of every branch from logits (N, V)."""
+        logits = logits[:, : self.language.tokens]
         greedy = logits.argmax(-1).tolist()
         for row, (branch, token) in enumerate(zip(self.running, greedy, strict=True)):
             if branch.temperature > 0:
@@ -227,7 +226,7 @@ class TextDecode:
         return [
             TextDelta(
                 index=branch.index,
-                text=self._language.decode_text(branch.tokens, final=branch.finished),
+                text=self._language.decode_text(branch.tokens),
                 final=branch.finished,
             )
             for branch in changed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,17 +16,29 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
 from pam_ros.errors import CapacityError, PromptError
 from pam_ros.model.config import Architecture
-from pam_ros.model.interface import DecodeRequest, ModelInfo
+from pam_ros.model.interface import DecodeRequest, ModelInfo, PerceptionModel
 from pam_ros.model.language import Branch, Cohort, LanguageModel, TextDecode
 from pam_ros.model.memory import RegionMemory
 from pam_ros.model.perceiver import SemanticPerceiver
 from pam_ros.model.projector import Projector
 from pam_ros.model.prompts import BEFORE_ROWS, text_after_rows
 from pam_ros.model.segmenter import FrameFeatures, Observation, Segmenter
-from pam_ros.records import Language, Prompt, Task
-
+from pam_ros.records import Prompt, Task
 
 REFERENCE_WINDOW = 4096  # Qwen2's default where config.json is silent
+# Keys of a config.json that are PAM's own, are dealt with here, or say how the file came about.
+NOT_QWEN2 = (
+    "mm_",
+    "sliding_window",
+    "use_sliding_window",
+    "max_window_layers",
+    "model_type",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "_name_or_path",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +71,15 @@ class Pam(nn.Module):
             hidden=perceiver.hidden,
         )
         self.projector = Projector(width=self.segmenter.width, language_width=config.hidden_size)
-        self.language = LanguageModel(Qwen2ForCausalLM(config), tokenizer, attention_window(architecture.language))
+        window = attention_window(architecture.language)
+        self.language = LanguageModel(Qwen2ForCausalLM(config), tokenizer, window)
         self.eval()
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """Moves the model to a device and casts its parameters.
 
-        Buffers (position codes, rotary frequencies, pixel statistics) and SAM 2's prompt encoder stay float32:
-        in bfloat16 a click is off by up to a pixel, and a rotary phase by radians after a thousand rows.
+        Buffers (position codes, rotary frequencies, pixel statistics) and SAM 2's prompt encoder stay
+        float32: in bfloat16 a click is off by up to a pixel, a rotary phase by radians after 1000 rows.
         """
         exact = {id(parameter) for parameter in self.segmenter.sam2.sam_prompt_encoder.parameters()}
         for parameter in self.parameters():
@@ -100,7 +113,7 @@ class Pam(nn.Module):
 
     @torch.inference_mode()
     def track(self, features: FrameFeatures, memories: Sequence[RegionMemory]) -> list[Observation]:
-        """Finds every remembered region in the next frame, batched. Raises PromptError for an empty memory."""
+        """Finds every remembered region in the next frame, batched. PromptError for an empty memory."""
         if any(memory.is_empty for memory in memories):
             raise PromptError("a region is tracked after it was prompted, not before")
         return self.segmenter.track(features, memories)
@@ -162,8 +175,8 @@ class Pam(nn.Module):
         room = self.language.max_rows - prefix_rows - len(suffix)
         if room < 1:
             raise CapacityError(
-                f"the prompt needs {prefix_rows + len(suffix)} rows, the model takes {self.language.max_rows}; "
-                "use fewer frames or a shorter previous caption"
+                f"the prompt needs {prefix_rows + len(suffix)} rows and one for the answer, the model takes "
+                f"{self.language.max_rows}; use fewer frames or a shorter previous caption"
             )
         wanted = min(request.max_new_tokens, self.max_new_tokens, room)
         return Branch(
@@ -190,7 +203,12 @@ def attention_window(config: Mapping[str, Any]) -> int | None:
 
 
 def language_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's config.json → arguments of Qwen2Config: PAM's own keys and the class names go."""
-    own = ("mm_", "sliding_window", "use_sliding_window", "max_window_layers", "model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "_name_or_path")
-    kept = {key: value for key, value in config.items() if not key.startswith(own)}
+    """A checkpoint's config.json → arguments of Qwen2Config."""
+    kept = {key: value for key, value in config.items() if not key.startswith(NOT_QWEN2)}
     return {"attn_implementation": "sdpa", **kept}
+
+
+if TYPE_CHECKING:
+
+    def _conforms(pam: Pam) -> PerceptionModel:
+        return pam

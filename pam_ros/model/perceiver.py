@@ -33,7 +33,8 @@ class Attention(nn.Module):
         def split(x: Tensor) -> Tensor:  # (B, T, inner) → (B, heads, T, inner / heads)
             return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
-        out = scaled_dot_product_attention(split(self.q_proj(q)), split(self.k_proj(k)), split(self.v_proj(v)))
+        q, k, v = split(self.q_proj(q)), split(self.k_proj(k)), split(self.v_proj(v))
+        out = scaled_dot_product_attention(q, k, v)
         projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
         return projected
 

@@ -295,7 +295,7 @@ class Segmenter(nn.Module):
         return _Decoded(masks, ious, presence, mask_tokens, image.transpose(1, 2).reshape(backbone.shape))
 
     def _tap(self, decoded: _Decoded) -> Tap:
-        """The two mask tokens that go on: token 0 if its mask is stable, else the best of 1–3; and token 0."""
+        """Picks mask tokens: token 0 if its mask is stable, else the best of 1–3; then token 0."""
         first = decoded.masks[:, 0].flatten(1)  # (B, 4h*4w)
         inner = (first > STABILITY_DELTA).sum(1).float()
         outer = (first > -STABILITY_DELTA).sum(1).float()
@@ -347,10 +347,11 @@ class Segmenter(nn.Module):
     def _pointers(self, decoded: _Decoded) -> Tensor:
         """(B, C) object pointers from mask token 0; the "no object" pointer where the object is absent."""
         pointers: Tensor = self.sam2.obj_ptr_proj(decoded.mask_tokens[:, 0])
+        nothing: Tensor = self.sam2.no_obj_ptr
         present = decoded.presence > 0
         if self.sam2.fixed_no_obj_ptr:
             pointers = pointers * present
-        return pointers + self.sam2.no_obj_ptr * ~present
+        return pointers + nothing * ~present
 
     def _encode_memory(
         self, features: FrameFeatures, logits: Tensor, present: Tensor, prompted: bool

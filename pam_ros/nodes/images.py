@@ -142,7 +142,7 @@ def _pixels(message: Image, layout: _Layout) -> NDArray[np.uint8] | NDArray[np.u
     row_bytes = message.width * layout.channels * dtype.itemsize
     if message.step < row_bytes:
         raise ImageError(
-            f"step is {message.step} bytes, a row of {message.width} {message.encoding} pixels has {row_bytes}"
+            f"step is {message.step} bytes, a row of {message.width} {message.encoding} pixels is {row_bytes}"
         )
     needed = message.step * message.height
     if len(message.data) != needed:

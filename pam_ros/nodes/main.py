@@ -131,11 +131,15 @@ def _shut_down(
     rclpy.try_shutdown()
 
 
-def _load_pam(name_or_path: str, *, device: str, dtype: str, progress: Progress | None) -> PerceptionModel:
+def _load_pam(
+    name_or_path: str, *, device: str, dtype: str, memory_limit_gib: float, progress: Progress | None
+) -> PerceptionModel:
     """Torch is imported here: the nodes are up, and say "not active", before it is."""
     from pam_ros.model.checkpoint import load_model
 
-    return load_model(name_or_path, device=device, dtype=dtype, progress=progress)
+    return load_model(
+        name_or_path, device=device, dtype=dtype, memory_limit_gib=memory_limit_gib, progress=progress
+    )
 
 
 def main() -> None:

@@ -47,10 +47,16 @@ class Progress(Protocol):
 
 
 class ModelFactory(Protocol):
-    """`pam_ros.model.pam.load_model`, or a test's fake. Raises a ModelError."""
+    """`pam_ros.model.checkpoint.load_model`, or a test's fake. Raises a ModelError."""
 
     def __call__(
-        self, name_or_path: str, *, device: str, dtype: str, progress: Progress | None
+        self,
+        name_or_path: str,
+        *,
+        device: str,
+        dtype: str,
+        memory_limit_gib: float,
+        progress: Progress | None,
     ) -> PerceptionModel: ...
 
 
@@ -172,7 +178,11 @@ class ManagerNode(LifecycleNode):
             f"loading model {settings.model!r} (device {settings.device}, dtype {settings.dtype})"
         )
         model = self._load_model(
-            settings.model, device=settings.device, dtype=settings.dtype, progress=self._show_progress
+            settings.model,
+            device=settings.device,
+            dtype=settings.dtype,
+            memory_limit_gib=settings.memory_limit_gib,
+            progress=self._show_progress,
         )
         self._model = model
         self._show_progress("warming up")

@@ -6,7 +6,6 @@ parameters file `config/pam.yaml`, which a test keeps equal.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,8 +79,6 @@ class Parameter:
             ]
             if wrong:
                 return f"{self.name} cannot be {wrong[0]!r}; allowed: {', '.join(self.choices)}"
-        if isinstance(value, float) and not math.isfinite(value):
-            return f"{self.name} must be a finite number, not {value}"
         if self.check is not None:
             try:
                 self.check(value)
@@ -137,6 +134,15 @@ MANAGER = (
         Effect.CONFIGURE,
         "Number type of the weights; auto takes what suits the device",
         choices=("auto", "float32", "bfloat16", "float16"),
+    ),
+    Parameter(
+        "memory_limit_gib",
+        0.0,
+        Effect.CONFIGURE,
+        "Most memory the model may take, where it shares a GPU or a computer; 0 = what is free",
+        unit="GiB",
+        low=0.0,
+        high=4096.0,
     ),
     Parameter(
         "regions.max",
@@ -315,6 +321,7 @@ class ManagerSettings:
     model: str
     device: str
     dtype: str
+    memory_limit_gib: float  # 0 = what is free
     options: EngineOptions
 
 
@@ -350,6 +357,7 @@ def manager_settings(node: Node) -> ManagerSettings:
         model=_value(node, "model"),
         device=_value(node, "device"),
         dtype=_value(node, "dtype"),
+        memory_limit_gib=_value(node, "memory_limit_gib"),
         options=EngineOptions(**values),
     )
 

@@ -388,27 +388,16 @@ class Engine:
 
     def statistics(self) -> EngineStatistics:
         """How it is doing, as of now."""
+        now_s = self._clock()
+        cameras = [
+            camera.statistics(*self._inbox.counters(name), now_s) for name, camera in self._cameras.items()
+        ]
         return EngineStatistics(
-            cameras=tuple(self._camera_statistics(camera) for camera in self._cameras.values()),
+            cameras=tuple(cameras),
             decoding=self._queue.decoding,
             queued=self._inbox.pending() + self._queue.queued,
-            tokens_per_s=self._token_rate.rate_hz(self._clock()),
+            tokens_per_s=self._token_rate.rate_hz(now_s),
             text_latency_s=self._outlet.text_latency_s.value or 0.0,
-        )
-
-    def _camera_statistics(self, camera: CameraTracks) -> CameraStatistics:
-        received, dropped, last_stamp_ns, age_s = self._inbox.counters(camera.name)
-        return CameraStatistics(
-            camera=camera.name,
-            received=received,
-            processed=camera.processed,
-            dropped=dropped,
-            rate_hz=camera.rate.rate_hz(self._clock()),
-            regions_tracked=camera.tracked,
-            regions_lost=camera.lost,
-            mask_latency_s=camera.mask_latency_s.value or 0.0,
-            last_stamp_ns=last_stamp_ns,
-            age_s=age_s,
         )
 
     def _accept(self, camera: str, ticket: Ticket[Any], put: Callable[[], None]) -> Ticket[Any]:

@@ -37,12 +37,12 @@ class FaultLog:
             return call()
         except PamError as error:
             return error
-        except Exception as error:  # whatever the model raises must not end the worker
+        except Exception as error:  # noqa: BLE001 - whatever the model raises must not end the worker
             self.add(place, error)
             return InferenceError(f"{place} failed: {type(error).__name__}: {error}. The log has the details")
 
     def batched(
-        self, place: str, call: Callable[[Sequence[T]], list[R]], items: Sequence[T]
+        self, place: str, call: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]
     ) -> list[R | PamError]:
         """`call(items)`; when it fails, `call([item])` one by one, so that only the guilty items fail."""
         if not items:
@@ -89,5 +89,5 @@ class GuardedListener:
             return
         try:
             report()
-        except Exception as error:  # a listener's fault must not end the worker
+        except Exception as error:  # noqa: BLE001 - a listener's fault must not end the worker
             self._faults.add(place, error)

@@ -55,6 +55,8 @@ class Masks:
             for ask in asks:
                 self.refuse(ask, features or PromptError("the frame is gone"))
             return []
+        if frame is not camera.frame:
+            asks = self._go_back(camera, features, asks)
         shown: list[Shown] = []
         while asks:
             now, asks = _once_per_region(asks)  # a second click on a region refines what the first one gave
@@ -142,6 +144,18 @@ class Masks:
         new_boxes.append(box)
         return False
 
+    def _go_back(self, camera: CameraTracks, features: FrameFeatures, asks: Sequence[Ask]) -> list[Ask]:
+        """Before regions are refined on an earlier frame they are found in it: a click there must not be
+        weighed against the mask of a later frame. Returns the asks of those that were, and of new regions."""
+        ids = list(dict.fromkeys(ask.request.region_id for ask in asks if ask.request.region_id))
+        memories = [camera.regions[region_id].memory for region_id in ids]
+        results = self._faults.batched("tracking", partial(self._track_batch, features), memories)
+        failed = {id_: each for id_, each in zip(ids, results, strict=True) if isinstance(each, PamError)}
+        for ask in asks:
+            if ask.request.region_id in failed:
+                self.refuse(ask, failed[ask.request.region_id])
+        return [ask for ask in asks if ask.request.region_id not in failed]
+
     def _memory(self, camera: CameraTracks, ask: Ask) -> RegionMemory | None:
         track = camera.regions.get(ask.request.region_id)
         return None if track is None else track.memory
@@ -166,7 +180,9 @@ class Masks:
         observations = self._model.segment(features, [prompt for prompt, _ in items], memories)
         return list(zip(observations, memories, strict=True))
 
-    def _track_batch(self, features: FrameFeatures, memories: Sequence[RegionMemory]) -> list[Observation]:
+    def _track_batch(
+        self, features: FrameFeatures, memories: Sequence[RegionMemory]
+    ) -> Sequence[Observation]:
         return self._model.track(features, memories)
 
     # After the model

@@ -48,5 +48,5 @@ class RowPlan:
         clip.add(sighting, rows[0])
         return None
 
-    def _compute(self, fine: bool, sightings: Sequence[Sighting]) -> list[FrameRows]:
+    def _compute(self, fine: bool, sightings: Sequence[Sighting]) -> Sequence[FrameRows]:
         return self._model.rows([sighting.observation for sighting in sightings], fine=fine)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pam_ros.model.interface import FrameFeatures, Observation, RegionMemory
 from pam_ros.records import Frame, Language, Region, RegionState, Task, Text, crop_mask
-from pam_ros.runtime.statistics import RateMeter, Smoothed
+from pam_ros.runtime.statistics import CameraStatistics, RateMeter, Smoothed
 
 LOST_BELOW = 0.5  # presence score
 EMPTY_BOX = np.zeros(4, np.float32)
@@ -157,6 +157,23 @@ class CameraTracks:
         """Brings `tracked` and `lost` up to date."""
         self.tracked = sum(track.state is RegionState.TRACKED for track in self.regions.values())
         self.lost = len(self.regions) - self.tracked
+
+    def statistics(
+        self, received: int, dropped: int, last_stamp_ns: int | None, age_s: float, now_s: float
+    ) -> CameraStatistics:
+        """The camera as of now, with what the inbox counted; may be called from any thread."""
+        return CameraStatistics(
+            camera=self.name,
+            received=received,
+            processed=self.processed,
+            dropped=dropped,
+            rate_hz=self.rate.rate_hz(now_s),
+            regions_tracked=self.tracked,
+            regions_lost=self.lost,
+            mask_latency_s=self.mask_latency_s.value or 0.0,
+            last_stamp_ns=last_stamp_ns,
+            age_s=age_s,
+        )
 
     def forget(self) -> None:
         """Drops regions and pictures; ids and counters stay."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-COVERED, CUT_AWAY = 0.4, 0.15  # shares of videos in which something moves in front, or the view is gone for a while
+COVERED, CUT_AWAY = 0.4, 0.15  # shares of videos in which something moves in front, or the view is gone
 ZOOM = (0.65, 1.0)  # share of the picture that is seen
 
 
@@ -27,7 +27,7 @@ def colours(pixels: Tensor, generator: Generator) -> Tensor:
 
 
 def views(pixels: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Pixels (N, T, 3, S, S) float and masks (N, R, T, S, S) bool: mirrored, zoomed and shifted, alike within a video."""
+    """Pixels (N, T, 3, S, S) float, masks (N, R, T, S, S) bool: mirrored and zoomed, alike within a video."""
     count, frames, _, side, _ = pixels.shape
     zoom = torch.empty(count, 2).uniform_(*ZOOM, generator=generator)
     shift = (torch.rand(count, 2, generator=generator) * 2 - 1) * (1 - zoom)
@@ -37,14 +37,18 @@ def views(pixels: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor, 
     theta[:, :, 2] = shift
     grid = F.affine_grid(theta, [count, 1, side, side], align_corners=False).to(pixels.device)
     grid = grid.to(pixels.dtype)
-    seen = F.grid_sample(pixels.flatten(1, 2), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    seen = F.grid_sample(
+        pixels.flatten(1, 2), grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
     regions = masks.flatten(1, 2)  # (N, R·T, S, S)
-    moved = F.grid_sample(regions.to(pixels.dtype), grid, mode="nearest", padding_mode="reflection", align_corners=False)
+    moved = F.grid_sample(
+        regions.to(pixels.dtype), grid, mode="nearest", padding_mode="reflection", align_corners=False
+    )
     return seen.unflatten(1, (frames, 3)), (moved > 0.5).unflatten(1, masks.shape[1:3])
 
 
 def occlusions(pixels: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Videos (N, T, 3, S, S) and masks (N, R, T, S, S), T > 1: a piece of another video moves in front, or all of it.
+    """Videos (N, T, 3, S, S), masks (N, R, T, S, S), T > 1: a piece of another video moves in front, or all.
 
     The first frame, where regions are prompted, stays free.
     """
@@ -53,7 +57,10 @@ def occlusions(pixels: Tensor, masks: Tensor, generator: Generator) -> tuple[Ten
     start = torch.randint(1, frames, (count,), generator=generator)
     length = torch.randint(1, frames, (count,), generator=generator)
     size = torch.empty(count, 2).uniform_(0.15, 0.6, generator=generator)  # (x, y), shares of the side
-    begin, way = torch.rand(count, 2, generator=generator), torch.empty(count, 2).uniform_(-0.6, 0.6, generator=generator)
+    begin, way = (
+        torch.rand(count, 2, generator=generator),
+        torch.empty(count, 2).uniform_(-0.6, 0.6, generator=generator),
+    )
     time = torch.arange(frames)
     during = (time >= start[:, None]) & (time < (start + length)[:, None])  # (N, T)
     middle = begin[:, None] + way[:, None] * (time / frames)[None, :, None]  # (N, T, 2)

@@ -53,7 +53,12 @@ class CaptionBatch:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
         return CaptionBatch(
-            self.tokens.to(device), self.frames, self.clip, moved(self.tap_rows), moved(self.pixels), moved(self.masks)
+            self.tokens.to(device),
+            self.frames,
+            self.clip,
+            moved(self.tap_rows),
+            moved(self.pixels),
+            moved(self.masks),
         )
 
 
@@ -61,7 +66,14 @@ class CaptionDataset(Dataset[CaptionBatch]):
     """Whole batches by step number, so that all samples of a batch have as many frames."""
 
     def __init__(
-        self, source: Source, config: StageConfig, tokenisation: Tokenisation, *, size: int, store: TapStore | None, rank: int
+        self,
+        source: Source,
+        config: StageConfig,
+        tokenisation: Tokenisation,
+        *,
+        size: int,
+        store: TapStore | None,
+        rank: int,
     ) -> None:
         self._source, self._config, self._tokenisation = source, config, tokenisation
         self._size, self._store, self._rank = size, store, rank
@@ -84,17 +96,26 @@ class CaptionDataset(Dataset[CaptionBatch]):
         }
         self._lengths = [frames for frames, clips in self._clips.items() if clips]
         if not self._images and config.video_share < 1:
-            raise TrainingError("the data holds no region with an image text of the chosen tasks and languages")
+            raise TrainingError(
+                "the data holds no region with an image text of the chosen tasks and languages"
+            )
         if not self._lengths and config.video_share > 0:
-            raise TrainingError(f"the data holds no captioned clip of {config.clip_frames} frames; or set video_share to 0")
+            raise TrainingError(
+                f"no captioned clip holds {config.clip_frames} frames; or set video_share to 0"
+            )
 
     def __getitem__(self, step: int) -> CaptionBatch:
         random = np.random.default_rng((self._config.seed, step, self._rank))
         if is_video_step(step, self._config.video_share):
             frames = int(self._lengths[int(random.integers(len(self._lengths)))])
-            chosen = [self._clips[frames][int(i)] for i in random.integers(len(self._clips[frames]), size=self._config.video_batch)]
+            chosen = [
+                self._clips[frames][int(i)]
+                for i in random.integers(len(self._clips[frames]), size=self._config.video_batch)
+            ]
             keys = [key for key, _ in chosen]
-            lessons = [clip_lesson(random, self._region(key), where, self._config, frames) for key, where in chosen]
+            lessons = [
+                clip_lesson(random, self._region(key), where, self._config, frames) for key, where in chosen
+            ]
             return self._batch(keys, lessons, random, clip=True)
         keys = [self._images[int(i)] for i in random.integers(len(self._images), size=self._config.batch)]
         lessons = [image_lesson(random, self._region(key), self._config) for key in keys]
@@ -104,14 +125,21 @@ class CaptionDataset(Dataset[CaptionBatch]):
         return self._source.entries[key[0]].regions[key[1]]
 
     def _batch(
-        self, keys: Sequence[tuple[int, int]], lessons: Sequence[Lesson], random: np.random.Generator, *, clip: bool
+        self,
+        keys: Sequence[tuple[int, int]],
+        lessons: Sequence[Lesson],
+        random: np.random.Generator,
+        *,
+        clip: bool,
     ) -> CaptionBatch:
         tokens, frames = self._tokenisation.tokens(lessons), len(lessons[0].frames)
         if self._store is not None:
             rows = [
                 row
                 for (sample, region), lesson in zip(keys, lessons, strict=True)
-                for row in self._store.find(sample, region, int(random.integers(self._store.variants)), lesson.frames)
+                for row in self._store.find(
+                    sample, region, int(random.integers(self._store.variants)), lesson.frames
+                )
             ]
             return CaptionBatch(tokens, frames, clip, tap_rows=torch.tensor(rows))
         pixels, masks = [], []
@@ -127,13 +155,17 @@ class TextDataset(Dataset[CaptionBatch]):
 
     def __init__(self, source: Source, config: StageConfig, tokenisation: Tokenisation, *, rank: int) -> None:
         self._config, self._tokenisation, self._rank = config, tokenisation, rank
-        self._regions = [region for entry in source.entries for region in entry.regions if region.texts or region.clips]
+        self._regions = [
+            region for entry in source.entries for region in entry.regions if region.texts or region.clips
+        ]
 
     def __getitem__(self, step: int) -> CaptionBatch:
         random = np.random.default_rng((self._config.seed, step, self._rank))
         contexts, lessons = [], []
         while len(lessons) < self._config.batch:
-            given = context_lesson(random, self._regions[int(random.integers(len(self._regions)))], self._config)
+            given = context_lesson(
+                random, self._regions[int(random.integers(len(self._regions)))], self._config
+            )
             if given is not None:
                 contexts.append(given[0])
                 lessons.append(given[1])
@@ -145,9 +177,10 @@ class CaptionStage(nn.Module):
 
     before: Tensor  # (P,) ids of what stands before the rows
 
-    def __init__(self, pam: Pam, store: TapStore | None) -> None:
+    def __init__(self, pam: Pam, store: TapStore | None, config: StageConfig) -> None:
         super().__init__()
         self.pam = pam
+        self._config = config
         self._store = store
         self.register_buffer("before", torch.tensor(pam.language.encode_text(BEFORE_ROWS)), persistent=False)
 
@@ -163,7 +196,9 @@ class CaptionStage(nn.Module):
         positions = torch.arange(inputs.shape[1], device=inputs.device)[None]
         # Padding stands on the right: under the causal mask nothing that counts sees it.
         mask = self.pam.language.mask(positions, positions)
-        hidden = transformer.model(inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False)
+        hidden = transformer.model(
+            inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False
+        )
         shift = inputs.shape[1] - tokens.ids.shape[1] - 1
         states = hidden.last_hidden_state[:, shift:-1]  # (B, L, H): row i predicts token i
         learned = tokens.labels != IGNORED
@@ -201,7 +236,9 @@ class CaptionStage(nn.Module):
             return self._store.take(batch.tap_rows)
         assert batch.pixels is not None and batch.masks is not None
         pixels = augment.colours(batch.pixels, generator)
-        tap = rolled_out(self.pam.segmenter, pixels, batch.masks, generator)  # time first
+        tap = rolled_out(
+            self.pam.segmenter, pixels, batch.masks, generator, boxes_only=self._config.boxes_only
+        )  # time first
         count, frames = len(batch.tokens.ids), batch.frames
 
         def by_sample(tensor: Tensor) -> Tensor:

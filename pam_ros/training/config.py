@@ -58,7 +58,8 @@ class StageConfig:
         tasks: weight of each image task; languages: those trained.
         clip_frames: how many frames a clip may have, drawn per step.
         carry_over: share of clips that begin with the last frame of the one before (paper, section 3.1).
-        cache_taps: keep what the Perceiver reads of every region in memory (SAM 2 is frozen); 0 = off, else prompts per region.
+        boxes_only: the data's masks are filled boxes (jsonl data): prompt with boxes, never with clicks.
+        cache_taps: keep what the Perceiver reads of every region in memory; 0 = off, else prompts per region.
     """
 
     kind: StageKind
@@ -91,6 +92,7 @@ class StageConfig:
     languages: tuple[Language, ...] = (Language.EN, Language.ZH)
     clip_frames: tuple[int, ...] = (16,)
     carry_over: float = 0.7
+    boxes_only: bool = False
     cache_taps: int = 0
 
     def __post_init__(self) -> None:
@@ -98,7 +100,9 @@ class StageConfig:
         if unknown or not self.train:
             raise TrainingError(f"train names {sorted(self.train)}; name at least one of {', '.join(PARTS)}")
         if (self.kind is StageKind.SEGMENT) != ("segmenter" in self.train):
-            raise TrainingError("segmenter is trained by stages of kind segment, and only there; SAM 2 is frozen in the others")
+            raise TrainingError(
+                "train must name segmenter in stages of kind segment, and only there: SAM 2 is frozen later"
+            )
         for name, low, high in (
             ("steps", 1, 1e9), ("batch", 1, 1e6), ("warmup", 0, 0.5), ("video_share", 0, 1), ("correction", 0, 1),
             ("carry_over", 0, 1), ("clip_norm", 0, 1e9), ("video_frames", 1, 256), ("max_minutes", 0, 1e6),

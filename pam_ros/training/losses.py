@@ -30,7 +30,9 @@ def mask_losses(found: Found, truth: Tensor, *, loss_size: int) -> MaskLosses:
     """`truth` is (B, S, S) bool; a region without a pixel is absent and has no mask to compare."""
     target = F.adaptive_avg_pool2d(truth.float()[:, None], loss_size)  # (B, 1, L, L), soft at the rim
     size = (loss_size, loss_size)
-    logits = F.interpolate(found.masks.float(), size=size, mode="bilinear", align_corners=False)  # (B, K, L, L)
+    logits = F.interpolate(
+        found.masks.float(), size=size, mode="bilinear", align_corners=False
+    )  # (B, K, L, L)
     in_view = truth.flatten(1).any(1).float()  # (B,)
     count = in_view.sum().clamp(min=1)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from sam2.modeling.position_encoding import PositionEmbeddingSine
 from torch import nn
 
-from pam_ros.model.checkpoint import _read_config, _tokenizer, architecture_of, find_files, load_model
-from pam_ros.model.config import sam2_config
+from pam_ros.model.checkpoint import OFFICIAL_SAM2, load_model, read_config, read_tokenizer
+from pam_ros.model.config import Architecture, PerceiverConfig, list_models, sam2_config
 from pam_ros.model.pam import Pam
 from pam_ros.training.config import PARTS, StageConfig
 
@@ -18,12 +20,26 @@ NO_DECAY_DIMENSIONS = 1  # biases, norms and single vectors are not decayed
 
 def open_model(config: StageConfig) -> Pam:
     """The model a stage starts from, in float32 on the CPU; `fresh`: its architecture with weights from the seed."""
-    if not config.fresh:
-        return load_model(config.model, device="cpu", dtype="float32")
-    files = find_files(config.model, None)
+    pam = _fresh(config) if config.fresh else load_model(config.model, device="cpu", dtype="float32")
+    for module in pam.modules():
+        if isinstance(module, PositionEmbeddingSine):
+            module.cache.clear()  # filled in inference mode, which gradients cannot pass
+    return pam
+
+
+def _fresh(config: StageConfig) -> Pam:
+    described = list_models().get(config.model)
+    folder = Path(config.model)
+    if described is not None and described.folder is not None:
+        folder = described.path.parent / described.folder
+    own = folder / "sam2.yaml"
+    language = read_config(folder)
+    perceiver = PerceiverConfig(**language.pop("mm_perceiver", {}))
+    sam2 = sam2_config(own if own.is_file() else OFFICIAL_SAM2)
+    architecture = Architecture(sam2=sam2, language=language, perceiver=perceiver)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return Pam(architecture_of(_read_config(files.folder), sam2_config(files.sam2_architecture)), _tokenizer(files.folder))
+        return Pam(architecture, read_tokenizer(folder))
 
 
 def part_of(name: str) -> str:

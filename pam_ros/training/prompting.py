@@ -84,11 +84,18 @@ def correction(truth: Tensor, found: Tensor, generator: Generator) -> Clicks:
 
 def joined(*parts: Clicks) -> Clicks:
     """Clicks of the same regions, one after the other."""
-    return Clicks(torch.cat([part.points for part in parts], dim=1), torch.cat([part.labels for part in parts], dim=1))
+    return Clicks(
+        torch.cat([part.points for part in parts], dim=1), torch.cat([part.labels for part in parts], dim=1)
+    )
 
 
-def first_prompts(masks: Tensor, generator: Generator) -> list[Clicks]:
-    """Prompts for B regions in three groups of consecutive regions: one click; a box; something richer."""
+def first_prompts(masks: Tensor, generator: Generator, *, boxes_only: bool = False) -> list[Clicks]:
+    """Prompts for B regions in three groups of consecutive regions: one click; a box; something richer.
+
+    `boxes_only` where the masks are no more than filled boxes.
+    """
+    if boxes_only:
+        return [box(masks, generator)]
     count = len(masks)
     clicked, boxed = round(0.45 * count), round(0.85 * count)
     groups = []

@@ -96,7 +96,12 @@ def track(segmenter: Segmenter, features: FrameFeatures, memory: RegionMemory) -
 
 
 def _remembered(
-    segmenter: Segmenter, features: FrameFeatures, memory: RegionMemory, parts: Sequence[_Decoded], *, prompted: bool
+    segmenter: Segmenter,
+    features: FrameFeatures,
+    memory: RegionMemory,
+    parts: Sequence[_Decoded],
+    *,
+    prompted: bool,
 ) -> Found:
     decoded = _Decoded(
         masks=torch.cat([part.masks for part in parts]),

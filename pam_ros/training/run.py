@@ -79,7 +79,9 @@ class Journal:
             return
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
-        self._lines.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in figures.items()}}) + "\n")
+        self._lines.write(
+            json.dumps({"step": step, **{name: round(value, 6) for name, value in figures.items()}}) + "\n"
+        )
         self._lines.flush()
 
     def close(self) -> None:
@@ -123,10 +125,13 @@ class Stage:
 
         def dataset(indices: list[int], frames: int, regions: int) -> SegmentDataset:
             size = self.pam.segmenter.image_size
-            return SegmentDataset(self.source, indices, words=words, size=size, frames=frames, regions=regions)
+            return SegmentDataset(
+                self.source, indices, words=words, size=size, frames=frames, regions=regions
+            )
 
-        self._datasets = dataset(list(everything), 1, self.config.image_regions), dataset(
-            videos, self.config.video_frames, self.config.video_regions
+        self._datasets = (
+            dataset(list(everything), 1, self.config.image_regions),
+            dataset(videos, self.config.video_frames, self.config.video_regions),
         )
         return SegmentStage(self.pam, words, self.config)
 
@@ -135,13 +140,17 @@ class Stage:
         tokenisation = Tokenisation(self.pam.language)
         rank = self.accelerator.process_index
         if config.kind is StageKind.LANGUAGE:
-            self._by_step: TextDataset | CaptionDataset = TextDataset(self.source, config, tokenisation, rank=rank)
+            self._by_step: TextDataset | CaptionDataset = TextDataset(
+                self.source, config, tokenisation, rank=rank
+            )
         else:
             if config.cache_taps:
                 store = self._filled_store(self.source)
             size = self.pam.segmenter.image_size
-            self._by_step = CaptionDataset(self.source, config, tokenisation, size=size, store=store, rank=rank)
-        return CaptionStage(self.pam, store)
+            self._by_step = CaptionDataset(
+                self.source, config, tokenisation, size=size, store=store, rank=rank
+            )
+        return CaptionStage(self.pam, store, config)
 
     def _filled_store(self, source: Source) -> TapStore:
         config = self.config
@@ -150,17 +159,18 @@ class Stage:
         main = self.accelerator.is_main_process
         bar = tqdm(total=len(source.entries), desc="what SAM 2 sees", unit="sample", disable=not main)
         with bar:
-            done = fill_store(
-                store, source, self.pam.segmenter, workers=config.workers, seed=config.seed, precision=config.precision
-            )
-            for count in done:
+            for count in fill_store(store, source, self.pam.segmenter, config):
                 bar.update(count)
         return store
 
     def batches(self) -> Iterator[Batch]:
         """Batches from the next step on, on the device."""
         first, last = self.progress.step, self.config.steps
-        found = self._segment_batches(first, last) if self.config.kind is StageKind.SEGMENT else self._step_batches(first, last)
+        found = (
+            self._segment_batches(first, last)
+            if self.config.kind is StageKind.SEGMENT
+            else self._step_batches(first, last)
+        )
         for batch in found:
             yield batch.to(self.accelerator.device)
 
@@ -185,7 +195,13 @@ class Stage:
                 streams.append(iter(()))
                 continue
             sampler = StepSampler(
-                len(dataset), batch, config.seed + video, begin, end, self.accelerator.process_index, self.accelerator.num_processes
+                len(dataset),
+                batch,
+                config.seed + video,
+                begin,
+                end,
+                self.accelerator.process_index,
+                self.accelerator.num_processes,
             )
             workers = config.workers if share in (0, 1) else config.workers // 2
             streams.append(iter(self._loader(dataset, sampler, workers, collate)))
@@ -208,17 +224,20 @@ class Stage:
         journal = Journal(self.out, main)
         begun = time.monotonic() - 60 * self.progress.minutes
         saved = self.progress.minutes
-        bar = tqdm(total=config.steps, initial=self.progress.step, desc=self.out.name, unit="step", disable=not main)
+        bar = tqdm(
+            total=config.steps, initial=self.progress.step, desc=self.out.name, unit="step", disable=not main
+        )
+        latest: dict[str, Tensor] = {}
         for batch in self.batches():
-            figures = self._step(batch)
+            kind = "video_" if _is_video(batch) else ""
+            latest |= {kind + name: value for name, value in self._step(batch).items()}
             self.progress.step += 1
             self.progress.minutes = self._agreed((time.monotonic() - begun) / 60)
             bar.update()
             if self.progress.step % LOG_STEPS == 0 or self.progress.step == config.steps:
-                numbers = {name: float(value) for name, value in figures.items()}
-                kind = "video_" if _is_video(batch) else ""
-                journal.write(self.progress.step, {kind + name: value for name, value in numbers.items()})
-                bar.set_postfix({name: f"{value:.3f}" for name, value in numbers.items()})
+                figures = {name: float(value) for name, value in latest.items()}
+                journal.write(self.progress.step, figures)
+                bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
             if self.progress.minutes - saved >= config.save_minutes:
                 self.save()
                 saved = self.progress.minutes
@@ -243,7 +262,10 @@ class Stage:
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        return {name: value.detach() for name, value in figures.items()} | {"gradient": norm, "rate": torch.tensor(factor)}
+        return {name: value.detach() for name, value in figures.items()} | {
+            "gradient": norm,
+            "rate": torch.tensor(factor),
+        }
 
     def _agreed(self, minutes: float) -> float:
         """The main process's clock, so that all processes stop at the same step."""
@@ -287,9 +309,13 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path, help="the stage's YAML, e.g. config/training/stage2.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one value; repeatable")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one value; repeatable"
+    )
     parser.add_argument("--max-minutes", type=float, help="same as --set max_minutes=…")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the stage's folder")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint in the stage's folder"
+    )
     given = parser.parse_args(arguments)
     overrides = list(given.set)
     if given.max_minutes is not None:

@@ -43,7 +43,10 @@ class SegmentBatch:
     def to(self, device: torch.device) -> SegmentBatch:
         """A copy on another device."""
         return SegmentBatch(
-            *(getattr(self, name).to(device, non_blocking=True) for name in ("pixels", "masks", "labels", "words"))
+            *(
+                getattr(self, name).to(device, non_blocking=True)
+                for name in ("pixels", "masks", "labels", "words")
+            )
         )
 
 
@@ -75,7 +78,9 @@ def _words(region: RegionEntry) -> set[str]:
 class SegmentDataset(Dataset[SegmentBatch]):
     """Pictures, or short videos, with some of their regions. Items are asked for as (index, draw)."""
 
-    def __init__(self, source: Source, indices: Sequence[int], *, words: Words, size: int, frames: int, regions: int) -> None:
+    def __init__(
+        self, source: Source, indices: Sequence[int], *, words: Words, size: int, frames: int, regions: int
+    ) -> None:
         self._source, self._indices, self._words = source, list(indices), words
         self._size, self._frames, self._regions = size, frames, regions
 
@@ -117,7 +122,10 @@ def _frames(random: np.random.Generator, available: int, wanted: int) -> list[in
 def collate(items: Sequence[SegmentBatch]) -> SegmentBatch:
     """Items without the batch axis → a batch."""
     return SegmentBatch(
-        *(torch.stack([getattr(item, name) for item in items]) for name in ("pixels", "masks", "labels", "words"))
+        *(
+            torch.stack([getattr(item, name) for item in items])
+            for name in ("pixels", "masks", "labels", "words")
+        )
     )
 
 
@@ -163,7 +171,9 @@ class SegmentStage(nn.Module):
         # (N, T) frames → one encoder pass over T·N, time first, so that a frame's features are one slice.
         features = segmenter.encode_pixels(normalised(segmenter, pixels.transpose(0, 1).flatten(0, 1)), size)
         truth = masks.flatten(0, 1).transpose(0, 1)  # (T, B, S, S)
-        order = torch.randperm(count * regions, generator=generator).to(pixels.device)  # who gets which kind of prompt
+        order = torch.randperm(count * regions, generator=generator).to(
+            pixels.device
+        )  # who gets which kind of prompt
         truth = truth[:, order]
         rows = (torch.arange(count * regions, device=pixels.device) // regions)[order]
         memory = segmenter.new_memory()
@@ -179,7 +189,9 @@ class SegmentStage(nn.Module):
                 found = track(segmenter, here, memory)
             losses.append(mask_losses(found, truth[t], loss_size=self._config.loss_size))
             if t == correct_at:
-                shown = F.interpolate(found.masks[:, :1].detach().float(), size=size, mode="bilinear", align_corners=False)
+                shown = F.interpolate(
+                    found.masks[:, :1].detach().float(), size=size, mode="bilinear", align_corners=False
+                )
                 clicks = correction(truth[t], (shown[:, 0] > 0) & (found.presence > 0)[..., None], generator)
                 found = prompt(segmenter, here, memory, [clicks])
                 losses.append(mask_losses(found, truth[t], loss_size=self._config.loss_size))
@@ -208,6 +220,8 @@ class SegmentStage(nn.Module):
             entropy = F.cross_entropy(label_logits.float(), labels.clamp(min=0), reduction="none")
             known = F.binary_cross_entropy_with_logits(word_logits.float(), words, reduction="none").sum(1)
             known = known / words.sum(1).clamp(min=1)
-            total = total + self._config.words_weight * ((entropy + 0.3 * known) * named).sum() / named.sum().clamp(min=1)
+            total = total + self._config.words_weight * (
+                (entropy + 0.3 * known) * named
+            ).sum() / named.sum().clamp(min=1)
             figures["label"] = ((label_logits.argmax(1) == labels) * named).sum() / named.sum().clamp(min=1)
         return {"loss": total, **figures}

@@ -26,7 +26,9 @@ class ShapesSource:
 
     def __init__(self, count: int, frames: int = 1) -> None:
         self._things = [_things(index) for index in range(count)]
-        self.entries = [Entry(frames, tuple(_describe(thing, frames) for thing in things)) for things in self._things]
+        self.entries = [
+            Entry(frames, tuple(_describe(thing, frames) for thing in things)) for things in self._things
+        ]
 
     def load(self, index: int, frames: Sequence[int], size: int) -> Scene:
         """Draws some frames of a sample."""
@@ -45,7 +47,9 @@ class ShapesSource:
         return Scene(np.clip(pixels.astype(int) + noise, 0, 255).astype(np.uint8), masks)
 
 
-_Thing = tuple[str, str, str, float, float, float]  # colour, shape, motion, x, y, radius (shares of the picture)
+_Thing = tuple[
+    str, str, str, float, float, float
+]  # colour, shape, motion, x, y, radius (shares of the picture)
 
 
 def _things(index: int) -> list[_Thing]:
@@ -72,7 +76,10 @@ def _describe(thing: _Thing, frames: int) -> RegionEntry:
     colour_zh, shape_zh = COLOURS[colour][0], SHAPES[shape]
     pairs = {
         Task.LABEL: (shape, shape_zh),
-        Task.EXPLAIN: (f"{shape}: a {shape} is a shape for tests.", f"{shape_zh}：{shape_zh}是测试用的形状。"),
+        Task.EXPLAIN: (
+            f"{shape}: a {shape} is a shape for tests.",
+            f"{shape_zh}：{shape_zh}是测试用的形状。",
+        ),
         Task.BRIEF: (f"A {colour} {shape}.", f"一个{colour_zh}的{shape_zh}。"),
         Task.DETAIL: (f"A {colour} {shape} on plain ground.", f"一个{colour_zh}的{shape_zh}，背景单一。"),
     }

@@ -31,7 +31,9 @@ class ClipEntry:
 class RegionEntry:
     """What is said about one region."""
 
-    texts: Mapping[tuple[Task, Language], tuple[str, ...]] = field(default_factory=dict)  # image tasks, all wordings
+    texts: Mapping[tuple[Task, Language], tuple[str, ...]] = field(
+        default_factory=dict
+    )  # image tasks, all wordings
     clips: tuple[tuple[ClipEntry, ...], ...] = ()  # sequences; each clip's caption continues the one before
 
 
@@ -135,7 +137,9 @@ def _clips(clips: Sequence[Mapping[str, Any]]) -> tuple[ClipEntry, ...]:
         ClipEntry(
             start=int(clip["start"]),
             end=int(clip["end"]),
-            texts={Language.parse(key.partition("/")[2]): tuple(texts) for key, texts in clip["texts"].items()},
+            texts={
+                Language.parse(key.partition("/")[2]): tuple(texts) for key, texts in clip["texts"].items()
+            },
         )
         for clip in clips
     )
@@ -170,5 +174,7 @@ def open_sources(data: Sequence[str]) -> Source:
         elif Path(name).is_dir():
             sources.append(ShardSource(Path(name)))
         else:
-            raise TrainingError(f"no training data at {name!r}; give a folder of shards, a .jsonl file or shapes:COUNT")
+            raise TrainingError(
+                f"no training data at {name!r}; give a folder of shards, a .jsonl file or shapes:COUNT"
+            )
     return JoinedSource(sources)

@@ -1,4 +1,4 @@
-"""What the Perceiver reads (SAM 2's tap) of every region, computed once and kept: SAM 2 is frozen when texts are learned.
+"""What the Perceiver reads of every region, computed once and kept: SAM 2 is frozen when texts are learned.
 
 Letters: N pictures or videos, R regions of each, B = N·R, T frames, C width, S input side, h = w = S / 16.
 """
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pam_ros.model.segmenter import Segmenter, Tap
 from pam_ros.training import augment
+from pam_ros.training.config import StageConfig
 from pam_ros.training.prompting import first_prompts
 from pam_ros.training.rollout import normalised, picked, prompt, track
 from pam_ros.training.segment_stage import MIN_PIXELS
@@ -56,7 +57,9 @@ def _collate(items: Sequence[Regions]) -> Regions:
 
 
 @torch.no_grad()
-def rolled_out(segmenter: Segmenter, pixels: Tensor, masks: Tensor, generator: Generator) -> Tap:
+def rolled_out(
+    segmenter: Segmenter, pixels: Tensor, masks: Tensor, generator: Generator, *, boxes_only: bool = False
+) -> Tap:
     """Prompts B regions in their first frames and tracks them → taps of T·B regions, time first.
 
     `pixels` (N, T, 3, S, S) 0..255, `masks` (N, R, T, S, S) bool; B = N·R. As at inference: see `rollout`.
@@ -64,7 +67,7 @@ def rolled_out(segmenter: Segmenter, pixels: Tensor, masks: Tensor, generator: G
     count, frames = pixels.shape[:2]
     regions = masks.shape[1]
     size = (segmenter.image_size, segmenter.image_size)
-    # Prompts come in groups of neighbours; a shuffled order keeps a kind of prompt from meeting always the same regions.
+    # Prompts come in groups of neighbours; shuffled, so that no region meets always the same kind.
     order = torch.randperm(count * regions, generator=generator).to(pixels.device)
     back = order.argsort()
     rows = (torch.arange(count * regions, device=pixels.device) // regions)[order]
@@ -74,7 +77,10 @@ def rolled_out(segmenter: Segmenter, pixels: Tensor, masks: Tensor, generator: G
     for t in range(frames):
         features = segmenter.encode_pixels(normalised(segmenter, pixels[:, t]), size)
         here = picked(features, rows)
-        found = prompt(segmenter, here, memory, first_prompts(first, generator)) if t == 0 else track(segmenter, here, memory)
+        if t == 0:
+            found = prompt(segmenter, here, memory, first_prompts(first, generator, boxes_only=boxes_only))
+        else:
+            found = track(segmenter, here, memory)
         images.append(found.tap.image[back])
         tokens.append(found.tap.tokens[back])
     return Tap(torch.cat(images), torch.cat(tokens))
@@ -83,8 +89,12 @@ def rolled_out(segmenter: Segmenter, pixels: Tensor, masks: Tensor, generator: G
 class TapStore:
     """Taps of all regions of a source, on the device. `find` says where a region's frames lie."""
 
-    def __init__(self, entries: Sequence[Entry], segmenter: Segmenter, variants: int, dtype: torch.dtype) -> None:
-        self._starts: dict[tuple[int, int, int], int] = {}  # (sample, region, variant) → row of its first frame
+    def __init__(
+        self, entries: Sequence[Entry], segmenter: Segmenter, variants: int, dtype: torch.dtype
+    ) -> None:
+        self._starts: dict[
+            tuple[int, int, int], int
+        ] = {}  # (sample, region, variant) → row of its first frame
         rows = 0
         for sample, entry in enumerate(entries):
             for region in range(len(entry.regions)):
@@ -134,21 +144,22 @@ def batches_of_equal_length(entries: Sequence[Entry]) -> Iterator[list[int]]:
             yield indices[start : start + at_once]
 
 
-def fill_store(store: TapStore, source: Source, segmenter: Segmenter, *, workers: int, seed: int, precision: str) -> Iterator[int]:
+def fill_store(store: TapStore, source: Source, segmenter: Segmenter, config: StageConfig) -> Iterator[int]:
     """Computes every tap; yields the number of samples done after each batch."""
     device = segmenter.pixel_mean.device
     loader = DataLoader(
         RegionDataset(source, segmenter.image_size),
         batch_sampler=list(batches_of_equal_length(source.entries)),
         collate_fn=_collate,
-        num_workers=workers,
+        num_workers=config.workers,
         pin_memory=device.type == "cuda",
     )
     for number, batch in enumerate(loader):
         pixels, masks = batch.pixels.to(device), batch.masks.to(device)
         for variant in range(store.variants):
-            generator = Generator().manual_seed(hash((seed, number, variant)) % 2**63)
-            coloured = augment.colours(pixels, generator) if variant or store.variants == 1 else pixels.float()
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                store.put(batch, source.entries, variant, rolled_out(segmenter, coloured, masks, generator))
+            generator = Generator().manual_seed((config.seed * 64 + variant) * 1_000_003 + number)
+            coloured = augment.colours(pixels, generator)
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                tap = rolled_out(segmenter, coloured, masks, generator, boxes_only=config.boxes_only)
+            store.put(batch, source.entries, variant, tap)
         yield len(batch.indices)

@@ -43,15 +43,23 @@ class Tokens:
 
     def to(self, device: torch.device) -> Tokens:
         """A copy on another device."""
-        return Tokens(*(getattr(self, name).to(device, non_blocking=True) for name in ("ids", "labels", "is_label")))
+        return Tokens(
+            *(getattr(self, name).to(device, non_blocking=True) for name in ("ids", "labels", "is_label"))
+        )
 
 
 def image_lessons(region: RegionEntry, config: StageConfig) -> list[tuple[Task, Language]]:
     """The tasks and languages in which an image lesson of this region can be given."""
-    return [key for key, texts in region.texts.items() if config.tasks.get(key[0], 0) > 0 and key[1] in config.languages and texts]
+    return [
+        key
+        for key, texts in region.texts.items()
+        if config.tasks.get(key[0], 0) > 0 and key[1] in config.languages and texts
+    ]
 
 
-def image_lesson(random: np.random.Generator, region: RegionEntry, config: StageConfig, frame: int = 0) -> Lesson:
+def image_lesson(
+    random: np.random.Generator, region: RegionEntry, config: StageConfig, frame: int = 0
+) -> Lesson:
     """A random image task of a region that has one."""
     keys = image_lessons(region, config)
     weights = np.array([config.tasks[task] for task, _ in keys])
@@ -60,7 +68,9 @@ def image_lesson(random: np.random.Generator, region: RegionEntry, config: Stage
     return Lesson((frame,), text_after_rows(task, language), answer, task)
 
 
-def clip_lessons(entry: Entry, region: RegionEntry, config: StageConfig, frames: int) -> list[tuple[int, int]]:
+def clip_lessons(
+    entry: Entry, region: RegionEntry, config: StageConfig, frames: int
+) -> list[tuple[int, int]]:
     """(sequence, clip) of the region's clips that hold at least `frames` frames."""
     return [
         (row, place)
@@ -105,9 +115,16 @@ def _choice(random: np.random.Generator, items: Sequence[Language]) -> Language:
     return items[int(random.integers(len(items)))]
 
 
-def context_lesson(random: np.random.Generator, region: RegionEntry, config: StageConfig) -> tuple[str, Lesson] | None:
+def context_lesson(
+    random: np.random.Generator, region: RegionEntry, config: StageConfig
+) -> tuple[str, Lesson] | None:
     """For the language model alone: a text of the region stands where its rows would, and another is asked for."""
-    contexts = [text for (task, _), texts in region.texts.items() if task in (Task.DETAIL, Task.EXPLAIN, Task.BRIEF) for text in texts]
+    contexts = [
+        text
+        for (task, _), texts in region.texts.items()
+        if task in (Task.DETAIL, Task.EXPLAIN, Task.BRIEF)
+        for text in texts
+    ]
     clips = clip_lessons(Entry(1, ()), region, config, 1)
     if clips and (not image_lessons(region, config) or random.random() < config.video_share):
         where = clips[int(random.integers(len(clips)))]

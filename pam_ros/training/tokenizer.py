@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from pam_ros.model.prompts import TASK_TEXT, text_after_rows
+from pam_ros.training.source import open_sources
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
@@ -27,6 +31,35 @@ def train_tokenizer(texts: Iterable[str], folder: Path, vocabulary: int) -> None
     )
     tokenizer.train_from_iterator(texts, trainer)
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
     )
     wrapped.save_pretrained(str(folder))
+
+
+def texts_of(sources: Sequence[str]) -> Iterator[str]:
+    """Every question and every answer of the training data."""
+    for task in TASK_TEXT:
+        yield text_after_rows(*task)
+    for entry in open_sources(sources).entries:
+        for region in entry.regions:
+            yield from (text for texts in region.texts.values() for text in texts)
+            yield from (
+                t for clips in region.clips for clip in clips for texts in clip.texts.values() for t in texts
+            )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`python -m pam_ros.training.tokenizer --data FOLDER --out models/pam-tiny`."""
+    parser = argparse.ArgumentParser(description="Train a tokenizer on the texts of training data.")
+    parser.add_argument("--data", nargs="+", required=True, help="as in a stage's YAML")
+    parser.add_argument("--out", type=Path, required=True, help="the model folder that gets the tokenizer")
+    parser.add_argument("--vocabulary", type=int, default=4096, help="most entries it may have")
+    given = parser.parse_args(arguments)
+    train_tokenizer(texts_of(given.data), given.out, given.vocabulary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Starts PAM: one process that holds the perception node(s) and the lifecycle manager.
+
+    ros2 launch pam_ros pam.launch.py image:=/camera/color/image_raw model:=pam-3b
+
+An argument left empty is not passed on: the parameter keeps what params_file says.
+"""
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+PARAMS_FILE = str(Path(get_package_share_directory("pam_ros")) / "config" / "pam.yaml")
+BOOLEANS = ["true", "false"]
+LEVELS = ["debug", "info", "warn", "error", "fatal"]
+
+# The node ends its lifecycle in order within 10 s of SIGINT; a second signal would end it at once.
+STOP_TIMEOUT_S = "12"
+
+# Arguments that become the parameter of their name when not empty.
+STRINGS = ("model", "device", "image_transport")
+# Arguments that rename the input of their name. With several cameras it is <camera>/image that is renamed, and so on.
+TOPICS = ("image", "camera_info", "detections")
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Called by `ros2 launch`."""
+    declare = DeclareLaunchArgument
+    return LaunchDescription(
+        [
+            declare("namespace", default_value="", description="namespace of the nodes and of relative topics"),
+            declare("params_file", default_value=PARAMS_FILE, description="YAML file of parameters"),
+            declare("use_sim_time", default_value="false", choices=BOOLEANS, description="take time from /clock"),
+            declare(
+                "autostart",
+                default_value="true",
+                choices=BOOLEANS,
+                description="configure and activate at start; otherwise: ros2 lifecycle set pam_manager configure, activate",
+            ),
+            declare("log_level", default_value="info", choices=LEVELS, description="least severity that is logged"),
+            declare("use_respawn", default_value="false", choices=BOOLEANS, description="restart the process when it ends"),
+            declare("model", default_value="", description="pam-tiny, pam-1.5b, pam-3b, a hub id or a folder"),
+            declare("device", default_value="", description="auto, cpu, cuda, cuda:1, …"),
+            declare("cameras", default_value="", description="names of the cameras, as in front,rear; one node each"),
+            declare("image_transport", default_value="", description="raw or compressed"),
+            declare("image", default_value="image", description="topic of the images; several cameras: below <camera>/"),
+            declare("camera_info", default_value="camera_info", description="topic of the calibration, likewise"),
+            declare("detections", default_value="detections", description="topic of a detector's boxes, likewise"),
+            OpaqueFunction(function=start),
+        ]
+    )
+
+
+def start(context: LaunchContext) -> list[Node]:
+    """The process, with what the arguments say."""
+
+    def value(name: str) -> str:
+        text: str = LaunchConfiguration(name).perform(context)
+        return text
+
+    cameras = [camera for camera in value("cameras").replace(" ", "").split(",") if camera]
+    parameters: dict[str, object] = {
+        # As strings, whatever they look like: a device may be called "0".
+        name: ParameterValue(value(name), value_type=str) for name in STRINGS if value(name)
+    }
+    parameters["autostart"] = value("autostart") == "true"
+    parameters["use_sim_time"] = value("use_sim_time") == "true"
+    if cameras:
+        parameters["cameras"] = cameras
+    return [
+        # No `name`: it would give every node of the process the same one.
+        Node(
+            package="pam_ros",
+            executable="pam_node",
+            namespace=value("namespace"),
+            parameters=[value("params_file"), parameters],
+            remappings=remappings(cameras, {name: value(name) for name in TOPICS}),
+            arguments=["--ros-args", "--log-level", value("log_level")],
+            respawn=value("use_respawn") == "true",
+            respawn_delay=2.0,
+            sigterm_timeout=STOP_TIMEOUT_S,
+            output="screen",
+            emulate_tty=True,
+        )
+    ]
+
+
+def remappings(cameras: list[str], topics: dict[str, str]) -> list[tuple[str, str]]:
+    """(the node's name of an input, the topic it shall be), for what is not the same already."""
+    changed = {inner: outer for inner, outer in topics.items() if outer != inner}
+    if len(cameras) < 2:
+        return list(changed.items())
+    for inner, outer in changed.items():
+        if outer.startswith("/"):
+            raise ValueError(f"{inner}:={outer} would be one topic for {len(cameras)} cameras; give it without the first /")
+    return [(f"{camera}/{inner}", f"{camera}/{outer}") for camera in cameras for inner, outer in changed.items()]

@@ -1,0 +1,145 @@
+"""Imports flow one way: nodes → runtime → model. Parses the whole package; a planted violation proves that it looks."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "pam_ros"
+
+# What serves all: values, errors, the package's own files, pictures and videos on disk.
+SHARED = {"records", "errors", "share", "media"}
+
+# Which rooms each room may import, besides itself. The command line stands above all of them, and nobody imports it.
+ALLOWED = {
+    "records": {"errors"},
+    "errors": set(),
+    "share": {"errors"},
+    "media": {"errors", "records"},
+    "model": SHARED,
+    "runtime": SHARED | {"model"},
+    "nodes": SHARED | {"runtime", "model"},
+    "data": SHARED | {"runtime", "model"},
+    "training": SHARED | {"data", "runtime", "model"},
+    "evaluation": SHARED | {"data", "runtime", "model"},
+    "cli": SHARED | {"model", "runtime", "nodes", "data", "training", "evaluation"},
+}
+
+# Packages that stay in some rooms: ROS in nodes, the neural network's in the rooms that compute with it.
+ROS = {
+    "ament_index_python", "cv_bridge", "launch", "launch_ros", "message_filters", "rclpy", "std_srvs", "tf2_ros",
+}  # fmt: skip
+NEURAL = {"accelerate", "sam2", "torch", "transformers"}
+NEURAL_ROOMS = {"model", "data", "training", "evaluation"}
+GENERATED = {"msg", "srv", "action"}  # pam_ros.msg and its like: ROS too
+
+
+def is_ros(package: str) -> bool:
+    """True for rclpy, message packages, and what else needs a ROS installation."""
+    return package in ROS or package.startswith("rosidl_") or package.endswith(("_msgs", "_interfaces"))
+
+
+def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every import, wherever it stands; relative ones are resolved against `package`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join((*base, node.module) if node.module else base)
+            # `from pam_ros import errors` names a room only in its aliases.
+            for alias in node.names:
+                yield node.lineno, f"{module}.{alias.name}" if module == "pam_ros" else module
+
+
+def forbidden(room: str, name: str) -> str:
+    """Why a module of `room` must not import `name`; empty where it may."""
+    top, _, rest = name.partition(".")
+    if is_ros(top):
+        return "" if room == "nodes" else f"{top} belongs into nodes/"
+    if top in NEURAL:
+        return "" if room in NEURAL_ROOMS else f"{top} belongs into {', '.join(sorted(NEURAL_ROOMS))}"
+    if top != "pam_ros" or not rest:
+        return ""
+    other = rest.split(".")[0]
+    if other in GENERATED:
+        return "" if room == "nodes" else f"pam_ros.{other} belongs into nodes/"
+    if other == room or other in ALLOWED[room]:
+        return ""
+    return f"{room} must not import {other}"
+
+
+def violations(package: Path) -> list[str]:
+    """Every forbidden import under `package`, as `file:line: reason`."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        room = parts[0]
+        if room == "__init__":
+            continue
+        if room not in ALLOWED:
+            found.append(f"{path}: {room} is no known room; allowed: {', '.join(ALLOWED)}")
+            continue
+        names = set(imported(ast.parse(path.read_text()), ("pam_ros", *parts[:-1])))
+        for line, name in sorted(names):
+            if reason := forbidden(room, name):
+                found.append(f"{path}:{line}: {reason}")
+    return found
+
+
+def test_imports_flow_one_way() -> None:
+    assert violations(PACKAGE) == []
+
+
+def test_every_room_was_looked_at() -> None:
+    rooms = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in PACKAGE.rglob("*.py")}
+    assert {"records", "errors", "model", "runtime", "nodes"} <= rooms
+
+
+def test_the_package_itself_is_empty() -> None:
+    assert (PACKAGE / "__init__.py").read_text() == "", "Lyrical's message generator may overwrite it"
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "reason"),
+    [
+        ("model/pam.py", "from pam_ros.runtime.engine import Engine", "model must not import runtime"),
+        ("model/pam.py", "def f():\n    import pam_ros.nodes.main", "model must not import nodes"),
+        ("model/pam.py", "from ..runtime import engine", "model must not import runtime"),
+        ("model/pam.py", "from .. import runtime", "model must not import runtime"),
+        ("runtime/engine.py", "from pam_ros import nodes", "runtime must not import nodes"),
+        ("runtime/engine.py", "import torch.nn as nn", "torch belongs into"),
+        ("runtime/engine.py", "from rclpy.node import Node", "rclpy belongs into nodes/"),
+        ("runtime/engine.py", "from sensor_msgs.msg import Image", "sensor_msgs belongs into nodes/"),
+        ("runtime/engine.py", "from pam_ros.msg import Region", "pam_ros.msg belongs into nodes/"),
+        ("nodes/main.py", "from pam_ros.training import stages", "nodes must not import training"),
+        ("training/run.py", "from pam_ros.evaluation import parity", "training must not import evaluation"),
+        ("records.py", "from pam_ros.model.config import Config", "records must not import model"),
+        ("nodes/main.py", "from pam_ros.cli import main", "nodes must not import cli"),
+        ("helpers.py", "", "helpers is no known room"),
+    ],
+)  # fmt: skip
+def test_a_planted_violation_is_found(tmp_path: Path, file: str, line: str, reason: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(f"import numpy\n{line}\n")
+    (found,) = violations(tmp_path)
+    assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("nodes/main.py", "import rclpy, pam_ros.msg, pam_ros.runtime.engine"),
+        ("runtime/engine.py", "from pam_ros.model.interface import PerceptionModel"),
+        ("training/run.py", "import torch\nfrom pam_ros.data import scenes"),
+        ("model/pam.py", "from .config import Config\nfrom pam_ros import errors"),
+    ],
+)
+def test_what_is_allowed_is_not_found(tmp_path: Path, file: str, line: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(f"{line}\n")
+    assert violations(tmp_path) == []

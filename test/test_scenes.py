@@ -1,0 +1,339 @@
+"""Rendered scenes: the same for the same seed, with masks, boxes, depth and events that are true.
+
+Renders with MuJoCo; headless this needs Debian's libegl1 and libgl1-mesa-dri (MUJOCO_GL=egl).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from pam_ros.data import jsonl
+from pam_ros.data.catalogue import CATEGORIES, HELD_OUT_FAMILIES, build_shape, draw_object, split_of_number
+from pam_ros.data.cli import scenes_app
+from pam_ros.data.dataset import (
+    ImageSample,
+    VideoSample,
+    events_between,
+    image_sample,
+    video_play,
+    video_sample,
+)
+from pam_ros.data.judge import judge
+from pam_ros.data.render import SceneRenderer, first_states
+from pam_ros.data.rooms import KINDS
+from pam_ros.data.scenes import draw_scene, footprint
+from pam_ros.data.shards import id_picture, write_image, write_index, write_video
+from pam_ros.data.spec import CameraSpec, SceneSpec
+from pam_ros.data.stage import Segment, Stage
+from pam_ros.records import Language
+
+SMALL = (192, 144)
+
+
+@pytest.fixture(scope="module")
+def images() -> Iterator[list[ImageSample]]:
+    return [image_sample(seed, "train", *SMALL) for seed in range(4)]
+
+
+@pytest.fixture(scope="module")
+def video() -> VideoSample:
+    return video_sample(1, "train", 24, 6.0, *SMALL)
+
+
+def test_the_same_seed_gives_the_same_bytes(images: list[ImageSample]) -> None:
+    again = image_sample(2, "train", *SMALL)
+    assert again.rgb.tobytes() == images[2].rgb.tobytes()
+    assert again.instances.tobytes() == images[2].instances.tobytes()
+    assert [region.texts for region in again.regions] == [region.texts for region in images[2].regions]
+    assert images[1].rgb.tobytes() != images[2].rgb.tobytes()
+    assert image_sample(2, "val", *SMALL).rgb.tobytes() != images[2].rgb.tobytes()
+
+
+def test_masks_boxes_and_parts_agree(images: list[ImageSample]) -> None:
+    for sample in images:
+        assert sample.rgb.shape == (144, 192, 3) and sample.rgb.dtype == np.uint8 and sample.rgb.std() > 8
+        assert sample.regions
+        for region in sample.regions:
+            mask = sample.mask(region)
+            x1, y1, x2, y2 = region.box_xyxy
+            assert mask.sum() == region.pixels > 0
+            assert mask[y1:y2, x1:x2].sum() == mask.sum() and mask[y1].any() and mask[y2 - 1].any()
+            assert mask.sum() < 0.95 * mask.size
+            assert (
+                judge(region.texts[next(iter(region.texts))], Language.EN).category == region.facts.category
+            )
+        assert sample.instances.max() <= len(sample.scene.objects) + len(sample.scene.fixtures)
+        assert not (sample.parts[sample.instances == 0]).any()
+
+
+def test_depth_and_camera_lead_back_to_the_scene() -> None:
+    scene = replace(draw_scene(5, "train", "table"), objects=())
+    with SceneRenderer(scene, *SMALL) as renderer:
+        frame = renderer.render([])
+    table = frame.instances == scene.fixture_id(0)
+    rows, columns = np.nonzero(table)
+    rays = np.linalg.inv(frame.intrinsics) @ np.stack([columns, rows, np.ones(len(rows))])
+    points = frame.pose[:3, :3] @ (rays * frame.depth_m[table]) + frame.pose[:3, 3:]
+    assert np.median(np.abs(points[2])) < 0.01  # the table's top is z = 0
+
+
+def _alone(category: str) -> SceneSpec:
+    """One object of the category on a table, from a robot's view."""
+    base = draw_scene(0, "train", "table")
+    thing = replace(draw_object(np.random.default_rng(7), "train", category), place="table")
+    mark, height = footprint(thing)
+    reach = float(np.linalg.norm([*mark.half, height / 2]))
+    eye = (0.4 * reach, -2.3 * reach, 1.9 * reach)
+    return replace(base, objects=(thing,), camera=CameraSpec(eye, (0.0, 0.0, height * 0.4), 0.0, 55.0))
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_every_category_is_seen(category: str) -> None:
+    scene = _alone(category)
+    assert sum(len(piece.mesh.faces) for piece in scene.objects[0].shape.pieces) < 6000
+    with SceneRenderer(scene, 128, 96) as renderer:
+        frame = renderer.render(first_states(scene))
+    seen = frame.instances == 1
+    assert seen.sum() > 150
+    assert frame.rgb[seen].std() > 4  # shaded, not a flat patch
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_objects_stand_free_of_each_other(kind: str, split: str) -> None:
+    for seed in range(12):
+        scene = draw_scene(seed, split, kind)
+        assert scene.kind == kind and scene.objects
+        marks = [(footprint(thing)[0], thing.position[2]) for thing in scene.objects]
+        for index, (mark, level) in enumerate(marks):
+            assert not any(
+                mark.overlaps(other, 0.0) for other, where in marks[:index] if abs(where - level) < 0.1
+            )
+
+
+def test_splits_share_no_meshes_textures_or_backgrounds() -> None:
+    seen: dict[str, set[str]] = {}
+    for split in ("train", "val", "test"):
+        things = seen.setdefault(split, set())
+        for seed in range(40):
+            scene = draw_scene(seed, split)
+            things |= {thing.mesh_id for thing in scene.objects}
+            things |= {f"print/{thing.print_seed}" for thing in scene.objects}
+            things |= {
+                f"{family}#{number}"
+                for fixture in scene.fixtures
+                if fixture.texture
+                for family, number in [fixture.texture]
+            }
+    assert (
+        not seen["train"] & seen["test"]
+        and not seen["train"] & seen["val"]
+        and not seen["val"] & seen["test"]
+    )
+    for family, owner in HELD_OUT_FAMILIES.items():
+        assert not any(
+            name.startswith(f"{family}#") for split, names in seen.items() if split != owner for name in names
+        )
+    assert {split_of_number(number) for number in range(10)} == {"train", "val", "test"}
+    assert build_shape("mug", 0).bounds()[1].tolist() != build_shape("mug", 9).bounds()[1].tolist()
+
+
+def test_unknown_split_and_kind_are_named() -> None:
+    with pytest.raises(ValueError, match="unknown split 'dev'; allowed: train, val, test"):
+        image_sample(0, "dev")
+    with pytest.raises(ValueError, match="unknown kind of scene 'moon'"):
+        draw_scene(0, "train", "moon")
+    with pytest.raises(ValueError, match="at least 2 frames"):
+        video_play(0, "train", frames=1)
+
+
+def test_a_video_and_its_events_fit(video: VideoSample) -> None:
+    assert video.frames.shape == (24, 144, 192, 3) and video.instances.shape == (24, 144, 192)
+    assert video.objects and any(thing.instance == video.actor for thing in video.objects)
+    for thing in video.objects:
+        assert thing.segments[0].start == 0 and thing.segments[-1].end == 24
+        assert all(
+            before.end == after.start
+            for before, after in zip(thing.segments, thing.segments[1:], strict=False)
+        )
+        assert [(clip.start, clip.end) for clip in thing.clips] == [
+            (part.start, part.end) for part in thing.segments
+        ]
+        for clip, part in zip(thing.clips, thing.segments, strict=True):
+            assert clip.events == (part.event,)
+            for language in Language:
+                verdict = judge(clip.captions[language], language)
+                assert verdict.events == (part.event,) and verdict.category == thing.facts.category
+        assert thing.pixels.tolist() == [int(video.mask(thing.instance, frame).sum()) for frame in range(24)]
+
+
+def test_every_event_happens_and_is_whole() -> None:
+    seen: set[str] = set()
+    for seed in range(90):
+        play = video_play(seed, "train", 64, 6.0)
+        for index in range(len(play.scene.objects)):
+            for part in play.events(index):
+                seen.add(part.event)
+                assert part.end > part.start
+        events = play.events(play.actor)
+        assert all(part.end - part.start >= 2 for part in events[:-1])
+    wanted = {
+        "still",
+        "slides_left",
+        "slides_right",
+        "slides_closer",
+        "slides_away",
+        "lifted",
+        "held",
+        "put_down",
+        "falls",
+        "tips_over",
+        "pushed",
+        "pushes",
+        "covered",
+        "stays_covered",
+        "uncovered",
+        "leaves",
+        "stays_away",
+        "returns",
+        "opens",
+        "closes",
+    }
+    assert wanted <= seen, wanted - seen
+
+
+def _video_with(event: str, resting: str) -> VideoSample:
+    for seed in range(100):
+        play = video_play(seed, "test", 48, 5.0)
+        names = [part.event for part in play.events(play.actor)]
+        if event in names and resting in names and names[0] == "still":
+            sample = video_sample(seed, "test", 48, 5.0, 128, 96)
+            if sample.scene.seed == play.scene.seed:  # the first attempt was good
+                return sample
+    raise AssertionError(f"no video with {event} and {resting}")
+
+
+@pytest.mark.parametrize(("event", "resting"), [("uncovered", "stays_covered"), ("returns", "stays_away")])
+def test_a_hidden_object_has_no_pixels_and_comes_back(event: str, resting: str) -> None:
+    sample = _video_with(event, resting)
+    actor = next(thing for thing in sample.objects if thing.instance == sample.actor)
+    hidden = next(part for part in actor.segments if part.event == resting)
+    back = next(part for part in actor.segments if part.event == event and part.start >= hidden.end)
+    assert not actor.pixels[hidden.start : hidden.end].any()
+    assert actor.pixels[back.end - 1] > 0.4 * actor.pixels[0] > 0
+
+
+def test_slides_go_the_way_they_say() -> None:
+    scene = draw_scene(3, "train", "table")
+    stage = Stage(scene, 10.0)
+    start = stage.now[0].position.copy()
+    stage.slide(0, -stage.right, 0.2, 10, "slides_left")
+    moved = stage.now[0].position - start
+    assert float(moved @ stage.right) == pytest.approx(-0.2) and moved[2] == 0
+    assert stage.tracks[0] == [Segment(0, 11, "slides_left")] and stage.tracks[-1][0].event in (
+        "still",
+        "slides_left",
+    )
+
+
+def test_events_of_a_window() -> None:
+    track = [
+        Segment(0, 10, "still"),
+        Segment(10, 20, "lifted"),
+        Segment(20, 30, "held"),
+        Segment(30, 40, "put_down"),
+    ]
+    assert events_between(track, 0, 9) == ("still",)
+    assert events_between(track, 0, 20) == ("lifted",)
+    assert events_between(track, 0, 13) == ("still",)  # less than half of the lift
+    assert events_between(track, 20, 30) == ("held",)
+    assert events_between(track, 5, 40) == ("lifted", "put_down")
+
+
+def test_shards_hold_what_was_rendered(tmp_path: Path, images: list[ImageSample], video: VideoSample) -> None:
+    cv2 = pytest.importorskip("cv2")
+    lines = [write_image(tmp_path, "0000", images[1], depth=True), write_video(tmp_path, "v0", video)]
+    write_index(tmp_path, lines)
+    image, clip = (
+        json.loads(line) for line in (tmp_path / "index.jsonl").read_text(encoding="utf-8").splitlines()
+    )
+    ids = cv2.imread(str(tmp_path / image["ids"]), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(ids, id_picture(images[1].instances, images[1].parts))
+    for region, line in zip(images[1].regions, image["regions"], strict=True):
+        mask = (ids % 256 == line["instance"]) & ((line["part"] == 0) | (ids // 256 == line["part"]))
+        assert mask.sum() == region.pixels
+        assert all(texts and all(texts) for texts in line["texts"].values()) and len(line["texts"]) == 8
+    assert len(clip["frames"]) == len(clip["ids"]) == 24
+    for line in clip["regions"]:
+        for part in (*line["events"], *line["windows"]):
+            assert part["end"] > part["start"] and part["texts"]["clip/en"] and part["texts"]["clip/zh"]
+    depth = cv2.imread(str(tmp_path / image["depth_mm"]), cv2.IMREAD_UNCHANGED)
+    assert np.abs(depth / 1000 - images[1].depth_m)[images[1].depth_m < 60].max() < 0.0011
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    runner = CliRunner()
+    done = runner.invoke(
+        scenes_app,
+        ["render", "--out", str(tmp_path / "a"), "--count", "1", "--width", "96", "--height", "72"],
+    )
+    assert done.exit_code == 0 and (tmp_path / "a" / "index.jsonl").exists()
+    done = runner.invoke(
+        scenes_app, ["show", "--out", str(tmp_path / "sheet.png"), "--count", "2", "--videos", "0"]
+    )
+    assert done.exit_code == 0 and (tmp_path / "sheet.png").stat().st_size > 10_000
+    assert runner.invoke(scenes_app, ["render", "--out", str(tmp_path), "--split", "dev"]).exit_code != 0
+
+
+def test_the_reference_layout_comes_back_as_written(tmp_path: Path) -> None:
+    image = jsonl.Conversation(
+        (tmp_path / "a.jpg",), (1.0, 2.0, 11.0, 22.0), ((5.0, 6.0, 1),), "What is this?", "杯子", False
+    )
+    video = jsonl.Conversation(
+        (tmp_path / "v/0.jpg", tmp_path / "v/1.jpg"),
+        (0.0, 0.0, 4.0, 4.0),
+        ((1.0, 1.0, 1), (9.0, 9.0, 0)),
+        "Q",
+        "A",
+        True,
+    )
+    path = tmp_path / "train.jsonl"
+    jsonl.write_conversations(path, [image, video], tmp_path)
+    assert json.loads(path.read_text(encoding="utf-8").splitlines()[0])["bbox"] == [
+        1.0,
+        2.0,
+        10.0,
+        20.0,
+    ]  # x, y, width, height
+    assert list(jsonl.read_conversations(path)) == [image, video]
+    stream = jsonl.Stream(
+        tmp_path, (jsonl.StreamEvent(1, (tmp_path / "0.jpg",), (3.0, 4.0, 8.0, 9.0), "It falls."),)
+    )
+    jsonl.write_streams(tmp_path / "stream.jsonl", [stream])
+    assert list(jsonl.read_streams(tmp_path / "stream.jsonl")) == [stream]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("nonsense", "line 1 is not JSON"),
+        ("[1]", "is a list"),
+        ('{"type": "image"}', "has no 'image'"),
+        (
+            '{"type": "image", "image": "a", "conversations": [{"value": ""}, {"value": ""}], "bbox": [1]}',
+            "a box is",
+        ),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(line + "\n", encoding="utf-8")
+    with pytest.raises(jsonl.JsonlError, match=message):
+        list(jsonl.read_conversations(path))
