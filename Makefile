@@ -54,5 +54,5 @@ INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action .setup/interfaces/*
 
 .build/files: FORCE
 	@mkdir -p $(@D)
-	@find pam_ros config launch models -type f ! -name '*.pyc' | sort >$@.new
+	@find pam_ros config launch models -type f ! -name '*.pyc' ! -path '*/.*' | sort >$@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi

@@ -1,4 +1,7 @@
-"""`pip install .` for machines without ROS: the model, the runtime, the command line `pam`. With ROS, colcon builds CMakeLists.txt instead."""
+"""`pip install .` for machines without ROS: the model, the runtime, training, the command line `pam`.
+
+With ROS, colcon builds CMakeLists.txt instead.
+"""
 
 import re
 from pathlib import Path
@@ -28,9 +31,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["pam_ros", "pam_ros.*"]),
-    package_data={"": ["py.typed"]},
+    package_data={"": ["*.yaml"]},
     data_files=shared("models") + shared("config"),
     install_requires=[*requirements("model"), *requirements("arrays"), "sam2>=1.1.0"],
-    extras_require={"dev": requirements("dev")},
+    extras_require={"training": requirements("training"), "dev": requirements("dev")},
     entry_points={"console_scripts": ["pam = pam_ros.cli:main"]},
 )

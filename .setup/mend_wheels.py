@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy
 
-# Where the wheels were built: /opt/python/cp311-cp311/include/python3.11 and …/site-packages/numpy/_core/include.
+# Where the wheels were built, as in /opt/python/cp311-cp311/include/python3.11.
 BUILD_MACHINE = {
     re.compile(r"/opt/python/[^/;\"]+/include/python[\d.]+t?"): sysconfig.get_path("include"),
     re.compile(r"/opt/python/[^;\"]+/site-packages/numpy/_?core/include"): numpy.get_include(),
@@ -23,7 +23,7 @@ def mend(prefix: Path) -> int:
     for path in sorted(prefix.glob("share/*/cmake/*Export.cmake")):
         text = mended = path.read_text()
         for pattern, folder in BUILD_MACHINE.items():
-            mended = pattern.sub(lambda _, folder=folder: folder, mended)
+            mended = pattern.sub(folder.replace("\\", r"\\"), mended)
         if mended != text:
             path.write_text(mended)
             changed += 1

@@ -23,36 +23,37 @@ STOP_TIMEOUT_S = "12"
 
 # Arguments that become the parameter of their name when not empty.
 STRINGS = ("model", "device", "image_transport")
-# Arguments that rename the input of their name. With several cameras it is <camera>/image that is renamed, and so on.
+# Arguments that rename the input of their name; with several cameras <camera>/image and so on.
 TOPICS = ("image", "camera_info", "detections")
 
 
 def generate_launch_description() -> LaunchDescription:
     """Called by `ros2 launch`."""
-    declare = DeclareLaunchArgument
     return LaunchDescription(
         [
-            declare("namespace", default_value="", description="namespace of the nodes and of relative topics"),
-            declare("params_file", default_value=PARAMS_FILE, description="YAML file of parameters"),
-            declare("use_sim_time", default_value="false", choices=BOOLEANS, description="take time from /clock"),
-            declare(
-                "autostart",
-                default_value="true",
-                choices=BOOLEANS,
-                description="configure and activate at start; otherwise: ros2 lifecycle set pam_manager configure, activate",
-            ),
-            declare("log_level", default_value="info", choices=LEVELS, description="least severity that is logged"),
-            declare("use_respawn", default_value="false", choices=BOOLEANS, description="restart the process when it ends"),
-            declare("model", default_value="", description="pam-tiny, pam-1.5b, pam-3b, a hub id or a folder"),
-            declare("device", default_value="", description="auto, cpu, cuda, cuda:1, …"),
-            declare("cameras", default_value="", description="names of the cameras, as in front,rear; one node each"),
-            declare("image_transport", default_value="", description="raw or compressed"),
-            declare("image", default_value="image", description="topic of the images; several cameras: below <camera>/"),
-            declare("camera_info", default_value="camera_info", description="topic of the calibration, likewise"),
-            declare("detections", default_value="detections", description="topic of a detector's boxes, likewise"),
+            declare("namespace", "", "namespace of the nodes and of relative topics"),
+            declare("params_file", PARAMS_FILE, "YAML file of parameters"),
+            declare("use_sim_time", "false", "take time from /clock", BOOLEANS),
+            declare("autostart", "true", "configure and activate at start; false leaves it to you", BOOLEANS),
+            declare("log_level", "info", "least severity that is logged", LEVELS),
+            declare("use_respawn", "false", "start the process again when it ends", BOOLEANS),
+            declare("model", "", "pam-tiny, pam-1.5b, pam-3b, a hub id or a folder"),
+            declare("device", "", "auto, cpu, cuda, cuda:1, …"),
+            declare("cameras", "", "names of the cameras, as in front,rear; one node each"),
+            declare("image_transport", "", "raw or compressed"),
+            declare("image", "image", "topic of the images; with several cameras, below <camera>/"),
+            declare("camera_info", "camera_info", "topic of the calibration, likewise"),
+            declare("detections", "detections", "topic of a detector's boxes, likewise"),
             OpaqueFunction(function=start),
         ]
     )
+
+
+def declare(
+    name: str, default: str, description: str, choices: list[str] | None = None
+) -> DeclareLaunchArgument:
+    """One argument, for `ros2 launch --show-args`."""
+    return DeclareLaunchArgument(name, default_value=default, description=description, choices=choices)
 
 
 def start(context: LaunchContext) -> list[Node]:
@@ -65,7 +66,9 @@ def start(context: LaunchContext) -> list[Node]:
     cameras = [camera for camera in value("cameras").replace(" ", "").split(",") if camera]
     parameters: dict[str, object] = {
         # As strings, whatever they look like: a device may be called "0".
-        name: ParameterValue(value(name), value_type=str) for name in STRINGS if value(name)
+        name: ParameterValue(value(name), value_type=str)
+        for name in STRINGS
+        if value(name)
     }
     parameters["autostart"] = value("autostart") == "true"
     parameters["use_sim_time"] = value("use_sim_time") == "true"
@@ -96,5 +99,9 @@ def remappings(cameras: list[str], topics: dict[str, str]) -> list[tuple[str, st
         return list(changed.items())
     for inner, outer in changed.items():
         if outer.startswith("/"):
-            raise ValueError(f"{inner}:={outer} would be one topic for {len(cameras)} cameras; give it without the first /")
-    return [(f"{camera}/{inner}", f"{camera}/{outer}") for camera in cameras for inner, outer in changed.items()]
+            raise ValueError(
+                f"{inner}:={outer} would be one topic for {len(cameras)} cameras; give it without the first /"
+            )
+    return [
+        (f"{camera}/{inner}", f"{camera}/{outer}") for camera in cameras for inner, outer in changed.items()
+    ]

@@ -23,10 +23,13 @@ class BallastModel(FakeModel):
     """Holds memory until it is closed."""
 
     ballast: np.ndarray | None = None
+    close_fails = False
 
     def close(self) -> None:
         self.ballast = None
         super().close()
+        if self.close_fails:
+            raise RuntimeError("close was told to fail")
 
 
 def load_fake(
@@ -49,6 +52,7 @@ def load_fake(
         costs=Costs(step_s=float(wishes.get("step_s", 0)), track_s=float(wishes.get("track_s", 0))),
     )
     model.ballast = np.ones(int(wishes.get("ballast_mib", 0)) << 20, np.uint8)
+    model.close_fails = "close" in wishes
     return model
 
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
 from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.task import Future
@@ -199,6 +200,7 @@ class Robot:
         if service not in self._clients:
             client = self.node.create_client(kind, service)
             assert client.wait_for_service(TIMEOUT_S), f"no service {service}"
+            time.sleep(0.1)  # the server may not know yet where to send its answer
             self._clients[service] = client
         return self._clients[service].call_async(request)
 
@@ -238,7 +240,12 @@ class Robot:
 
     def state(self, manager: str = "/pam_manager") -> str:
         """The manager's lifecycle state."""
-        return str(self.call(GetState, f"{manager}/get_state", GetState.Request()).current_state.label)
+        for _ in range(5):  # it is the first to be called, and on a busy machine an early answer can be lost
+            future = self.start_call(GetState, f"{manager}/get_state", GetState.Request())
+            with suppress(AssertionError):
+                wait_until(future.done, "", TIMEOUT_S / 5)
+                return str(future.result().current_state.label)
+        raise AssertionError(f"{manager}/get_state does not answer")
 
     def wait_for_active(self, timeout_s: float = TIMEOUT_S) -> None:
         """Until autostart has done its work."""
@@ -252,14 +259,23 @@ class Robot:
         if name not in self._clients:
             self._clients[name] = ActionClient(self.node, CaptionClip, name)
             assert self._clients[name].wait_for_server(TIMEOUT_S), f"no action {name}"
+            time.sleep(0.1)  # as for services
         feedback: list[Any] = []
-        accepted = self._clients[name].send_goal_async(
-            goal, feedback_callback=lambda message: feedback.append(message.feedback)
+        accepted = self.on_executor(
+            lambda: self._clients[name].send_goal_async(
+                goal, feedback_callback=lambda message: feedback.append(message.feedback)
+            )
         )
         wait_until(accepted.done, "the goal's acceptance")
         handle = accepted.result()
         assert handle.accepted
-        return Goal(handle, feedback, handle.get_result_async())
+        return Goal(self, handle, feedback, self.on_executor(handle.get_result_async))
+
+    def on_executor(self, function: Callable[[], Future]) -> Future:
+        """Calls it between callbacks: an action client that is called beside them can miss the response."""
+        task = self._executor.create_task(function)
+        wait_until(task.done, "a turn of the executor")
+        return task.result()
 
     def _spin(self) -> None:
         while self._context.ok():
@@ -269,12 +285,15 @@ class Robot:
                 return
             except InvalidHandle:
                 continue  # a test destroyed something meanwhile
+            except rclpy_implementation.RCLError:
+                assert not self._context.ok()  # closed meanwhile
 
 
 @dataclass
 class Goal:
     """An accepted goal, the feedback so far, and its result to come."""
 
+    robot: Robot
     handle: ClientGoalHandle
     feedback: list[Any]
     _result: Future
@@ -291,7 +310,7 @@ class Goal:
 
     def cancel(self) -> None:
         """Asks for it, and waits until that is accepted."""
-        cancelled = self.handle.cancel_goal_async()
+        cancelled = self.robot.on_executor(self.handle.cancel_goal_async)
         wait_until(cancelled.done, "an answer to the cancel request")
         assert cancelled.result().goals_canceling
 

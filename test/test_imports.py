@@ -1,4 +1,4 @@
-"""Imports flow one way: nodes → runtime → model. Parses the whole package; a planted violation proves that it looks."""
+"""Imports flow one way: nodes → runtime → model. Planted violations prove that the test looks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pam_ros"
 # What serves all: values, errors, the package's own files, pictures and videos on disk.
 SHARED = {"records", "errors", "share", "media"}
 
-# Which rooms each room may import, besides itself. The command line stands above all of them, and nobody imports it.
+# Which rooms each room may import, besides itself. The command line stands above all; nobody imports it.
 ALLOWED = {
     "records": {"errors"},
     "errors": set(),
@@ -30,7 +30,8 @@ ALLOWED = {
 
 # Packages that stay in some rooms: ROS in nodes, the neural network's in the rooms that compute with it.
 ROS = {
-    "ament_index_python", "cv_bridge", "launch", "launch_ros", "message_filters", "rclpy", "std_srvs", "tf2_ros",
+    "ament_index_python", "cv_bridge", "launch", "launch_ros", "message_filters", "rclpy", "std_srvs",
+    "tf2_ros",
 }  # fmt: skip
 NEURAL = {"accelerate", "sam2", "torch", "transformers"}
 NEURAL_ROOMS = {"model", "data", "training", "evaluation"}
@@ -43,7 +44,7 @@ def is_ros(package: str) -> bool:
 
 
 def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of every import, wherever it stands; relative ones are resolved against `package`."""
+    """Line and dotted name of every import anywhere; relative ones are resolved against `package`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:

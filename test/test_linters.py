@@ -14,5 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("linter", [("ruff", "check", "."), ("mypy",)], ids=lambda linter: linter[0])
 def test_linter_is_content(linter: tuple[str, ...]) -> None:
-    done = subprocess.run([sys.executable, "-m", *linter], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", *linter]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(linter)} says:\n{done.stdout}{done.stderr}"

@@ -160,6 +160,16 @@ def test_a_fault_in_configure_ends_unconfigured_with_nothing_held() -> None:
         assert process.end() == 0
 
 
+def test_a_fault_in_freeing_still_frees_the_node() -> None:
+    with pam("model:=fake:close=fails") as (robot, process):
+        assert robot.transition("configure")
+        assert robot.transition("cleanup")
+        assert robot.state() == "unconfigured"
+        process.wait_for_log("closing the model failed")
+        assert robot.transition("configure")
+        assert process.end() == 0
+
+
 def test_services_and_diagnostics_answer_while_the_model_loads() -> None:
     with pam("model:=fake:load_s=4") as (robot, process):
         diagnostics = robot.diagnostics()
@@ -202,8 +212,8 @@ def test_signals_end_an_active_node_cleanly(number: signal.Signals) -> None:
             time.sleep(0.3)
             assert process.end(number) == 0
             assert "Traceback" not in process.log()
-            if waiting.done():  # the answer may be lost on the way out, but it is the right one
-                assert waiting.result().status.code == Status.CANCELLED
+            wait_until(waiting.done, "the answer to who waited")
+            assert waiting.result().status.code == Status.CANCELLED
 
 
 def test_signals_end_an_unconfigured_node_cleanly() -> None:

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
 from geometry_msgs.msg import Point
+from rclpy.qos import QoSReliabilityPolicy
 from ros_harness import (
     FAKE_ACTIVE,
     LATCHED,
@@ -296,6 +297,16 @@ def test_simulated_time_stamps_pass_through() -> None:
         camera.send(1_000_000_000)  # the bag starts again
         wait_until(lambda: stamp_of(messages[-1]) == 1_000_000_000, "the first result of the second round")
         process.wait_for_log("jumped back")
+        assert process.end() == 0
+
+
+def test_quality_of_service_can_be_overridden() -> None:
+    with pam(*FAKE_ACTIVE, "qos_overrides./image.subscription.reliability:=reliable") as (robot, process):
+        robot.wait_for_active()
+        (image,) = robot.node.get_subscriptions_info_by_topic("/image")
+        assert image.qos_profile.reliability == QoSReliabilityPolicy.RELIABLE
+        (mouse_left,) = robot.node.get_subscriptions_info_by_topic("/image_mouse_left")
+        assert mouse_left.node_name == "pam"
         assert process.end() == 0
 
 

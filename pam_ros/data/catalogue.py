@@ -103,6 +103,7 @@ def draw_object(rng: np.random.Generator, split: str, category: str, lying: floa
     ]
     accent = others[int(rng.integers(len(others)))]
     rest = int(rng.integers(len(shape.rests))) if rng.random() < lying or category == "book" else 0
+    front = shape.faces_camera or (category == "book" and rest > 0)  # else only a plain back is seen
     return ObjectSpec(
         category=category,
         mesh_id=f"{category}/{number}",
@@ -118,7 +119,7 @@ def draw_object(rng: np.random.Generator, split: str, category: str, lying: floa
         scale=between(rng, 0.92, 1.12),
         rest_deg=shape.rests[rest],
         position=(0.0, 0.0, 0.0),
-        yaw_deg=between(rng, -32, 32) if shape.faces_camera else between(rng, -180, 180),
+        yaw_deg=between(rng, -38, 38) if front else between(rng, -180, 180),
         place="",
     )
 

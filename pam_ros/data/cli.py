@@ -50,6 +50,6 @@ def show(
         raise typer.BadParameter("nothing to show: ask for images or videos")
     try:
         save_sheet(out, contact_sheet(seed, count, split, videos))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"wrote {out}")

@@ -114,14 +114,8 @@ def generate(jobs: Sequence[ShardJob], workers: int) -> Iterator[ShardDone]:
         yield from map(render_shard, jobs)
         return
     context = multiprocessing.get_context("spawn")  # a forked GL context would break
-    with context.Pool(workers, initializer=_single_threaded) as pool:
+    with context.Pool(workers) as pool:
         yield from pool.imap_unordered(render_shard, jobs)
-
-
-def _single_threaded() -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

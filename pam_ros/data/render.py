@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from pam_ros.data import textures
 from pam_ros.data.materials import FIXED, Finish, Rgb
@@ -182,12 +182,13 @@ class SceneRenderer:
         """The camera's electronics: exposure, white balance, gamma, blur, noise."""
         look = self.scene.look
         steps = np.arange(256) / 255
-        table = np.stack(
-            [np.clip(steps * look.exposure * gain, 0, 1) ** look.gamma for gain in look.balance], 1
+        tables = [np.clip(steps * look.exposure * gain, 0, 1) ** look.gamma * 255 for gain in look.balance]
+        developed = Image.fromarray(np.ascontiguousarray(rgb)).point(
+            np.concatenate(tables).astype(int).tolist()
         )
-        picture = cv2.LUT(np.ascontiguousarray(rgb), (table[None] * 255).astype(np.uint8))
         if look.blur > 0.2:
-            picture = cv2.GaussianBlur(picture, (0, 0), look.blur)
+            developed = developed.filter(ImageFilter.GaussianBlur(look.blur))
+        picture = np.asarray(developed)
         if look.noise > 0:
             rng = np.random.default_rng([self.scene.seed, 4242])
             grain = np.asarray(rng.normal(0, look.noise, (self.height, self.width, 1)), np.float32)

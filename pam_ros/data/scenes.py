@@ -86,7 +86,7 @@ def draw_scene(
         raise ValueError(f"unknown kind of scene {kind!r}; allowed: {', '.join(KINDS)}")
     rng = np.random.default_rng([seed, SPLIT_SALT[split]])
     kind = kind or KINDS[int(rng.choice(len(KINDS), p=[0.34, 0.28, 0.24, 0.14]))]
-    zoom = (CLOSE, MIDDLE, FAR)[int(rng.choice(3, p=[0.3, 0.4, 0.3]))]
+    zoom = (CLOSE, MIDDLE, FAR)[int(rng.choice(3, p=[0.36, 0.35, 0.29]))]
     if kind == "shelf" and zoom is FAR:
         zoom = MIDDLE
     room = draw_room(rng, split, kind)
@@ -113,7 +113,13 @@ def draw_category(rng: Rng, kind: str, zoom: Zoom) -> str:
     """A category that fits the room and the zoom; the room's own kind of things are three times as likely."""
     extents = largest_extent_m()
     fitting = [name for name in CATEGORIES if zoom.smallest_m <= extents[name] <= zoom.largest_m]
-    weights = np.array([3.0 if ontology().entries[name].home == HOMES[kind] else 1.0 for name in fitting])
+    # large things fit less often: they are drawn more often, so that every category is met about as much
+    weights = np.array(
+        [
+            (3.0 if ontology().entries[name].home == HOMES[kind] else 1.0) * (1 + (extents[name] / 0.24) ** 2)
+            for name in fitting
+        ]
+    )
     return fitting[int(rng.choice(len(fitting), p=weights / weights.sum()))]
 
 
@@ -123,10 +129,13 @@ def _place_objects(
     placed: list[ObjectSpec] = []
     taken: list[tuple[_Footprint, str]] = []
     special = {area.fixture: area for area in room.areas[1:]}
-    for number in range(wanted):
-        category = first if first and number == 0 else draw_category(rng, room.kind, zoom)
-        thing = draw_object(rng, split, category)
-        size = resting_size(thing)
+    drawn = [
+        draw_object(rng, split, first if first and number == 0 else draw_category(rng, room.kind, zoom))
+        for number in range(wanted)
+    ]
+    sizes = [resting_size(thing) for thing in drawn]
+    for number in sorted(range(wanted), key=lambda number: -float(sizes[number][0] * sizes[number][1])):
+        thing, size = drawn[number], sizes[number]
         for _ in range(25):
             area = _draw_area(rng, room, thing)
             x_low, x_high = max(area.x_min, -zoom.reach_x_m), min(area.x_max, zoom.reach_x_m)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pam_ros.data.captions import describe
 from pam_ros.data.dataset import Clip, ImageSample, RegionTruth, VideoObject, VideoSample, caption_windows
@@ -37,17 +37,12 @@ def id_picture(instances: NDArray[np.uint16], parts: NDArray[np.uint8] | None = 
 
 def write_picture(path: Path, rgb: Picture) -> None:
     """A JPEG."""
-    _write(path, rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    Image.fromarray(rgb).save(path, quality=JPEG_QUALITY)
 
 
 def write_ids(path: Path, ids: NDArray[Any]) -> None:
     """A PNG, lightly compressed: reading speed counts."""
-    _write(path, ids, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-
-
-def _write(path: Path, picture: NDArray[Any], options: Sequence[int]) -> None:
-    if not cv2.imwrite(str(path), picture, options):
-        raise OSError(f"could not write {path}; check that the folder exists and has space")
+    Image.fromarray(ids).save(path, compress_level=1)
 
 
 def texts_of(facts: Facts, rng: np.random.Generator, wordings: int = WORDINGS) -> dict[str, list[str]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from pam_ros.data.dataset import ImageSample, VideoSample, image_sample, video_sample
 from pam_ros.data.shards import write_image, write_index, write_video
@@ -42,19 +41,28 @@ def render_folder(
     return len(lines)
 
 
+def _write(picture: Picture, text: str, x: int, y: int) -> Picture:
+    """White letters with a black edge."""
+    canvas = Image.fromarray(picture)
+    font = ImageFont.load_default(15)
+    ImageDraw.Draw(canvas).text((x, y), text, (255, 255, 255), font, stroke_width=2, stroke_fill=(0, 0, 0))
+    return np.array(canvas)
+
+
 def _outlined(rgb: Picture, instances: NDArray[np.uint16], names: dict[int, str]) -> Picture:
-    picture = rgb.copy()
+    picture: Picture = rgb.copy()
     for order, (instance, name) in enumerate(names.items()):
-        mask = (instances == instance).astype(np.uint8)
+        mask = instances == instance
         if not mask.any():
             continue
-        colour = PALETTE[order % len(PALETTE)]
-        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, contours, -1, colour, 1, cv2.LINE_AA)
+        inner = mask.copy()
+        inner[1:] &= mask[:-1]
+        inner[:-1] &= mask[1:]
+        inner[:, 1:] &= mask[:, :-1]
+        inner[:, :-1] &= mask[:, 1:]
+        picture[mask & ~inner] = PALETTE[order % len(PALETTE)]
         rows, columns = np.nonzero(mask)
-        spot = (max(int(columns.mean()) - 4 * len(name), 2), int(rows.mean()))
-        cv2.putText(picture, name, spot, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(picture, name, spot, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
+        picture = _write(picture, name, max(int(columns.mean()) - 4 * len(name), 2), int(rows.mean()))
     return picture
 
 
@@ -83,27 +91,7 @@ def video_tiles(sample: VideoSample, count: int = 5) -> list[Picture]:
             if actor
             else ""
         )
-        cv2.putText(
-            tile,
-            f"{sample.times_s[frame]:.1f} s  {event}",
-            (6, 18),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.5,
-            (0, 0, 0),
-            3,
-            cv2.LINE_AA,
-        )
-        cv2.putText(
-            tile,
-            f"{sample.times_s[frame]:.1f} s  {event}",
-            (6, 18),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.5,
-            (255, 255, 255),
-            1,
-            cv2.LINE_AA,
-        )
-        tiles.append(tile)
+        tiles.append(_write(tile, f"{sample.times_s[frame]:.1f} s  {event}", 6, 4))
     return tiles
 
 
@@ -123,13 +111,9 @@ def contact_sheet(
 
 def _shrunk(tile: Picture, width: int) -> Picture:
     height = round(tile.shape[0] * width / tile.shape[1])
-    return np.asarray(cv2.resize(tile, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(Image.fromarray(tile).resize((width, height), Image.Resampling.BOX), np.uint8)
 
 
 def save_sheet(path: Path, picture: Picture) -> None:
-    """Writes a sheet as PNG or JPEG by the path's ending."""
-    options: Sequence[int] = (
-        [cv2.IMWRITE_JPEG_QUALITY, 88] if path.suffix.lower() in (".jpg", ".jpeg") else []
-    )
-    if not cv2.imwrite(str(path), picture[..., ::-1], options):
-        raise OSError(f"could not write {path}; the folder must exist and the ending be .png or .jpg")
+    """Writes a sheet; the path's ending (.png, .jpg) says how."""
+    Image.fromarray(picture).save(path)

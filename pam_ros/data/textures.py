@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 Rgb = tuple[float, float, float]
 Picture = NDArray[np.uint8]
@@ -24,9 +24,8 @@ def noise(
     grid = rng.random((cells_y, cells_x)).astype(np.float32)
     grid = np.pad(grid, ((2, 2), (2, 2)), mode="wrap")
     step_x, step_y = size / cells_x, size / cells_y
-    whole = cv2.resize(
-        grid, (round(step_x * (cells_x + 4)), round(step_y * (cells_y + 4))), interpolation=cv2.INTER_CUBIC
-    )
+    wide, high = round(step_x * (cells_x + 4)), round(step_y * (cells_y + 4))
+    whole = np.asarray(Image.fromarray(grid).resize((wide, high), Image.Resampling.BICUBIC))
     x, y = round(2 * step_x), round(2 * step_y)
     return np.asarray(np.clip(whole[y : y + size, x : x + size], 0, 1), np.float32)
 
@@ -136,6 +135,11 @@ def stone(rng: np.random.Generator) -> Picture:
     )
 
 
+def _inner(start: int, length: int, joint: int) -> slice:
+    """The part of a tile that its joint leaves, cut at the picture's edge."""
+    return slice(max(start + joint, 0), max(start + length - joint, 0))
+
+
 def tiles(rng: np.random.Generator) -> Picture:
     """Square or running-bond tiles with grout."""
     colour, grout = _pick(rng, PAINTS + STONES[:3]), _vary(rng, (0.72, 0.71, 0.7), 0.2)
@@ -150,13 +154,8 @@ def tiles(rng: np.random.Generator) -> Picture:
         for column in range(columns + 1):
             left = column * wide - (wide // 2 if shift and row % 2 else 0)
             tone = np.asarray(second if (row + column) % 2 else colour) * rng.uniform(0.94, 1.05)
-            cv2.rectangle(
-                picture,
-                (left + 2, row * high + 2),
-                (left + wide - 3, row * high + high - 3),
-                tuple((tone * 255).tolist()),
-                -1,
-            )
+            rows_in, columns_in = _inner(row * high, high, 2), _inner(left, wide, 2)
+            picture[rows_in, columns_in] = tone * 255
     picture *= 0.94 + 0.1 * clouds(rng, SIZE, 4, 3)[..., None]
     return np.asarray(np.clip(picture, 0, 255), np.uint8)
 
@@ -205,13 +204,7 @@ def brick(rng: np.random.Generator) -> Picture:
         for column in range(5):
             left = column * wide - (wide // 2 if row % 2 else 0)
             tone = np.asarray(colour) * rng.uniform(0.82, 1.12) * 255
-            cv2.rectangle(
-                picture,
-                (left + 2, row * high + 2),
-                (left + wide - 2, row * high + high - 2),
-                tuple(tone.tolist()),
-                -1,
-            )
+            picture[_inner(row * high, high, 2), _inner(left, wide, 2)] = tone
     picture *= 0.85 + 0.25 * clouds(rng, SIZE, 16, 3)[..., None]
     return np.asarray(np.clip(picture, 0, 255), np.uint8)
 
@@ -229,28 +222,30 @@ def steel_sheet(rng: np.random.Generator) -> Picture:
 
 def pegboard(rng: np.random.Generator) -> Picture:
     """Board with a grid of holes, as over a workbench."""
-    picture = mix(
-        clouds(rng, SIZE, 8, 3), *(_pick(rng, [WOODS[2], WOODS[0], PAINTS[0], PAINTS[5]], 0.05),) * 2
-    ).astype(np.uint8)
+    base = _pick(rng, [WOODS[2], WOODS[0], PAINTS[0], PAINTS[5]], 0.05)
+    dark = (base[0] * 0.93, base[1] * 0.93, base[2] * 0.93)
+    canvas = Image.fromarray(mix(clouds(rng, SIZE, 8, 3), dark, base))
+    draw = ImageDraw.Draw(canvas)
     for row in range(8):
         for column in range(8):
-            cv2.circle(picture, (column * 32 + 16, row * 32 + 16), 4, (45, 40, 36), -1, cv2.LINE_AA)
-    return picture
+            x, y = column * 32 + 16, row * 32 + 16
+            draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=(45, 40, 36))
+    return np.asarray(canvas, np.uint8)
 
 
 def terrazzo(rng: np.random.Generator) -> Picture:
     """Chips of stone in a light ground."""
-    picture = mix(clouds(rng, SIZE, 4, 3), *(_pick(rng, PAINTS[:4], 0.05),) * 2)
+    base = _pick(rng, PAINTS[:4], 0.05)
+    dark = (base[0] * 0.95, base[1] * 0.95, base[2] * 0.95)
+    canvas = Image.fromarray(mix(clouds(rng, SIZE, 4, 3), dark, base))
+    draw = ImageDraw.Draw(canvas)
     for _ in range(220):
-        centre = rng.integers(0, SIZE, 2)
-        chip = (centre + rng.integers(-7, 8, (5, 2))).astype(np.int32)
-        cv2.fillConvexPoly(
-            picture,
-            cv2.convexHull(chip),
-            tuple((np.asarray(_pick(rng, STONES + WOODS, 0.1)) * 255).tolist()),
-            cv2.LINE_AA,
-        )
-    return picture
+        x, y = rng.integers(0, SIZE, 2)
+        angles, radii = np.sort(rng.uniform(0, 2 * np.pi, 5)), rng.uniform(3, 9, 5)
+        corners = np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], 1)
+        red, green, blue = (int(255 * value) for value in _pick(rng, STONES + WOODS, 0.1))
+        draw.polygon([(float(px), float(py)) for px, py in corners], fill=(red, green, blue))
+    return np.asarray(canvas, np.uint8)
 
 
 SURFACES: dict[str, Callable[[np.random.Generator], Picture]] = {

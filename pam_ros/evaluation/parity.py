@@ -59,8 +59,8 @@ def run_parity(folder: Path, progress: Callable[[str], None] = lambda line: None
 
     Raises InputError where the folder lacks a file.
     """
-    for name in ("golden.json", "expected.npz", "frames"):
-        if not (folder / name).exists():
+    for name in ("golden.json", "expected.npz", "frames/*.png", "*.yaml"):
+        if not any(folder.glob(name)):
             raise InputError(f"{folder} is no parity folder: it has no {name}")
     golden = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
     expected = np.load(folder / "expected.npz")
@@ -190,6 +190,8 @@ def _decode(model: Pam, prefix: Tensor, suffix: list[int], count: int) -> list[i
 
 
 def _error(out: Tensor, reference: NDArray[Any]) -> float:
+    if out.numel() != reference.size:
+        return float("inf")
     ours = out.detach().double().numpy().reshape(reference.shape)
     return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
 

@@ -309,6 +309,7 @@ def _filled(
     _fit_vocabulary(config, shapes, tokenizer)
     with no_init_weights():
         model = _build(files, config, tokenizer)
+    model.language.transformer.tie_weights()  # part of the initialisation that was skipped
     # Before the weights come: what was never written costs no memory, so the peak is one model of `dtype`.
     model.place(device, dtype)
     filling = Filling(model, tied=bool(config.get("tie_word_embeddings")))
@@ -356,7 +357,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
 
 
 def save_model(model: Pam, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
-    """Writes our layout: config.json, sam2.yaml, model.safetensors (parameters in `dtype`), tokenizer."""
+    """Writes our layout: config.json, sam2.yaml, model.safetensors (in `dtype`), tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     architecture = model.architecture
     config = {
@@ -368,7 +369,7 @@ def save_model(model: Pam, folder: Path, *, dtype: torch.dtype = torch.float16) 
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     sam2 = yaml.safe_dump({"model": dict(architecture.sam2)}, sort_keys=False)
     (folder / "sam2.yaml").write_text(sam2, encoding="utf-8")
-    exact = {name for name, _ in model.named_buffers()}  # position codes: small, and phases need their digits
+    exact = model.exact_names()
     skipped = our_name(LM_HEAD) if config.get("tie_word_embeddings") else None
     tensors = {
         official_name(name): tensor.detach().to("cpu", tensor.dtype if name in exact else dtype).contiguous()

@@ -78,13 +78,22 @@ class Pam(nn.Module):
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """Moves the model to a device and casts its parameters.
 
-        Buffers (position codes, rotary frequencies, pixel statistics) and SAM 2's prompt encoder stay
-        float32: in bfloat16 a click is off by up to a pixel, a rotary phase by radians after 1000 rows.
+        Those of `exact_names` stay float32.
         """
-        exact = {id(parameter) for parameter in self.segmenter.sam2.sam_prompt_encoder.parameters()}
-        for parameter in self.parameters():
-            parameter.data = parameter.data.to(device, None if id(parameter) in exact else dtype)
+        exact = self.exact_names()
+        for name, parameter in self.named_parameters():
+            parameter.data = parameter.data.to(device, None if name in exact else dtype)
         self.to(device)
+
+    def exact_names(self) -> set[str]:
+        """Tensors that keep float32: position codes, rotary frequencies, SAM 2's prompt encoder.
+
+        They are small. In bfloat16 a click would be off by up to a pixel, and a rotary phase by radians
+        after a thousand rows.
+        """
+        encoder = "segmenter.sam2.sam_prompt_encoder."
+        clicks = {name for name, _ in self.named_parameters() if name.startswith(encoder)}
+        return clicks | {name for name, _ in self.named_buffers()}
 
     @property
     def device(self) -> torch.device:

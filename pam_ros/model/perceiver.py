@@ -21,6 +21,8 @@ class Attention(nn.Module):
     def __init__(self, *, width: int, heads: int, shrink: int = 1) -> None:
         super().__init__()
         inner = width // shrink
+        if inner % heads:
+            raise ValueError(f"{heads} heads do not divide the attention's width {inner}")
         self.heads = heads
         self.q_proj = nn.Linear(width, inner)
         self.k_proj = nn.Linear(width, inner)

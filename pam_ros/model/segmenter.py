@@ -171,11 +171,12 @@ class Segmenter(nn.Module):
     def encode_pixels(self, pixels: Tensor, size: tuple[int, int]) -> FrameFeatures:
         """(1, 3, S, S) normalised pixels of a frame of `size` (height, width) → features."""
         out = self.sam2.forward_image(pixels)
-        levels = out["backbone_fpn"][-self.sam2.num_feature_levels :]
+        # The neck adds its levels in float32 and leaves them so.
+        levels = [level.to(self.dtype) for level in out["backbone_fpn"][-self.sam2.num_feature_levels :]]
         return FrameFeatures(
             size=size,
             embedding=levels[-1],
-            position=out["vision_pos_enc"][-1].to(levels[-1].dtype),
+            position=out["vision_pos_enc"][-1].to(self.dtype),
             high_resolution=tuple(levels[:-1]),
         )
 

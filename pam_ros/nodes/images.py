@@ -141,9 +141,8 @@ def _pixels(message: Image, layout: _Layout) -> NDArray[np.uint8] | NDArray[np.u
     dtype = np.dtype(layout.dtype).newbyteorder(">" if message.is_bigendian else "<")
     row_bytes = message.width * layout.channels * dtype.itemsize
     if message.step < row_bytes:
-        raise ImageError(
-            f"step is {message.step} bytes, a row of {message.width} {message.encoding} pixels is {row_bytes}"
-        )
+        row = f"{message.width} {message.encoding} pixels"
+        raise ImageError(f"step is {message.step} bytes, a row of {row} has {row_bytes}")
     needed = message.step * message.height
     if len(message.data) != needed:
         problem = "truncated" if len(message.data) < needed else "too long"

@@ -1,8 +1,8 @@
 """`pam_node`, one process: the manager and one perception node per camera, until SIGINT or SIGTERM.
 
-Two executors, each spun by its own thread. The manager's runs two callbacks at a time, so that diagnostics
-go on while a transition loads a model. The perception nodes share a single-threaded one: their callbacks only
-hand over, and rclpy's multi-threaded executor can miss the moment when a waiting coroutine may go on.
+Two single-threaded executors, each spun by a thread of its own: the manager's is busy for as long as a
+transition takes, the perception nodes' never is, as their callbacks only hand over. (rclpy's multi-threaded
+executor can miss the moment when a waiting coroutine may go on.)
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from rclpy.exceptions import (
     InvalidParameterValueException,
     ParameterUninitializedException,
 )
-from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 
@@ -31,6 +32,7 @@ from pam_ros.nodes.manager_node import ManagerNode, ModelFactory, Progress
 from pam_ros.nodes.perception_node import PerceptionNode
 
 _PATIENCE_S = 10.0  # for a transition under way at shutdown
+_FAREWELL_S = 1.0  # for the answers to requests that the shutdown cancelled
 _BAD_PARAMETERS = (
     InvalidParameterTypeException, InvalidParameterValueException, ParameterUninitializedException,
 )  # fmt: skip
@@ -98,7 +100,7 @@ def run(argv: Sequence[str] | None = None, *, load_model: ModelFactory) -> int:
         )
         return 2
     manager.serve(nodes)
-    manager_executor, perception_executor = MultiThreadedExecutor(num_threads=2), SingleThreadedExecutor()
+    manager_executor, perception_executor = SingleThreadedExecutor(), SingleThreadedExecutor()
     manager_executor.add_node(manager)
     for node in nodes:
         perception_executor.add_node(node)
@@ -124,6 +126,9 @@ def _shut_down(
         os._exit(0)  # a thread inside native code cannot be joined, and finalizing around it crashes
     with suppress(RuntimeError):  # shut down already, by request
         manager.trigger_shutdown()
+    until_s = time.monotonic() + _FAREWELL_S
+    while any(node.waiting for node in nodes) and time.monotonic() < until_s:
+        time.sleep(0.01)
     perception_thread.stop(_PATIENCE_S)
     for node in nodes:
         node.destroy_node()

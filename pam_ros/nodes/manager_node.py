@@ -7,18 +7,18 @@ What a state creates, its mirror destroys: configure ↔ cleanup (model, engine)
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.timer import Timer
@@ -60,6 +60,23 @@ class ModelFactory(Protocol):
     ) -> PerceptionModel: ...
 
 
+Transition = Callable[["ManagerNode", LifecycleState], TransitionCallbackReturn]
+
+
+def _logged(transition: Transition) -> Transition:
+    """rclpy takes an exception for ERROR and does not tell anybody what it was."""
+
+    @functools.wraps(transition)
+    def logged(node: ManagerNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception:
+            node.get_logger().error(f"{transition.__name__} failed:\n{traceback.format_exc()}")
+            return _ERROR
+
+    return logged
+
+
 @dataclass(frozen=True, slots=True)
 class _Problem:
     """Why configure failed, and what the transition returns."""
@@ -84,24 +101,17 @@ class ManagerNode(LifecycleNode):
         self._enter(Phase.UNCONFIGURED)
         self.add_post_set_parameters_callback(self._take_options)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
-        # A steady clock: with simulated time and no /clock yet, nothing on the node's own clock ever happens.
-        self._clock_of_timers = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(
-            1.0,
-            self._publish_diagnostics,
-            # Its own group: loading a model takes the default group for minutes, and people want to see that.
-            callback_group=MutuallyExclusiveCallbackGroup(),
-            clock=self._clock_of_timers,
-        )
 
     def serve(self, nodes: Sequence[PerceptionNode]) -> None:
         """Names the perception nodes, one per camera; needed before configure."""
         self._nodes = nodes
+        # A steady clock: with simulated time and no /clock yet, nothing on the node's own clock ever happens.
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
+        # On a perception node's executor: a transition keeps the manager's busy, and people want to see that.
+        nodes[0].create_timer(1.0, self._publish_diagnostics, clock=clock)
         if self.get_parameter("autostart").value:
-            # In the default group, as the lifecycle services: no transition can run beside these.
-            self._autostart_timer: Timer = self.create_timer(
-                0.1, self._autostart, clock=self._clock_of_timers
-            )
+            # On the manager's own, as the lifecycle services: no transition can run beside these.
+            self._autostart_timer: Timer = self.create_timer(0.1, self._autostart, clock=clock)
 
     def abandon(self) -> None:
         """Ends a configure that is under way at its next line of progress. Safe to call from any thread."""
@@ -120,6 +130,7 @@ class ManagerNode(LifecycleNode):
         self.get_logger().error(f"configure failed, nothing is loaded. {problem.cause}")
         return problem.result
 
+    @_logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Starts buffering and inference."""
         if self._engine is None:
@@ -131,17 +142,20 @@ class ManagerNode(LifecycleNode):
         self._enter(Phase.ACTIVE)
         return _SUCCESS
 
+    @_logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stops both, answers what waits, forgets the regions, keeps the model."""
         self._stop_engine()
         return _SUCCESS
 
+    @_logged
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Frees the model."""
         self._free()
         self._enter(Phase.UNCONFIGURED)
         return _SUCCESS
 
+    @_logged
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """From any state: stops and frees everything."""
         self._stop_engine()
@@ -149,6 +163,7 @@ class ManagerNode(LifecycleNode):
         self._enter(Phase.FINALIZED)
         return _SUCCESS
 
+    @_logged
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """After a fault in a transition: back to unconfigured with nothing held."""
         self._stop_engine()
@@ -194,10 +209,7 @@ class ManagerNode(LifecycleNode):
             listener=CameraDispatch({node.camera: node for node in self._nodes}),
         )
         info = model.info
-        self.get_logger().info(
-            f"model {info.name} is ready: {info.parameters / 1e6:.1f} million parameters, {info.dtype} on "
-            f"{info.device}, licence {info.licence}"
-        )
+        self.get_logger().info(f"model {info.name} is ready: {info.dtype} on {info.device}")
         if not info.trained:
             self.get_logger().warning(f"{info.name} is untrained: its words mean nothing")
 
@@ -217,9 +229,13 @@ class ManagerNode(LifecycleNode):
 
     def _free(self) -> None:
         self._engine = None
-        if self._model is not None:
-            self._model.close()
-        self._model = None
+        model, self._model = self._model, None
+        if model is not None:
+            try:
+                model.close()
+            except Exception:  # freeing must go on, whatever is broken
+                self.get_logger().error(f"closing the model failed:\n{traceback.format_exc()}")
+        del model
         return_memory()
 
     def _enter(self, phase: Phase, cause: str = "") -> None:

@@ -73,6 +73,11 @@ class PerceptionNode(Node):
         super().destroy_node()
 
     @property
+    def waiting(self) -> int:
+        """How many callers wait for the engine."""
+        return self._requests.waiting
+
+    @property
     def _defaults(self) -> PromptDefaults:
         return self._settings.defaults
 

@@ -56,6 +56,7 @@ class Requests:
         defaults: Callable[[], PromptDefaults],
         frame_id: Callable[[], str],
     ) -> None:
+        self.waiting = 0  # requests the engine has not answered yet
         self._node = node
         self._camera = camera
         self._link = link
@@ -196,8 +197,10 @@ class Requests:
             waiter.set_result(None)
             executor.wake()  # Jazzy looks at waiting coroutines only when something wakes it
 
+        self.waiting += 1
         ticket.future.add_done_callback(resume)
         await waiter
+        self.waiting -= 1
         return ticket.future.result()
 
     def _caption_language(self, code: str) -> Language:

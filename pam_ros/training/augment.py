@@ -11,7 +11,7 @@ ZOOM = (0.65, 1.0)  # share of the picture that is seen
 
 
 def colours(pixels: Tensor, generator: Generator) -> Tensor:
-    """(N, T, 3, S, S) uint8 → float 0..255 with brightness, contrast and colour changed, alike within a video."""
+    """(N, T, 3, S, S) uint8 → float 0..255, brightness, contrast and colour changed, alike within a video."""
     count = len(pixels)
 
     def factor(spread: float, channels: int = 1) -> Tensor:
@@ -28,7 +28,7 @@ def colours(pixels: Tensor, generator: Generator) -> Tensor:
 
 def views(pixels: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Pixels (N, T, 3, S, S) float, masks (N, R, T, S, S) bool: mirrored and zoomed, alike within a video."""
-    count, frames, _, side, _ = pixels.shape
+    count, side = pixels.shape[0], pixels.shape[-1]
     zoom = torch.empty(count, 2).uniform_(*ZOOM, generator=generator)
     shift = (torch.rand(count, 2, generator=generator) * 2 - 1) * (1 - zoom)
     mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
@@ -44,7 +44,7 @@ def views(pixels: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor, 
     moved = F.grid_sample(
         regions.to(pixels.dtype), grid, mode="nearest", padding_mode="reflection", align_corners=False
     )
-    return seen.unflatten(1, (frames, 3)), (moved > 0.5).unflatten(1, masks.shape[1:3])
+    return seen.reshape(pixels.shape), (moved > 0.5).reshape(masks.shape)
 
 
 def occlusions(pixels: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -161,7 +161,8 @@ class TextDataset(Dataset[CaptionBatch]):
 
     def __getitem__(self, step: int) -> CaptionBatch:
         random = np.random.default_rng((self._config.seed, step, self._rank))
-        contexts, lessons = [], []
+        contexts: list[str] = []
+        lessons: list[Lesson] = []
         while len(lessons) < self._config.batch:
             given = context_lesson(
                 random, self._regions[int(random.integers(len(self._regions)))], self._config
@@ -217,7 +218,8 @@ class CaptionStage(nn.Module):
         count, frames, pam = len(batch.tokens.ids), batch.frames, self.pam
         tap = self._tap(batch, generator)  # of B·n regions, frames of a sample next to each other
         semantic, refined = pam.perceiver(tap.image, tap.tokens)
-        semantic, refined = semantic.unflatten(0, (count, frames)), refined.unflatten(0, (count, frames))
+        semantic = semantic.reshape(count, frames, *semantic.shape[1:])
+        refined = refined.reshape(count, frames, *refined.shape[1:])
         rows: Tensor = pam.projector(pam.perceiver.shuffle(refined[:, 0], fine=True), semantic[:, 0])
         if not batch.clip:
             return rows
@@ -227,7 +229,7 @@ class CaptionStage(nn.Module):
             later = pam.perceiver.shuffle(refined[:, 1:].flatten(0, 1), fine=False)
             coarse = pam.projector(later, semantic[:, 1:].flatten(0, 1))  # (B·(n-1), rows, H)
             closed = torch.cat([coarse, newline.to(rows.dtype).repeat_interleave(frames - 1, dim=0)], dim=1)
-            parts.append(closed.unflatten(0, (count, frames - 1)).flatten(1, 2))
+            parts.append(closed.reshape(count, -1, closed.shape[2]))
         return torch.cat(parts, dim=1)
 
     def _tap(self, batch: CaptionBatch, generator: Generator) -> Tap:
@@ -242,6 +244,6 @@ class CaptionStage(nn.Module):
         count, frames = len(batch.tokens.ids), batch.frames
 
         def by_sample(tensor: Tensor) -> Tensor:
-            return tensor.unflatten(0, (frames, count)).transpose(0, 1).flatten(0, 1)
+            return tensor.reshape(frames, count, *tensor.shape[1:]).transpose(0, 1).flatten(0, 1)
 
         return Tap(by_sample(tap.image), by_sample(tap.tokens))

@@ -46,10 +46,11 @@ class StageConfig:
         learning_rate: peak, after warm-up; part_rates: other peaks for some parts.
         warmup: share of the schedule, 0..0.5.
         weight_decay, clip_norm: AdamW's decay; largest gradient norm.
-        precision: no, bf16 (autocast).
+        precision: fp32, or bf16 (autocast).
         workers: loader processes.
         save_minutes: time between checkpoints.
-        image_regions: regions a step of each image.
+        image_regions: regions a step of each image, in each of its views.
+        views: differently augmented views a step of each image; spares decoding.
         video_share: share of steps on videos, 0..1.
         video_batch: videos (segment) or clips (caption) a step; video_frames, video_regions: of each video.
         loss_size: side of the grid on which masks are compared, pixels.
@@ -81,6 +82,7 @@ class StageConfig:
     seed: int = 0
     save_minutes: float = 10.0
     image_regions: int = 4
+    views: int = 1
     video_share: float = 0.0
     video_batch: int = 16
     video_frames: int = 8
@@ -104,18 +106,19 @@ class StageConfig:
                 "train must name segmenter in stages of kind segment, and only there: SAM 2 is frozen later"
             )
         for name, low, high in (
-            ("steps", 1, 1e9), ("batch", 1, 1e6), ("warmup", 0, 0.5), ("video_share", 0, 1), ("correction", 0, 1),
-            ("carry_over", 0, 1), ("clip_norm", 0, 1e9), ("video_frames", 1, 256), ("max_minutes", 0, 1e6),
+            ("steps", 1, 1e9), ("batch", 1, 1e6), ("warmup", 0, 0.5), ("video_share", 0, 1),
+            ("correction", 0, 1), ("carry_over", 0, 1), ("clip_norm", 0, 1e9), ("video_frames", 1, 256),
+            ("max_minutes", 0, 1e6),
         ):  # fmt: skip
             value = getattr(self, name)
             if not low <= value <= high:
                 raise TrainingError(f"{name} is {value}; allowed: {low}..{high:g}")
-        if self.precision not in ("no", "bf16"):
-            raise TrainingError(f"precision is {self.precision!r}; allowed: no, bf16")
+        if self.precision not in ("fp32", "bf16"):
+            raise TrainingError(f"precision is {self.precision!r}; allowed: fp32, bf16")
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> StageConfig:
-    """Reads a stage's YAML; `overrides` are `key=value` with YAML values. Raises TrainingError naming a bad key."""
+    """Reads a stage's YAML; `overrides` are `key=value`. Raises TrainingError naming a bad key."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     for override in overrides:
         key, equals, value = override.partition("=")

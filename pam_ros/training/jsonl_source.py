@@ -1,4 +1,4 @@
-"""Training samples from the reference's own jsonl layouts (PAM's public data); regions are known by their boxes."""
+"""Training samples from the reference's own jsonl layouts (PAM's public data); regions are boxes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ class _Pictures:
 
 
 class JsonlSource:
-    """A file of conversation lines, or of streaming lines. A region's mask is its box filled: set `boxes_only`."""
+    """A file of conversation or of streaming lines. A region's mask is its box filled: set `boxes_only`."""
 
     def __init__(self, path: Path) -> None:
-        streaming = '"annotations"' in path.open(encoding="utf-8").readline()
+        with path.open(encoding="utf-8") as file:
+            streaming = '"annotations"' in file.readline()
         samples = list(_streams(path) if streaming else _conversations(path))
         if not samples:
             raise TrainingError(f"{path} holds no line")

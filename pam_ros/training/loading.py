@@ -1,4 +1,4 @@
-"""Which samples come at which step: a function of seed and step alone, so that a resumed run goes on exactly."""
+"""Which samples come at which step: decided by seed and step alone, so that a resumed run goes on exactly."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """SAM 2's losses: focal and dice on masks, L1 on the IoU estimate, cross entropy on presence.
 
-Letters: B regions, K mask tokens (0 alone, 1..3 as alternatives), L side of the grid on which masks are compared.
+Letters: B regions, K mask tokens (0 alone, 1..3 as alternatives), L side of the grid of comparison.
 """
 
 from __future__ import annotations

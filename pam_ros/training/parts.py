@@ -19,7 +19,7 @@ NO_DECAY_DIMENSIONS = 1  # biases, norms and single vectors are not decayed
 
 
 def open_model(config: StageConfig) -> Pam:
-    """The model a stage starts from, in float32 on the CPU; `fresh`: its architecture with weights from the seed."""
+    """The model a stage starts from, float32 on the CPU; `fresh`: its architecture, weights from the seed."""
     pam = _fresh(config) if config.fresh else load_model(config.model, device="cpu", dtype="float32")
     for module in pam.modules():
         if isinstance(module, PositionEmbeddingSine):

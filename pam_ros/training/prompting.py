@@ -1,4 +1,4 @@
-"""Prompts drawn from true masks as a user would give them: clicks, boxes a little off, corrections. On the device.
+"""Prompts drawn from true masks as a user would give them: clicks, boxes a little off, corrections.
 
 Letters: B regions, S side of the input, K clicks.
 """
@@ -43,7 +43,7 @@ def _noise(masks: Tensor, generator: Generator) -> Tensor:
 
 
 def click(masks: Tensor, generator: Generator) -> Clicks:
-    """One positive click each on (B, S, S) bool: half of them anywhere, half well inside. Empty masks: anywhere."""
+    """One positive click each on (B, S, S) bool: half of them anywhere, half well inside."""
     inside = masks.float()
     noise = _noise(masks, generator)
     side = max(3, masks.shape[2] // 16) | 1
@@ -70,7 +70,7 @@ def box(masks: Tensor, generator: Generator) -> Clicks:
 
 
 def correction(truth: Tensor, found: Tensor, generator: Generator) -> Clicks:
-    """One click each in the error between (B, S, S) bool masks: positive where missed, negative where too much."""
+    """One click each in the error of (B, S, S) bool masks: positive where missed, negative where too much."""
     wrong = truth ^ found
     none = ~wrong.flatten(1).any(1)
     wrong = torch.where(none[:, None, None], truth, wrong)

@@ -29,7 +29,7 @@ class Found:
 
 
 def keep_codes_exact(module: nn.Module) -> None:
-    """Makes position codes of clicks and grids compute in float32 also under autocast (a pixel would be lost)."""
+    """Makes position codes compute in float32 also under autocast: bfloat16 would lose a pixel."""
     for part in module.modules():
         if isinstance(part, PositionEmbeddingRandom):
             _wrap(part)

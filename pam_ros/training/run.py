@@ -1,4 +1,4 @@
-"""`python -m pam_ros.training.run STAGE.yaml`, also under `accelerate launch`: runs one training stage."""
+"""`python -m pam_ros.training.run STAGE.yaml …`, also under `accelerate launch`: runs training stages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from pam_ros.training.parts import freeze_all_but, open_model, parameter_groups
 from pam_ros.training.rollout import keep_codes_exact
 from pam_ros.training.segment_stage import SegmentBatch, SegmentDataset, SegmentStage, Words, collate
 from pam_ros.training.source import Source, open_sources
-from pam_ros.training.taps import TapStore, fill_store
+from pam_ros.training.taps import KeptTaps, TapStore, fill_store, tap_key
 from pam_ros.training.texts import Tokenisation
 
 FLOOR = 0.01  # the schedule ends at this share of the peak rate
@@ -67,7 +68,7 @@ def rate_factor(share: float, warmup: float) -> float:
 
 
 class Journal:
-    """Curves for TensorBoard, and the same figures as lines of figures.jsonl. Written by the main process only."""
+    """Curves for TensorBoard, and the same figures as lines of figures.jsonl; by the main process only."""
 
     def __init__(self, out: Path, active: bool) -> None:
         self._writer = SummaryWriter(str(out / "curves")) if active else None
@@ -94,12 +95,15 @@ class Journal:
 class Stage:
     """A stage that is ready to run: model, data, optimiser, progress."""
 
-    def __init__(self, config: StageConfig) -> None:
+    def __init__(self, config: StageConfig, kept: KeptTaps) -> None:
         self.config = config
+        self._kept = kept
         self.out = Path(config.out)
         # Unused weights are normal: not every step asks every part.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[unused])
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if config.precision == "bf16" else "no", kwargs_handlers=[unused]
+        )
         set_seed(config.seed)
         self.out.mkdir(parents=True, exist_ok=True)
         self.pam = open_model(config)
@@ -130,7 +134,7 @@ class Stage:
             )
 
         self._datasets = (
-            dataset(list(everything), 1, self.config.image_regions),
+            dataset(list(everything), 1, self.config.image_regions * self.config.views),
             dataset(videos, self.config.video_frames, self.config.video_regions),
         )
         return SegmentStage(self.pam, words, self.config)
@@ -153,7 +157,11 @@ class Stage:
         return CaptionStage(self.pam, store, config)
 
     def _filled_store(self, source: Source) -> TapStore:
-        config = self.config
+        config, kept = self.config, self._kept
+        key = tap_key(config, self.pam.segmenter)
+        if kept.store is not None and kept.key == key:
+            return kept.store
+        kept.store = None  # gives its memory back first
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         store = TapStore(source.entries, self.pam.segmenter, config.cache_taps, dtype)
         main = self.accelerator.is_main_process
@@ -161,6 +169,7 @@ class Stage:
         with bar:
             for count in fill_store(store, source, self.pam.segmenter, config):
                 bar.update(count)
+        kept.key, kept.store = key, store
         return store
 
     def batches(self) -> Iterator[Batch]:
@@ -227,15 +236,17 @@ class Stage:
         bar = tqdm(
             total=config.steps, initial=self.progress.step, desc=self.out.name, unit="step", disable=not main
         )
-        latest: dict[str, Tensor] = {}
+        window: defaultdict[str, list[Tensor]] = defaultdict(list)  # since the last line of the journal
         for batch in self.batches():
             kind = "video_" if _is_video(batch) else ""
-            latest |= {kind + name: value for name, value in self._step(batch).items()}
+            for name, value in self._step(batch).items():
+                window[kind + name].append(value)
             self.progress.step += 1
             self.progress.minutes = self._agreed((time.monotonic() - begun) / 60)
             bar.update()
-            if self.progress.step % LOG_STEPS == 0 or self.progress.step == config.steps:
-                figures = {name: float(value) for name, value in latest.items()}
+            if self.progress.step % LOG_STEPS == 0 or self.progress.step in (1, config.steps):
+                figures = {name: float(torch.stack(values).mean()) for name, values in window.items()}
+                window.clear()
                 journal.write(self.progress.step, figures)
                 bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
             if self.progress.minutes - saved >= config.save_minutes:
@@ -255,7 +266,7 @@ class Stage:
         factor = rate_factor(self.progress.share(self.config), self.config.warmup)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * factor
-        # All randomness of a step comes from its number, so a resumed run repeats the run that was not stopped.
+        # A step's randomness comes from its number alone, so a resumed run repeats one that was not stopped.
         seed = (self.config.seed * 1_000_003 + self.progress.step) * 64 + self.accelerator.process_index
         figures: dict[str, Tensor] = self.module(batch, Generator().manual_seed(seed))
         self.accelerator.backward(figures["loss"])
@@ -264,7 +275,7 @@ class Stage:
         self.optimiser.zero_grad(set_to_none=True)
         return {name: value.detach() for name, value in figures.items()} | {
             "gradient": norm,
-            "rate": torch.tensor(factor),
+            "rate": norm.new_tensor(factor),
         }
 
     def _agreed(self, minutes: float) -> float:
@@ -277,7 +288,8 @@ class Stage:
 
     def save(self) -> None:
         """Writes everything that is needed to go on exactly from here."""
-        self.accelerator.save_state(str(self.out / "checkpoint"))
+        # Not as safetensors: they would drop a head that is tied to the embedding, with a warning each time.
+        self.accelerator.save_state(str(self.out / "checkpoint"), safe_serialization=False)
 
     def resume(self) -> None:
         """Goes on from the checkpoint in `out`. Raises TrainingError where there is none."""
@@ -296,9 +308,9 @@ def _is_video(batch: Batch) -> bool:
     return batch.clip if isinstance(batch, CaptionBatch) else batch.pixels.shape[1] > 1
 
 
-def run_stage(config: StageConfig, *, resume: bool = False) -> Pam:
-    """Runs a stage to its end; returns the trained model (float32)."""
-    stage = Stage(config)
+def run_stage(config: StageConfig, *, resume: bool = False, kept: KeptTaps | None = None) -> Pam:
+    """Runs a stage to its end; returns the trained model (float32). `kept` carries taps between stages."""
+    stage = Stage(config, kept or KeptTaps())
     if resume:
         stage.resume()
     stage.run()
@@ -308,19 +320,30 @@ def run_stage(config: StageConfig, *, resume: bool = False) -> Pam:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", type=Path, help="the stage's YAML, e.g. config/training/stage2.yaml")
+    parser.add_argument(
+        "configs",
+        nargs="+",
+        type=Path,
+        metavar="STAGE.yaml",
+        help="stages of config/training, run one after another",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one value; repeatable"
     )
-    parser.add_argument("--max-minutes", type=float, help="same as --set max_minutes=…")
+    parser.add_argument("--max-minutes", help="time of each stage, e.g. 5, or 1.5,1,5 for three stages")
     parser.add_argument(
         "--resume", action="store_true", help="go on from the checkpoint in the stage's folder"
     )
     given = parser.parse_args(arguments)
-    overrides = list(given.set)
-    if given.max_minutes is not None:
-        overrides.append(f"max_minutes={given.max_minutes}")
-    run_stage(read_config(given.config, overrides), resume=given.resume)
+    minutes = [] if given.max_minutes is None else [float(part) for part in given.max_minutes.split(",")]
+    if len(minutes) == 1:
+        minutes *= len(given.configs)
+    if minutes and len(minutes) != len(given.configs):
+        parser.error(f"--max-minutes names {len(minutes)} times for {len(given.configs)} stages")
+    kept = KeptTaps()
+    for place, path in enumerate(given.configs):
+        limit = [f"max_minutes={minutes[place]}"] if minutes else []
+        run_stage(read_config(path, [*given.set, *limit]), resume=given.resume, kept=kept)
 
 
 if __name__ == "__main__":

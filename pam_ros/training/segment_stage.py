@@ -129,10 +129,20 @@ def collate(items: Sequence[SegmentBatch]) -> SegmentBatch:
     )
 
 
+def _in_views(batch: SegmentBatch, views: int) -> SegmentBatch:
+    """N pictures with views·R regions each → N·views pictures with R regions each."""
+
+    def split(tensor: Tensor) -> Tensor:
+        return tensor.reshape(tensor.shape[0] * views, tensor.shape[1] // views, *tensor.shape[2:])
+
+    pixels = batch.pixels.repeat_interleave(views, dim=0)
+    return SegmentBatch(pixels, split(batch.masks), split(batch.labels), split(batch.words))
+
+
 class WordsHead(nn.Module):
     """Asks the tap for the region's name and words; only trains the features, is not part of the model.
 
-    Stands in for what SAM 2's large-scale pretraining gives the paper's model: features that know what things are.
+    Stands in for what SAM 2's large-scale pretraining gives the paper's model: features that know things.
     """
 
     def __init__(self, width: int, words: Words) -> None:
@@ -144,7 +154,7 @@ class WordsHead(nn.Module):
 
     def forward(self, tap: Tap, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Tap of B regions and their masks (B, S, S) bool → logits (B, labels) and (B, words)."""
-        weights = F.adaptive_avg_pool2d(masks.float()[:, None], tap.image.shape[-2:])
+        weights = F.adaptive_avg_pool2d(masks.float()[:, None], tap.image.shape[-1])
         pooled = (tap.image * weights).sum((2, 3)) / weights.sum((2, 3)).clamp(min=1e-3)
         hidden = self.trunk(torch.cat([pooled, tap.tokens[:, 1]], dim=1))
         return self.label(hidden), self.words(hidden)
@@ -162,6 +172,8 @@ class SegmentStage(nn.Module):
     def forward(self, batch: SegmentBatch, generator: Generator) -> dict[str, Tensor]:
         """One step's loss (`loss`) and figures for the curves."""
         frames = batch.pixels.shape[1]
+        if frames == 1:
+            batch = _in_views(batch, self._config.views)
         pixels, masks = augment.views(augment.colours(batch.pixels, generator), batch.masks, generator)
         if frames > 1:
             pixels, masks = augment.occlusions(pixels, masks, generator)

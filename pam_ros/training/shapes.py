@@ -66,9 +66,9 @@ def _drawn(shape: str, x: float, y: float, radius: float, size: int) -> NDArray[
     grid = (np.arange(size) + 0.5) / size
     dx, dy = np.abs(grid[None] - x), np.abs(grid[:, None] - y)
     if shape == "disc":
-        return dx**2 + dy**2 < radius**2
+        return np.asarray(dx**2 + dy**2 < radius**2)
     inside = np.maximum(dx, dy) < radius
-    return inside & (np.minimum(dx, dy) < radius / 3) if shape == "cross" else inside
+    return np.asarray(inside & (np.minimum(dx, dy) < radius / 3) if shape == "cross" else inside)
 
 
 def _describe(thing: _Thing, frames: int) -> RegionEntry:

@@ -119,8 +119,8 @@ class TapStore:
     def put(self, batch: Regions, entries: Sequence[Entry], variant: int, tap: Tap) -> None:
         """Keeps the taps of a batch; they come time first."""
         count, regions, frames = batch.masks.shape[:3]
-        image = tap.image.unflatten(0, (frames, count, regions))
-        tokens = tap.tokens.unflatten(0, (frames, count, regions))
+        image = tap.image.reshape(frames, count, regions, *tap.image.shape[1:])
+        tokens = tap.tokens.reshape(frames, count, regions, *tap.tokens.shape[1:])
         visible = (batch.masks[:, :, 0].sum((2, 3)) >= MIN_PIXELS).tolist()
         for row, sample in enumerate(batch.indices):
             for region in range(len(entries[sample].regions)):
@@ -129,6 +129,20 @@ class TapStore:
                 self.tokens[start : start + frames] = tokens[:, row, region].to(self.tokens.dtype)
                 if visible[row][region]:
                     self.usable.add((sample, region))
+
+
+@dataclass(slots=True)
+class KeptTaps:
+    """A filled store that goes from one stage to the next, where SAM 2 and the data are the same."""
+
+    key: tuple[object, ...] = ()
+    store: TapStore | None = None
+
+
+def tap_key(config: StageConfig, segmenter: Segmenter) -> tuple[object, ...]:
+    """Everything that taps depend on."""
+    weights = sum(float(parameter.double().abs().sum()) for parameter in segmenter.parameters())
+    return config.data, config.cache_taps, config.precision, config.boxes_only, config.seed, weights
 
 
 def batches_of_equal_length(entries: Sequence[Entry]) -> Iterator[list[int]]:

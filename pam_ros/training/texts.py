@@ -99,7 +99,7 @@ def clip_lesson(
 
 
 def _spread(random: np.random.Generator, start: int, end: int, count: int) -> tuple[int, ...]:
-    """`count` different frames of start..end (end exclusive), evenly spread but for some jitter; the last is in."""
+    """`count` different frames of start..end (end exclusive), evenly spread but for some jitter."""
     if count == 1:
         return (int(random.integers(start, end)),)
     even = np.linspace(0, end - start - 1, count)
@@ -118,7 +118,7 @@ def _choice(random: np.random.Generator, items: Sequence[Language]) -> Language:
 def context_lesson(
     random: np.random.Generator, region: RegionEntry, config: StageConfig
 ) -> tuple[str, Lesson] | None:
-    """For the language model alone: a text of the region stands where its rows would, and another is asked for."""
+    """For the language model alone: a text of the region stands for its rows, and another is asked for."""
     contexts = [
         text
         for (task, _), texts in region.texts.items()
@@ -151,7 +151,7 @@ class Tokenisation:
         return self._seen[text]
 
     def tokens(self, lessons: Sequence[Lesson], contexts: Sequence[str] | None = None) -> Tokens:
-        """Question, answer and end token of each; `contexts` stand before the questions. Only answers are learned."""
+        """Question, answer, end token of each, after its context if any. Only answers are learned."""
         rows, learned = [], []
         for place, lesson in enumerate(lessons):
             given = self.ids(contexts[place]) if contexts is not None else []

@@ -1,0 +1,161 @@
+"""The launch file: its arguments, everywhere; what it starts, where ROS's launch is installed."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+FILE = Path(__file__).resolve().parents[1] / "launch" / "pam.launch.py"
+
+EXPECTED = {  # what people expect a launch file to take, and ours → default; None: any
+    "namespace": "",
+    "params_file": None,
+    "use_sim_time": "false",
+    "autostart": "true",
+    "log_level": "info",
+    "use_respawn": "false",
+    "model": "",
+    "device": "",
+    "cameras": "",
+    "image_transport": "",
+    "image": "image",
+    "camera_info": "camera_info",
+    "detections": "detections",
+}
+
+
+def declared() -> dict[str, list[object]]:
+    """Argument → its default and description, read from the source; what is no literal there is None."""
+    found = {}
+    for node in ast.walk(ast.parse(FILE.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "declare":
+            name, *rest = [part.value if isinstance(part, ast.Constant) else None for part in node.args]
+            found[str(name)] = rest[:2]
+    return found
+
+
+def test_arguments_are_declared_with_default_and_description() -> None:
+    arguments = declared()
+    assert {name: default for name, (default, _) in arguments.items()} == EXPECTED
+    assert all(description for _, description in arguments.values())
+
+
+def test_every_argument_has_an_effect() -> None:
+    tree = ast.parse(FILE.read_text())
+    constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    unused = [name for name in EXPECTED if constants.count(name) < 2]  # once declared, once used
+    assert unused == []
+
+
+# --- with ROS's launch
+
+
+@pytest.fixture
+def launch_file() -> ModuleType:
+    pytest.importorskip("launch", reason="ROS's launch is not among the Python wheels")
+    pytest.importorskip("launch_ros")
+    spec = importlib.util.spec_from_file_location("pam_launch", FILE)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def started(launch_file: ModuleType, monkeypatch: pytest.MonkeyPatch, **arguments: str) -> dict[str, Any]:
+    """The keywords of the one node that is started."""
+    from launch import LaunchContext
+    from launch.utilities import perform_substitutions
+
+    context = LaunchContext()
+    for entity in launch_file.generate_launch_description().entities[:-1]:
+        context.launch_configurations[entity.name] = perform_substitutions(context, entity.default_value)
+    context.launch_configurations.update(arguments)
+    monkeypatch.setattr(launch_file, "Node", dict)
+    (keywords,) = launch_file.start(context)
+    assert (keywords["package"], keywords["executable"]) == ("pam_ros", "pam_node")
+    assert "name" not in keywords, "it would rename every node of the process"
+    return dict(keywords)
+
+
+def test_defaults_start_one_process_with_autostart(
+    launch_file: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keywords = started(launch_file, monkeypatch)
+    params_file, parameters = keywords["parameters"]
+    assert Path(params_file).is_file()
+    assert parameters == {"autostart": True, "use_sim_time": False}
+    assert keywords["remappings"] == []
+    assert not keywords["respawn"]
+
+
+def test_arguments_reach_the_node(launch_file: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    keywords = started(
+        launch_file,
+        monkeypatch,
+        namespace="robot",
+        image="/camera/image_raw",
+        device="0",
+        autostart="false",
+        use_sim_time="true",
+        use_respawn="true",
+        log_level="debug",
+    )
+    parameters = keywords["parameters"][1]
+    assert keywords["namespace"] == "robot"
+    assert keywords["remappings"] == [("image", "/camera/image_raw")]
+    assert keywords["arguments"] == ["--ros-args", "--log-level", "debug"]
+    assert keywords["respawn"]
+    assert (parameters["autostart"], parameters["use_sim_time"]) == (False, True)
+    assert parameters["device"].value_type is str, "not a number"
+
+
+def test_several_cameras_are_renamed_one_by_one(
+    launch_file: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keywords = started(launch_file, monkeypatch, cameras="front, rear", image="color/image_raw")
+    assert keywords["parameters"][1]["cameras"] == ["front", "rear"]
+    assert keywords["remappings"] == [
+        ("front/image", "front/color/image_raw"),
+        ("rear/image", "rear/color/image_raw"),
+    ]
+    with pytest.raises(ValueError, match="one topic for 2 cameras"):
+        started(launch_file, monkeypatch, cameras="front,rear", image="/color/image_raw")
+
+
+def test_ros2_launch_brings_pam_up_and_down(launch_file: ModuleType, tmp_path: Path) -> None:
+    ros2 = shutil.which("ros2")
+    if ros2 is None:
+        pytest.skip("there is no command ros2 here")
+    command = [ros2, "launch", "pam_ros", "pam.launch.py", "namespace:=launched", "device:=cpu"]
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*command, "cameras:=front,rear"],
+            cwd=tmp_path,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "ROS_LOG_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            end_s = time.monotonic() + 120.0
+            while "is ready" not in log.read_text() and process.poll() is None and time.monotonic() < end_s:
+                time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=30.0)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    text = log.read_text()
+    assert "is ready" in text, text
+    assert "process has finished cleanly" in text, text

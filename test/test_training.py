@@ -1,0 +1,331 @@
+"""Every training stage for a few steps, very small: the loss falls, frozen parts stay, resuming is exact."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import Generator
+
+from pam_ros.model.checkpoint import load_model
+from pam_ros.model.pam import Pam
+from pam_ros.records import Language, Prompt, Task
+from pam_ros.share import share_folder
+from pam_ros.training.config import StageConfig, TrainingError, config_from, read_config
+from pam_ros.training.loading import StepSampler, is_video_step, video_steps_before
+from pam_ros.training.parts import open_model, part_of
+from pam_ros.training.prompting import Clicks, box, click, correction
+from pam_ros.training.rollout import picked, prompt, track
+from pam_ros.training.run import Progress, rate_factor, run_stage
+from pam_ros.training.source import ShardSource, open_sources
+from pam_ros.training.taps import KeptTaps
+from pam_ros.training.tokenizer import texts_of, train_tokenizer
+
+SIZE = 64
+DATA = ["shapes:24", "shapes:8:6"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an architecture far smaller than pam-tiny, with a tokenizer; no weights."""
+    folder = tmp_path_factory.mktemp("tiny")
+    source = share_folder("models", "*.yaml") / "pam-tiny"
+    sam2 = yaml.safe_load((source / "sam2.yaml").read_text(encoding="utf-8"))
+    model = sam2["model"]
+    model["image_size"] = SIZE
+    model["num_maskmem"] = 3
+    trunk = model["image_encoder"]["trunk"]
+    trunk.update(embed_dim=8, stages=[1, 1, 2, 1], global_att_blocks=[3], window_spec=[8, 4, 4, 2])
+    trunk["window_pos_embed_bkg_spatial_size"] = [2, 2]
+    model["image_encoder"]["neck"]["backbone_channel_list"] = [64, 32, 16, 8]
+    (folder / "sam2.yaml").write_text(yaml.safe_dump(sam2), encoding="utf-8")
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config |= {"num_key_value_heads": 2, "vocab_size": 512}
+    config["mm_perceiver"] = {"semantic_tokens": 4, "depth": 1, "heads": 8, "hidden": 64}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    train_tokenizer(texts_of(DATA), folder, 512)
+    return folder
+
+
+def stage(tiny: Path, out: Path, **values: Any) -> StageConfig:
+    """A stage's configuration for a test."""
+    fixed = {"model": str(tiny), "data": DATA, "out": str(out), "workers": 0, "precision": "fp32", "batch": 8}
+    return config_from({**fixed, **values}, "test")
+
+
+def segment_stage(tiny: Path, out: Path, **values: Any) -> StageConfig:
+    """Stage 0, pictures and videos."""
+    fixed = {
+        "kind": "segment", "fresh": True, "train": ["segmenter"], "steps": 12, "image_regions": 1, "views": 2,
+        "video_share": 0.25, "video_batch": 2, "video_frames": 3, "loss_size": 32, "words_weight": 0.2,
+        "learning_rate": 2e-3,
+    }  # fmt: skip
+    return stage(tiny, out, **{**fixed, **values})
+
+
+@pytest.fixture(scope="module")
+def segmented(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What stage 0 leaves behind."""
+    out = tmp_path_factory.mktemp("segment")
+    run_stage(segment_stage(tiny, out))
+    return out
+
+
+def losses(out: Path, name: str = "loss") -> list[float]:
+    """A stage's curve."""
+    lines = (out / "figures.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)[name] for line in lines if name in json.loads(line)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """A trained model's weights."""
+    return load_model(str(folder), device="cpu", dtype="float32").state_dict()
+
+
+def changed_parts(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    """Parts with a tensor that is not bit-identical."""
+    return {part_of(name) for name in before if not torch.equal(before[name], after[name])}
+
+
+# ---- the stages
+
+
+def test_segment_stage_learns_and_leaves_the_rest_alone(tiny: Path, segmented: Path) -> None:
+    curve = losses(segmented)
+    assert curve[-1] < curve[0]
+    assert all(map(math.isfinite, curve + losses(segmented, "video_loss")))
+    fresh = open_model(segment_stage(tiny, segmented)).state_dict()
+    assert changed_parts(fresh, weights(segmented / "model")) == {"segmenter"}
+
+
+def test_language_and_caption_stages_learn_and_freeze(segmented: Path, tmp_path: Path) -> None:
+    small = {
+        "tasks": {"label": 1, "brief": 1},
+        "clip_frames": [3, 2, 1],
+        "learning_rate": 1e-2,
+        "video_batch": 4,
+    }
+    plan: list[tuple[str, dict[str, Any]]] = [
+        ("language", {"kind": "language", "train": ["language"], "video_share": 0.3}),
+        ("stage1", {"kind": "caption", "train": ["perceiver", "projector"], "cache_taps": 1}),
+        (
+            "stage1_5",
+            {"kind": "caption", "train": ["perceiver", "projector"], "cache_taps": 1, "video_share": 0.5},
+        ),
+    ]
+    # The last stage computes taps on the fly, as it must where they do not fit into memory.
+    last: dict[str, Any] = {
+        "kind": "caption",
+        "train": ["perceiver", "projector", "language"],
+        "learning_rate": 3e-3,
+    }
+    plan.append(("stage2", {**last, "video_share": 0.25, "steps": 12}))
+    model, kept = segmented / "model", KeptTaps()
+    for name, values in plan:
+        out = tmp_path / name
+        run_stage(stage(model, out, **{"steps": 24, **small, **values}), kept=kept)
+        curve = losses(out)
+        assert curve[-1] < curve[0], f"{name}: {curve}"
+        assert changed_parts(weights(model), weights(out / "model")) == set(values["train"]), name
+        model = out / "model"
+
+
+def test_resuming_is_exact(tiny: Path, tmp_path: Path) -> None:
+    run_stage(segment_stage(tiny, tmp_path / "whole", steps=4))
+    # The same schedule, cut off in the middle: as if the power had gone.
+    config = segment_stage(tiny, tmp_path / "parts", steps=4)
+    interrupted = _run_until(config, 2)
+    assert interrupted.step == 2
+    run_stage(config, resume=True)
+    whole, parts = weights(tmp_path / "whole" / "model"), weights(tmp_path / "parts" / "model")
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
+def _run_until(config: StageConfig, step: int) -> Progress:
+    from pam_ros.training.run import Stage
+
+    run = Stage(config, KeptTaps())
+    for _, batch in zip(range(step), run.batches(), strict=False):
+        run._step(batch)
+        run.progress.step += 1
+    run.save()
+    return run.progress
+
+
+def test_resume_needs_a_checkpoint(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="start without --resume"):
+        run_stage(segment_stage(tiny, tmp_path), resume=True)
+
+
+def test_a_stage_out_of_time_ends_cleanly(tiny: Path, tmp_path: Path) -> None:
+    run_stage(segment_stage(tiny, tmp_path, steps=10_000, max_minutes=1e-4, video_share=0))
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    assert (tmp_path / "checkpoint").is_dir()
+
+
+# ---- training sees what inference sees
+
+
+def test_rollout_equals_inference(tiny: Path, tmp_path: Path) -> None:
+    """Regions of two pictures as one batch: the very taps and masks of `Segmenter`, one by one."""
+    pam: Pam = open_model(segment_stage(tiny, tmp_path))
+    torch.nn.init.constant_(pam.segmenter.sam2.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 3.0)
+    segmenter = pam.segmenter.eval()
+    random = np.random.default_rng(0)
+    frames = random.integers(0, 256, (2, 4, SIZE, SIZE, 3), np.uint8)  # (videos, time, …)
+    prompts = [Prompt.from_clicks([(20, 30)]), Prompt.from_clicks(box_xyxy=(5, 6, 40, 50))]
+    groups = [
+        Clicks(torch.tensor([[[20.0, 30.0]]]), torch.tensor([[1]], dtype=torch.int32)),
+        Clicks(torch.tensor([[[5.0, 6.0], [40.0, 50.0]]]), torch.tensor([[2, 3]], dtype=torch.int32)),
+    ]
+    memory, single = segmenter.new_memory(), [segmenter.new_memory(), segmenter.new_memory()]
+    with torch.no_grad():
+        for t in range(4):
+            pixels = torch.cat([segmenter.pixels(frames[video, t]) for video in range(2)])
+            features = picked(segmenter.encode_pixels(pixels, (SIZE, SIZE)), torch.tensor([0, 1]))
+            found = (
+                prompt(segmenter, features, memory, groups) if t == 0 else track(segmenter, features, memory)
+            )
+            for video in range(2):
+                alone = segmenter.encode(frames[video, t])
+                if t == 0:
+                    (seen,) = segmenter.segment(alone, [prompts[video]], [single[video]])
+                else:
+                    (seen,) = segmenter.track(alone, [single[video]])
+                torch.testing.assert_close(
+                    found.tap.image[video : video + 1], seen.tap.image, atol=1e-4, rtol=1e-3
+                )
+                torch.testing.assert_close(
+                    found.tap.tokens[video : video + 1], seen.tap.tokens, atol=1e-4, rtol=1e-3
+                )
+                torch.testing.assert_close(
+                    found.presence[video, 0], seen.presence_logit, atol=1e-4, rtol=1e-3
+                )
+
+
+def test_prompts_lie_where_they_should() -> None:
+    masks = torch.zeros(6, 32, 32, dtype=torch.bool)
+    masks[:, 8:20, 10:24] = True
+    generator = Generator().manual_seed(1)
+    x, y = click(masks, generator).points[:, 0].long().unbind(1)
+    assert bool(masks[torch.arange(6), y, x].all())
+    boxes = box(masks, generator)
+    assert boxes.labels.tolist() == [[2, 3]] * 6
+    assert float((boxes.points - torch.tensor([[10.0, 8.0], [24.0, 20.0]])).abs().max()) < 3
+    found = torch.zeros_like(masks)
+    found[:, 8:20, 10:30] = True  # too much on the right
+    wrong = correction(masks, found, generator)
+    assert wrong.labels.flatten().tolist() == [0] * 6
+    assert bool((wrong.points[..., 0] >= 24).all())
+
+
+# ---- schedule, order, configuration
+
+
+def test_schedule_follows_steps_or_time(tiny: Path, tmp_path: Path) -> None:
+    config = segment_stage(tiny, tmp_path, steps=100, max_minutes=10)
+    assert Progress(50, 1).share(config) == 0.5
+    assert Progress(10, 8).share(config) == 0.8
+    assert rate_factor(0.015, 0.03) == pytest.approx(0.5)
+    assert rate_factor(0.03, 0.03) == pytest.approx(1.0)
+    assert rate_factor(1.0, 0.03) == pytest.approx(0.01)
+
+
+def test_sampler_covers_every_sample_once_an_epoch_and_splits_by_process() -> None:
+    parts = [list(StepSampler(12, 2, seed=3, first=0, last=3, rank=rank, processes=2)) for rank in range(2)]
+    seen = [index for part in parts for batch in part for index, _ in batch]
+    assert sorted(seen) == list(range(12))
+    late = list(StepSampler(12, 2, seed=3, first=1, last=3, rank=1, processes=2))
+    assert late == parts[1][1:]
+
+
+def test_video_steps_are_spread_and_counted() -> None:
+    kinds = [is_video_step(step, 0.3) for step in range(40)]
+    assert [sum(kinds[:step]) for step in range(40)] == [video_steps_before(step, 0.3) for step in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": ["everything"]}, "perceiver"),
+        ({"train": ["language"]}, "segmenter"),
+        ({"warmup": 0.9}, "warmup is 0.9"),
+        ({"precision": "fp8"}, "bf16"),
+        ({"colour": 1}, "unknown colour"),
+    ],
+)
+def test_bad_configurations_are_named(
+    tiny: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        segment_stage(tiny, tmp_path, **change)
+
+
+def test_shipped_configurations_are_valid() -> None:
+    folder = share_folder("config", "training/*.yaml") / "training"
+    paths = sorted(folder.glob("*.yaml"))
+    assert len(paths) >= 5
+    for path in paths:
+        assert read_config(path, ["batch=3"]).batch == 3
+
+
+# ---- data
+
+
+def test_shards_are_read(tmp_path: Path) -> None:
+    ids = np.zeros((12, 16), np.uint16)
+    ids[2:8, 4:12] = 1
+    ids[2:4, 4:12] = 1 + 256 * 2  # its part 2
+    shard = tmp_path / "images-00000"
+    shard.mkdir()
+    Image.fromarray(np.full((12, 16, 3), 90, np.uint8)).save(shard / "0.jpg")
+    Image.fromarray(ids).save(shard / "0.png")
+    texts = {"label/en": ["cup"], "label/zh": ["杯子"]}
+    regions = [{"instance": 1, "part": 0, "texts": texts}, {"instance": 1, "part": 2, "texts": texts}]
+    (shard / "index.jsonl").write_text(
+        json.dumps({"image": "0.jpg", "ids": "0.png", "regions": regions}) + "\n"
+    )
+    source = ShardSource(tmp_path)
+    assert source.entries[0].regions[1].texts[Task.LABEL, Language.ZH] == ("杯子",)
+    scene = source.load(0, [0], 24)
+    assert scene.pixels.shape == (1, 24, 24, 3)
+    assert scene.masks.shape == (2, 1, 24, 24)
+    assert scene.masks.sum((1, 2, 3)).tolist() == [12 * 12, 4 * 12]
+
+
+def test_reference_jsonl_is_read(tmp_path: Path) -> None:
+    Image.fromarray(np.full((20, 40, 3), 90, np.uint8)).save(tmp_path / "a.jpg")
+    question = "Provide a caption for this subject in this video.\nPrevious caption: It stood."
+    image = {"type": "image", "image": "a.jpg", "bbox": [10, 5, 20, 10], "points": [], "labels": []}
+    video = {"type": "video", "image_root": "", "frames": ["a.jpg"] * 3, "bbox": [[10, 5, 20, 10]]}
+    lines = [
+        image | {"conversations": _turns("Provide a concise caption for this subject.", "A cup.")},
+        video | {"points": [[[15, 8]]], "labels": [[1]], "conversations": _turns(question, "It falls.")},
+    ]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    source = open_sources([str(path)])
+    assert source.entries[0].regions[0].texts == {(Task.BRIEF, Language.EN): ("A cup.",)}
+    before, clip = source.entries[1].regions[0].clips[0]
+    assert before.texts == {Language.EN: ("It stood.",)}
+    assert (clip.start, clip.end) == (0, 3)
+    mask = source.load(0, [0], 16).masks[0, 0]
+    assert mask[4:12, 4:12].all()
+    assert mask.sum() == 64
+
+
+def _turns(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+
+
+def test_unknown_data_is_named() -> None:
+    with pytest.raises(TrainingError, match="no training data at 'nowhere'"):
+        open_sources(["nowhere"])
