@@ -29,8 +29,9 @@ activate
 # 3. Packages. The files say what and why.
 pins=$root/.setup
 pip_install() {
-  python -m pip install --disable-pip-version-check --no-input --constraint "$pins/constraints.txt" "$@" \
-    >>"$venv/install.log" 2>&1 || {
+  # Without PYTHONPATH: pip would count what lies there as installed, and leave out the commands that come with it.
+  env -u PYTHONPATH python -m pip install --disable-pip-version-check --no-input \
+    --constraint "$pins/constraints.txt" "$@" >>"$venv/install.log" 2>&1 || {
     tail -n 40 "$venv/install.log" >&2
     fail "pip could not install the packages; its last lines are above, all of them in $venv/install.log"
   }

@@ -1,4 +1,4 @@
-"""`pam`: perceive, caption, models, fetch, parity; and, with ROS: demo, soak."""
+"""`pam`: perceive, caption, models, fetch, parity, scenes; and, with ROS: demo, soak."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pam_ros.data.cli import scenes_app
 from pam_ros.errors import PamError, PromptError, StateError
 from pam_ros.records import Language, Prompt, Region, Task
 
@@ -25,22 +26,30 @@ if TYPE_CHECKING:
     from pam_ros.model.pam import Pam
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=__doc__,
+    rich_markup_mode=None,
 )
+app.add_typer(scenes_app, name="scenes")
 console = Console(stderr=True)
 
 ClickOption = Annotated[
-    list[str] | None, typer.Option("--click", help="x,y on the object, pixels; may be repeated", metavar="X,Y")
+    list[str] | None,
+    typer.Option("--click", help="x,y on the object, pixels; may be repeated", metavar="X,Y"),
 ]
 NotOption = Annotated[
-    list[str] | None, typer.Option("--not", help="x,y not on the object, pixels; may be repeated", metavar="X,Y")
+    list[str] | None,
+    typer.Option("--not", help="x,y not on the object, pixels; may be repeated", metavar="X,Y"),
 ]
 BoxOption = Annotated[
     list[str] | None,
     typer.Option("--box", help="x1,y1,x2,y2, pixels; repeated: several regions", metavar="X1,Y1,X2,Y2"),
 ]
 MaskOption = Annotated[
-    list[Path] | None, typer.Option("--mask", help="picture, not black on the object; repeated: several regions")
+    list[Path] | None,
+    typer.Option("--mask", help="picture, not black on the object; repeated: several regions"),
 ]
 ModelOption = Annotated[str, typer.Option("--model", help="a name (see `pam models`), a hub id or a folder")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
@@ -92,7 +101,9 @@ def perceive(
         media.write_mask(out / f"mask_{region.region_id}.png", _full_mask(region, picture.shape[:2]))
     media.write_image(out / "overlay.png", draw_overlay(picture, regions))
     result = {"image": str(image), "model": asdict(pam.info), "regions": [region_record(r) for r in regions]}
-    (out / "result.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (out / "result.json").write_text(
+        json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
     for region in regions:
         for (each, spoken), text in region.texts.items():
             print(f"{region.region_id} {each.value} {spoken.value}: {text.text}")
@@ -109,15 +120,16 @@ def caption(
     every: Annotated[float, typer.Option("--every", help="clip length, seconds")] = 2.0,
     language: Annotated[str, typer.Option("--language", help="en or zh")] = "en",
     carry_over: Annotated[
-        bool, typer.Option("--carry-over/--no-carry-over", help="start a clip with the previous one's last frame")
+        bool,
+        typer.Option("--carry-over/--no-carry-over", help="start a clip with the previous one's last frame"),
     ] = True,
     model: ModelOption = "pam-tiny",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     sam2: Sam2Option = None,
-    out: Annotated[Path, typer.Option("--out", help="folder for overlay.mp4, captions.jsonl, regions.jsonl")] = Path(
-        "out/caption"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", help="folder for overlay.mp4, captions.jsonl, regions.jsonl")
+    ] = Path("out/caption"),
 ) -> None:
     """Track regions prompted on a video's first frame and caption them clip by clip."""
     from pam_ros import media
@@ -147,8 +159,12 @@ def caption(
         for step in steps:
             for each in step.captions:
                 newest[each.region_id] = each.text
-                print(f"[{each.start_ns / 1e9:.1f}-{each.end_ns / 1e9:.1f} s] region {each.region_id}: {each.text}")
-                captions.write(json.dumps(asdict(each) | {"language": spoken.value}, ensure_ascii=False) + "\n")
+                print(
+                    f"[{each.start_ns / 1e9:.1f}-{each.end_ns / 1e9:.1f} s] {each.region_id}: {each.text}"
+                )
+                captions.write(
+                    json.dumps(asdict(each) | {"language": spoken.value}, ensure_ascii=False) + "\n"
+                )
             film.write(draw_overlay(step.frame.image, step.regions, captions=newest), step.frame.stamp_ns)
             line = {"stamp_ns": step.frame.stamp_ns, "regions": [region_record(r) for r in step.regions]}
             regions.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -184,7 +200,9 @@ def fetch(name: Annotated[str, typer.Argument(help="a name of `pam models`")]) -
 
 
 @app.command()
-def parity(folder: Annotated[Path, typer.Argument(help="golden.json, a SAM 2 yaml, frames/, expected.npz")]) -> None:
+def parity(
+    folder: Annotated[Path, typer.Argument(help="golden.json, a SAM 2 yaml, frames/, expected.npz")],
+) -> None:
     """Compare with recorded outputs of the reference; exit 0 only if every case agrees."""
     from pam_ros.evaluation.parity import MASK_IOU, RELATIVE_ERROR, run_parity
 
@@ -203,7 +221,9 @@ def parity(folder: Annotated[Path, typer.Argument(help="golden.json, a SAM 2 yam
 
 @app.command()
 def demo(
-    clip: Annotated[Path | None, typer.Option("--clip", help="a video to play as camera; default: ours")] = None,
+    clip: Annotated[
+        Path | None, typer.Option("--clip", help="a video to play as camera; default: ours")
+    ] = None,
     box: Annotated[str, typer.Option("--box", help="what to prompt on its first picture, pixels")] = "",
     click: Annotated[str, typer.Option("--click", help="the same as one click")] = "",
     period: Annotated[float, typer.Option("--period", help="clip length of a caption, seconds")] = 2.0,
@@ -218,7 +238,9 @@ def demo(
         chosen = demo_module.default_input()
     else:
         if not box and not click:
-            raise PromptError("say what to prompt on the clip's first picture: --box x1,y1,x2,y2 or --click x,y")
+            raise PromptError(
+                "say what to prompt on the clip's first picture: --box x1,y1,x2,y2 or --click x,y"
+            )
         chosen = demo_module.DemoInput(
             clip=clip or demo_module.default_input().clip,
             box_xyxy=tuple(_numbers(box, 4, "--box")) if box else (),
@@ -255,7 +277,7 @@ def _ros_module(name: str) -> Any:
         return importlib.import_module(f"pam_ros.nodes.{name}")
     except ImportError as error:
         raise StateError(
-            f"`pam {name}` needs ROS 2 and this package's interfaces ({error}); use `make {name}` or a sourced workspace"
+            f"`pam {name}` needs ROS 2 and our interfaces ({error}); use `make {name}`, or source a workspace"
         ) from error
 
 
@@ -314,7 +336,9 @@ def _load(name: str, device: str, dtype: str, sam2: Path | None) -> Pam:
     with console.status(f"loading {name}") as status:
         pam = load_model(name, device=device, dtype=dtype, sam2=sam2, progress=status.update)
     if not pam.info.trained:
-        console.print(f"[bold yellow]{pam.info.name} is untrained: its masks are arbitrary, its words mean nothing")
+        console.print(
+            f"[bold yellow]{pam.info.name} is untrained: its masks are arbitrary, its words mean nothing"
+        )
     return pam
 
 

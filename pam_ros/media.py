@@ -34,8 +34,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """A picture file → (H, W) bool, True where it is not black. Raises ImageError where it cannot be read."""
-    mask: NDArray[np.bool_] = read_image(path).any(axis=2)
-    return mask
+    return np.asarray(read_image(path).any(axis=2))
 
 
 def write_mask(path: Path, mask: NDArray[np.bool_]) -> None:
@@ -113,7 +112,9 @@ class VideoWriter:
 
     def _open(self, image: NDArray[np.uint8]) -> None:
         self._container = av.open(str(self._path), "w")
-        stream = self._container.add_stream("libx264", rate=Fraction(30), options={"crf": "23", "preset": "veryfast"})
+        stream = self._container.add_stream(
+            "libx264", rate=Fraction(30), options={"crf": "23", "preset": "veryfast"}
+        )
         stream.height, stream.width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)

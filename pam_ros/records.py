@@ -106,11 +106,11 @@ class Prompt:
         if self.points.ndim != 2 or self.points.shape[1] != 2:
             raise PromptError(f"points are (N, 2) pixel coordinates, not of shape {self.points.shape}")
         if self.labels.shape != (len(self.points),):
-            raise PromptError(f"{len(self.points)} points came with {self.labels.size} labels; one each is needed")
+            raise PromptError(f"{len(self.points)} points, but {self.labels.size} labels; give one each")
         if not np.isfinite(self.points).all():
             raise PromptError(f"points must be finite, not {self.points.tolist()}")
         if not np.isin(self.labels, (0, 1)).all():
-            raise PromptError(f"point labels are 1 (on the region) or 0 (not on it), not {self.labels.tolist()}")
+            raise PromptError(f"labels are 1 (on the region) or 0 (not on it), not {self.labels.tolist()}")
         if self.mask is not None:
             self._check_mask(self.mask)
         elif self.box is not None:

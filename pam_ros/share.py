@@ -1,4 +1,4 @@
-"""Where the package's own files lie: of a source checkout, or installed under share/pam_ros by colcon or pip."""
+"""Where the package's own files lie: in a source checkout, or under share/pam_ros by colcon or pip."""
 
 from __future__ import annotations
 
@@ -11,4 +11,6 @@ def share_folder(name: str, pattern: str) -> Path:
         for candidate in (parent / name, parent / "share" / "pam_ros" / name):
             if any(candidate.glob(pattern)):
                 return candidate
-    raise FileNotFoundError(f"no folder {name} with {pattern} above {__file__}; is the package installed in full?")
+    raise FileNotFoundError(
+        f"no folder {name} with {pattern} above {__file__}; is the package installed in full?"
+    )

@@ -15,6 +15,7 @@ from pam_ros.errors import CapacityError
 from pam_ros.model.interface import DecodeRequest, TextDelta
 from pam_ros.model.language import Branch, Cohort, TextDecode
 from pam_ros.model.pam import FrameRows, Pam, attention_window
+from pam_ros.model.prompts import BEFORE_ROWS
 from pam_ros.records import IMAGE_TASKS, Language, Task
 
 
@@ -204,17 +205,11 @@ def test_identical_rows_share_one_prefill(pam: Pam, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Cohort, "_prefill_chunk", counting)
     tasks = [DecodeRequest((first,), task, Language.EN, max_new_tokens=2) for task in IMAGE_TASKS]
     finish(pam.decode(tasks))
-    length = len(first) + len(pam.language.encode_text(language_module_prompt()))
+    length = len(first) + len(pam.language.encode_text(BEFORE_ROWS))
     assert sum(count * rows for count, rows in prefilled) == length
     prefilled.clear()
     finish(pam.decode([*tasks, DecodeRequest((second,), Task.LABEL, Language.ZH, max_new_tokens=2)]))
     assert sum(count * rows for count, rows in prefilled) == 2 * length
-
-
-def language_module_prompt() -> str:
-    from pam_ros.model.prompts import BEFORE_ROWS
-
-    return BEFORE_ROWS
 
 
 def test_an_image_and_clips_of_other_lengths_in_one_decode(pam: Pam) -> None:
@@ -283,9 +278,7 @@ def test_context_overflow_is_refused_and_answers_are_cut_to_the_room_left() -> N
         pam.decode([DecodeRequest(rows, Task.CLIP, Language.EN, "word " * 400)])
     decode = pam.decode([DecodeRequest(rows * 9, Task.CLIP, Language.EN)])
     branch = decode._branches[0]
-    prompt = (
-        9 * (len(rows[0]) + 1) + len(pam.language.encode_text(language_module_prompt())) + len(branch.suffix)
-    )
+    prompt = 9 * (len(rows[0]) + 1) + len(pam.language.encode_text(BEFORE_ROWS)) + len(branch.suffix)
     assert branch.max_new_tokens == 300 - prompt
     assert finish(decode)[0][-1].final
 

@@ -19,13 +19,14 @@ from pam_ros.model.pam import Pam
 from pam_ros.records import Language, Prompt, Task
 from pam_ros.share import share_folder
 from pam_ros.training.config import StageConfig, TrainingError, config_from, read_config
-from pam_ros.training.loading import StepSampler, is_video_step, video_steps_before
+from pam_ros.training.loading import is_video_step, samples_of_step, video_steps_before
 from pam_ros.training.parts import open_model, part_of
 from pam_ros.training.prompting import Clicks, box, click, correction
 from pam_ros.training.rollout import picked, prompt, track
 from pam_ros.training.run import Progress, rate_factor, run_stage
 from pam_ros.training.source import ShardSource, open_sources
-from pam_ros.training.taps import KeptTaps
+from pam_ros.training.store import FrameStore, mask_of
+from pam_ros.training.taps import Kept
 from pam_ros.training.tokenizer import texts_of, train_tokenizer
 
 SIZE = 64
@@ -64,8 +65,8 @@ def stage(tiny: Path, out: Path, **values: Any) -> StageConfig:
 def segment_stage(tiny: Path, out: Path, **values: Any) -> StageConfig:
     """Stage 0, pictures and videos."""
     fixed = {
-        "kind": "segment", "fresh": True, "train": ["segmenter"], "steps": 12, "image_regions": 1, "views": 2,
-        "video_share": 0.25, "video_batch": 2, "video_frames": 3, "loss_size": 32, "words_weight": 0.2,
+        "kind": "segment", "fresh": True, "train": ["segmenter"], "steps": 12, "image_regions": 1,
+        "video_share": 0.25, "video_batch": 2, "video_frames": 3, "loss_size": 16, "words_weight": 0.2,
         "learning_rate": 2e-3,
     }  # fmt: skip
     return stage(tiny, out, **{**fixed, **values})
@@ -128,7 +129,7 @@ def test_language_and_caption_stages_learn_and_freeze(segmented: Path, tmp_path:
         "learning_rate": 3e-3,
     }
     plan.append(("stage2", {**last, "video_share": 0.25, "steps": 12}))
-    model, kept = segmented / "model", KeptTaps()
+    model, kept = segmented / "model", Kept()
     for name, values in plan:
         out = tmp_path / name
         run_stage(stage(model, out, **{"steps": 24, **small, **values}), kept=kept)
@@ -152,7 +153,7 @@ def test_resuming_is_exact(tiny: Path, tmp_path: Path) -> None:
 def _run_until(config: StageConfig, step: int) -> Progress:
     from pam_ros.training.run import Stage
 
-    run = Stage(config, KeptTaps())
+    run = Stage(config, Kept())
     for _, batch in zip(range(step), run.batches(), strict=False):
         run._step(batch)
         run.progress.step += 1
@@ -239,17 +240,17 @@ def test_schedule_follows_steps_or_time(tiny: Path, tmp_path: Path) -> None:
     assert rate_factor(1.0, 0.03) == pytest.approx(0.01)
 
 
-def test_sampler_covers_every_sample_once_an_epoch_and_splits_by_process() -> None:
-    parts = [list(StepSampler(12, 2, seed=3, first=0, last=3, rank=rank, processes=2)) for rank in range(2)]
-    seen = [index for part in parts for batch in part for index, _ in batch]
-    assert sorted(seen) == list(range(12))
-    late = list(StepSampler(12, 2, seed=3, first=1, last=3, rank=1, processes=2))
-    assert late == parts[1][1:]
+def test_samples_come_once_an_epoch_and_are_split_by_process() -> None:
+    parts = [samples_of_step(step, length=12, batch=2, seed=3, rank=r, processes=2) for r in (0, 1)
+             for step in range(3)]  # fmt: skip
+    assert sorted(np.concatenate(parts).tolist()) == list(range(12))
 
 
 def test_video_steps_are_spread_and_counted() -> None:
     kinds = [is_video_step(step, 0.3) for step in range(40)]
     assert [sum(kinds[:step]) for step in range(40)] == [video_steps_before(step, 0.3) for step in range(40)]
+    late = [is_video_step(step, 0.5, after=10) for step in range(20)]
+    assert (sum(late[:10]), sum(late)) == (0, 5)
 
 
 @pytest.mark.parametrize(
@@ -297,8 +298,15 @@ def test_shards_are_read(tmp_path: Path) -> None:
     assert source.entries[0].regions[1].texts[Task.LABEL, Language.ZH] == ("杯子",)
     scene = source.load(0, [0], 24)
     assert scene.pixels.shape == (1, 24, 24, 3)
-    assert scene.masks.shape == (2, 1, 24, 24)
-    assert scene.masks.sum((1, 2, 3)).tolist() == [12 * 12, 4 * 12]
+    assert scene.ids.shape == (1, 24, 24)
+    regions_read = source.entries[0].regions
+    assert [int(mask_of(scene.ids, region).sum()) for region in regions_read] == [12 * 12, 4 * 12]
+    store = FrameStore(source.entries, 24, torch.device("cpu"))
+    assert sum(store.fill(source, workers=0)) == 1
+    assert store.areas.tolist() == [[12 * 12, 4 * 12]]
+    pixels, ids = store.take(np.array([[0]]))
+    assert pixels.shape == (1, 1, 3, 24, 24)
+    assert store.codes.masks(ids).sum((2, 3, 4)).tolist() == store.areas.tolist()
 
 
 def test_reference_jsonl_is_read(tmp_path: Path) -> None:
@@ -317,7 +325,7 @@ def test_reference_jsonl_is_read(tmp_path: Path) -> None:
     before, clip = source.entries[1].regions[0].clips[0]
     assert before.texts == {Language.EN: ("It stood.",)}
     assert (clip.start, clip.end) == (0, 3)
-    mask = source.load(0, [0], 16).masks[0, 0]
+    mask = mask_of(source.load(0, [0], 16).ids[0], source.entries[0].regions[0])
     assert mask[4:12, 4:12].all()
     assert mask.sum() == 64
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from enum import Enum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pam_ros.data.parts import between, chance
 from pam_ros.data.space import Space
@@ -53,7 +54,7 @@ class Director:
         self.ground = stage.now[actor].position.copy()
         self.joint = 0
         self.done: list[str] = []
-        self.way_back = np.zeros(3)
+        self.way_back: NDArray[np.float64] = np.zeros(3)
         self.tipped = False
 
     def rest(self, frames: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: finds a model's files, checks memory, builds and fills it; `load_model` and `save_model`.
+"""Checkpoints: finds a model's files, builds and fills it; `load_model` and `save_model`.
 
 A model folder holds, at its top or in a subfolder of the model's name:
 
@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import yaml
 from huggingface_hub import snapshot_download
@@ -29,8 +28,9 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 from transformers.initialization import no_init_weights
 
-from pam_ros.errors import CheckpointError, DeviceError, MemoryLimitError, ModelNotFoundError, PamError
+from pam_ros.errors import CheckpointError, MemoryLimitError, ModelNotFoundError, PamError
 from pam_ros.model.config import Architecture, ModelDescription, PerceiverConfig, list_models, sam2_config
+from pam_ros.model.device import GIB, check_memory, parse_device, parse_dtype
 from pam_ros.model.interface import ModelInfo
 from pam_ros.model.pam import Pam
 from pam_ros.model.weights import (
@@ -47,8 +47,6 @@ from pam_ros.model.weights import (
 )
 
 OFFICIAL_SAM2 = "sam2.1/sam2.1_hiera_l"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-GIB = 2**30
 WORKING_MEMORY_GIB = 0.25  # beside the weights of a model without a description
 
 Progress = Callable[[str], None]
@@ -94,7 +92,7 @@ def load_model(
     target = parse_device(device)
     kind = parse_dtype(dtype, target)
     files = find_files(name_or_path, None if sam2 is None else Path(sam2))
-    check_memory(files, target, kind, memory_limit_gib)
+    check_memory(files.folder.name, needed_gib(files, kind), target, memory_limit_gib)
     tell(f"building {name_or_path} on {target} in {str(kind).removeprefix('torch.')}")
     try:
         model = _loaded(files, device=target, dtype=kind, tell=tell)
@@ -122,28 +120,16 @@ def _info(model: Pam, files: ModelFiles, device: torch.device, dtype: torch.dtyp
     )
 
 
-def parse_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1` → device. Raises DeviceError for one that is unknown or absent."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    present = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    known = device is not None and (str(device) in present or (name == "cuda" and len(present) > 1))
-    if device is None or not known:
-        raise DeviceError(f"unknown device {name!r}; this machine has: auto, {', '.join(present)}")
-    return device
-
-
-def parse_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Raises DeviceError for an unknown name."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in DTYPES:
-        raise DeviceError(f"unknown dtype {name!r}; allowed: auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
+def needed_gib(files: ModelFiles, dtype: torch.dtype) -> float:
+    """Memory for the weights in `dtype`, by the files' headers, and for working with them."""
+    shapes = {name: shape for path in files.weights for name, shape in shapes_of(path).items()}
+    numbers = 0
+    if files.sam2_weights is not None:
+        numbers = files.sam2_weights.stat().st_size // torch.float32.itemsize  # SAM 2's files are float32
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith(VISION_TOWER)}
+    numbers += sum(math.prod(shape) for shape in shapes.values())
+    working = WORKING_MEMORY_GIB if files.description is None else files.description.working_memory_gib
+    return numbers * dtype.itemsize / GIB + working
 
 
 # ---- files
@@ -379,29 +365,3 @@ def save_model(model: Pam, folder: Path, *, dtype: torch.dtype = torch.float16) 
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     if model.language.tokenizer is not None:
         model.language.tokenizer.save_pretrained(str(folder))
-
-
-# ---- memory
-
-
-def check_memory(files: ModelFiles, device: torch.device, dtype: torch.dtype, limit_gib: float) -> None:
-    """Raises MemoryLimitError, naming needed and free, before anything large is built."""
-    shapes = {name: shape for path in files.weights for name, shape in shapes_of(path).items()}
-    numbers = 0
-    if files.sam2_weights is not None:
-        numbers = files.sam2_weights.stat().st_size // torch.float32.itemsize  # SAM 2's files are float32
-        shapes = {name: shape for name, shape in shapes.items() if not name.startswith(VISION_TOWER)}
-    numbers += sum(math.prod(shape) for shape in shapes.values())
-    working = WORKING_MEMORY_GIB if files.description is None else files.description.working_memory_gib
-    needed = numbers * dtype.itemsize / GIB + working
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0] / GIB
-    else:
-        free = psutil.virtual_memory().available / GIB
-    allowed = min(free, limit_gib) if limit_gib > 0 else free
-    if needed > allowed:
-        limit = f", of which {limit_gib:.2f} GiB may be used" if limit_gib > 0 else ""
-        raise MemoryLimitError(
-            f"{files.folder.name} needs {needed:.2f} GiB on {device}, {free:.2f} GiB are free{limit}; "
-            "use a smaller model or another device, or free memory"
-        )

@@ -263,9 +263,8 @@ class Segmenter(nn.Module):
         points, labels = [], []
         for prompt in prompts:
             corners = np.zeros((0, 2), np.float32) if prompt.box is None else prompt.box.reshape(2, 2)
-            corner_labels = [] if prompt.box is None else [2, 3]
             points.append(np.concatenate([corners, prompt.points]) * scale)
-            labels.append(np.concatenate([np.array(corner_labels, np.int32), prompt.labels]))
+            labels.append(np.concatenate([np.array([2, 3], np.int32)[: len(corners)], prompt.labels]))
         device = self.pixel_mean.device
         return torch.from_numpy(np.stack(points)).to(device), torch.from_numpy(np.stack(labels)).to(device)
 

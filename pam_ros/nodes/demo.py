@@ -1,4 +1,4 @@
-"""`pam demo`: a clip as camera, the PAM process and a recorder, as real processes; prompts an object, prints captions."""
+"""`pam demo`: clip as camera, PAM and recorder as real processes; prompts an object, prints captions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
+from vision_msgs.msg import Point2D
 
 from pam_ros.errors import PromptError, StateError
 from pam_ros.msg import Prompt, Region, StreamingCaption
@@ -17,7 +18,6 @@ from pam_ros.nodes.conversions import stamp_ns
 from pam_ros.nodes.processes import Client, Processes, client
 from pam_ros.share import share_folder
 from pam_ros.srv import CaptionNow, PerceiveRegion
-from vision_msgs.msg import Point2D
 
 LOAD_TIMEOUT_S = 600.0
 ANSWER_TIMEOUT_S = 300.0
@@ -49,7 +49,7 @@ def run_demo(
     language: str,
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Runs the whole chain once through the clip; leaves overlay.mp4, regions.jsonl and captions.jsonl in `out`.
+    """Runs the whole chain once through the clip; leaves overlay.mp4, regions.jsonl, captions.jsonl.
 
     Raises PromptError where the node refuses the prompt, StateError where a process fails.
     """
@@ -83,12 +83,18 @@ def run_demo(
 def _prompt(robot: Client, chosen: DemoInput, tell: Callable[[str], None]) -> Region:
     """Asks what the object is; the answer has its mask and texts."""
     points = [Point2D(x=chosen.click_xy[0], y=chosen.click_xy[1])] if chosen.click_xy else []
-    prompt = Prompt(points=points, box=list(chosen.box_xyxy), tasks=["label", "explain"], languages=["en", "zh"])
+    prompt = Prompt(
+        points=points, box=list(chosen.box_xyxy), tasks=["label", "explain"], languages=["en", "zh"]
+    )
     tell(f"prompting {'box ' + str(chosen.box_xyxy) if chosen.box_xyxy else 'click ' + str(chosen.click_xy)}")
-    answer = robot.call(PerceiveRegion, "/pam/perceive", PerceiveRegion.Request(prompt=prompt), ANSWER_TIMEOUT_S)
+    answer = robot.call(
+        PerceiveRegion, "/pam/perceive", PerceiveRegion.Request(prompt=prompt), ANSWER_TIMEOUT_S
+    )
     if answer.status.code == answer.status.NO_FRAME:  # the camera is up, its first picture is on the way
         robot.spin(2.0)
-        answer = robot.call(PerceiveRegion, "/pam/perceive", PerceiveRegion.Request(prompt=prompt), ANSWER_TIMEOUT_S)
+        answer = robot.call(
+            PerceiveRegion, "/pam/perceive", PerceiveRegion.Request(prompt=prompt), ANSWER_TIMEOUT_S
+        )
     if answer.status.code:
         raise PromptError(answer.status.message)
     for text in answer.region.texts:
@@ -96,7 +102,9 @@ def _prompt(robot: Client, chosen: DemoInput, tell: Callable[[str], None]) -> Re
     return answer.region
 
 
-def _play(robot: Client, processes: Processes, region_id: int, language: str, tell: Callable[[str], None]) -> None:
+def _play(
+    robot: Client, processes: Processes, region_id: int, language: str, tell: Callable[[str], None]
+) -> None:
     """Starts captions and clip; at the clip's end the last caption is asked for."""
     camera = processes.running["clip_camera"]
     on = Parameter("streaming.enabled", value=True).to_parameter_msg()

@@ -49,13 +49,17 @@ class Processes:
     def start(
         self, module: str, parameters: Mapping[str, Any], remaps: Sequence[str] = (), log: bool = False
     ) -> subprocess.Popen[bytes]:
-        """Starts `pam_ros.nodes.<module>`; with `log` its output goes to `<module>.log`, else to the terminal."""
+        """Starts `pam_ros.nodes.<module>`; with `log` what it says goes to `<module>.log`."""
         arguments = [part for key, value in parameters.items() for part in ("-p", f"{key}:={value}")]
         arguments += [part for remap in remaps for part in ("-r", remap)]
         command = [sys.executable, "-m", f"pam_ros.nodes.{module}", "--ros-args", *arguments]
         stream = (self._folder / f"{module}.log").open("wb") if log else None
         process = subprocess.Popen(
-            command, cwd=self._folder, env=self._environment, stdout=stream, stderr=subprocess.STDOUT if log else None
+            command,
+            cwd=self._folder,
+            env=self._environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT if log else None,
         )
         if stream is not None:
             stream.close()
@@ -128,9 +132,13 @@ class Client:
     def wait_for_active(self, timeout_s: float) -> None:
         """Until the manager is active."""
         until_s = time.monotonic() + timeout_s
-        while self.call(GetState, "/pam_manager/get_state", GetState.Request()).current_state.label != "active":
+        while (
+            self.call(GetState, "/pam_manager/get_state", GetState.Request()).current_state.label != "active"
+        ):
             if time.monotonic() > until_s:
-                raise StateError(f"the manager did not become active within {timeout_s:.0f} s; its log says why")
+                raise StateError(
+                    f"the manager did not become active within {timeout_s:.0f} s; its log says why"
+                )
             self.spin(0.2)
 
 

@@ -1,6 +1,6 @@
 """Records what a perception node says: overlay.mp4, regions.jsonl, captions.jsonl, until SIGINT.
 
-Start it in the node's namespace, e.g. `-r __ns:=/pam`: it listens to `regions`, `streaming_captions`, `overlay`.
+Start it in the node's namespace, e.g. `-r __ns:=/pam`: it hears `regions`, `streaming_captions`, `overlay`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ class Recorder(Node):
         self._captions.close()
 
     def _on_regions(self, message: RegionArray) -> None:
-        line = {"stamp_ns": stamp_ns(message.header.stamp), "regions": [region_line(r) for r in message.regions]}
+        line = {
+            "stamp_ns": stamp_ns(message.header.stamp),
+            "regions": [region_line(r) for r in message.regions],
+        }
         self._regions.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _on_caption(self, message: StreamingCaption) -> None:

@@ -1,4 +1,4 @@
-"""`pam soak`: a synthetic camera, prompts coming and going, tracking and captioning; watches the memory of pam_node."""
+"""`pam soak`: a synthetic camera, prompts that come and go, captions; watches pam_node's memory."""
 
 from __future__ import annotations
 

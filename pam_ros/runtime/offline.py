@@ -42,7 +42,7 @@ def perceive_image(
     languages: Sequence[Language],
     on_text: Callable[[int, Task, Language, str], None] = lambda region_id, task, language, text: None,
 ) -> list[Region]:
-    """Masks and texts of several regions of one picture: one encoder pass, one prefill each, one decode batch.
+    """Masks and texts of several regions of one picture: one encoder pass, one prefill each, one batch.
 
     `on_text` hears the texts grow. Raises PromptError where a prompt does not lie in the picture.
     """
@@ -79,7 +79,7 @@ def caption_video(
     `stamps_ns` are those of all the frames, known in advance, so that clips are sampled exactly as the
     reference does: the first frame, and the others evenly over the rest. With `carry_over` (paper, section
     3.1) the previous clip's last frame is the first, and all the clip's own frames are sampled evenly.
-    A clip shorter than `clip_frames` uses every frame it has. Raises PromptError for a prompt outside the frame.
+    A clip shorter than `clip_frames` uses every frame it has. Raises PromptError for one outside the frame.
     """
     plan = _plan_clips(stamps_ns, every_s, clip_frames, carry_over)
     memories = [model.new_memory() for _ in prompts]
@@ -100,7 +100,9 @@ def caption_video(
         if step.ends:
             texts = _caption(model, clips, stories, language)
             count = len(clips[0])
-            captions = [Caption(i + 1, sequence, start_ns, frame.stamp_ns, count, t) for i, t in enumerate(texts)]
+            captions = [
+                Caption(i + 1, sequence, start_ns, frame.stamp_ns, count, t) for i, t in enumerate(texts)
+            ]
             stories = list(texts)
             clips = [[rows] for rows in model.rows(seen, fine=True)] if carry_over else [[] for _ in prompts]
             sequence += 1
@@ -118,7 +120,9 @@ class _PlannedFrame:
     sampled: bool  # enters the language model
 
 
-def _plan_clips(stamps_ns: Sequence[int], every_s: float, clip_frames: int, carry_over: bool) -> list[_PlannedFrame]:
+def _plan_clips(
+    stamps_ns: Sequence[int], every_s: float, clip_frames: int, carry_over: bool
+) -> list[_PlannedFrame]:
     clip_of = [int((stamp - stamps_ns[0]) / (every_s * 1e9)) for stamp in stamps_ns]
     planned: list[_PlannedFrame] = []
     for clip in sorted(set(clip_of)):
@@ -141,7 +145,10 @@ def sample_indices(frames: int, clip_frames: int, *, carried: bool) -> set[int]:
 
 
 def _caption(
-    model: PerceptionModel, clips: Sequence[list[FrameRows]], stories: Sequence[str | None], language: Language
+    model: PerceptionModel,
+    clips: Sequence[list[FrameRows]],
+    stories: Sequence[str | None],
+    language: Language,
 ) -> list[str]:
     decode = model.decode(
         [

@@ -21,6 +21,7 @@ from pam_ros.training import augment
 from pam_ros.training.config import StageConfig, TrainingError
 from pam_ros.training.loading import is_video_step
 from pam_ros.training.source import RegionEntry, Source
+from pam_ros.training.store import mask_of
 from pam_ros.training.taps import TapStore, rolled_out
 from pam_ros.training.texts import (
     IGNORED,
@@ -146,7 +147,7 @@ class CaptionDataset(Dataset[CaptionBatch]):
         for (sample, region), lesson in zip(keys, lessons, strict=True):
             scene = self._source.load(sample, lesson.frames, self._size)
             pixels.append(torch.from_numpy(np.ascontiguousarray(scene.pixels.transpose(0, 3, 1, 2))))
-            masks.append(torch.from_numpy(scene.masks[region : region + 1]))
+            masks.append(torch.from_numpy(mask_of(scene.ids, self._region((sample, region)))[None]))
         return CaptionBatch(tokens, frames, clip, pixels=torch.stack(pixels), masks=torch.stack(masks))
 
 

@@ -47,15 +47,16 @@ class StageConfig:
         warmup: share of the schedule, 0..0.5.
         weight_decay, clip_norm: AdamW's decay; largest gradient norm.
         precision: fp32, or bf16 (autocast).
-        workers: loader processes.
+        workers: processes that decode frames: all at the start, or by step (caption without cache_taps).
+        store: where decoded frames are kept: device, or host where they do not fit on it.
         save_minutes: time between checkpoints.
-        image_regions: regions a step of each image, in each of its views.
-        views: differently augmented views a step of each image; spares decoding.
-        video_share: share of steps on videos, 0..1.
+        image_regions: regions a step of each image.
+        video_share: share of steps on videos, 0..1; video_after: from which step on (segment).
         video_batch: videos (segment) or clips (caption) a step; video_frames, video_regions: of each video.
         loss_size: side of the grid on which masks are compared, pixels.
         correction: share of steps in which a second click corrects a mask.
         words_weight: weight of the auxiliary loss that asks SAM 2's features for the region's words.
+        group_weight: weight of the auxiliary loss that asks them which pixels belong together.
         tasks: weight of each image task; languages: those trained.
         clip_frames: how many frames a clip may have, drawn per step.
         carry_over: share of clips that begin with the last frame of the one before (paper, section 3.1).
@@ -79,17 +80,19 @@ class StageConfig:
     clip_norm: float = 1.0
     precision: str = "bf16"
     workers: int = 16
+    store: str = "device"
     seed: int = 0
     save_minutes: float = 10.0
     image_regions: int = 4
-    views: int = 1
     video_share: float = 0.0
+    video_after: int = 0
     video_batch: int = 16
     video_frames: int = 8
     video_regions: int = 2
-    loss_size: int = 192
+    loss_size: int = 96
     correction: float = 0.5
     words_weight: float = 0.0
+    group_weight: float = 0.0
     tasks: Mapping[Task, float] = field(default_factory=lambda: dict.fromkeys(IMAGE_TASKS, 1.0))
     languages: tuple[Language, ...] = (Language.EN, Language.ZH)
     clip_frames: tuple[int, ...] = (16,)
@@ -108,13 +111,15 @@ class StageConfig:
         for name, low, high in (
             ("steps", 1, 1e9), ("batch", 1, 1e6), ("warmup", 0, 0.5), ("video_share", 0, 1),
             ("correction", 0, 1), ("carry_over", 0, 1), ("clip_norm", 0, 1e9), ("video_frames", 1, 256),
-            ("max_minutes", 0, 1e6),
+            ("max_minutes", 0, 1e6), ("video_after", 0, 1e9),
         ):  # fmt: skip
             value = getattr(self, name)
             if not low <= value <= high:
                 raise TrainingError(f"{name} is {value}; allowed: {low}..{high:g}")
         if self.precision not in ("fp32", "bf16"):
             raise TrainingError(f"precision is {self.precision!r}; allowed: fp32, bf16")
+        if self.store not in ("device", "host"):
+            raise TrainingError(f"store is {self.store!r}; allowed: device, host")
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> StageConfig:

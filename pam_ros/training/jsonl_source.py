@@ -47,9 +47,9 @@ class JsonlSource:
             round(side * size / full)
             for side, full in zip(pictures.box_xyxy, (width, height) * 2, strict=True)
         )
-        masks = np.zeros((1, len(frames), size, size), np.bool_)
-        masks[0, 0, y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)] = True
-        return Scene(np.stack(pixels), masks)
+        ids = np.zeros((len(frames), size, size), np.uint16)
+        ids[0, y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)] = 1
+        return Scene(np.stack(pixels), ids)
 
 
 def _conversations(path: Path) -> Iterator[tuple[_Pictures, Entry]]:

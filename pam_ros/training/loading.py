@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
-class StepSampler:
-    """Batches of (index, draw) for one process, steps `first`..`last` (end exclusive).
-
-    Every sample comes once an epoch; `draw` differs from epoch to epoch and seeds a sample's own choices.
-    """
-
-    length: int  # samples
-    batch: int  # of each process
-    seed: int
-    first: int
-    last: int
-    rank: int = 0
-    processes: int = 1
-
-    def __len__(self) -> int:
-        return max(0, self.last - self.first)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in range(self.first, self.last):
-            begin = (step * self.processes + self.rank) * self.batch
-            yield [self._sample(place) for place in range(begin, begin + self.batch)]
-
-    def _sample(self, place: int) -> tuple[int, int]:
-        epoch, row = divmod(place, self.length)
-        return int(_order(self.length, self.seed, epoch)[row]), epoch
+def samples_of_step(
+    step: int, *, length: int, batch: int, seed: int, rank: int = 0, processes: int = 1
+) -> NDArray[np.int64]:
+    """(batch,) indices below `length` of one process at a step; every sample comes once an epoch."""
+    begin = (step * processes + rank) * batch
+    places = [divmod(place, length) for place in range(begin, begin + batch)]
+    return np.array([_order(length, seed, epoch)[row] for epoch, row in places])
 
 
 @lru_cache(maxsize=4)
@@ -43,11 +22,11 @@ def _order(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, epoch)).permutation(length)
 
 
-def is_video_step(step: int, share: float) -> bool:
-    """True for `share` of the steps, evenly spread."""
-    return int((step + 1) * share) > int(step * share)
+def is_video_step(step: int, share: float, after: int = 0) -> bool:
+    """True for `share` of the steps from `after` on, evenly spread."""
+    return video_steps_before(step + 1, share, after) > video_steps_before(step, share, after)
 
 
-def video_steps_before(step: int, share: float) -> int:
+def video_steps_before(step: int, share: float, after: int = 0) -> int:
     """How many of the steps 0..step (end exclusive) are video steps."""
-    return int(step * share)
+    return int(max(0, step - after) * share)

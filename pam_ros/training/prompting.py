@@ -1,5 +1,7 @@
 """Prompts drawn from true masks as a user would give them: clicks, boxes a little off, corrections.
 
+Generators live on the device of the masks.
+
 Letters: B regions, S side of the input, K clicks.
 """
 
@@ -22,9 +24,14 @@ class Clicks:
     labels: Tensor  # (B, K) int32: 1 on the region, 0 not on it, 2 and 3 box corners
 
 
-def random_numbers(generator: Generator, *shape: int, device: torch.device) -> Tensor:
-    """Uniform 0..1, the same for the same generator on every device."""
-    return torch.rand(shape, generator=generator).to(device)
+def random_numbers(generator: Generator, *shape: int) -> Tensor:
+    """Uniform 0..1, on the generator's device."""
+    return torch.rand(shape, generator=generator, device=generator.device)
+
+
+def on_host(generator: Generator, purpose: int) -> Generator:
+    """For choices that steer the program, which must not wait for the device; another one for each purpose."""
+    return Generator().manual_seed(generator.initial_seed() * 16 + purpose)
 
 
 def _pick(weights: Tensor) -> Tensor:
@@ -34,21 +41,13 @@ def _pick(weights: Tensor) -> Tensor:
     return torch.stack([flat % side, flat // side], dim=1).float()
 
 
-def _noise(masks: Tensor, generator: Generator) -> Tensor:
-    """(B, S, S) uniform 0..1, drawn on the masks' device."""
-    seed = int(torch.randint(2**31, (1,), generator=generator))
-    local = torch.Generator(masks.device)
-    local.manual_seed(seed)
-    return torch.rand(masks.shape, generator=local, device=masks.device)
-
-
 def click(masks: Tensor, generator: Generator) -> Clicks:
     """One positive click each on (B, S, S) bool: half of them anywhere, half well inside."""
     inside = masks.float()
-    noise = _noise(masks, generator)
+    noise = random_numbers(generator, *masks.shape)
     side = max(3, masks.shape[2] // 16) | 1
     depth = F.avg_pool2d(inside[:, None], side, stride=1, padding=side // 2)[:, 0]
-    central = random_numbers(generator, len(masks), device=masks.device) < 0.5
+    central = random_numbers(generator, len(masks)) < 0.5
     weights = torch.where(central[:, None, None], depth + 0.2 * noise, noise)
     points = _pick((weights + 1e-3) * inside)
     return Clicks(points[:, None], torch.ones(len(masks), 1, dtype=torch.int32, device=masks.device))
@@ -62,8 +61,8 @@ def box(masks: Tensor, generator: Generator) -> Clicks:
     high = side - torch.stack([columns.flip(1).int().argmax(1), rows.flip(1).int().argmax(1)], dim=1)
     corners = torch.stack([low, high], dim=1).float()  # (B, 2, 2)
     spread = (corners[:, 1:] - corners[:, :1]) * BOX_JITTER
-    noise = torch.randn(len(masks), 2, 2, generator=generator).to(masks.device).clamp(-1.5, 1.5)
-    shaken = random_numbers(generator, len(masks), 1, 1, device=masks.device) < 2 / 3
+    noise = torch.randn(len(masks), 2, 2, generator=generator, device=masks.device).clamp(-1.5, 1.5)
+    shaken = random_numbers(generator, len(masks), 1, 1) < 2 / 3
     corners = torch.where(shaken, corners + noise * spread, corners).clamp(0, side)
     labels = torch.tensor([2, 3], dtype=torch.int32, device=masks.device).expand(len(masks), -1)
     return Clicks(corners, labels)
@@ -76,7 +75,7 @@ def correction(truth: Tensor, found: Tensor, generator: Generator) -> Clicks:
     wrong = torch.where(none[:, None, None], truth, wrong)
     side = max(3, truth.shape[2] // 32) | 1
     depth = F.avg_pool2d(wrong.float()[:, None], side, stride=1, padding=side // 2)[:, 0]
-    points = _pick((depth + 0.3 * _noise(truth, generator) + 1e-3) * wrong)
+    points = _pick((depth + 0.3 * random_numbers(generator, *truth.shape) + 1e-3) * wrong)
     rows = torch.arange(len(truth), device=truth.device)
     labels = truth[rows, points[:, 1].long(), points[:, 0].long()].int()
     return Clicks(points[:, None], labels[:, None])
@@ -105,7 +104,7 @@ def first_prompts(masks: Tensor, generator: Generator, *, boxes_only: bool = Fal
         groups.append(box(masks[clicked:boxed], generator))
     rest = masks[boxed:]
     if len(rest):
-        choice = int(torch.randint(3, (1,), generator=generator))
+        choice = int(torch.randint(3, (1,), generator=on_host(generator, 1)))
         around = F.max_pool2d(rest.float()[:, None], 15, stride=1, padding=7)[:, 0] > 0
         off = correction(around & ~rest, torch.zeros_like(rest), generator)
         off = Clicks(off.points, torch.zeros_like(off.labels))

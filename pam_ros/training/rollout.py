@@ -62,9 +62,17 @@ def picked(features: FrameFeatures, rows: Tensor | slice) -> FrameFeatures:
 
 
 def prompt(
-    segmenter: Segmenter, features: FrameFeatures, memory: RegionMemory, groups: Sequence[Clicks]
+    segmenter: Segmenter,
+    features: FrameFeatures,
+    memory: RegionMemory,
+    groups: Sequence[Clicks],
+    *,
+    last: bool = False,
 ) -> Found:
-    """Segments prompted regions, as `Segmenter.segment` does; `groups` cover the B regions in order."""
+    """Segments prompted regions, as `Segmenter.segment` does; `groups` cover the B regions in order.
+
+    `last`: nothing will be tracked from here, so only the mask is remembered, for corrections.
+    """
     previous = None
     if memory.index <= 0:
         backbone = features.embedding + segmenter.sam2.no_mem_embed.view(1, -1, 1, 1)
@@ -85,14 +93,14 @@ def prompt(
                 None if previous is None else previous[rows],
             )
         )
-    return _remembered(segmenter, features, memory, parts, prompted=True)
+    return _remembered(segmenter, features, memory, parts, prompted=True, last=last)
 
 
 def track(segmenter: Segmenter, features: FrameFeatures, memory: RegionMemory) -> Found:
     """Finds remembered regions in the next frame, as `Segmenter.track` does."""
     tokens = memory_tokens(segmenter.sam2, memory, memory.index + 1)
     decoded = segmenter._decode_masks(features, segmenter._attend_memory(features, tokens), None, None)
-    return _remembered(segmenter, features, memory, [decoded], prompted=False)
+    return _remembered(segmenter, features, memory, [decoded], prompted=False, last=False)
 
 
 def _remembered(
@@ -102,6 +110,7 @@ def _remembered(
     parts: Sequence[_Decoded],
     *,
     prompted: bool,
+    last: bool,
 ) -> Found:
     decoded = _Decoded(
         masks=torch.cat([part.masks for part in parts]),
@@ -112,8 +121,10 @@ def _remembered(
     )
     present = decoded.presence > 0  # (B, 1)
     logits = torch.where(present[..., None, None], decoded.masks[:, :1], NO_OBJ_SCORE)
-    spatial = segmenter._encode_memory(features, logits, present, prompted)
     memory.mask_logits = logits.detach()
+    if last:
+        return Found(decoded.masks, decoded.ious, decoded.presence, segmenter._tap(decoded))
+    spatial = segmenter._encode_memory(features, logits, present, prompted)
     if memory.is_empty or not prompted:
         memory.index += 1
     entry = MemoryEntry(memory.index, segmenter._pointers(decoded), spatial)

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from pam_ros.model.checkpoint import save_model
 from pam_ros.model.pam import Pam
 from pam_ros.training.caption_stage import CaptionBatch, CaptionDataset, CaptionStage, TextDataset
 from pam_ros.training.config import StageConfig, StageKind, TrainingError, read_config
-from pam_ros.training.loading import StepSampler, is_video_step, video_steps_before
 from pam_ros.training.parts import freeze_all_but, open_model, parameter_groups
 from pam_ros.training.rollout import keep_codes_exact
-from pam_ros.training.segment_stage import SegmentBatch, SegmentDataset, SegmentStage, Words, collate
-from pam_ros.training.source import Source, open_sources
-from pam_ros.training.taps import KeptTaps, TapStore, fill_store, tap_key
+from pam_ros.training.segment_stage import SegmentBatch, SegmentData, SegmentStage, Words
+from pam_ros.training.source import open_sources
+from pam_ros.training.store import FrameStore
+from pam_ros.training.taps import Kept, TapStore, fill_store, tap_key
 from pam_ros.training.texts import Tokenisation
 
 FLOOR = 0.01  # the schedule ends at this share of the peak rate
@@ -95,7 +95,7 @@ class Journal:
 class Stage:
     """A stage that is ready to run: model, data, optimiser, progress."""
 
-    def __init__(self, config: StageConfig, kept: KeptTaps) -> None:
+    def __init__(self, config: StageConfig, kept: Kept) -> None:
         self.config = config
         self._kept = kept
         self.out = Path(config.out)
@@ -105,6 +105,7 @@ class Stage:
             mixed_precision="bf16" if config.precision == "bf16" else "no", kwargs_handlers=[unused]
         )
         set_seed(config.seed)
+        torch.set_float32_matmul_precision("high")
         self.out.mkdir(parents=True, exist_ok=True)
         self.pam = open_model(config)
         keep_codes_exact(self.pam)
@@ -122,108 +123,84 @@ class Stage:
 
     def _segment(self) -> nn.Module:
         words = Words([region for entry in self.source.entries for region in entry.regions])
-        everything = range(len(self.source.entries))
-        videos = [i for i in everything if self.source.entries[i].frames > 1]
-        if self.config.video_share and not videos:
-            raise TrainingError("the data holds no video; set video_share to 0")
-
-        def dataset(indices: list[int], frames: int, regions: int) -> SegmentDataset:
-            size = self.pam.segmenter.image_size
-            return SegmentDataset(
-                self.source, indices, words=words, size=size, frames=frames, regions=regions
-            )
-
-        self._datasets = (
-            dataset(list(everything), 1, self.config.image_regions * self.config.views),
-            dataset(videos, self.config.video_frames, self.config.video_regions),
+        processes = {
+            "rank": self.accelerator.process_index,
+            "processes": self.accelerator.num_processes,
+        }
+        self._by_step: SegmentData | TextDataset | CaptionDataset = SegmentData(
+            self.source.entries, self._frames(), words, self.config, **processes
         )
         return SegmentStage(self.pam, words, self.config)
+
+    def _frames(self) -> FrameStore:
+        """All frames of the data, decoded now or by the stage before."""
+        config, kept = self.config, self._kept
+        size = self.pam.segmenter.image_size
+        key = (config.data, size, config.store)
+        if kept.frames is None or kept.frames_key != key:
+            kept.frames = None  # gives its memory back first
+            device = self.accelerator.device if config.store == "device" else torch.device("cpu")
+            store = FrameStore(self.source.entries, size, device)
+            with self._bar(len(store.pixels), "decoding", "frame") as bar:
+                for count in store.fill(self.source, config.workers):
+                    bar.update(count)
+            kept.frames_key, kept.frames = key, store
+        return kept.frames
+
+    def _bar(self, total: int, what: str, unit: str) -> tqdm[Any]:
+        main = self.accelerator.is_main_process
+        return tqdm(total=total, desc=what, unit=unit, disable=not main, mininterval=1)
 
     def _caption(self) -> nn.Module:
         config, store = self.config, None
         tokenisation = Tokenisation(self.pam.language)
         rank = self.accelerator.process_index
         if config.kind is StageKind.LANGUAGE:
-            self._by_step: TextDataset | CaptionDataset = TextDataset(
-                self.source, config, tokenisation, rank=rank
-            )
+            self._by_step = TextDataset(self.source, config, tokenisation, rank=rank)
         else:
             if config.cache_taps:
-                store = self._filled_store(self.source)
+                store = self._taps()
             size = self.pam.segmenter.image_size
             self._by_step = CaptionDataset(
                 self.source, config, tokenisation, size=size, store=store, rank=rank
             )
         return CaptionStage(self.pam, store, config)
 
-    def _filled_store(self, source: Source) -> TapStore:
-        config, kept = self.config, self._kept
-        key = tap_key(config, self.pam.segmenter)
-        if kept.store is not None and kept.key == key:
-            return kept.store
-        kept.store = None  # gives its memory back first
-        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        store = TapStore(source.entries, self.pam.segmenter, config.cache_taps, dtype)
-        main = self.accelerator.is_main_process
-        bar = tqdm(total=len(source.entries), desc="what SAM 2 sees", unit="sample", disable=not main)
-        with bar:
-            for count in fill_store(store, source, self.pam.segmenter, config):
-                bar.update(count)
-        kept.key, kept.store = key, store
-        return store
+    def _taps(self) -> TapStore:
+        config, kept, segmenter = self.config, self._kept, self.pam.segmenter
+        key = tap_key(config, segmenter)
+        if kept.taps is None or kept.taps_key != key:
+            kept.taps = None  # gives its memory back first
+            dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+            frames, entries = self._frames(), self.source.entries
+            store = TapStore(entries, segmenter, config.cache_taps, dtype)
+            with self._bar(len(entries), "what SAM 2 sees", "sample") as bar:
+                for count in fill_store(store, frames, entries, segmenter, config):
+                    bar.update(count)
+            kept.taps_key, kept.taps = key, store
+        kept.frames = None  # the stages that follow need texts and taps only
+        return kept.taps
 
     def batches(self) -> Iterator[Batch]:
         """Batches from the next step on, on the device."""
-        first, last = self.progress.step, self.config.steps
-        found = (
-            self._segment_batches(first, last)
-            if self.config.kind is StageKind.SEGMENT
-            else self._step_batches(first, last)
-        )
+        steps = range(self.progress.step, self.config.steps)
+        if isinstance(self._by_step, CaptionDataset) and not self.config.cache_taps:
+            found: Iterable[Batch] = self._loader(self._by_step, steps)
+        else:  # made faster from the stores than processes could send them
+            found = (self._by_step[step] for step in steps)
         for batch in found:
             yield batch.to(self.accelerator.device)
 
-    def _loader(self, dataset: Any, sampler: Any, workers: int, collate_fn: Any) -> DataLoader[Any]:
-        pinned = self.accelerator.device.type == "cuda" and workers > 0
+    def _loader(self, dataset: CaptionDataset, steps: Sequence[int]) -> DataLoader[CaptionBatch]:
+        workers = self.config.workers
         return DataLoader(
             dataset,
-            batch_sampler=sampler,
+            batch_sampler=[[step] for step in steps],
             num_workers=workers,
-            collate_fn=collate_fn,
-            pin_memory=pinned,
+            collate_fn=_only,
+            pin_memory=self.accelerator.device.type == "cuda" and workers > 0,
             prefetch_factor=4 if workers else None,
         )
-
-    def _segment_batches(self, first: int, last: int) -> Iterator[SegmentBatch]:
-        config, share = self.config, self.config.video_share
-        before, after = video_steps_before(first, share), video_steps_before(last, share)
-        ranges = ((first - before, last - after, config.batch), (before, after, config.video_batch))
-        streams = []
-        for video, (dataset, (begin, end, batch)) in enumerate(zip(self._datasets, ranges, strict=True)):
-            if begin == end:
-                streams.append(iter(()))
-                continue
-            sampler = StepSampler(
-                len(dataset),
-                batch,
-                config.seed + video,
-                begin,
-                end,
-                self.accelerator.process_index,
-                self.accelerator.num_processes,
-            )
-            workers = config.workers if share in (0, 1) else config.workers // 2
-            streams.append(iter(self._loader(dataset, sampler, workers, collate)))
-        for step in range(first, last):
-            yield next(streams[is_video_step(step, share)])
-
-    def _step_batches(self, first: int, last: int) -> Iterator[CaptionBatch]:
-        cached = self.config.kind is StageKind.LANGUAGE or self.config.cache_taps
-        if cached:  # texts only, made faster than they could be sent; the store would not survive a fork
-            yield from (self._by_step[step] for step in range(first, last))
-        else:
-            sampler = [[step] for step in range(first, last)]
-            yield from self._loader(self._by_step, sampler, self.config.workers, _only)
 
     # ---- the loop
 
@@ -268,7 +245,7 @@ class Stage:
             group["lr"] = group["peak"] * factor
         # A step's randomness comes from its number alone, so a resumed run repeats one that was not stopped.
         seed = (self.config.seed * 1_000_003 + self.progress.step) * 64 + self.accelerator.process_index
-        figures: dict[str, Tensor] = self.module(batch, Generator().manual_seed(seed))
+        figures: dict[str, Tensor] = self.module(batch, Generator(self.accelerator.device).manual_seed(seed))
         self.accelerator.backward(figures["loss"])
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
         self.optimiser.step()
@@ -308,9 +285,9 @@ def _is_video(batch: Batch) -> bool:
     return batch.clip if isinstance(batch, CaptionBatch) else batch.pixels.shape[1] > 1
 
 
-def run_stage(config: StageConfig, *, resume: bool = False, kept: KeptTaps | None = None) -> Pam:
-    """Runs a stage to its end; returns the trained model (float32). `kept` carries taps between stages."""
-    stage = Stage(config, kept or KeptTaps())
+def run_stage(config: StageConfig, *, resume: bool = False, kept: Kept | None = None) -> Pam:
+    """Runs a stage to its end; returns the trained model (float32). `kept` carries stores between stages."""
+    stage = Stage(config, kept or Kept())
     if resume:
         stage.resume()
     stage.run()
@@ -340,7 +317,7 @@ def main(arguments: list[str] | None = None) -> None:
         minutes *= len(given.configs)
     if minutes and len(minutes) != len(given.configs):
         parser.error(f"--max-minutes names {len(minutes)} times for {len(given.configs)} stages")
-    kept = KeptTaps()
+    kept = Kept()
     for place, path in enumerate(given.configs):
         limit = [f"max_minutes={minutes[place]}"] if minutes else []
         run_stage(read_config(path, [*given.set, *limit]), resume=given.resume, kept=kept)

@@ -13,18 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
-from torch.utils.data import Dataset
 
 from pam_ros.model.pam import Pam
-from pam_ros.model.segmenter import Tap
+from pam_ros.model.segmenter import FrameFeatures, Tap
 from pam_ros.records import Language, Task
 from pam_ros.training import augment
-from pam_ros.training.config import StageConfig
+from pam_ros.training.config import StageConfig, TrainingError
+from pam_ros.training.loading import is_video_step, samples_of_step, video_steps_before
 from pam_ros.training.losses import MaskLosses, mask_losses
-from pam_ros.training.prompting import correction, first_prompts
+from pam_ros.training.prompting import correction, first_prompts, on_host, random_numbers
 from pam_ros.training.rollout import Found, normalised, picked, prompt, track
-from pam_ros.training.source import RegionEntry, Source
+from pam_ros.training.source import Entry, RegionEntry
+from pam_ros.training.store import ANY_PART, NO_CODE, THIS_PART, Codes, FrameStore
 
 MIN_PIXELS = 24  # of a region in its first frame, at input size
 MAX_WORDS = 512
@@ -33,21 +35,22 @@ UNNAMED = -1
 
 @dataclass(frozen=True, slots=True)
 class SegmentBatch:
-    """Tensors of one step."""
+    """Tensors of one step, on the store's device."""
 
     pixels: Tensor  # (N, T, 3, S, S) uint8
-    masks: Tensor  # (N, R, T, S, S) bool
+    ids: Tensor  # (N, T, S, S) int16
+    codes: Codes  # (N, R)
     labels: Tensor  # (N, R) index into Words.labels, UNNAMED where there is none
     words: Tensor  # (N, R, W) bool, which of Words.words its captions hold
 
     def to(self, device: torch.device) -> SegmentBatch:
-        """A copy on another device."""
-        return SegmentBatch(
-            *(
-                getattr(self, name).to(device, non_blocking=True)
-                for name in ("pixels", "masks", "labels", "words")
-            )
-        )
+        """On the training device; it is there already unless the store is on the host."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        codes = Codes(moved(self.codes.value), moved(self.codes.bits))
+        return SegmentBatch(moved(self.pixels), moved(self.ids), codes, moved(self.labels), moved(self.words))
 
 
 class Words:
@@ -75,68 +78,91 @@ def _words(region: RegionEntry) -> set[str]:
     return {word for text in texts[:1] for word in re.findall("[a-z]+", text.lower())}
 
 
-class SegmentDataset(Dataset[SegmentBatch]):
-    """Pictures, or short videos, with some of their regions. Items are asked for as (index, draw)."""
+class SegmentData:
+    """Pictures, or short videos, with some of their regions, by step number, from the store."""
 
     def __init__(
-        self, source: Source, indices: Sequence[int], *, words: Words, size: int, frames: int, regions: int
-    ) -> None:
-        self._source, self._indices, self._words = source, list(indices), words
-        self._size, self._frames, self._regions = size, frames, regions
+        self, entries: Sequence[Entry], store: FrameStore, words: Words, config: StageConfig, *, rank: int = 0,
+        processes: int = 1,
+    ) -> None:  # fmt: skip
+        self._store, self._config, self._rank, self._processes = store, config, rank, processes
+        self._videos = np.flatnonzero(store.lengths > 1)
+        if config.video_share and not len(self._videos):
+            raise TrainingError("the data holds no video; set video_share to 0")
+        device, shape = store.pixels.device, store.codes.value.shape
+        labels = np.full(shape, UNNAMED)
+        known = np.zeros((*shape, len(words.words)), np.bool_)
+        for sample, entry in enumerate(entries):
+            for place, region in enumerate(entry.regions):
+                labels[sample, place], rows = words.rows(region)
+                known[sample, place, rows] = True
+        self._labels = torch.from_numpy(labels).to(device)
+        self._words = torch.from_numpy(known).to(device)
 
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, key: tuple[int, int]) -> SegmentBatch:
-        """`draw` seeds the choice of frames and regions."""
-        index, draw = self._indices[key[0]], key[1]
-        random = np.random.default_rng((index, draw))
-        entry = self._source.entries[index]
-        scene = self._source.load(index, _frames(random, entry.frames, self._frames), self._size)
-        seen = np.flatnonzero(scene.masks[:, 0].sum((1, 2)) >= MIN_PIXELS)
-        chosen = random.permutation(seen)[: self._regions]
-        if not len(chosen):  # nothing in view: an absent region stands in, it trains presence only
-            masks = np.zeros((self._regions, *scene.masks.shape[1:]), np.bool_)
+    def __getitem__(self, step: int) -> SegmentBatch:
+        config, lengths = self._config, self._store.lengths
+        random = np.random.default_rng((config.seed, step, self._rank))
+        before = video_steps_before(step, config.video_share, config.video_after)
+        if is_video_step(step, config.video_share, config.video_after):
+            samples = self._videos[self._samples(before, len(self._videos), config.video_batch)]
+            frames = frames_of_videos(random, lengths[samples], config.video_frames)
+            regions = config.video_regions
         else:
-            chosen = np.resize(chosen, self._regions)
-            masks = scene.masks[chosen]
-        labels = torch.full((self._regions,), UNNAMED)
-        words = torch.zeros(self._regions, len(self._words.words), dtype=torch.bool)
-        for row, region in enumerate(chosen):
-            label, known = self._words.rows(entry.regions[region])
-            labels[row], words[row, known] = label, True
-        pixels = torch.from_numpy(np.ascontiguousarray(scene.pixels.transpose(0, 3, 1, 2)))
-        return SegmentBatch(pixels, torch.from_numpy(masks), labels, words)
-
-
-def _frames(random: np.random.Generator, available: int, wanted: int) -> list[int]:
-    """Neighbouring frames or every second or third one, forwards or backwards."""
-    stride = max(1, min(int(random.integers(1, 4)), (available - 1) // max(1, wanted - 1)))
-    span = min(available, stride * (wanted - 1) + 1)
-    start = int(random.integers(0, available - span + 1))
-    frames = list(range(start, start + span, stride))
-    frames += frames[-1:] * (wanted - len(frames))
-    return frames[::-1] if random.random() < 0.3 else frames
-
-
-def collate(items: Sequence[SegmentBatch]) -> SegmentBatch:
-    """Items without the batch axis → a batch."""
-    return SegmentBatch(
-        *(
-            torch.stack([getattr(item, name) for item in items])
-            for name in ("pixels", "masks", "labels", "words")
+            samples = self._samples(step - before, len(lengths), config.batch)
+            frames = random.integers(lengths[samples])[:, None]
+            regions = config.image_regions
+        rows = self._store.starts[samples][:, None] + frames
+        places, absent = choose_regions(random, self._store.areas[rows[:, 0]] >= MIN_PIXELS, regions)
+        pixels, ids = self._store.take(rows)
+        device = ids.device
+        at = (torch.from_numpy(samples).to(device)[:, None], torch.from_numpy(places).to(device))
+        nothing = torch.from_numpy(absent).to(device)[:, None]
+        codes = self._store.codes
+        return SegmentBatch(
+            pixels,
+            ids,
+            Codes(
+                codes.value[at].masked_fill(nothing, NO_CODE), codes.bits[at].masked_fill(nothing, THIS_PART)
+            ),
+            self._labels[at].masked_fill(nothing, UNNAMED),
+            self._words[at],
         )
-    )
+
+    def _samples(self, step: int, length: int, batch: int) -> NDArray[np.int64]:
+        return samples_of_step(
+            step,
+            length=length,
+            batch=batch,
+            seed=self._config.seed,
+            rank=self._rank,
+            processes=self._processes,
+        )
 
 
-def _in_views(batch: SegmentBatch, views: int) -> SegmentBatch:
-    """N pictures with views·R regions each → N·views pictures with R regions each."""
+def frames_of_videos(
+    random: np.random.Generator, available: NDArray[np.int64], wanted: int
+) -> NDArray[np.int64]:
+    """(N, wanted) frame numbers: neighbours or every second or third one, forwards or backwards."""
+    count = len(available)
+    stride = np.minimum(random.integers(1, 4, count), (available - 1) // max(1, wanted - 1)).clip(1)
+    span = np.minimum(available, stride * (wanted - 1) + 1)
+    start = random.integers(available - span + 1)
+    frames = start[:, None] + np.minimum(np.arange(wanted) * stride[:, None], span[:, None] - 1)
+    backwards = random.random(count) < 0.3
+    return np.where(backwards[:, None], frames[:, ::-1], frames)
 
-    def split(tensor: Tensor) -> Tensor:
-        return tensor.reshape(tensor.shape[0] * views, tensor.shape[1] // views, *tensor.shape[2:])
 
-    pixels = batch.pixels.repeat_interleave(views, dim=0)
-    return SegmentBatch(pixels, split(batch.masks), split(batch.labels), split(batch.words))
+def choose_regions(
+    random: np.random.Generator, seen: NDArray[np.bool_], wanted: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Of (N, R) regions `wanted` seen ones each, again from the first where there are fewer.
+
+    Returns places (N, wanted), and (N,) where none is seen: then an absent region stands in.
+    """
+    order = np.where(seen, random.random(seen.shape), 2.0).argsort(1)
+    count = seen.sum(1)
+    turn = np.arange(wanted) % count.clip(1)[:, None]
+    return np.take_along_axis(order, turn, axis=1), count == 0
 
 
 class WordsHead(nn.Module):
@@ -160,6 +186,35 @@ class WordsHead(nn.Module):
         return self.label(hidden), self.words(hidden)
 
 
+class GroupHead(nn.Module):
+    """Asks the encoder's features which pixels belong to the same thing; only trains them, as `WordsHead` does.
+
+    Every pixel teaches it, not only those of prompted regions: from nothing, masks come much sooner.
+    """
+
+    points, codes = 128, 16  # pixels looked at in a frame; width of what is compared
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        levels = width + width // 4 + width // 8
+        self.project = nn.Sequential(nn.LayerNorm(levels), nn.Linear(levels, self.codes))
+        self.threshold = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, features: FrameFeatures, ids: Tensor, generator: Generator) -> Tensor:
+        """Features of N frames and their ids (N, S, S) → the loss, a scalar."""
+        places = random_numbers(generator, len(ids), self.points, 1, 2) * 2 - 1  # (x, y), -1..1
+        levels = (features.embedding, *features.high_resolution)
+        read = [F.grid_sample(level.float(), places, align_corners=False)[..., 0] for level in levels]
+        codes = self.project(torch.cat(read, dim=1).transpose(1, 2)).float()  # (N, P, codes)
+        owner = F.grid_sample(ids[:, None].float(), places, mode="nearest", align_corners=False)[:, 0]
+        same = (owner == owner.transpose(1, 2)).float()  # (N, P, P)
+        logits = self.threshold - (codes[:, :, None] - codes[:, None]).square().sum(3)
+        entropy = F.binary_cross_entropy_with_logits(logits, same, reduction="none")
+        apart = 1 - same
+        loss: Tensor = (entropy * same).sum() / same.sum() + (entropy * apart).sum() / apart.sum().clamp(min=1)
+        return loss
+
+
 class SegmentStage(nn.Module):
     """The stage's loss as a module, so that accelerate can wrap it."""
 
@@ -167,25 +222,24 @@ class SegmentStage(nn.Module):
         super().__init__()
         self.pam = pam
         self.head = WordsHead(pam.segmenter.width, words) if config.words_weight else None
+        self.group_head = GroupHead(pam.segmenter.width) if config.group_weight else None
         self._config = config
 
     def forward(self, batch: SegmentBatch, generator: Generator) -> dict[str, Tensor]:
         """One step's loss (`loss`) and figures for the curves."""
         frames = batch.pixels.shape[1]
-        if frames == 1:
-            batch = _in_views(batch, self._config.views)
-        pixels, masks = augment.views(augment.colours(batch.pixels, generator), batch.masks, generator)
+        pixels, ids = augment.views(augment.colours(batch.pixels, generator), batch.ids, generator)
         if frames > 1:
-            pixels, masks = augment.occlusions(pixels, masks, generator)
+            pixels, ids = augment.occlusions(pixels, ids, generator)
+        masks = batch.codes.masks(ids)
         count, regions = masks.shape[:2]
         segmenter = self.pam.segmenter
         size = (segmenter.image_size, segmenter.image_size)
         # (N, T) frames → one encoder pass over T·N, time first, so that a frame's features are one slice.
         features = segmenter.encode_pixels(normalised(segmenter, pixels.transpose(0, 1).flatten(0, 1)), size)
         truth = masks.flatten(0, 1).transpose(0, 1)  # (T, B, S, S)
-        order = torch.randperm(count * regions, generator=generator).to(
-            pixels.device
-        )  # who gets which kind of prompt
+        # Who gets which kind of prompt.
+        order = torch.randperm(count * regions, generator=generator, device=pixels.device)
         truth = truth[:, order]
         rows = (torch.arange(count * regions, device=pixels.device) // regions)[order]
         memory = segmenter.new_memory()
@@ -195,7 +249,8 @@ class SegmentStage(nn.Module):
         for t in range(frames):
             here = picked(features, rows + t * count)
             if t == 0:
-                found = prompt(segmenter, here, memory, first_prompts(truth[0], generator))
+                groups = first_prompts(truth[0], generator)
+                found = prompt(segmenter, here, memory, groups, last=frames == 1)
                 first = found
             else:
                 found = track(segmenter, here, memory)
@@ -205,14 +260,18 @@ class SegmentStage(nn.Module):
                     found.masks[:, :1].detach().float(), size=size, mode="bilinear", align_corners=False
                 )
                 clicks = correction(truth[t], (shown[:, 0] > 0) & (found.presence > 0)[..., None], generator)
-                found = prompt(segmenter, here, memory, [clicks])
+                found = prompt(segmenter, here, memory, [clicks], last=t == frames - 1)
                 losses.append(mask_losses(found, truth[t], loss_size=self._config.loss_size))
         assert first is not None
-        return self._figures(losses, first, truth[0], batch, order)
+        figures = self._figures(losses, first, truth[0], batch, order)
+        if self.group_head is not None:
+            grouped = self.group_head(features, (ids & ANY_PART).transpose(0, 1).flatten(0, 1), generator)
+            figures |= {"loss": figures["loss"] + self._config.group_weight * grouped, "group": grouped}
+        return figures
 
     def _correction_frame(self, frames: int, generator: Generator) -> int:
         """Where a correcting click comes; -1 = nowhere."""
-        chance, place = torch.rand(2, generator=generator).tolist()
+        chance, place = torch.rand(2, generator=on_host(generator, 0)).tolist()
         return int(place * frames) if chance < self._config.correction else -1
 
     def _figures(

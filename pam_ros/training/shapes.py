@@ -27,7 +27,9 @@ class ShapesSource:
     def __init__(self, count: int, frames: int = 1) -> None:
         self._things = [_things(index) for index in range(count)]
         self.entries = [
-            Entry(frames, tuple(_describe(thing, frames) for thing in things)) for things in self._things
+            Entry(frames, tuple(_describe(row, thing, frames) for row, thing in enumerate(things)))
+            for things in self._things
+            for things in self._things
         ]
 
     def load(self, index: int, frames: Sequence[int], size: int) -> Scene:
@@ -36,15 +38,15 @@ class ShapesSource:
         random = np.random.default_rng(index)
         ground = random.integers(60, 140, 3)
         pixels = np.tile(ground.astype(np.uint8), (len(frames), size, size, 1))
-        masks = np.zeros((REGIONS, len(frames), size, size), np.bool_)
+        ids = np.zeros((len(frames), size, size), np.uint16)
         for row, (colour, shape, motion, x, y, radius) in enumerate(self._things[index]):
             for t, frame in enumerate(frames):
                 shift = 0.3 * frame / max(1, total - 1) if motion == "slides right" else 0.0
-                masks[row, t] = _drawn(shape, x + shift, y, radius, size)
-                masks[:row, t] &= ~masks[row, t]
-                pixels[t][masks[row, t]] = COLOURS[colour][1]
+                drawn = _drawn(shape, x + shift, y, radius, size)
+                ids[t][drawn] = row + 1
+                pixels[t][drawn] = COLOURS[colour][1]
         noise = random.integers(-8, 9, pixels.shape)
-        return Scene(np.clip(pixels.astype(int) + noise, 0, 255).astype(np.uint8), masks)
+        return Scene(np.clip(pixels.astype(int) + noise, 0, 255).astype(np.uint8), ids)
 
 
 _Thing = tuple[
@@ -71,7 +73,7 @@ def _drawn(shape: str, x: float, y: float, radius: float, size: int) -> NDArray[
     return np.asarray(inside & (np.minimum(dx, dy) < radius / 3) if shape == "cross" else inside)
 
 
-def _describe(thing: _Thing, frames: int) -> RegionEntry:
+def _describe(row: int, thing: _Thing, frames: int) -> RegionEntry:
     colour, shape, motion = thing[:3]
     colour_zh, shape_zh = COLOURS[colour][0], SHAPES[shape]
     pairs = {
@@ -87,10 +89,11 @@ def _describe(thing: _Thing, frames: int) -> RegionEntry:
     for task, (english, chinese) in pairs.items():
         texts[task, Language.EN], texts[task, Language.ZH] = (english,), (chinese,)
     if frames < 2:
-        return RegionEntry(texts)
+        return RegionEntry(texts, instance=row + 1)
     caption = {
         Language.EN: (f"The {colour} {shape} {motion}.",),
         Language.ZH: (f"{colour_zh}的{shape_zh}{MOTIONS[motion]}。",),
     }
     half = frames // 2
-    return RegionEntry(texts, ((ClipEntry(0, half, caption), ClipEntry(half, frames, caption)),))
+    clips = (ClipEntry(0, half, caption), ClipEntry(half, frames, caption))
+    return RegionEntry(texts, (clips,), instance=row + 1)

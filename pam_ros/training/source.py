@@ -29,12 +29,14 @@ class ClipEntry:
 
 @dataclass(frozen=True, slots=True)
 class RegionEntry:
-    """What is said about one region."""
+    """One region: what is said about it, and which pixels of the id pictures are its own."""
 
     texts: Mapping[tuple[Task, Language], tuple[str, ...]] = field(
         default_factory=dict
     )  # image tasks, all wordings
     clips: tuple[tuple[ClipEntry, ...], ...] = ()  # sequences; each clip's caption continues the one before
+    instance: int = 1
+    part: int = 0  # 0 = the whole instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Decoded frames: pixels (T, S, S, 3) uint8 RGB and masks (regions, T, S, S) bool."""
+    """Decoded frames: pixels (T, S, S, 3) uint8 RGB and ids (T, S, S) uint16, instance + PART_STEP * part."""
 
     pixels: NDArray[np.uint8]
-    masks: NDArray[np.bool_]
+    ids: NDArray[np.uint16]
 
 
 class Source(Protocol):
@@ -73,18 +75,17 @@ def sample_ids(ids: NDArray[Any], size: int) -> NDArray[Any]:
     """(H, W) → (S, S): the value under the middle of every new pixel."""
     rows = ((np.arange(size) + 0.5) * ids.shape[0] / size).astype(int)
     columns = ((np.arange(size) + 0.5) * ids.shape[1] / size).astype(int)
-    picked: NDArray[Any] = ids[rows[:, None], columns[None]]
+    picked: NDArray[Any] = ids[rows].take(columns, axis=1)
     return picked
 
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """One shard line: pictures, id pictures, and (instance, part) of each region."""
+    """One shard line: pictures and id pictures."""
 
     folder: Path
     frames: tuple[str, ...]
     ids: tuple[str, ...]
-    regions: tuple[tuple[int, int], ...]
 
 
 class ShardSource:
@@ -103,28 +104,18 @@ class ShardSource:
         regions = line["regions"]
         video = "frames" in line
         frames, ids = (line["frames"], line["ids"]) if video else ([line["image"]], [line["ids"]])
-        owners = tuple((int(region["instance"]), int(region.get("part", 0))) for region in regions)
-        self._files.append(_Files(folder, tuple(frames), tuple(ids), owners))
+        self._files.append(_Files(folder, tuple(frames), tuple(ids)))
         self.entries.append(Entry(len(frames), tuple(_region(region) for region in regions)))
 
     def load(self, index: int, frames: Sequence[int], size: int) -> Scene:
         """Decodes some frames of a sample."""
-        files = self._files[index]
-        pixels, grids = [], []
+        files, pixels, ids = self._files[index], [], []
         for frame in frames:
             with Image.open(files.folder / files.frames[frame]) as picture:
-                pixels.append(resized(np.asarray(picture.convert("RGB")), size))
+                pixels.append(np.asarray(picture.resize((size, size))))
             with Image.open(files.folder / files.ids[frame]) as picture:
-                grids.append(sample_ids(np.asarray(picture), size))
-        grid = np.stack(grids).astype(np.uint16)  # (T, S, S)
-        # Bytes compare several times faster than wider integers, and there are many regions.
-        instances, parts = (grid % PART_STEP).astype(np.uint8), (grid // PART_STEP).astype(np.uint8)
-        masks = [
-            (instances == instance) & (parts == part) if part else instances == instance
-            for instance, part in files.regions
-        ]
-        shape = (len(masks), *grid.shape)
-        return Scene(np.stack(pixels), np.stack(masks) if masks else np.zeros(shape, np.bool_))
+                ids.append(sample_ids(np.asarray(picture), size))
+        return Scene(np.stack(pixels), np.stack(ids).astype(np.uint16))
 
 
 def _region(region: Mapping[str, Any]) -> RegionEntry:
@@ -133,7 +124,7 @@ def _region(region: Mapping[str, Any]) -> RegionEntry:
         task, _, language = key.partition("/")
         texts[Task.parse(task), Language.parse(language)] = tuple(wordings)
     sequences = [_clips(region[name]) for name in ("events", "windows") if region.get(name)]
-    return RegionEntry(texts, tuple(sequences))
+    return RegionEntry(texts, tuple(sequences), int(region["instance"]), int(region.get("part", 0)))
 
 
 def _clips(clips: Sequence[Mapping[str, Any]]) -> tuple[ClipEntry, ...]:

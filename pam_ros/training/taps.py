@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from pam_ros.model.segmenter import Segmenter, Tap
 from pam_ros.training import augment
@@ -20,40 +19,10 @@ from pam_ros.training.config import StageConfig
 from pam_ros.training.prompting import first_prompts
 from pam_ros.training.rollout import normalised, picked, prompt, track
 from pam_ros.training.segment_stage import MIN_PIXELS
-from pam_ros.training.source import Entry, Source
+from pam_ros.training.source import Entry
+from pam_ros.training.store import Codes, FrameStore
 
 FRAMES_AT_ONCE = 384  # through the encoder
-
-
-@dataclass(frozen=True, slots=True)
-class Regions:
-    """Pictures or videos with all their regions."""
-
-    indices: tuple[int, ...]  # of the samples
-    pixels: Tensor  # (N, T, 3, S, S) uint8
-    masks: Tensor  # (N, R, T, S, S) bool; samples with fewer regions are filled up with empty masks
-
-
-class RegionDataset(Dataset[Regions]):
-    """Whole samples."""
-
-    def __init__(self, source: Source, size: int) -> None:
-        self._source, self._size = source, size
-
-    def __getitem__(self, index: int) -> Regions:
-        entry = self._source.entries[index]
-        scene = self._source.load(index, range(entry.frames), self._size)
-        pixels = torch.from_numpy(np.ascontiguousarray(scene.pixels.transpose(0, 3, 1, 2)))
-        return Regions((index,), pixels, torch.from_numpy(scene.masks))
-
-
-def _collate(items: Sequence[Regions]) -> Regions:
-    most = max(item.masks.shape[0] for item in items)
-    masks = torch.zeros(len(items), most, *items[0].masks.shape[1:], dtype=torch.bool)
-    for row, item in enumerate(items):
-        masks[row, : len(item.masks)] = item.masks
-    indices = tuple(index for item in items for index in item.indices)
-    return Regions(indices, torch.stack([item.pixels for item in items]), masks)
 
 
 @torch.no_grad()
@@ -68,7 +37,7 @@ def rolled_out(
     regions = masks.shape[1]
     size = (segmenter.image_size, segmenter.image_size)
     # Prompts come in groups of neighbours; shuffled, so that no region meets always the same kind.
-    order = torch.randperm(count * regions, generator=generator).to(pixels.device)
+    order = torch.randperm(count * regions, generator=generator, device=pixels.device)
     back = order.argsort()
     rows = (torch.arange(count * regions, device=pixels.device) // regions)[order]
     first = masks[:, :, 0].flatten(0, 1)[order]
@@ -116,27 +85,27 @@ class TapStore:
         """Rows (K,) → tap of K regions."""
         return Tap(self.image[rows].float(), self.tokens[rows].float())
 
-    def put(self, batch: Regions, entries: Sequence[Entry], variant: int, tap: Tap) -> None:
-        """Keeps the taps of a batch; they come time first."""
-        count, regions, frames = batch.masks.shape[:3]
-        image = tap.image.reshape(frames, count, regions, *tap.image.shape[1:])
-        tokens = tap.tokens.reshape(frames, count, regions, *tap.tokens.shape[1:])
-        visible = (batch.masks[:, :, 0].sum((2, 3)) >= MIN_PIXELS).tolist()
-        for row, sample in enumerate(batch.indices):
+    def put(self, samples: Sequence[int], entries: Sequence[Entry], variant: int, tap: Tap) -> None:
+        """Keeps the taps of N samples of T frames with R regions (some have fewer); they come time first."""
+        frames = entries[samples[0]].frames
+        shape = (frames, len(samples), -1)
+        image = tap.image.reshape(*shape, *tap.image.shape[1:])
+        tokens = tap.tokens.reshape(*shape, *tap.tokens.shape[1:])
+        for row, sample in enumerate(samples):
             for region in range(len(entries[sample].regions)):
                 start = self._starts[sample, region, variant]
                 self.image[start : start + frames] = image[:, row, region].to(self.image.dtype)
                 self.tokens[start : start + frames] = tokens[:, row, region].to(self.tokens.dtype)
-                if visible[row][region]:
-                    self.usable.add((sample, region))
 
 
 @dataclass(slots=True)
-class KeptTaps:
-    """A filled store that goes from one stage to the next, where SAM 2 and the data are the same."""
+class Kept:
+    """Filled stores that go from one stage to the next, where what they depend on is the same."""
 
-    key: tuple[object, ...] = ()
-    store: TapStore | None = None
+    frames_key: tuple[object, ...] = ()
+    frames: FrameStore | None = None
+    taps_key: tuple[object, ...] = ()
+    taps: TapStore | None = None
 
 
 def tap_key(config: StageConfig, segmenter: Segmenter) -> tuple[object, ...]:
@@ -158,22 +127,29 @@ def batches_of_equal_length(entries: Sequence[Entry]) -> Iterator[list[int]]:
             yield indices[start : start + at_once]
 
 
-def fill_store(store: TapStore, source: Source, segmenter: Segmenter, config: StageConfig) -> Iterator[int]:
+def fill_store(
+    store: TapStore, frames: FrameStore, entries: Sequence[Entry], segmenter: Segmenter, config: StageConfig
+) -> Iterator[int]:
     """Computes every tap; yields the number of samples done after each batch."""
     device = segmenter.pixel_mean.device
-    loader = DataLoader(
-        RegionDataset(source, segmenter.image_size),
-        batch_sampler=list(batches_of_equal_length(source.entries)),
-        collate_fn=_collate,
-        num_workers=config.workers,
-        pin_memory=device.type == "cuda",
-    )
-    for number, batch in enumerate(loader):
-        pixels, masks = batch.pixels.to(device), batch.masks.to(device)
+    for number, samples in enumerate(batches_of_equal_length(entries)):
+        rows = frames.starts[samples][:, None] + np.arange(entries[samples[0]].frames)
+        most = max(len(entries[sample].regions) for sample in samples)
+        pixels, ids = (tensor.to(device) for tensor in frames.take(rows))
+        codes = Codes(*(code[samples, :most].to(device) for code in (frames.codes.value, frames.codes.bits)))
+        masks = codes.masks(ids)
         for variant in range(store.variants):
-            generator = Generator().manual_seed((config.seed * 64 + variant) * 1_000_003 + number)
+            seed = (config.seed * 64 + variant) * 1_000_003 + number
+            generator = Generator(device).manual_seed(seed)
             coloured = augment.colours(pixels, generator)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 tap = rolled_out(segmenter, coloured, masks, generator, boxes_only=config.boxes_only)
-            store.put(batch, source.entries, variant, tap)
-        yield len(batch.indices)
+            store.put(samples, entries, variant, tap)
+        seen = frames.areas[rows[:, 0]] >= MIN_PIXELS
+        store.usable |= {
+            (sample, region)
+            for row, sample in enumerate(samples)
+            for region in range(len(entries[sample].regions))
+            if seen[row, region]
+        }
+        yield len(samples)

@@ -1,0 +1,121 @@
+"""Every frame of the training data, decoded once at a stage's start and kept on the device.
+
+Letters: F frames of all samples, S input side, R regions of a sample (the most there are, others filled up).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pam_ros.training.source import PART_STEP, Entry, RegionEntry, Source
+
+FRAMES_AT_ONCE = 32  # decoded by a worker before it hands them over
+ANY_PART, THIS_PART = PART_STEP - 1, 2**15 - 1  # bits of an id that a region's code is compared with
+NO_CODE = -1  # what no pixel has: the region of a filled-up place
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """Which pixels are a region's: those whose id, reduced to `bits`, is `value`. Any shape, int16."""
+
+    value: Tensor
+    bits: Tensor
+
+    def masks(self, ids: Tensor) -> Tensor:
+        """Ids (N, T, S, S) int16 of pictures, own shape (N, R) → (N, R, T, S, S) bool."""
+        value, bits = (code[..., None, None, None] for code in (self.value, self.bits))
+        return (ids[:, None] & bits) == value
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    first: int  # row of the first frame
+    pixels: Tensor  # (n, S, S, 3) uint8
+    ids: Tensor  # (n, S, S) int16
+
+
+class _Decoder(Dataset[_Decoded]):
+    """Stretches of FRAMES_AT_ONCE frames, whichever samples they belong to."""
+
+    def __init__(self, source: Source, rows: Sequence[tuple[int, int]], size: int) -> None:
+        self._source, self._rows, self._size = source, rows, size
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // FRAMES_AT_ONCE)
+
+    def __getitem__(self, index: int) -> _Decoded:
+        first = index * FRAMES_AT_ONCE
+        wanted = self._rows[first : first + FRAMES_AT_ONCE]
+        pixels = torch.empty(len(wanted), self._size, self._size, 3, dtype=torch.uint8)
+        ids = torch.empty(len(wanted), self._size, self._size, dtype=torch.int16)
+        for place, (sample, frame) in enumerate(wanted):
+            scene = self._source.load(sample, [frame], self._size)
+            pixels[place] = torch.from_numpy(scene.pixels[0])
+            ids[place] = torch.from_numpy(scene.ids[0].astype(np.int16))
+        return _Decoded(first, pixels, ids)
+
+
+class FrameStore:
+    """All frames and id pictures; row `starts[sample] + frame` is a frame's."""
+
+    def __init__(self, entries: Sequence[Entry], size: int, device: torch.device) -> None:
+        self.lengths: NDArray[np.int64] = np.array([entry.frames for entry in entries])
+        self.starts: NDArray[np.int64] = np.cumsum(self.lengths) - self.lengths
+        self._rows = [
+            (sample, frame) for sample, entry in enumerate(entries) for frame in range(entry.frames)
+        ]
+        most = max(1, *(len(entry.regions) for entry in entries))
+        values, bits = np.full((len(entries), most), NO_CODE), np.full((len(entries), most), THIS_PART)
+        for sample, entry in enumerate(entries):
+            for place, region in enumerate(entry.regions):
+                values[sample, place], bits[sample, place] = code_of(region)
+        self.codes = Codes(*(torch.from_numpy(code.astype(np.int16)).to(device) for code in (values, bits)))
+        frames = len(self._rows)
+        self.pixels = torch.empty(frames, 3, size, size, dtype=torch.uint8, device=device)
+        self.ids = torch.empty(frames, size, size, dtype=torch.int16, device=device)
+        self.areas: NDArray[np.int32] = np.zeros((frames, most), np.int32)  # pixels of each region in a frame
+
+    def fill(self, source: Source, workers: int) -> Iterator[int]:
+        """Decodes everything on `workers` processes; yields the number of frames after each stretch."""
+        decoder = _Decoder(source, self._rows, self.pixels.shape[2])
+        device, areas = self.pixels.device, []
+        samples = torch.tensor([sample for sample, _ in self._rows], device=device)
+        loader = DataLoader(decoder, batch_size=1, num_workers=workers, collate_fn=_only)
+        for part in loader:
+            rows = slice(part.first, part.first + len(part.ids))
+            self.pixels[rows] = part.pixels.to(device).permute(0, 3, 1, 2)
+            ids = self.ids[rows] = part.ids.to(device)
+            codes = Codes(self.codes.value[samples[rows]], self.codes.bits[samples[rows]])
+            areas.append(codes.masks(ids[:, None]).sum((2, 3, 4), dtype=torch.int32))
+            yield len(part.ids)
+        self.areas = torch.cat(areas).cpu().numpy()
+
+    def take(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Rows (N, T) → pixels (N, T, 3, S, S) uint8 and ids (N, T, S, S) int16."""
+        where = torch.from_numpy(rows).to(self.pixels.device)
+        return self.pixels[where], self.ids[where]
+
+
+def code_of(region: RegionEntry) -> tuple[int, int]:
+    """A region's value and bits, see `Codes`."""
+    if region.part:
+        return region.instance + PART_STEP * region.part, THIS_PART
+    return region.instance, ANY_PART
+
+
+def mask_of(ids: NDArray[np.uint16], region: RegionEntry) -> NDArray[np.bool_]:
+    """A region's pixels in id pictures of any shape."""
+    value, bits = code_of(region)
+    return np.asarray((ids & bits) == value)
+
+
+def _only(items: list[_Decoded]) -> _Decoded:
+    (item,) = items
+    return item

@@ -1,0 +1,127 @@
+"""`pam` as its user runs it, with the real pam-tiny."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pam_ros import media
+from pam_ros.cli import main
+
+
+def pam(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pam_ros.cli", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    y, x = np.mgrid[0:120, 0:160]
+    image = np.stack([x, y, np.full_like(x, 90)], axis=2).astype(np.uint8)
+    image[40:80, 50:110] = (200, 30, 30)
+    media.write_image(tmp_path / "picture.png", image)
+    return tmp_path / "picture.png"
+
+
+def test_perceive_writes_masks_overlay_and_json(picture: Path, tmp_path: Path):
+    result = pam(
+        "perceive", str(picture), "--box", "50,40,110,80", "--box", "5,5,40,30", "--task", "label",
+        "--task", "brief", "--language", "en", "--language", "zh", "--out", "out", cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "out/result.json").read_text())
+    assert [region["id"] for region in record["regions"]] == [1, 2]
+    for region in record["regions"]:
+        assert {lang: set(texts) for lang, texts in region["texts"].items()} == {
+            "en": {"label", "brief"},
+            "zh": {"label", "brief"},
+        }
+        mask = media.read_mask(tmp_path / f"out/mask_{region['id']}.png")
+        assert mask.shape == (120, 160)
+        assert int(mask.sum()) == region["area_px"]
+    assert media.read_image(tmp_path / "out/overlay.png").shape == (120, 160, 3)
+    assert ("untrained" in result.stderr) == (not record["model"]["trained"])
+
+
+def test_a_mask_prompt_is_taken_as_it_is(picture: Path, tmp_path: Path):
+    mask = np.zeros((120, 160), np.bool_)
+    mask[40:80, 50:110] = True
+    media.write_mask(tmp_path / "mask.png", mask)
+    result = pam("perceive", str(picture), "--mask", "mask.png", "--out", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = media.read_mask(tmp_path / "out/mask_1.png")
+    assert np.logical_and(found, mask).sum() / np.logical_or(found, mask).sum() > 0.9
+
+
+def test_caption_writes_a_film_and_captions(picture: Path, tmp_path: Path):
+    image = media.read_image(picture)
+    with media.VideoWriter(tmp_path / "clip.mp4") as film:
+        for i in range(10):
+            film.write(np.roll(image, 2 * i, axis=1), round(i / 5 * 1e9))
+    result = pam(
+        "caption", "clip.mp4", "--click", "80,60", "--not", "5,5", "--every", "1", "--out", "o", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    captions = [json.loads(line) for line in (tmp_path / "o/captions.jsonl").read_text().splitlines()]
+    assert [(c["sequence"], c["frames"], c["region_id"], c["language"]) for c in captions] == [
+        (0, 5, 1, "en"),
+        (1, 6, 1, "en"),  # one carried over
+    ]
+    assert len((tmp_path / "o/regions.jsonl").read_text().splitlines()) == 10
+    assert len(list(media.read_video(tmp_path / "o/overlay.mp4"))) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["perceive", "picture.png"], "say which region"),
+        (["perceive", "nothing.png", "--click", "3,4"], "no picture at nothing.png"),
+        (["perceive", "picture.png", "--click", "3"], "--click takes 2 numbers"),
+        (["perceive", "picture.png", "--click", "nan,4"], "must be finite"),
+        (["perceive", "picture.png", "--click", "160,4"], "outside the 160x120 image"),
+        (["perceive", "picture.png", "--box", "50,40,20,80"], "x1 < x2"),
+        (
+            ["perceive", "picture.png", "--box", "1,1,2,2", "--box", "3,3,4,4", "--click", "1,1"],
+            "one box at most",
+        ),
+        (["perceive", "picture.png", "--click", "3,4", "--task", "sing"], "allowed: label, explain"),
+        (["perceive", "picture.png", "--click", "3,4", "--language", "fr"], "allowed: en, zh"),
+        (["perceive", "picture.png", "--click", "3,4", "--model", "pam-huge"], "no model 'pam-huge'"),
+        (["perceive", "picture.png", "--click", "3,4", "--model", "pam-3b"], "pam fetch pam-3b"),
+        (["perceive", "picture.png", "--click", "3,4", "--device", "abacus"], "unknown device 'abacus'"),
+        (["caption", "picture.txt", "--click", "3,4"], "no video at picture.txt"),
+        (["parity", "."], "no parity folder"),
+        (["fetch", "pam-huge"], "there are: "),
+    ],
+)
+@pytest.mark.usefixtures("picture")
+def test_bad_input_gets_one_clear_line(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pam", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert words in " ".join(said.split())
+    assert "Traceback" not in said
+
+
+def test_models_are_listed_with_their_licences(tmp_path: Path):
+    listed = " ".join(pam("models", cwd=tmp_path).stdout.split())
+    assert all(name in listed for name in ("pam-tiny", "pam-1.5b", "pam-3b", "RESEARCH"))

@@ -1,0 +1,73 @@
+"""The demo and the soak as a user starts them: real processes, real DDS, the real pam-tiny, real clips."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pam_ros import media
+
+CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
+REAL_CLIPS = {"03_bedroom.mp4": "295,2,534,404", "02_juggle.mp4": ""}
+
+
+def run(*arguments: str, cwd: Path, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pam_ros.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def check_output(out: Path) -> None:
+    """Every file is there, stamps grow, the region is in every line after its prompt, the film plays."""
+    captions = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
+    assert captions
+    assert all(c["region_id"] == 1 and c["end_ns"] >= c["start_ns"] for c in captions)
+    lines = [json.loads(line) for line in (out / "regions.jsonl").read_text().splitlines()]
+    stamps = [line["stamp_ns"] for line in lines]
+    assert stamps == sorted(stamps)
+    with_region = [line["regions"] for line in lines if line["regions"]]
+    assert len(with_region) >= 5
+    assert all(region["id"] == 1 for regions in with_region for region in regions)
+    assert len(list(media.read_video(out / "overlay.mp4"))) >= 5
+
+
+@pytest.mark.timeout(400)
+def test_the_default_demo_runs(tmp_path: Path):
+    result = run("demo", "--out", "out", cwd=tmp_path, timeout_s=380)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "region 1 is (en)" in result.stdout
+    assert "region 1 is (zh)" in result.stdout
+    check_output(tmp_path / "out")
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", REAL_CLIPS)
+def test_the_demo_runs_on_real_clips(name: str, tmp_path: Path):
+    clip = CLIPS / name
+    if not clip.is_file():
+        pytest.skip(f"{clip} is not here; it is no part of the repository")
+    height, width = next(media.read_video(clip)).size
+    prompt = ["--box", REAL_CLIPS[name]] if REAL_CLIPS[name] else ["--click", f"{width / 2},{height / 2}"]
+    result = run("demo", "--clip", str(clip), *prompt, "--out", "out", cwd=tmp_path, timeout_s=380)
+    assert result.returncode == 0, result.stdout + result.stderr
+    check_output(tmp_path / "out")
+
+
+def test_a_prompt_outside_the_clip_is_refused(tmp_path: Path):
+    result = run("demo", "--click", "9999,5", "--out", "out", cwd=tmp_path, timeout_s=170)
+    assert result.returncode == 2
+    assert "outside the 640x480 image" in " ".join(result.stderr.split())
+
+
+@pytest.mark.timeout(400)
+def test_memory_does_not_grow_in_a_minute(tmp_path: Path):
+    result = run("soak", "--minutes", "1", "--out", "out", cwd=tmp_path, timeout_s=380)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("memory grew")]
+    frames, prompts, captions = (int(part.split()[0]) for part in line.split(";")[1].split(","))
+    assert frames > 20, line
+    assert prompts >= 5, line
+    assert captions >= 1, line
