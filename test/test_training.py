@@ -67,6 +67,7 @@ def segment_stage(tiny: Path, out: Path, **values: Any) -> StageConfig:
     fixed = {
         "kind": "segment", "fresh": True, "train": ["segmenter"], "steps": 12, "image_regions": 1,
         "video_share": 0.25, "video_batch": 2, "video_frames": 3, "loss_size": 16, "words_weight": 0.2,
+        "group_weight": 0.5,
         "learning_rate": 2e-3,
     }  # fmt: skip
     return stage(tiny, out, **{**fixed, **values})

@@ -7,6 +7,7 @@ executor can miss the moment when a waiting coroutine may go on.)
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -31,6 +32,8 @@ from pam_ros.model.interface import PerceptionModel
 from pam_ros.nodes.manager_node import ManagerNode, ModelFactory, Progress
 from pam_ros.nodes.perception_node import PerceptionNode
 
+_M_MMAP_THRESHOLD = -3  # of malloc.h
+_LARGE_BLOCK_BYTES = 256 * 1024
 _PATIENCE_S = 10.0  # for a transition under way at shutdown
 _FAREWELL_S = 1.0  # for the answers to requests that the shutdown cancelled
 _BAD_PARAMETERS = (
@@ -74,8 +77,19 @@ def perception_nodes(manager: ManagerNode) -> list[PerceptionNode]:
     ]
 
 
+def keep_heap_small() -> None:
+    """Large blocks go back to the system when they are freed, instead of leaving holes in the heap.
+
+    glibc raises that limit to 32 MiB as a process frees larger blocks; a decode's growing caches then scatter
+    over the heap and the process grows for minutes. Where libc is another one, nothing is changed.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+
+
 def run(argv: Sequence[str] | None = None, *, load_model: ModelFactory) -> int:
     """Runs until a signal comes; returns the exit code."""
+    keep_heap_small()
     # rclpy's own handlers would end the context before the lifecycle could shut down through it.
     rclpy.init(args=None if argv is None else list(argv), signal_handler_options=SignalHandlerOptions.NO)
     stop = threading.Event()

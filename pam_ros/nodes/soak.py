@@ -19,7 +19,7 @@ from vision_msgs.msg import Point2D
 from pam_ros.msg import Prompt, RegionArray, StreamingCaption
 from pam_ros.nodes.images import image_message
 from pam_ros.nodes.processes import Client, Processes, client
-from pam_ros.srv import PerceiveRegion, RemoveRegion
+from pam_ros.srv import RemoveRegion
 
 LOAD_TIMEOUT_S = 600.0
 MIB = 2**20
@@ -80,6 +80,7 @@ class _Soak:
         self._ids: list[int] = []
         self._prompts = self._frames = self._captions = 0
         node = robot.node
+        self._prompter = node.create_publisher(Prompt, "/pam/prompt", 10)
         self._camera = node.create_publisher(Image, "/image", qos_profile_sensor_data)
         node.create_timer(1.0 / RATE_HZ, self._send)
         node.create_subscription(RegionArray, "/pam/regions", self._count_frame, 10)
@@ -108,13 +109,10 @@ class _Soak:
         return time.monotonic() - self._began_s
 
     def _prompt(self) -> None:
-        """A new region; the oldest goes once there are enough."""
+        """Asks for one more region without waiting for it; the oldest goes once there are enough."""
         x, y = self._random.uniform((0, 0), (SIZE[1] - 1, SIZE[0] - 1)).tolist()
-        prompt = Prompt(points=[Point2D(x=x, y=y)], tasks=["label"])
-        answer = self._robot.call(PerceiveRegion, "/pam/perceive", PerceiveRegion.Request(prompt=prompt))
-        if answer.status.code == answer.status.OK:
-            self._prompts += 1
-            self._ids.append(answer.region.id)
+        self._prompter.publish(Prompt(points=[Point2D(x=x, y=y)], tasks=["label"]))
+        self._prompts += 1
         while len(self._ids) > REGIONS:
             request = RemoveRegion.Request(region_id=self._ids.pop(0))
             self._robot.call(RemoveRegion, "/pam/remove_region", request)
@@ -125,6 +123,7 @@ class _Soak:
 
     def _count_frame(self, message: RegionArray) -> None:
         self._frames += 1
+        self._ids = [region.id for region in message.regions]
 
     def _count_caption(self, message: StreamingCaption) -> None:
         self._captions += message.final

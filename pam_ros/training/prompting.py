@@ -30,7 +30,7 @@ def random_numbers(generator: Generator, *shape: int) -> Tensor:
 
 
 def on_host(generator: Generator, purpose: int) -> Generator:
-    """For choices that steer the program, which must not wait for the device; another one for each purpose."""
+    """For choices that steer the program, which must not wait for the device; one for each purpose."""
     return Generator().manual_seed(generator.initial_seed() * 16 + purpose)
 
 

@@ -105,7 +105,6 @@ class Stage:
             mixed_precision="bf16" if config.precision == "bf16" else "no", kwargs_handlers=[unused]
         )
         set_seed(config.seed)
-        torch.set_float32_matmul_precision("high")
         self.out.mkdir(parents=True, exist_ok=True)
         self.pam = open_model(config)
         keep_codes_exact(self.pam)

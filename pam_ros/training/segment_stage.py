@@ -82,9 +82,15 @@ class SegmentData:
     """Pictures, or short videos, with some of their regions, by step number, from the store."""
 
     def __init__(
-        self, entries: Sequence[Entry], store: FrameStore, words: Words, config: StageConfig, *, rank: int = 0,
+        self,
+        entries: Sequence[Entry],
+        store: FrameStore,
+        words: Words,
+        config: StageConfig,
+        *,
+        rank: int = 0,
         processes: int = 1,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._store, self._config, self._rank, self._processes = store, config, rank, processes
         self._videos = np.flatnonzero(store.lengths > 1)
         if config.video_share and not len(self._videos):
@@ -187,7 +193,7 @@ class WordsHead(nn.Module):
 
 
 class GroupHead(nn.Module):
-    """Asks the encoder's features which pixels belong to the same thing; only trains them, as `WordsHead` does.
+    """Asks the encoder's features which pixels belong to the same thing; only trains them, as `WordsHead`.
 
     Every pixel teaches it, not only those of prompted regions: from nothing, masks come much sooner.
     """
@@ -210,8 +216,8 @@ class GroupHead(nn.Module):
         same = (owner == owner.transpose(1, 2)).float()  # (N, P, P)
         logits = self.threshold - (codes[:, :, None] - codes[:, None]).square().sum(3)
         entropy = F.binary_cross_entropy_with_logits(logits, same, reduction="none")
-        apart = 1 - same
-        loss: Tensor = (entropy * same).sum() / same.sum() + (entropy * apart).sum() / apart.sum().clamp(min=1)
+        together, apart = same.sum(), (1 - same).sum().clamp(min=1)
+        loss: Tensor = (entropy * same).sum() / together + (entropy * (1 - same)).sum() / apart
         return loss
 
 

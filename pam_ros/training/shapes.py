@@ -29,7 +29,6 @@ class ShapesSource:
         self.entries = [
             Entry(frames, tuple(_describe(row, thing, frames) for row, thing in enumerate(things)))
             for things in self._things
-            for things in self._things
         ]
 
     def load(self, index: int, frames: Sequence[int], size: int) -> Scene:
