@@ -12,7 +12,9 @@ from stepped_engine import click, make_frame
 from pam_ros.errors import CancelledError, NotActiveError, PamError
 from pam_ros.records import Language, Task
 from pam_ros.runtime.engine import Engine, PromptRequest
+from pam_ros.runtime.failures import FaultLog
 from pam_ros.runtime.options import EngineOptions
+from pam_ros.runtime.worker import Worker
 
 
 @pytest.fixture
@@ -200,3 +202,39 @@ def test_many_threads_at_once(engines, heard):
     assert errors == []
     assert engine._tickets == set()
     assert len(workers()) == 1
+
+
+class TickingClock:
+    """Every look at it costs a tenth of a second."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        self.now_s += 0.1
+        return self.now_s
+
+
+@pytest.mark.parametrize(("share", "steps"), [(0.0, 1), (0.5, 5)])
+def test_after_a_frame_language_has_its_share_of_the_frames_time(share: float, steps: int):
+    clock, done = TickingClock(), []
+
+    def masks() -> bool:
+        clock.now_s += 0.9  # with the looks at the clock around it the frame takes a second
+        return True
+
+    def language() -> bool:
+        done.append(clock.now_s)
+        return True
+
+    worker = Worker(
+        masks=masks,
+        language=language,
+        idle=lambda: None,
+        leave=lambda: None,
+        share=lambda: share,
+        clock=clock,
+        faults=FaultLog(),
+    )
+    assert worker.turn()
+    assert len(done) == steps

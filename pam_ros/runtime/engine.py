@@ -76,6 +76,8 @@ class Engine:
             language=self._language_turn,
             idle=lambda: self._inbox.wait(IDLE_S),
             leave=self._leave,
+            share=lambda: self._options.language_share,
+            clock=clock,
             faults=self._faults,
         )
 

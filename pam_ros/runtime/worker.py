@@ -19,16 +19,21 @@ class Worker:
         language: Callable[[], bool],
         idle: Callable[[], None],
         leave: Callable[[], None],
+        share: Callable[[], float],
+        clock: Callable[[], float],
         faults: FaultLog,
     ) -> None:
         """`masks` and `language` do one piece of work and say whether there was any.
 
-        `idle` waits a little for more; `leave` runs last, on the thread itself.
+        `idle` waits a little for more; `leave` runs last, on the thread itself. `share` says how long
+        language may go on after a frame, as a part of the time the frame took; `clock` gives seconds.
         """
         self._masks = masks
         self._language = language
         self._idle = idle
         self._leave = leave
+        self._share = share
+        self._clock = clock
         self._faults = faults
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -56,13 +61,24 @@ class Worker:
             self._thread = None
 
     def turn(self) -> bool:
-        """A waiting frame first, then one step of language: masks are never later than one step, and texts
-        never wait for more than one frame. False where nothing was to do."""
-        busy = [
-            self._faults.attempt(place, do)
-            for place, do in (("seeing", self._masks), ("telling", self._language))
-        ]
-        return any(each is True for each in busy if not isinstance(each, PamError))
+        """A waiting frame first, then language: one step, or more until its share of the frame's time is up.
+
+        So masks are never later than that share or one step, and texts never stand still, even where frames
+        come faster than they are seen. False where nothing was to do.
+        """
+        began_s = self._clock()
+        seen = self._did("seeing", self._masks)
+        told_s = self._clock()
+        until_s = told_s + self._share() * (told_s - began_s) if seen else told_s
+        told = self._did("telling", self._language)
+        more = told
+        while more and self._clock() < until_s and not self._stopping.is_set():
+            more = self._did("telling", self._language)
+        return seen or told
+
+    def _did(self, place: str, work: Callable[[], bool]) -> bool:
+        done = self._faults.attempt(place, work)
+        return not isinstance(done, PamError) and done is True
 
     def _run(self, stopping: threading.Event) -> None:
         while not stopping.is_set():
