@@ -238,7 +238,7 @@ def test_mask_prompt() -> None:
         (clicks((math.nan, 1.0)), errors.PromptError, "finite"),
         (clicks((1.0, math.inf)), errors.PromptError, "finite"),
         (clicks((1.0, 1.0), point_labels=[0]), errors.PromptError, "positive click"),
-        (clicks((1.0, 1.0), point_labels=[1, 1]), errors.PromptError, "1 points came with 2 labels"),
+        (clicks((1.0, 1.0), point_labels=[1, 1]), errors.PromptError, "1 points, but 2 labels"),
         (clicks((1.0, 1.0), point_labels=[7]), errors.PromptError, "labels are 1"),
         (PromptMessage(box=[5.0, 1.0, 2.0, 3.0]), errors.PromptError, "x1 < x2"),
         (PromptMessage(box=[2.0, 1.0, 2.0, 3.0]), errors.PromptError, "x1 < x2"),

@@ -352,7 +352,7 @@ def test_partial_texts_are_prefixes_of_the_final_one(pam: Pam) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["这是一个红色的杯子，放在桌子上。", "a cup ☕ and a 龘 sign", "emoji 👩‍🚀 end"]
+    "text", ["这是一个红色的饕餮纹杯子，放在桌子上。", "a cup ☕ and a 龘 sign", "emoji 👩‍🚀 end"]
 )
 def test_unfinished_characters_are_held_back(pam: Pam, text: str) -> None:
     tokens = pam.language.encode_text(text)
