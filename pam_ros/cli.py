@@ -277,7 +277,8 @@ def _ros_module(name: str) -> Any:
         return importlib.import_module(f"pam_ros.nodes.{name}")
     except ImportError as error:
         raise StateError(
-            f"`pam {name}` needs ROS 2 and our interfaces ({error}); use `make {name}`, or source a workspace"
+            f"`pam {name}` needs ROS 2 and our interfaces ({error}); source a workspace that has them, "
+            f"or in a checkout run: .setup/run.sh pam {name}"
         ) from error
 
 
