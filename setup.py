@@ -34,6 +34,11 @@ setup(
     package_data={"": ["*.yaml"]},
     data_files=shared("models") + shared("config"),
     install_requires=[*requirements("model"), *requirements("arrays"), "sam2>=1.1.0"],
-    extras_require={"training": requirements("training"), "dev": requirements("dev")},
+    extras_require={
+        "training": requirements("training"),
+        "dev": requirements("dev"),
+        "judge": [line for line in requirements("dev") if line.startswith("openai")],
+        "embedder": ["sentence-transformers>=5"],
+    },
     entry_points={"console_scripts": ["pam = pam_ros.cli:main"]},
 )

@@ -1,4 +1,4 @@
-"""`pam`: perceive, caption, models, fetch, parity, scenes; and, with ROS: demo, soak."""
+"""`pam`: perceive, caption, models, fetch, parity, evaluate, scenes; and, with ROS: demo, soak."""
 
 from __future__ import annotations
 
@@ -217,6 +217,59 @@ def parity(
     print(f"bars: relative error at most {RELATIVE_ERROR:.0e}, mask IoU at least {MASK_IOU}, tokens the same")
     if not results or not all(row.passed for row in results):
         raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", help="of the test scenes; repeated: mean and spread")
+    ] = None,
+    count: Annotated[
+        int, typer.Option("--count", min=1, help="pictures per seed; a quarter as many videos, at least 1")
+    ] = 40,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="instead of a seed: a folder of `pam scenes render`, or PAM's .jsonl"),
+    ] = None,
+    only: Annotated[str, typer.Option("--only", help="some of masks,video,texts,stream,speed")] = "",
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for all numbers")] = None,
+    page: Annotated[Path | None, typer.Option("--page", help="folder for index.html with pictures")] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="keep rendered scenes here; empty it when scenes change")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="OpenAI-compatible endpoint for continuity; default: a rule")
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option("--judge-model", help="its model's name")] = None,
+    embedder: Annotated[
+        str | None, typer.Option("--embedder", help="sentence-transformers model that compares labels")
+    ] = None,
+    model: ModelOption = "pam-tiny",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    sam2: Sam2Option = None,
+) -> None:
+    """Measure a model on rendered test scenes or on data with known answers, by the paper's metrics."""
+    from pam_ros.evaluation.report import reasons, rows_of, write_json, write_page
+    from pam_ros.evaluation.run import Part, Plan, evaluation
+
+    if data is not None and seed:
+        raise PromptError("--data brings its own samples and --seed renders some: give one of them")
+    plan = Plan(tuple(seed or [1]), count, Part.parse(only), data, cache, judge, judge_model, embedder)
+    pam = _load(model, device, dtype, sam2)
+    with console.status("evaluating") as status, evaluation(pam, plan, status.update) as found:
+        rows = rows_of(found)
+        if json_file is not None:
+            write_json(json_file, found, plan, model, pam.info)
+        if page is not None:
+            status.update("drawing the page")
+            console.print(f"wrote {write_page(page, found, model)}")
+    table = Table("metric", "mean", "over seeds", "answers")
+    for row in rows:
+        table.add_row(row.metric, row.value_text(), row.spread_text(), str(row.samples))
+    Console().print(table)
+    for why, keys in reasons(rows):
+        print(f"{', '.join(keys)}: no value, as {why}")
 
 
 @app.command()

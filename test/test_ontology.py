@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -35,7 +36,15 @@ def _some_facts(category: str) -> list[Facts]:
     material, colours = entry.looks[0]
     return [
         Facts(category, "object", colour=colours[0], material=material, place=("table", "wood")),
-        Facts(category, "object", handle_colour="red", place=("shelf", ""), lies=True, cut_off=True),
+        Facts(
+            category,
+            "object",
+            handle_colour="red",
+            place=("shelf", ""),
+            lies=True,
+            cut_off=True,
+            size="small",
+        ),
         Facts(
             category,
             "object",
@@ -45,6 +54,7 @@ def _some_facts(category: str) -> list[Facts]:
             neighbour=Mention("mug", "white"),
             relation="left",
             parts=(("handle", "black"), ("lid", "")),
+            size="large",
         ),
     ]
 
@@ -134,6 +144,15 @@ def test_the_judge_knows_synonyms_and_nothing_else() -> None:
     assert judge("The kettle dances.", EN).events == ()
     assert judge("", ZH).category is None
     assert judge("洒水壶", ZH).category == "watering_can"  # not the kettle whose name ends it
+
+
+def test_an_unusual_size_is_told_of_in_detail() -> None:
+    rng = np.random.default_rng(0)
+    facts = Facts("mug", "object", colour="red", place=("table", ""), size="small")
+    words = {"small for its kind", "smaller than usual", "比普通的马克杯小", "尺寸偏小"}
+    texts = " ".join(describe(facts, Task.DETAIL, language, rng) for language in Language for _ in range(30))
+    assert {word for word in words if word in texts} == words
+    assert "small" not in describe(replace(facts, size=""), Task.DETAIL, EN, rng)
 
 
 def test_a_clip_caption_needs_its_own_function() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from pam_ros.training.parts import open_model, part_of
 from pam_ros.training.prompting import Clicks, box, click, correction
 from pam_ros.training.rollout import picked, prompt, track
 from pam_ros.training.run import Progress, rate_factor, run_stage
-from pam_ros.training.source import ShardSource, open_sources
+from pam_ros.training.source import ShardSource, open_sources, share_of
 from pam_ros.training.store import FrameStore, mask_of
 from pam_ros.training.taps import Kept
 from pam_ros.training.tokenizer import texts_of, train_tokenizer
@@ -236,15 +238,49 @@ def test_schedule_follows_steps_or_time(tiny: Path, tmp_path: Path) -> None:
     config = segment_stage(tiny, tmp_path, steps=100, max_minutes=10)
     assert Progress(50, 1).share(config) == 0.5
     assert Progress(10, 8).share(config) == 0.8
-    assert rate_factor(0.015, 0.03) == pytest.approx(0.5)
-    assert rate_factor(0.03, 0.03) == pytest.approx(1.0)
-    assert rate_factor(1.0, 0.03) == pytest.approx(0.01)
+    assert rate_factor(0.015, 0.03, 0.01) == pytest.approx(0.5)
+    assert rate_factor(0.03, 0.03, 0.01) == pytest.approx(1.0)
+    assert rate_factor(1.0, 0.03, 0.01) == pytest.approx(0.01)
+    assert rate_factor(1.0, 0.03, 0.4) == pytest.approx(0.4)
 
 
-def test_samples_come_once_an_epoch_and_are_split_by_process() -> None:
-    parts = [samples_of_step(step, length=12, batch=2, seed=3, rank=r, processes=2) for r in (0, 1)
-             for step in range(3)]  # fmt: skip
+def test_samples_come_once_an_epoch() -> None:
+    parts = [samples_of_step(step, length=12, batch=2, seed=3) for step in range(6)]
     assert sorted(np.concatenate(parts).tolist()) == list(range(12))
+
+
+def test_processes_share_the_samples() -> None:
+    source = open_sources(["shapes:5"])
+    shares = [share_of(source, rank, 2) for rank in (0, 1)]
+    assert [len(share.entries) for share in shares] == [3, 2]
+    for index in range(5):
+        share = shares[index % 2]
+        assert share.entries[index // 2] is source.entries[index]
+        assert np.array_equal(share.load(index // 2, [0], 32).pixels, source.load(index, [0], 32).pixels)
+    with pytest.raises(TrainingError, match="5 samples cannot be shared by 6"):
+        share_of(source, 0, 6)
+
+
+def test_two_processes_train_one_model(tiny: Path, tmp_path: Path) -> None:
+    stages = []
+    for name in ("segment", "stage1"):
+        path = tmp_path / f"{name}.yaml"
+        recipe = share_folder("config", "*") / "training" / f"{name}.yaml"
+        config = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        config |= {"out": str(tmp_path / name), "data": DATA, "steps": 4, "batch": 4, "video_batch": 2}
+        config |= {"precision": "fp32", "workers": 0, "video_frames": 3, "video_after": 0}
+        config["model"] = str(tiny if name == "segment" else tmp_path / "segment" / "model")
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        stages.append(str(path))
+    command = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    command += ["--main_process_port", "0", "-m", "pam_ros.training.run", *stages]
+    command = [sys.executable, *command]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    segmented, after = weights(tmp_path / "segment" / "model"), weights(tmp_path / "stage1" / "model")
+    assert changed_parts(segmented, after) == {"perceiver", "projector"}
+    assert all(torch.isfinite(weight).all() for weight in after.values())
 
 
 def test_video_steps_are_spread_and_counted() -> None:

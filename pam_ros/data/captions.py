@@ -22,6 +22,7 @@ RELATIONS = {
     "front": ("in front of", "前面"),
     "behind": ("behind", "后面"),
 }
+SIZES = {"small": ("smaller", "small", "小"), "large": ("larger", "large", "大")}
 
 
 def pick(rng: Rng, choices: Sequence[str]) -> str:
@@ -192,6 +193,10 @@ def detail_en(facts: Facts, entry: Entry, rng: Rng) -> str:
         return " ".join(sentences)
     beside = beside_en(facts)
     sentences.append(f"{it} {stands} {place_en(facts)}{', ' + beside if beside else ''}.")
+    if facts.size:
+        more, plain, _ = SIZES[facts.size]
+        be, kind = ("are", "their kind") if entry.plural else ("is", "its kind")
+        sentences.append(pick(rng, (f"{it} {be} {more} than usual.", f"{it} {be} {plain} for {kind}.")))
     others = [
         (part, colour) for part, colour in facts.parts if not (facts.handle_colour and part == "handle")
     ]
@@ -322,6 +327,9 @@ def detail_zh(facts: Facts, entry: Entry, rng: Rng) -> str:
         return "".join(sentences)
     beside = beside_zh(facts)
     sentences.append(f"它{place_zh(facts)}{'，' + beside if beside else ''}。")
+    if facts.size:
+        word = SIZES[facts.size][2]
+        sentences.append(pick(rng, (f"它比普通的{entry.label(ZH)}{word}。", f"它的尺寸偏{word}。")))
     others = [
         (part, colour) for part, colour in facts.parts if not (facts.handle_colour and part == "handle")
     ]
@@ -354,6 +362,8 @@ def clip_caption(
             return f"{adjectives_zh(facts.colour, facts.material)}{entry.label(ZH)}{action}。"
         again = tuple(events) == tuple(previous)
         start = pick(rng, ("仍然", "依旧")) if again else pick(rng, ("接着", "随后", "现在"))
+        if again and action.startswith(("仍", "一直", "还")):
+            start = ""  # the phrase itself says that it goes on
         return f"{entry.label(ZH)}{start}{action}。"
     form = 1 if entry.plural else 0
     phrases = [event.english[int(rng.integers(len(event.english)))][form] for event in known]

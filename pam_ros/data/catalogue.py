@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -34,6 +35,9 @@ BUILDERS = {
 CATEGORIES = tuple(BUILDERS)
 MESHES_PER_CATEGORY = 400  # numbers 0..399; the last digit decides the split
 TEXTURES_PER_FAMILY = 120
+ODD_SIZES = 0.14  # share of objects that are clearly smaller than usual, and as many larger
+SMALL, LARGE = 0.82, 1.22  # of the usual extent: where texts begin to speak of size
+PASSERS = ("cereal_box", "carton", "can", "paper_roll", "pot", "toolbox", "basket", "plant", "paint_can")
 HELD_OUT_FAMILIES = {
     "terrazzo": "test",
     "brick": "val",
@@ -82,6 +86,28 @@ def largest_extent_m() -> dict[str, float]:
     return sizes
 
 
+@lru_cache(maxsize=len(CATEGORIES))
+def usual_extent_m(category: str) -> float:
+    """Median diagonal of a category's meshes at scale 1, metres."""
+    bounds = [build_shape(category, number).bounds() for number in range(0, MESHES_PER_CATEGORY, 80)]
+    return float(np.median([np.linalg.norm(high - low) for low, high in bounds]))
+
+
+def draw_scale(rng: np.random.Generator, category: str) -> float:
+    """Factor on a mesh: mostly about 1, sometimes clearly smaller or, of things that have room, larger."""
+    kind, usual = rng.random(), between(rng, 0.92, 1.12)
+    if kind < ODD_SIZES:
+        return 0.72 * usual
+    return 1.32 * usual if kind > 1 - ODD_SIZES and largest_extent_m()[category] < 0.36 else usual
+
+
+def size_of(category: str, shape: Shape, scale: float) -> str:
+    """ "small", "medium" or "large" for its category."""
+    low, high = shape.bounds()
+    share = float(np.linalg.norm(high - low)) * scale / usual_extent_m(category)
+    return "small" if share < SMALL else "large" if share > LARGE else "medium"
+
+
 def _varied(rng: np.random.Generator, colour: str) -> Rgb:
     red, green, blue = np.clip(
         np.asarray(COLOURS[colour]) * rng.uniform(0.85, 1.12) + rng.uniform(-0.03, 0.03, 3), 0.01, 1
@@ -103,6 +129,7 @@ def draw_object(rng: np.random.Generator, split: str, category: str, lying: floa
     ]
     accent = others[int(rng.integers(len(others)))]
     rest = int(rng.integers(len(shape.rests))) if rng.random() < lying or category == "book" else 0
+    scale = draw_scale(rng, category)
     front = shape.faces_camera or (category == "book" and rest > 0)  # else only a plain back is seen
     return ObjectSpec(
         category=category,
@@ -115,8 +142,8 @@ def draw_object(rng: np.random.Generator, split: str, category: str, lying: floa
         accent_rgb=_varied(rng, accent),
         finish=FINISHES[material],
         print_seed=draw_number(rng, split, 10_000),
-        size="medium",
-        scale=between(rng, 0.92, 1.12),
+        size=size_of(category, shape, scale),
+        scale=scale,
         rest_deg=shape.rests[rest],
         position=(0.0, 0.0, 0.0),
         yaw_deg=between(rng, -38, 38) if front else between(rng, -180, 180),
@@ -149,6 +176,12 @@ def gripper_for(rng: np.random.Generator, gap: float) -> ObjectSpec:
     )
     colours = dict(ontology().entries["gripper"].looks)["metal"]
     return _prop("gripper", shape, colours[int(rng.integers(len(colours)))], "metal", rng)
+
+
+def passer_for(rng: np.random.Generator, split: str) -> ObjectSpec:
+    """Something broad and tall of this split that can hide another thing when it passes in front of it."""
+    thing = draw_object(rng, split, PASSERS[int(rng.integers(len(PASSERS)))], lying=0.0)
+    return replace(thing, rest_deg=thing.shape.rests[0])
 
 
 def _prop(category: str, shape: Shape, colour: str, material: str, rng: np.random.Generator) -> ObjectSpec:

@@ -9,20 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pam_ros.data.captions import clip_caption, describe
+from pam_ros.data.director import WISHES
 from pam_ros.data.events import Play, play_video
 from pam_ros.data.facts import Facts, object_facts, part_facts, region_facts
+from pam_ros.data.occlusion import with_hidden
 from pam_ros.data.ontology import ontology
 from pam_ros.data.render import PARTS, SceneRenderer, first_states
-from pam_ros.data.scenes import draw_scene
+from pam_ros.data.scenes import OPENABLE, TALL, draw_scene
 from pam_ros.data.spec import SceneSpec
-from pam_ros.data.stage import Segment
+from pam_ros.data.stage import RESTS, Segment
 from pam_ros.records import IMAGE_TASKS, Language, Task
 
 WIDTH, HEIGHT = 512, 384
 SMALLEST_OBJECT = 0.0015  # of the picture's area: a smaller object or part is not asked about
 SMALLEST_BACKGROUND = 0.02
+SCENES_DRAWN = 6  # at most, until the wished event can happen in one
 ATTEMPTS = 8  # scenes drawn until the one with the events is well in view
-RESTS = ("still", "held", "stays_covered", "stays_away")  # nothing moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,13 +220,25 @@ def image_sample(seed: int, split: str, width: int = WIDTH, height: int = HEIGHT
 
 
 def video_play(seed: int, split: str, frames: int = 48, fps: float = 8.0, attempt: int = 0) -> Play:
-    """The scene and all its motion, not rendered. `frames` >= 2, `fps` > 0; each attempt is a new scene."""
+    """The scene and all its motion, not rendered. `frames` >= 2, `fps` > 0; each attempt has new scenes.
+
+    What happens first is drawn, and scenes are drawn until it can happen: so all events are about
+    equally frequent over many videos.
+    """
     if frames < 2 or fps <= 0:
         raise ValueError(
             f"a video needs at least 2 frames and a positive rate, not {frames} frames at {fps} per second"
         )
-    scene = draw_scene(seed + 1_000_000_007 * (attempt + 1), split, objects=(2, 5), openable=0.25)
-    return play_video(scene, np.random.default_rng([seed, 53, attempt]), frames, fps)
+    rates = np.fromiter(WISHES.values(), float)
+    chosen = np.random.default_rng([seed, 53, 0]).choice(len(rates), p=rates / rates.sum())
+    wish = list(WISHES)[int(chosen)]
+    categories = {"opens": OPENABLE, "closes": OPENABLE, "tips_over": TALL}.get(wish, ())
+    for draw in range(SCENES_DRAWN * attempt, SCENES_DRAWN * (attempt + 1)):
+        scene = draw_scene(seed + 1_000_000_007 * (draw + 1), split, objects=(2, 5), categories=categories)
+        play = play_video(scene, np.random.default_rng([seed, 53, draw]), frames, fps, wish)
+        if play.granted:
+            break
+    return play
 
 
 def video_sample(
@@ -246,12 +260,12 @@ def video_sample(
     instances = np.stack([frame.instances for frame in shown])
     rng = np.random.default_rng([seed, 59])
     objects = []
-    for index in range(len(scene.objects)):
+    for index in range(play.own):
         pixels = (instances == index + 1).sum((1, 2))
         if pixels[0] < width * height * SMALLEST_OBJECT:
             continue
         facts = object_facts(scene, states[0], shown[0], index)
-        segments = play.events(index)
+        segments = with_hidden(play.events(index), pixels)
         clips = caption_windows(facts, segments, [(part.start, part.end) for part in segments], rng)
         objects.append(
             VideoObject(

@@ -8,9 +8,9 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from pam_ros.data.occlusion import LONGEST_PASSING_S, pass_in_front
 from pam_ros.data.parts import between, chance
-from pam_ros.data.space import Space
-from pam_ros.data.spec import SceneSpec
+from pam_ros.data.space import Props, Space
 from pam_ros.data.stage import Stage
 
 Rng = np.random.Generator
@@ -24,90 +24,158 @@ class Condition(Enum):
     COVERED = "covered"  # under a box
     AWAY = "away"  # outside the picture
     OPEN = "open"  # its door, drawer or lid is open
-    TIPPED = "tipped"  # lies on its side
 
 
-LONGEST_ACT_S = 3.2  # no event starts later than this before the end, so that none is cut
+LONGEST_ACT_S = 2.5  # no event starts later than this before the end, so that none is cut
+# How often each kind of happening is wished for. Lifts end in one of two ways, so each half as often;
+# what seldom fits (few things tip over) is wished for more often, so that all happen about equally.
+WISHES = {
+    "slides_left": 1.1,
+    "slides_right": 1.0,
+    "slides_closer": 1.4,
+    "slides_away": 1.0,
+    "put_down": 0.9,
+    "falls": 1.1,
+    "tips_over": 1.1,
+    "pushed": 1.6,
+    "covered": 1.6,
+    "leaves": 1.2,
+    "opens": 1.9,
+    "closes": 0.9,
+    "hidden": 1.4,
+}
 RESTING = {
     Condition.LIFTED: "held",
     Condition.COVERED: "stays_covered",
     Condition.AWAY: "stays_away",
 }  # else "still"
+RESTS_S = ((0.6, 1.6), (1.0, 2.6))  # shortest and longest rest; longer in the conditions of RESTING
+RESTS_AGAIN = {Condition.GROUNDED: 0.3, Condition.OPEN: 0.5}  # chance of a rest between two events; else 0.7
+
+STORIES = ("put_down", "falls", "covered", "leaves", "opens", "closes")  # a second event ends what one began
+STORY_S = 2 * LONGEST_ACT_S
 
 
 class Director:
     """Chooses and plays events that fit the actor's condition and the space around it."""
 
-    def __init__(
-        self, scene: SceneSpec, stage: Stage, actor: int, cover: int, gripper: int, rng: Rng
-    ) -> None:
-        self.scene, self.stage, self.actor, self.cover, self.gripper, self.rng = (
-            scene,
-            stage,
-            actor,
-            cover,
-            gripper,
-            rng,
-        )
-        self.space = Space(scene, stage, actor, cover, gripper)
+    def __init__(self, stage: Stage, actor: int, props: Props, frames: int, rng: Rng) -> None:
+        self.scene, self.stage, self.actor, self.frames, self.rng = stage.scene, stage, actor, frames, rng
+        self.props, self.cover, self.gripper = props, props.cover, props.gripper
+        self.space = Space(stage.scene, stage, actor, props)
         self.condition = Condition.GROUNDED
         self.ground = stage.now[actor].position.copy()
         self.joint = 0
-        self.done: list[str] = []
+        self.wish = ""
         self.way_back: NDArray[np.float64] = np.zeros(3)
         self.tipped = False
 
-    def rest(self, frames: int = 0) -> None:
-        """Nothing happens for a while (or for `frames`), said in the way of the actor's condition."""
-        frames = frames or self.stage.seconds(between(self.rng, 1.0, 2.6))
+    def start_open(self) -> bool:
+        """One of the actor's joints is open from the first frame on; False where it has none."""
+        shape = self.scene.objects[self.actor].shape
+        if not shape.joints:
+            return False
+        self.joint = int(self.rng.integers(len(shape.joints)))
+        for state in (self.stage.now[self.actor], self.stage.frames[0][self.actor]):
+            state.opening[self.joint] = 0.0 if self._starts_open() else between(self.rng, 0.75, 1.0)
+        self.condition = Condition.OPEN
+        return True
+
+    def rest(self, frames: int = 0, leaving_s: float = 0.0) -> None:
+        """Nothing happens for a while (or for `frames`), said in the way of the actor's condition.
+
+        It is cut short, or left out, so that `leaving_s` seconds are left.
+        """
+        frames = frames or self.stage.seconds(between(self.rng, *RESTS_S[self.condition in RESTING]))
+        later = self.stage.seconds(leaving_s) if leaving_s else 0
+        frames = min(frames, self.frames - len(self.stage.frames) - later)
+        if frames < 1:
+            return
         self.stage.still(frames)
         track = self.stage.tracks[self.actor]
         track[-1] = replace(track[-1], event=RESTING.get(self.condition, "still"))
 
-    def act(self) -> bool:
-        """Plays one feasible event; False where none is."""
-        options = {
-            Condition.GROUNDED: [
-                *[self.slide] * 9,
-                *[self.open] * 5,
-                *[self.pushed] * 5,
-                *[self.cover_up] * 10,
-                *[self.tip] * 3,
-                *[self.lift] * 3,
-                *[self.leave] * 2,
-            ],
-            Condition.LIFTED: [self.put_down, self.fall],
-            Condition.COVERED: [self.uncover],
-            Condition.AWAY: [self.come_back],
-            Condition.OPEN: [self.close],
-            Condition.TIPPED: [self.slide, self.slide, self.lift, self.leave],
-        }[self.condition]
-        order = self.rng.permutation(len(options))
-        return any(options[int(index)]() for index in order)
+    def go_on(self) -> None:
+        """The next event, mostly after a rest that leaves time for the end of what has begun."""
+        if chance(self.rng, RESTS_AGAIN.get(self.condition, 0.7)):
+            self.rest(leaving_s=0.0 if self.condition is Condition.GROUNDED else LONGEST_ACT_S)
+        if not self.time_for(LONGEST_ACT_S) or not self.act():
+            self.rest()
+
+    def begin(self, wish: str = "") -> bool:
+        """The first event, mostly after a rest; False where the wish does not fit the actor."""
+        if wish == "closes" and not self.start_open():
+            return False
+        needed_s = LONGEST_PASSING_S if wish == "hidden" else STORY_S if wish in STORIES else LONGEST_ACT_S
+        if chance(self.rng, 0.6):
+            self.rest(leaving_s=needed_s)
+        return self.time_for(LONGEST_ACT_S) and self.act(wish)
+
+    def time_for(self, seconds: float) -> bool:
+        """True where this many seconds are left."""
+        return self.frames - len(self.stage.frames) >= self.stage.seconds(seconds)
+
+    def act(self, wish: str = "") -> bool:
+        """Goes on with what has begun; else begins what is wished, or anything that is feasible.
+
+        Returns False where nothing is, or where the wish is not.
+        """
+        ends = {
+            Condition.LIFTED: self.fall if self.wish == "falls" else self.put_down,
+            Condition.COVERED: self.uncover,
+            Condition.AWAY: self.come_back,
+            Condition.OPEN: self.close,
+        }
+        if self.condition in ends:
+            return ends[self.condition]()
+        names, rates = list(WISHES), np.fromiter(WISHES.values(), float)
+        order = self.rng.choice(len(names), len(names), replace=False, p=rates / rates.sum())
+        drawn = [names[int(index)] for index in order]
+        if not self.time_for(STORY_S):  # what is begun now would be left unfinished
+            drawn = [name for name in drawn if name not in STORIES]
+        self.wish = next((name for name in ([wish] if wish else drawn) if self._begin(name)), "")
+        return bool(self.wish)
+
+    def _begin(self, wish: str) -> bool:
+        if wish.startswith("slides"):
+            return self.slide(wish)
+        if wish == "hidden":
+            return self.time_for(LONGEST_PASSING_S) and pass_in_front(
+                self.stage, self.actor, self.props, self.rng
+            )
+        begins = {
+            "put_down": self.lift,
+            "falls": self.lift,
+            "tips_over": self.tip,
+            "pushed": self.pushed,
+            "covered": self.cover_up,
+            "leaves": self.leave,
+            "opens": self.open,
+            "closes": self.open,
+        }
+        return begins[wish]()
 
     # -- grounded ------------------------------------------------------------------------
 
-    def slide(self) -> bool:
-        """Left, right, closer or away, as far as there is room."""
+    def slide(self, name: str) -> bool:
+        """`slides_left`, `_right`, `_closer` or `_away`, as far as there is room."""
         stage, actor = self.stage, self.actor
-        ways = {
+        way = {
             "slides_left": -stage.right,
             "slides_right": stage.right,
             "slides_closer": -stage.away,
             "slides_away": stage.away,
-        }
-        names = list(ways)
-        for index in self.rng.permutation(4):
-            name = names[int(index)]
-            for distance in np.arange(0.34, 0.1, -0.04) * (1.0 if "left" in name or "right" in name else 0.8):
-                if (
-                    distance > 0.12
-                    and self.space.way_is_free(actor, ways[name], float(distance))
-                    and self.space.stays_in_view(ways[name] * distance)
-                ):
-                    far = between(self.rng, max(0.12, 0.6 * distance), distance)
-                    stage.slide(actor, ways[name], far, stage.seconds(between(self.rng, 1.1, 2.0)), name)
-                    return True
+        }[name]
+        shorter = 0.8 if name in ("slides_closer", "slides_away") else 1.0
+        for distance in np.arange(0.34, 0.1, -0.04) * shorter:
+            if (
+                distance > 0.12
+                and self.space.way_is_free(actor, way, float(distance))
+                and self.space.stays_in_view(way * distance)
+            ):
+                far = between(self.rng, max(0.12, 0.6 * distance), distance)
+                stage.slide(actor, way, far, stage.seconds(between(self.rng, 1.1, 2.0)), name)
+                return True
         return False
 
     def pushed(self) -> bool:
@@ -116,7 +184,7 @@ class Director:
         for pusher in self.rng.permutation(len(self.scene.objects)):
             pusher = int(pusher)
             if (
-                pusher in (actor, self.cover, self.gripper)
+                pusher in (actor, *self.props.all)
                 or abs(stage.now[pusher].position[2] - self.ground[2]) > 0.02
             ):
                 continue
@@ -145,7 +213,7 @@ class Director:
         stage, actor = self.stage, self.actor
         height = stage.height(actor)
         if (
-            self.condition is not Condition.GROUNDED
+            self.tipped
             or height < 0.09
             or height < 1.1 * stage.radius(actor)
             or stage.scene.objects[actor].shape.joints
@@ -157,17 +225,16 @@ class Director:
                 stage.now[actor].position + direction * height * 0.6, height * 0.5, self.space.ignored(actor)
             ) and self.space.on_surface(stage.now[actor].position + direction * height):
                 stage.tip(actor, direction, stage.seconds(between(self.rng, 0.9, 1.4)))
-                self.condition, self.tipped = Condition.TIPPED, True
+                self.tipped = True
                 return True
         return False
 
     def open(self) -> bool:
         """Opens one of its joints."""
         shape = self.scene.objects[self.actor].shape
-        if not shape.joints or self.condition is not Condition.GROUNDED:
+        if not shape.joints or self.tipped:
             return False
         self.joint = int(self.rng.integers(len(shape.joints)))
-        # a laptop is met open: its joint closes it, so that "opening" runs backwards
         self.stage.hinge(
             self.actor,
             self.joint,
@@ -191,6 +258,7 @@ class Director:
         return True
 
     def _starts_open(self) -> bool:
+        """A laptop is met open: its joint closes it, so that "opening" runs backwards."""
         return self.scene.objects[self.actor].category == "laptop"
 
     # -- in the air ----------------------------------------------------------------------
@@ -206,9 +274,7 @@ class Director:
             up -= 0.02
         if up <= 0.06:
             return False
-        helpers = (
-            self._bring_gripper() if chance(self.rng, 0.7) and self.condition is Condition.GROUNDED else ()
-        )
+        helpers = self._bring_gripper() if chance(self.rng, 0.7) and not self.tipped else ()
         stage.rise(actor, up, stage.seconds(between(self.rng, 1.0, 1.7)), "lifted", helpers)
         self.condition = Condition.LIFTED
         return True

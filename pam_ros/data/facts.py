@@ -45,6 +45,7 @@ class Facts:
         surface: texture family of a background region, else "".
         place: category and texture family of what it stands on, ("", "") for regions and parts.
         lies: True where it is flatter than wide.
+        size: "small" or "large" where it clearly differs from the usual size of its kind, else "".
         neighbour: what is beside it; relation: "left", "right", "front", "behind" of that neighbour, or "".
         parts: (part, colour) it shows.
         whole: for a part: what it belongs to.
@@ -66,6 +67,7 @@ class Facts:
     whole: Mention | None = None
     carries: tuple[Mention, ...] = ()
     cut_off: bool = False
+    size: str = ""
 
 
 def named_colour(thing: ObjectSpec) -> tuple[str, str]:
@@ -126,6 +128,7 @@ def object_facts(scene: SceneSpec, states: list[ObjectState], frame: Rendered, i
         relation=relation,
         parts=tuple((PARTS[part], part_colour(thing, PARTS[part])) for part in shown),
         cut_off=_touches_edge(mask),
+        size="" if thing.size == "medium" else thing.size,
     )
 
 

@@ -34,6 +34,22 @@ CLOSE = Zoom(0.19, 0.13, 0.36, 0.52, 0.0, 0.24)
 MIDDLE = Zoom(0.31, 0.2, 0.52, 0.85, 0.08, 0.34)
 FAR = Zoom(0.5, 0.28, 0.8, 1.15, 0.15, 0.6)
 OPENABLE = ("pot", "microwave", "toolbox", "laptop", "drawer_unit")
+TALL = (
+    "bottle",
+    "wine_glass",
+    "carton",
+    "cereal_box",
+    "spray_bottle",
+    "coffee_machine",
+    "lamp",
+    "candle",
+    "vase",
+    "watering_can",
+    "paper_roll",
+    "jar",
+    "plant",
+    "can",
+)
 HOMES = {"table": "everyday", "kitchen": "kitchen", "workbench": "workshop", "shelf": "everyday"}
 
 
@@ -73,11 +89,15 @@ def footprint(thing: ObjectSpec, size: NDArray[np.float64] | None = None) -> tup
 
 
 def draw_scene(
-    seed: int, split: str, kind: str | None = None, objects: tuple[int, int] = (2, 8), openable: float = 0.0
+    seed: int,
+    split: str,
+    kind: str | None = None,
+    objects: tuple[int, int] = (2, 8),
+    categories: tuple[str, ...] = (),
 ) -> SceneSpec:
     """The scene of a seed. `objects` is the smallest and largest number drawn; crowded places get fewer.
 
-    `openable` is the chance that the first object is one with a door, drawer or lid that opens.
+    With `categories` the first object drawn is of one of these.
 
     Raises ValueError for an unknown split or kind.
     """
@@ -91,7 +111,8 @@ def draw_scene(
         zoom = MIDDLE
     room = draw_room(rng, split, kind)
     wanted = int(rng.integers(objects[0], objects[1] + 1))
-    first = OPENABLE[int(rng.integers(len(OPENABLE)))] if chance(rng, openable) else None
+    chosen = rng.random()
+    first = categories[int(chosen * len(categories))] if categories else None
     if first and zoom is CLOSE:
         zoom = MIDDLE
     placed = _place_objects(rng, split, room, zoom, wanted, between(rng, 0.004, 0.05), first)

@@ -1,4 +1,4 @@
-"""Writes samples as folders of JPEG frames, PNG id pictures and an index.jsonl: for training and for looking.
+"""Writes samples as folders of frames, PNG id pictures and an index.jsonl: for training and for looking.
 
 An id picture's value is instance + 256 * part (part 0 = no named part): 16-bit, or 8-bit where no
 part occurs.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,22 @@ from pam_ros.data.render import PARTS
 from pam_ros.records import IMAGE_TASKS, Language
 
 PART_STEP = 256
-JPEG_QUALITY = 92
 WORDINGS = 3
+QUIET_BYSTANDERS = 0.1  # share of videos in which an object to which nothing happens is spoken of too
 Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How pictures are stored: the pictures' file ending and quality, and how hard id pictures are packed."""
+
+    ending: str
+    quality: int
+    compress_level: int  # of PNG, 0..9
+
+
+FAST = Packing(".jpg", 92, 1)  # reading speed counts in training
+SMALL = Packing(".avif", 50, 9)  # for what ships
 
 
 def id_picture(instances: NDArray[np.uint16], parts: NDArray[np.uint8] | None = None) -> NDArray[Any]:
@@ -35,14 +49,14 @@ def id_picture(instances: NDArray[np.uint16], parts: NDArray[np.uint8] | None = 
     return np.asarray(instances + PART_STEP * parts.astype(np.uint16), np.uint16)
 
 
-def write_picture(path: Path, rgb: Picture) -> None:
-    """A JPEG."""
-    Image.fromarray(rgb).save(path, quality=JPEG_QUALITY)
+def write_picture(path: Path, rgb: Picture, packing: Packing = FAST) -> None:
+    """A JPEG or AVIF, as the path ends."""
+    Image.fromarray(rgb).save(path, quality=packing.quality)
 
 
-def write_ids(path: Path, ids: NDArray[Any]) -> None:
-    """A PNG, lightly compressed: reading speed counts."""
-    Image.fromarray(ids).save(path, compress_level=1)
+def write_ids(path: Path, ids: NDArray[Any], packing: Packing = FAST) -> None:
+    """A PNG."""
+    Image.fromarray(ids).save(path, compress_level=packing.compress_level)
 
 
 def texts_of(facts: Facts, rng: np.random.Generator, wordings: int = WORDINGS) -> dict[str, list[str]]:
@@ -57,7 +71,7 @@ def texts_of(facts: Facts, rng: np.random.Generator, wordings: int = WORDINGS) -
 
 def _truth(facts: Facts, function: str) -> dict[str, Any]:
     truth: dict[str, Any] = {"function": function}
-    for key in ("colour", "material", "surface"):
+    for key in ("colour", "material", "surface", "size"):
         if value := getattr(facts, key):
             truth[key] = value
     if facts.place[0]:
@@ -94,13 +108,34 @@ def clip_lines(versions: Sequence[Sequence[Clip]]) -> list[dict[str, Any]]:
     return lines
 
 
-def object_line(thing: VideoObject, frames: int, fps: float, rng: np.random.Generator) -> dict[str, Any]:
-    """One object of a video: `events` cut where they change, `windows` cut by the clock."""
+def narrated(sample: VideoSample, rng: np.random.Generator) -> set[int]:
+    """Instances whose clips get captions: the actor, and at most one other to which something happens.
+
+    Where nothing happens to any other, one that stands by is taken now and then: a model that read
+    of all the bystanders would learn to say that nothing happens.
+    """
+    others = [thing for thing in sample.objects if thing.instance != sample.actor]
+    busy = [thing for thing in others if any(part.event != "still" for part in thing.segments)]
+    quiet = others if rng.random() < QUIET_BYSTANDERS else []
+    chosen = busy or quiet
+    return {sample.actor} | ({chosen[int(rng.integers(len(chosen)))].instance} if chosen else set())
+
+
+def object_line(
+    thing: VideoObject, frames: int, fps: float, rng: np.random.Generator, captions: bool = True
+) -> dict[str, Any]:
+    """One object of a video: `events` cut where they change, `windows` cut by the clock.
+
+    Without `captions` both lists are empty; `segments` tells of every object what happens to it, as
+    [start, end, event].
+    """
     period = max(2, round(float(rng.uniform(2.5, 5.5)) * fps))
     windows = [(start, min(start + period, frames)) for start in range(0, frames - 1, period)]
     if len(windows) > 1 and windows[-1][1] - windows[-1][0] < 0.4 * period:
         windows.pop()
     events = [(part.start, part.end) for part in thing.segments]
+    if not captions:
+        windows, events = [], []
     return {
         "instance": thing.instance,
         "part": 0,
@@ -109,6 +144,7 @@ def object_line(thing: VideoObject, frames: int, fps: float, rng: np.random.Gene
         "texts": texts_of(thing.facts, rng),
         "truth": _truth(thing.facts, thing.function),
         "pixels": thing.pixels.tolist(),
+        "segments": [[part.start, part.end, part.event] for part in thing.segments],
         "events": clip_lines(
             [caption_windows(thing.facts, thing.segments, events, rng) for _ in range(WORDINGS)]
         ),
@@ -118,13 +154,15 @@ def object_line(thing: VideoObject, frames: int, fps: float, rng: np.random.Gene
     }
 
 
-def write_image(folder: Path, name: str, sample: ImageSample, depth: bool = False) -> dict[str, Any]:
+def write_image(
+    folder: Path, name: str, sample: ImageSample, depth: bool = False, packing: Packing = FAST
+) -> dict[str, Any]:
     """Writes one image; its index line is returned. With `depth` also a 16-bit PNG in millimetres."""
-    write_picture(folder / f"{name}.jpg", sample.rgb)
-    write_ids(folder / f"{name}.png", id_picture(sample.instances, sample.parts))
+    write_picture(folder / f"{name}{packing.ending}", sample.rgb, packing)
+    write_ids(folder / f"{name}.png", id_picture(sample.instances, sample.parts), packing)
     rng = np.random.default_rng([sample.seed, 71])
     line: dict[str, Any] = {
-        "image": f"{name}.jpg",
+        "image": f"{name}{packing.ending}",
         "ids": f"{name}.png",
         "scene": sample.scene.kind,
         "seed": sample.seed,
@@ -141,24 +179,27 @@ def write_image(folder: Path, name: str, sample: ImageSample, depth: bool = Fals
     return line
 
 
-def write_video(folder: Path, name: str, sample: VideoSample) -> dict[str, Any]:
+def write_video(folder: Path, name: str, sample: VideoSample, packing: Packing = FAST) -> dict[str, Any]:
     """Writes one video's frames into folder/name; its index line is returned."""
     (folder / name).mkdir(parents=True, exist_ok=True)
     names = [f"{name}/{index:03d}" for index in range(len(sample.frames))]
     for index, stem in enumerate(names):
-        write_picture(folder / f"{stem}.jpg", sample.frames[index])
-        write_ids(folder / f"{stem}.png", id_picture(sample.instances[index]))
+        write_picture(folder / f"{stem}{packing.ending}", sample.frames[index], packing)
+        write_ids(folder / f"{stem}.png", id_picture(sample.instances[index]), packing)
     fps = 1 / float(sample.times_s[1] - sample.times_s[0])
     rng = np.random.default_rng([sample.seed, 73])
+    told = narrated(sample, rng)
     return {
-        "frames": [f"{stem}.jpg" for stem in names],
+        "frames": [f"{stem}{packing.ending}" for stem in names],
         "ids": [f"{stem}.png" for stem in names],
         "fps": round(fps, 3),
         "scene": sample.scene.kind,
         "seed": sample.seed,
         "split": sample.split,
         "actor": sample.actor,
-        "regions": [object_line(thing, len(names), fps, rng) for thing in sample.objects],
+        "regions": [
+            object_line(thing, len(names), fps, rng, thing.instance in told) for thing in sample.objects
+        ],
     }
 
 

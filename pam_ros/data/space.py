@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from pam_ros.data.spec import SceneSpec
 from pam_ros.data.stage import Stage, Vector
 
 
+@dataclass(frozen=True, slots=True)
+class Props:
+    """Indices of the objects a video may need besides the scene's own; invisible until they are."""
+
+    cover: int
+    gripper: int
+    passer: int
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        """All of them."""
+        return (self.cover, self.gripper, self.passer)
+
+
 class Space:
     """The space around the actor of a stage."""
 
-    def __init__(self, scene: SceneSpec, stage: Stage, actor: int, cover: int, gripper: int) -> None:
-        self.scene, self.stage, self.actor, self.cover, self.gripper = scene, stage, actor, cover, gripper
+    def __init__(self, scene: SceneSpec, stage: Stage, actor: int, props: Props) -> None:
+        self.scene, self.stage, self.actor, self.props = scene, stage, actor, props
 
     def ignored(self, *more: int) -> tuple[int, ...]:
-        """Objects that never stand in the way: the cover, the gripper, and `more`."""
-        return (self.cover, self.gripper, *more)
+        """Objects that never stand in the way: the props, and `more`."""
+        return (*self.props.all, *more)
 
     def headroom(self) -> float:
         """Free metres above the surface."""

@@ -27,7 +27,7 @@ class ObjectSpec:
         body_rgb, accent_rgb: 0..1, the named colours a little varied.
         finish: of the body.
         print_seed: of the printed picture.
-        size: "small", "medium" or "large" of its kind.
+        size: "small", "medium" or "large": its extent beside the usual one of its kind.
         scale: factor on the mesh.
         rest_deg: (x, y, z) rotation of the pose it rests in.
         position: (x, y, z) metres of the lowest point below its centre.

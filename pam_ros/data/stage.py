@@ -6,7 +6,7 @@ Kinematic on purpose: positions are exact, never unstable, and the same for the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from pam_ros.data.spec import CameraSpec, SceneSpec
 
 Vector = NDArray[np.float64]
 CLEARANCE_M = 0.02
+RESTS = ("still", "held", "stays_covered", "stays_away")  # nothing moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,15 @@ class Stage:
                 return False
         return True
 
+    def leave_out(self, unseen: Sequence[int]) -> None:
+        """Takes objects out of the scene, at the end of a play: what was never seen need not be rendered."""
+        kept = [index for index in range(len(self.scene.objects)) if index not in unseen]
+        self.scene = replace(self.scene, objects=tuple(self.scene.objects[index] for index in kept))
+        self.frames = [[states[index] for index in kept] for states in self.frames]
+        self.now = [self.now[index] for index in kept]
+        self.tracks = [self.tracks[index] for index in kept]
+        self._clouds = [self._clouds[index] for index in kept]
+
     def finish(self, frames: int) -> None:
         """Cuts or fills up to this many frames."""
         if len(self.frames) < frames:
@@ -216,8 +226,8 @@ def _joined(track: list[Segment]) -> list[Segment]:
     """Neighbouring segments in which nothing happens become one."""
     joined: list[Segment] = []
     for part in track:
-        if joined and part.event == "still" and joined[-1].event == "still":
-            joined[-1] = Segment(joined[-1].start, part.end, "still")
+        if joined and part.event in RESTS and joined[-1].event == part.event:
+            joined[-1] = Segment(joined[-1].start, part.end, part.event)
         else:
             joined.append(part)
     return joined

@@ -108,7 +108,8 @@ class CaptionDataset(Dataset[CaptionBatch]):
     def __getitem__(self, step: int) -> CaptionBatch:
         random = np.random.default_rng((self._config.seed, step, self._rank))
         if is_video_step(step, self._config.video_share):
-            frames = int(self._lengths[int(random.integers(len(self._lengths)))])
+            alike = np.random.default_rng((self._config.seed, step))  # all processes: as long steps
+            frames = int(self._lengths[int(alike.integers(len(self._lengths)))])
             chosen = [
                 self._clips[frames][int(i)]
                 for i in random.integers(len(self._clips[frames]), size=self._config.video_batch)

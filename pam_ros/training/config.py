@@ -44,7 +44,7 @@ class StageConfig:
         max_minutes: the stage ends cleanly after this long, its schedule squeezed to fit; 0 = no limit.
         batch: images (segment) or regions (language, caption) a step and process.
         learning_rate: peak, after warm-up; part_rates: other peaks for some parts.
-        warmup: share of the schedule, 0..0.5.
+        warmup: share of the schedule, 0..0.5; final_rate: where its cosine ends, as a share of the peak.
         weight_decay, clip_norm: AdamW's decay; largest gradient norm.
         precision: fp32, or bf16 (autocast).
         workers: processes that decode frames: all at the start, or by step (caption without cache_taps).
@@ -76,6 +76,7 @@ class StageConfig:
     learning_rate: float = 1e-3
     part_rates: Mapping[str, float] = field(default_factory=dict)
     warmup: float = 0.03
+    final_rate: float = 0.01
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     precision: str = "bf16"
@@ -109,7 +110,8 @@ class StageConfig:
                 "train must name segmenter in stages of kind segment, and only there: SAM 2 is frozen later"
             )
         for name, low, high in (
-            ("steps", 1, 1e9), ("batch", 1, 1e6), ("warmup", 0, 0.5), ("video_share", 0, 1),
+            ("steps", 1, 1e9), ("batch", 1, 1e6), ("warmup", 0, 0.5), ("final_rate", 0, 1),
+            ("video_share", 0, 1),
             ("correction", 0, 1), ("carry_over", 0, 1), ("clip_norm", 0, 1e9), ("video_frames", 1, 256),
             ("max_minutes", 0, 1e6), ("video_after", 0, 1e9),
         ):  # fmt: skip

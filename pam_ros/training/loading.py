@@ -8,12 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def samples_of_step(
-    step: int, *, length: int, batch: int, seed: int, rank: int = 0, processes: int = 1
-) -> NDArray[np.int64]:
-    """(batch,) indices below `length` of one process at a step; every sample comes once an epoch."""
-    begin = (step * processes + rank) * batch
-    places = [divmod(place, length) for place in range(begin, begin + batch)]
+def samples_of_step(step: int, *, length: int, batch: int, seed: int) -> NDArray[np.int64]:
+    """(batch,) indices below `length` at a step; every sample comes once an epoch."""
+    places = [divmod(place, length) for place in range(step * batch, (step + 1) * batch)]
     return np.array([_order(length, seed, epoch)[row] for epoch, row in places])
 
 

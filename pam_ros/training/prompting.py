@@ -7,6 +7,7 @@ Letters: B regions, S side of the input, K clicks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 BOX_JITTER = 0.08  # standard deviation of a box corner, in box sides
+MOST_PROCESSES = 4096  # a step's seed is a multiple of it, plus the process's number
+QUARTER = 4  # pixels: neighbourhoods are looked at this coarsely, as large windows cost most of a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,11 @@ def random_numbers(generator: Generator, *shape: int) -> Tensor:
 
 
 def on_host(generator: Generator, purpose: int) -> Generator:
-    """For choices that steer the program, which must not wait for the device; one for each purpose."""
-    return Generator().manual_seed(generator.initial_seed() * 16 + purpose)
+    """For choices that steer the program, which must not wait for the device; one for each purpose.
+
+    Alike on all processes, so that none waits for another's longer step.
+    """
+    return Generator().manual_seed(generator.initial_seed() // MOST_PROCESSES * 16 + purpose)
 
 
 def _pick(weights: Tensor) -> Tensor:
@@ -41,12 +47,19 @@ def _pick(weights: Tensor) -> Tensor:
     return torch.stack([flat % side, flat // side], dim=1).float()
 
 
+def _nearby(masks: Tensor, side: int, pool: Callable[..., Tensor]) -> Tensor:
+    """(B, S, S) float → (B, S, S): what `pool` says of about `side` pixels around each, to QUARTER pixels."""
+    quarter = F.avg_pool2d(masks[:, None], QUARTER)
+    window = max(3, side // QUARTER) | 1
+    found = pool(quarter, window, stride=1, padding=window // 2)
+    return F.interpolate(found, size=masks.shape[1:], mode="nearest")[:, 0]
+
+
 def click(masks: Tensor, generator: Generator) -> Clicks:
     """One positive click each on (B, S, S) bool: half of them anywhere, half well inside."""
     inside = masks.float()
     noise = random_numbers(generator, *masks.shape)
-    side = max(3, masks.shape[2] // 16) | 1
-    depth = F.avg_pool2d(inside[:, None], side, stride=1, padding=side // 2)[:, 0]
+    depth = _nearby(inside, masks.shape[2] // 16, F.avg_pool2d)
     central = random_numbers(generator, len(masks)) < 0.5
     weights = torch.where(central[:, None, None], depth + 0.2 * noise, noise)
     points = _pick((weights + 1e-3) * inside)
@@ -73,8 +86,7 @@ def correction(truth: Tensor, found: Tensor, generator: Generator) -> Clicks:
     wrong = truth ^ found
     none = ~wrong.flatten(1).any(1)
     wrong = torch.where(none[:, None, None], truth, wrong)
-    side = max(3, truth.shape[2] // 32) | 1
-    depth = F.avg_pool2d(wrong.float()[:, None], side, stride=1, padding=side // 2)[:, 0]
+    depth = _nearby(wrong.float(), truth.shape[2] // 32, F.avg_pool2d)
     points = _pick((depth + 0.3 * random_numbers(generator, *truth.shape) + 1e-3) * wrong)
     rows = torch.arange(len(truth), device=truth.device)
     labels = truth[rows, points[:, 1].long(), points[:, 0].long()].int()
@@ -105,7 +117,7 @@ def first_prompts(masks: Tensor, generator: Generator, *, boxes_only: bool = Fal
     rest = masks[boxed:]
     if len(rest):
         choice = int(torch.randint(3, (1,), generator=on_host(generator, 1)))
-        around = F.max_pool2d(rest.float()[:, None], 15, stride=1, padding=7)[:, 0] > 0
+        around = _nearby(rest.float(), rest.shape[2] // 24, F.max_pool2d) > 0
         off = correction(around & ~rest, torch.zeros_like(rest), generator)
         off = Clicks(off.points, torch.zeros_like(off.labels))
         richer = (

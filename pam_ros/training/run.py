@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast, set_seed
 from tensorboardX import SummaryWriter
 from torch import Generator, Tensor, nn
@@ -25,14 +25,14 @@ from pam_ros.model.pam import Pam
 from pam_ros.training.caption_stage import CaptionBatch, CaptionDataset, CaptionStage, TextDataset
 from pam_ros.training.config import StageConfig, StageKind, TrainingError, read_config
 from pam_ros.training.parts import freeze_all_but, open_model, parameter_groups
+from pam_ros.training.prompting import MOST_PROCESSES
 from pam_ros.training.rollout import keep_codes_exact
 from pam_ros.training.segment_stage import SegmentBatch, SegmentData, SegmentStage, Words
-from pam_ros.training.source import open_sources
+from pam_ros.training.source import open_sources, share_of
 from pam_ros.training.store import FrameStore
 from pam_ros.training.taps import Kept, TapStore, fill_store, tap_key
 from pam_ros.training.texts import Tokenisation
 
-FLOOR = 0.01  # the schedule ends at this share of the peak rate
 LOG_STEPS = 20
 BETAS = (0.9, 0.95)
 Batch = SegmentBatch | CaptionBatch
@@ -59,12 +59,12 @@ class Progress:
         return min(1.0, max(self.step / config.steps, by_time))
 
 
-def rate_factor(share: float, warmup: float) -> float:
-    """Linear warm-up, then a cosine down to FLOOR."""
+def rate_factor(share: float, warmup: float, final: float) -> float:
+    """Linear warm-up, then a cosine down to `final`."""
     if share < warmup:
         return max(share / warmup, 1e-3)
     cosine = 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
-    return FLOOR + (1 - FLOOR) * cosine
+    return final + (1 - final) * cosine
 
 
 class Journal:
@@ -99,35 +99,36 @@ class Stage:
         self.config = config
         self._kept = kept
         self.out = Path(config.out)
-        # Unused weights are normal: not every step asks every part.
-        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(
-            mixed_precision="bf16" if config.precision == "bf16" else "no", kwargs_handlers=[unused]
-        )
+        self.accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
         set_seed(config.seed)
         self.out.mkdir(parents=True, exist_ok=True)
         self.pam = open_model(config)
         keep_codes_exact(self.pam)
         freeze_all_but(self.pam, config.train)
-        self.source = open_sources(config.data)
+        # Each process decodes and keeps its share of the data only.
+        self._everything = open_sources(config.data)
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.source = share_of(self._everything, rank, processes)
         self.pam.to(self.accelerator.device)
         module = self._segment() if config.kind is StageKind.SEGMENT else self._caption()
         groups = parameter_groups(module, config)
         optimiser = torch.optim.AdamW(groups, betas=BETAS, fused=self.accelerator.device.type == "cuda")
-        self.module, self.optimiser = self.accelerator.prepare(module, optimiser)
+        # `evaluation_mode` means: not wrapped for several processes. `_share_gradients` is faster: not every
+        # step asks every part, and looking for those it did not ask takes longer than sending zeros for them.
+        self.module = self.accelerator.prepare_model(module, evaluation_mode=True)
+        self.optimiser = self.accelerator.prepare_optimizer(optimiser)
+        self._trained = [parameter for group in groups for parameter in group["params"]]
+        if self.accelerator.num_processes > 1:
+            broadcast([*self.module.parameters()])
         self.progress = Progress()
         self.accelerator.register_for_checkpointing(self.progress)
 
     # ---- what is trained on
 
     def _segment(self) -> nn.Module:
-        words = Words([region for entry in self.source.entries for region in entry.regions])
-        processes = {
-            "rank": self.accelerator.process_index,
-            "processes": self.accelerator.num_processes,
-        }
+        words = Words([region for entry in self._everything.entries for region in entry.regions])
         self._by_step: SegmentData | TextDataset | CaptionDataset = SegmentData(
-            self.source.entries, self._frames(), words, self.config, **processes
+            self.source.entries, self._frames(), words, self.config, rank=self.accelerator.process_index
         )
         return SegmentStage(self.pam, words, self.config)
 
@@ -233,26 +234,40 @@ class Stage:
         bar.close()
         journal.close()
         self.save()
-        self.accelerator.wait_for_everyone()
         if main:
             save_model(self.pam, self.out / "model", dtype=torch.float32)
-        self.accelerator.end_training()
+        self.accelerator.wait_for_everyone()  # the next stage reads what was written
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
-        factor = rate_factor(self.progress.share(self.config), self.config.warmup)
+        config = self.config
+        factor = rate_factor(self.progress.share(config), config.warmup, config.final_rate)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * factor
         # A step's randomness comes from its number alone, so a resumed run repeats one that was not stopped.
-        seed = (self.config.seed * 1_000_003 + self.progress.step) * 64 + self.accelerator.process_index
+        step = (config.seed * 1_000_003 + self.progress.step) * MOST_PROCESSES
+        seed = step + self.accelerator.process_index
         figures: dict[str, Tensor] = self.module(batch, Generator(self.accelerator.device).manual_seed(seed))
         self.accelerator.backward(figures["loss"])
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
+        if self.accelerator.num_processes > 1:
+            self._share_gradients()
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), config.clip_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return {name: value.detach() for name, value in figures.items()} | {
             "gradient": norm,
             "rate": norm.new_tensor(factor),
         }
+
+    def _share_gradients(self) -> None:
+        """The mean over all processes becomes each one's gradient; sent as one tensor."""
+        found = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for parameter in self._trained
+        ]
+        mean = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in found]), "mean")
+        parts = mean.split([gradient.numel() for gradient in found])
+        for parameter, part in zip(self._trained, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
 
     def _agreed(self, minutes: float) -> float:
         """The main process's clock, so that all processes stop at the same step."""
@@ -320,6 +335,7 @@ def main(arguments: list[str] | None = None) -> None:
     for place, path in enumerate(given.configs):
         limit = [f"max_minutes={minutes[place]}"] if minutes else []
         run_stage(read_config(path, [*given.set, *limit]), resume=given.resume, kept=kept)
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

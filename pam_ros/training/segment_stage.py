@@ -89,9 +89,8 @@ class SegmentData:
         config: StageConfig,
         *,
         rank: int = 0,
-        processes: int = 1,
     ) -> None:
-        self._store, self._config, self._rank, self._processes = store, config, rank, processes
+        self._store, self._config, self._rank = store, config, rank
         self._videos = np.flatnonzero(store.lengths > 1)
         if config.video_share and not len(self._videos):
             raise TrainingError("the data holds no video; set video_share to 0")
@@ -135,14 +134,7 @@ class SegmentData:
         )
 
     def _samples(self, step: int, length: int, batch: int) -> NDArray[np.int64]:
-        return samples_of_step(
-            step,
-            length=length,
-            batch=batch,
-            seed=self._config.seed,
-            rank=self._rank,
-            processes=self._processes,
-        )
+        return samples_of_step(step, length=length, batch=batch, seed=self._config.seed)
 
 
 def frames_of_videos(

@@ -153,6 +153,29 @@ class JoinedSource:
         return source.load(inner, frames, size)
 
 
+class _Share:
+    """Every `processes`-th sample of a source, from number `rank` on."""
+
+    def __init__(self, source: Source, rank: int, processes: int) -> None:
+        self._source, self._rank, self._processes = source, rank, processes
+        self.entries = source.entries[rank::processes]
+
+    def load(self, index: int, frames: Sequence[int], size: int) -> Scene:
+        """Decodes some frames of a sample."""
+        return self._source.load(self._rank + index * self._processes, frames, size)
+
+
+def share_of(source: Source, rank: int, processes: int) -> Source:
+    """The samples of one of several processes. Raises TrainingError where there are too few for all."""
+    if processes == 1:
+        return source
+    if len(source.entries) < processes:
+        raise TrainingError(
+            f"{len(source.entries)} samples cannot be shared by {processes} processes; start fewer"
+        )
+    return _Share(source, rank, processes)
+
+
 def open_sources(data: Sequence[str]) -> Source:
     """Opens a folder of shards, a .jsonl file in the reference's layout, or `shapes:COUNT[:FRAMES]`."""
     sources: list[Source] = []

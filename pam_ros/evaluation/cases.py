@@ -1,0 +1,99 @@
+"""What an evaluation found: one case per answer, their means, and numbers that are no mean of cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Draw = Callable[[], NDArray[np.uint8]]  # () → (H, W, 3) uint8 RGB
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One judged answer.
+
+    Attributes:
+        metric: the metric's key in the JSON, e.g. "label_accuracy_en".
+        sample: what was asked about, e.g. "image 7000001 region 3".
+        score: higher is better; a metric's value is the mean over its cases.
+        truth, found: what is right and what the model said, for people; "" where pixels say it.
+        picture: draws the case; called for the few cases a page shows, so it must hold no pixels itself.
+    """
+
+    metric: str
+    sample: str
+    score: float
+    truth: str = ""
+    found: str = ""
+    picture: Draw | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A metric that is no mean of cases (CIDEr of a corpus, frames per second), from `samples` answers."""
+
+    metric: str
+    value: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A metric that these data or this run cannot give, and why."""
+
+    metric: str
+    why: str
+
+
+@dataclass(slots=True)
+class Findings:
+    """Collects cases and numbers. Not thread-safe."""
+
+    cases: list[Case] = field(default_factory=list)
+    numbers: list[Number] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+
+    def add(self, case: Case) -> None:
+        """Takes in one case. Raises ValueError for a score that is no finite number."""
+        if not np.isfinite(case.score):
+            raise ValueError(f"{case.metric}, {case.sample}: a score is a finite number, not {case.score}")
+        self.cases.append(case)
+
+    def put(self, metric: str, value: float, samples: int) -> None:
+        """Takes in a metric that is no mean of cases; it stands before the mean of its cases."""
+        if not np.isfinite(value):
+            raise ValueError(f"{metric} is a finite number, not {value}")
+        self.numbers.append(Number(metric, float(value), samples))
+
+    def lack(self, metric: str, why: str) -> None:
+        """Says why a metric has no value; one that gets a value after all keeps it."""
+        self.missing.append(Missing(metric, why))
+
+    def merge(self, other: Findings) -> None:
+        """Takes in everything another part of the evaluation found."""
+        self.cases += other.cases
+        self.numbers += other.numbers
+        self.missing += other.missing
+
+    def of(self, metric: str) -> list[Case]:
+        """The cases of a metric, worst first; equal ones in the order they came."""
+        return sorted((case for case in self.cases if case.metric == metric), key=lambda case: case.score)
+
+    def scores(self) -> dict[str, float | None]:
+        """Value by metric in the order of first mention; None where it is missing."""
+        values: dict[str, list[float]] = {}
+        for case in self.cases:
+            values.setdefault(case.metric, []).append(case.score)
+        found: dict[str, float | None] = {metric: float(np.mean(each)) for metric, each in values.items()}
+        found |= {number.metric: number.value for number in self.numbers}
+        return found | {each.metric: None for each in self.missing if each.metric not in found}
+
+    def counts(self) -> dict[str, int]:
+        """How many answers stand behind each metric; 0 where it is missing."""
+        counts = dict.fromkeys(self.scores(), 0)
+        for case in self.cases:
+            counts[case.metric] += 1
+        return counts | {number.metric: number.samples for number in self.numbers}

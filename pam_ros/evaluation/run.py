@@ -1,0 +1,194 @@
+"""Runs an evaluation: samples of every seed → findings of every part, by the model's public interface."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from pam_ros.errors import InputError
+from pam_ros.evaluation.cases import Findings
+from pam_ros.evaluation.jsonl_samples import read_jsonl
+from pam_ros.evaluation.masks import WHOLE_KEYS, evaluate_masks
+from pam_ros.evaluation.samples import SampleError, Samples, read_folder, render_samples
+from pam_ros.evaluation.speed import evaluate_speed
+from pam_ros.evaluation.video import evaluate_video
+from pam_ros.model.interface import PerceptionModel
+
+Progress = Callable[[str], None]
+
+
+class Part(Enum):
+    """What can be evaluated alone. Values are the names on the command line."""
+
+    MASKS = "masks"  # from a box and from a click, in pictures
+    VIDEO = "video"  # tracking
+    TEXTS = "texts"  # labels, explanations, captions of pictures
+    STREAM = "stream"  # streaming captions of videos
+    SPEED = "speed"  # by the clock
+
+    @classmethod
+    def parse(cls, names: str) -> tuple[Part, ...]:
+        """`"masks,speed"` → parts; "" → all. Raises InputError naming what is allowed."""
+        known = {part.value: part for part in cls}
+        wanted = [name.strip() for name in names.split(",")] if names.strip() else list(known)
+        for name in wanted:
+            if name not in known:
+                allowed = ", ".join(known)
+                raise InputError(f"unknown part {name!r} to evaluate; allowed, commas between: {allowed}")
+        return tuple(part for part in cls if part.value in wanted)
+
+
+# Every report has these keys; where a part was not run they are null.
+MAIN_KEYS: tuple[tuple[str, Part], ...] = (
+    *((key, Part.MASKS) for key in WHOLE_KEYS),
+    ("jf_video", Part.VIDEO),
+    ("label_accuracy_en", Part.TEXTS),
+    ("label_accuracy_zh", Part.TEXTS),
+    ("function_accuracy", Part.TEXTS),
+    ("event_accuracy", Part.STREAM),
+    ("recovery_rate", Part.VIDEO),
+    ("tracked_fps", Part.SPEED),
+    ("label_latency_s", Part.SPEED),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to evaluate, and how.
+
+    Attributes:
+        seeds: each renders its own test scenes; not used with `data`.
+        count: pictures per seed; a quarter as many videos come beside them, and an eighth as many in which
+            an object goes away and comes back, at least one of each.
+        data: a folder written by `pam scenes render`, or a .jsonl file in the reference's layout.
+        cache: folder in which rendered scenes stay; None = they are thrown away.
+        judge_url, judge_model: an OpenAI-compatible endpoint that judges continuity; None = the offline rule.
+        embedder: sentence-transformers model for the similarity of labels; None = by letters.
+    """
+
+    seeds: tuple[int, ...] = (1,)
+    count: int = 40
+    parts: tuple[Part, ...] = tuple(Part)
+    data: Path | None = None
+    cache: Path | None = None
+    judge_url: str | None = None
+    judge_model: str | None = None
+    embedder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InputError(f"the number of pictures is at least 1, not {self.count}")
+        if self.data is None and not self.seeds:
+            raise InputError("nothing to evaluate: give a seed or data")
+        if len(set(self.seeds)) < len(self.seeds) or any(seed < 0 for seed in self.seeds):
+            raise InputError(f"seeds are different whole numbers from 0 on, not {list(self.seeds)}")
+
+    @property
+    def videos(self) -> int:
+        """Rendered videos per seed."""
+        return max(1, self.count // 4)
+
+    @property
+    def absences(self) -> int:
+        """Videos rendered beside them per seed, in which an object goes away and comes back."""
+        return max(1, self.count // 8)
+
+
+@dataclass(frozen=True, slots=True)
+class SeedFindings:
+    """What was found on one seed; `seed` is None for data that were not rendered."""
+
+    seed: int | None
+    findings: Findings = field(default_factory=Findings)
+
+
+@contextmanager
+def evaluation(
+    model: PerceptionModel, plan: Plan, progress: Progress = lambda line: None
+) -> Iterator[list[SeedFindings]]:
+    """Evaluates seed by seed. While the context is open, the cases' pictures can be drawn.
+
+    Raises SampleError for data that cannot be used.
+    """
+    if plan.judge_url is not None:
+        _open_judge(plan)  # what is wrong with it is told before hours of work, not after
+    with tempfile.TemporaryDirectory(prefix="pam-evaluate-") as scratch:
+        found = []
+        for seed in (None,) if plan.data is not None else plan.seeds:
+            name = "" if seed is None else f"seed {seed}: "
+            tell = _prefixed(name, progress)
+            samples = _samples(plan, seed, plan.cache or Path(scratch), tell)
+            found.append(SeedFindings(seed, evaluate_samples(model, samples, plan, tell)))
+        yield found
+
+
+def evaluate_samples(
+    model: PerceptionModel, samples: Samples, plan: Plan, progress: Progress = lambda line: None
+) -> Findings:
+    """All parts of the plan on these samples."""
+    findings = Findings()
+    if Part.MASKS in plan.parts:
+        evaluate_masks(model, samples.images, findings, progress)
+    if Part.VIDEO in plan.parts:
+        evaluate_video(model, samples.videos, findings, progress, absences=samples.absences)
+    if Part.TEXTS in plan.parts:
+        from pam_ros.evaluation.texts import evaluate_texts, open_similarity  # needs training.txt's packages
+
+        similarity = open_similarity(plan.embedder)
+        evaluate_texts(model, samples.images, findings, similarity=similarity, progress=progress)
+    if Part.STREAM in plan.parts:
+        from pam_ros.evaluation.judges import open_judge
+        from pam_ros.evaluation.stream import evaluate_stream
+
+        judge = open_judge(plan.judge_url, plan.judge_model)
+        evaluate_stream(model, samples.videos, findings, judge, progress=progress)
+    if Part.SPEED in plan.parts:
+        evaluate_speed(model, samples.images, samples.videos, findings, progress)
+    for key, part in MAIN_KEYS:
+        findings.lack(key, f"{part.value} was not evaluated" if part not in plan.parts else "no case came up")
+    return findings
+
+
+def _open_judge(plan: Plan) -> None:
+    from pam_ros.evaluation.judges import open_judge
+
+    open_judge(plan.judge_url, plan.judge_model)
+
+
+def _prefixed(name: str, progress: Progress) -> Progress:
+    return lambda line: progress(name + line)
+
+
+def _samples(plan: Plan, seed: int | None, folder: Path, progress: Progress) -> Samples:
+    if seed is None:
+        assert plan.data is not None
+        return read_data(plan.data)
+    pictures = {Part.MASKS, Part.TEXTS} & set(plan.parts)
+    return render_samples(
+        seed,
+        plan.count if pictures else 0,
+        plan.videos if set(plan.parts) - {Part.MASKS, Part.TEXTS} else 0,
+        folder,
+        progress,
+        absences=plan.absences if Part.VIDEO in plan.parts else 0,
+    )
+
+
+def read_data(path: Path) -> Samples:
+    """A folder of shards or a .jsonl file. Raises SampleError for anything else."""
+    if path.is_dir():
+        return read_folder(path)
+    if path.suffix == ".jsonl" and path.is_file():
+        return read_jsonl(path)
+    raise SampleError(f"{path} is neither a folder written by `pam scenes render` nor a .jsonl file")
+
+
+def metrics_of(found: Sequence[SeedFindings]) -> list[str]:
+    """Every metric, the main keys first."""
+    main = [key for key, _ in MAIN_KEYS]
+    others = [key for each in found for key in each.findings.scores()]
+    return list(dict.fromkeys([*main, *others]))

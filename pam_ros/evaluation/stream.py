@@ -1,0 +1,273 @@
+"""Streaming captions over videos: do they name what happens, and does each continue the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pam_ros.data.judge import judge as read_text
+from pam_ros.evaluation.cases import Case, Draw, Findings
+from pam_ros.evaluation.judges import Judge, JudgeError, Story
+from pam_ros.evaluation.pictures import video_case
+from pam_ros.evaluation.samples import EvaluationRegion, EvaluationVideo, Kind
+from pam_ros.evaluation.wording import Wording, add_wordings
+from pam_ros.model.interface import PerceptionModel
+from pam_ros.records import Language, Region, Task
+from pam_ros.runtime.offline import Caption, caption_video
+
+BOTH = (Language.EN, Language.ZH)
+PERIOD_S = 3.0  # of the clips; inside the 2.5..5.5 s of training's windows
+SHORTEST_CLIP = 0.4  # of the period: training leaves shorter rests out, and so does the score
+SHOWN_FRAMES = 6  # on a case's picture
+WORDINGS = 3  # of right captions
+NO_VIDEOS = "there are no videos"
+NO_EVENTS = "the data do not say what happens in their videos"
+TOO_SHORT = (
+    f"no region has two clips of which the judge knows what happens; {NO_EVENTS}, or they are too short"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ToldClip:
+    """One captioned clip of one region.
+
+    Attributes:
+        start, end: its frames, end exclusive, without the frame carried over from the clip before.
+        text: what the model said.
+        events: what happens, ids of the ontology; () where the data do not say.
+        references: right captions; () where none is known.
+        regions: (frame index, region as the model has it) of some of its frames.
+    """
+
+    start: int
+    end: int
+    text: str
+    events: tuple[str, ...]
+    references: tuple[str, ...]
+    regions: tuple[tuple[int, Region], ...]
+
+
+def evaluate_stream(
+    model: PerceptionModel,
+    videos: Sequence[EvaluationVideo],
+    findings: Findings,
+    judge: Judge,
+    *,
+    languages: Sequence[Language] = BOTH,
+    every_s: float = PERIOD_S,
+    carry_over: bool = True,
+    progress: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Captions videos as `pam caption` does: clips of `every_s`, each with the frame and text before it.
+
+    Per video the object that acts and one bystander, both prompted by their box on the first frame, all at
+    once. Adds, in English and with `_zh` in Chinese:
+
+    - `event_accuracy`: of a clip, 1 where the set of events its caption names is the true one. The true one
+      is that of training's windows (`data.dataset.events_between`): of the clip's own frames, the first two
+      events of which at least half lies inside the clip, or that fill two thirds of it; where there is none,
+      the longest state of rest ("still", "held", "stays covered", "stays away"). Smaller fragments at the
+      borders of a clip must not be named. A last clip shorter than 0.4 of the period is not scored.
+    - `event_accuracy_actor`, `event_accuracy_bystander`: the same for either alone.
+    - `continuity`: by `judge`, for every region with at least two scored clips.
+    - `rouge_l_clip_en` …: see `wording.add_wordings`.
+    """
+    wordings: list[Wording] = []
+    unwilling = ""
+    for number, video in enumerate(videos, 1):
+        for language in (each for each in languages if can_be_judged(video, each)):
+            progress(f"captions of video {number} of {len(videos)}, {language.value}")
+            chosen = chosen_regions(video)
+            for place, clips in told(model, video, chosen, language, every_s, carry_over).items():
+                wordings += _judge_clips(video, place, clips, language, findings)
+                try:
+                    if not unwilling:
+                        _judge_story(video, place, clips, language, findings, judge)
+                except JudgeError as error:  # hours of other results must not be lost with it
+                    unwilling = str(error)
+    add_wordings(wordings, findings)
+    for language in languages:
+        spoken = _suffix(language)
+        findings.lack(f"event_accuracy{spoken}", NO_EVENTS if videos else NO_VIDEOS)
+        findings.lack(f"continuity{spoken}", unwilling or (TOO_SHORT if videos else NO_VIDEOS))
+
+
+def _suffix(language: Language) -> str:
+    return "" if language is Language.EN else f"_{language.value}"
+
+
+# ---- what is captioned
+
+
+def chosen_regions(video: EvaluationVideo) -> tuple[int, ...]:
+    """Places in `video.regions` of the actor and of one bystander.
+
+    The bystander is the first to which something happens, else the largest in the first frame. Without a
+    known actor: every region.
+    """
+    actor = [i for i, region in enumerate(video.regions) if video.actor and region.instance == video.actor]
+    if not actor:
+        return tuple(range(len(video.regions)))
+
+    def interest(place: int) -> tuple[bool, float]:
+        region = video.regions[place]
+        x1, y1, x2, y2 = region.box_xyxy
+        return any(event != "still" for *_, event in region.segments), (x2 - x1) * (y2 - y1)
+
+    others = [i for i, region in enumerate(video.regions) if i not in actor and region.kind is Kind.OBJECT]
+    return (*actor, max(others, key=interest)) if others else tuple(actor)
+
+
+def can_be_judged(video: EvaluationVideo, language: Language) -> bool:
+    """Whether the data say what happens, or bring captions in this language."""
+    return any(
+        region.segments or any(e.captions.get(language) for e in region.events) for region in video.regions
+    )
+
+
+def told(
+    model: PerceptionModel,
+    video: EvaluationVideo,
+    places: Sequence[int],
+    language: Language,
+    every_s: float,
+    carry_over: bool,
+) -> dict[int, list[ToldClip]]:
+    """The captions of these regions by the product's own session, with what is true of each clip."""
+    stamps_ns = video.stamps_ns()
+    index_of = {stamp: index for index, stamp in enumerate(stamps_ns)}
+    prompts = [video.regions[place].prompt() for place in places]
+    clips: dict[int, list[ToldClip]] = {place: [] for place in places}
+    seen: list[tuple[Region, ...]] = []
+    for step in caption_video(
+        model, video.frames(), stamps_ns, prompts, every_s=every_s, language=language, carry_over=carry_over
+    ):
+        seen.append(step.regions)
+        for caption in step.captions:
+            place = places[caption.region_id - 1]
+            start, end = index_of[caption.start_ns], index_of[caption.end_ns] + 1
+            if (end - start) / video.fps >= SHORTEST_CLIP * every_s:
+                clips[place].append(
+                    _told_clip(video, place, caption, start, end, seen, clips[place], language)
+                )
+    return clips
+
+
+def _told_clip(
+    video: EvaluationVideo,
+    place: int,
+    caption: Caption,
+    start: int,
+    end: int,
+    seen: Sequence[tuple[Region, ...]],
+    before: Sequence[ToldClip],
+    language: Language,
+) -> ToldClip:
+    region = video.regions[place]
+    events = events_in(region, start, end)
+    previous = before[-1].events if before else ()
+    shown = np.unique(np.linspace(start, end - 1, SHOWN_FRAMES).astype(int)).tolist()
+    return ToldClip(
+        start=start,
+        end=end,
+        text=caption.text,
+        events=events,
+        references=right_captions(region, start, end, events, previous, language),
+        regions=tuple((index, seen[index][caption.region_id - 1]) for index in shown),
+    )
+
+
+def events_in(region: EvaluationRegion, start: int, end: int) -> tuple[str, ...]:
+    """What happens to a region in frames start..end (end exclusive), as training's windows have it."""
+    if not region.segments:
+        return ()
+    from pam_ros.data.dataset import (
+        events_between,
+    )  # brings MuJoCo, which evaluating other data does not need
+    from pam_ros.data.stage import Segment
+
+    return events_between([Segment(*segment) for segment in region.segments], start, end)
+
+
+def right_captions(
+    region: EvaluationRegion,
+    start: int,
+    end: int,
+    events: Sequence[str],
+    previous: Sequence[str],
+    language: Language,
+) -> tuple[str, ...]:
+    """Right captions of a clip in several wordings.
+
+    Where events are not known: those of the data's own clip that shares most frames with it.
+    """
+    if not events:
+        known = [(min(end, each.end) - max(start, each.start), each) for each in region.events]
+        overlap, best = max(known, key=lambda pair: pair[0], default=(0, None))
+        return tuple(best.captions.get(language, ())) if best is not None and overlap > 0 else ()
+    from pam_ros.data.captions import clip_caption
+    from pam_ros.data.facts import Facts
+
+    facts = Facts(region.category, "object", colour=region.colour, material=region.material)
+    rng = np.random.default_rng([start, end])
+    worded = [clip_caption(facts, events, previous, language, rng) for _ in range(WORDINGS)]
+    return tuple(dict.fromkeys(worded))
+
+
+# ---- what it is worth
+
+
+def _judge_clips(
+    video: EvaluationVideo,
+    place: int,
+    clips: Sequence[ToldClip],
+    language: Language,
+    findings: Findings,
+) -> list[Wording]:
+    """Adds the cases of events; returns what is compared in wording."""
+    region, wordings = video.regions[place], []
+    role = "" if not video.actor else "_actor" if region.instance == video.actor else "_bystander"
+    for clip in clips:
+        sample = f"{video.name} {region.name} frames {clip.start}..{clip.end}"
+        picture = video_case(video, place, clip.regions)
+        if clip.events:
+            right = float(events_are_right(clip.text, language, clip.events))
+            truth = f"{region.category}: {', '.join(clip.events)}"
+            key = f"event_accuracy{_suffix(language)}"
+            for metric in dict.fromkeys((key, key + role)):
+                findings.add(Case(metric, sample, right, truth, clip.text, picture))
+        if clip.references:
+            wordings.append(Wording(sample, Task.CLIP, language, clip.text, clip.references, picture))
+    return wordings
+
+
+def events_are_right(text: str, language: Language, events: Sequence[str]) -> bool:
+    """Whether the set of events a caption names is the set of these ids."""
+    return set(read_text(text, language).events) == set(events)
+
+
+def _judge_story(
+    video: EvaluationVideo,
+    place: int,
+    clips: Sequence[ToldClip],
+    language: Language,
+    findings: Findings,
+    judge: Judge,
+) -> None:
+    """Adds the case of continuity, where the judge can tell."""
+    region = video.regions[place]
+    story = Story(
+        sample=f"{video.name} {region.name}",
+        language=language,
+        captions=tuple(clip.text for clip in clips),
+        references=tuple(clip.references[0] if clip.references else "" for clip in clips),
+        category=region.category,
+        events=tuple(clip.events for clip in clips),
+    )
+    score = judge.continuity(story) if len(clips) > 1 else None
+    if score is not None:
+        truth, found = (" | ".join(texts) for texts in (story.references, story.captions))
+        shown: Draw = video_case(video, place, [clip.regions[-1] for clip in clips])
+        findings.add(Case(f"continuity{_suffix(language)}", story.sample, score, truth, found, shown))

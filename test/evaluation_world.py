@@ -1,0 +1,163 @@
+"""A world of plain rectangles on disk, and a model that sees it exactly as it is, or as a test spoils it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fakes import FakeModel
+from numpy.typing import NDArray
+from PIL import Image
+
+from pam_ros.records import Prompt
+
+HEIGHT, WIDTH = 90, 120
+GREY = 40
+Mask = NDArray[np.bool_]
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A rectangle (x1, y1, x2, y2) of instance `number`, with the part id `part`."""
+
+    number: int
+    box: Box
+    part: int = 0
+    background: bool = False
+
+    def region(self) -> dict[str, Any]:
+        return {
+            "instance": self.number,
+            "part": self.part,
+            "category": "handle" if self.part else "table" if self.background else "mug",
+            "background": self.background,
+            "box": list(self.box),
+            "texts": {"label/en": ["mug", "cup"]},
+            "truth": {"function": "hold_drink", "colour": "red"},
+        }
+
+
+def paint(folder: Path, name: str, things: Sequence[Thing]) -> None:
+    """A lossless picture in which every rectangle has its own colour, and its id picture."""
+    rgb, ids = np.full((HEIGHT, WIDTH, 3), GREY, np.uint8), np.zeros((HEIGHT, WIDTH), np.uint16)
+    for thing in things:
+        x1, y1, x2, y2 = thing.box
+        rgb[y1:y2, x1:x2] = (20 * thing.number, 200 - 20 * thing.number, 10 * thing.part)
+        ids[y1:y2, x1:x2] = thing.number + 256 * thing.part
+    Image.fromarray(rgb).save(folder / f"{name}.png")
+    Image.fromarray(ids.astype(np.uint8) if ids.max() < 256 else ids).save(folder / f"{name}.ids.png")
+
+
+SCENE = (
+    Thing(3, (0, 60, WIDTH, HEIGHT), background=True),
+    Thing(1, (20, 20, 40, 40)),
+    Thing(1, (40, 24, 46, 36), part=1),
+    Thing(2, (70, 30, 90, 50)),
+)
+
+
+def write_shards(folder: Path) -> None:
+    """A folder as `pam scenes render` writes it: a picture; a video whose object 2 goes and comes back."""
+    folder.mkdir()
+    paint(folder, "a", SCENE)
+    lines = [{"image": "a.png", "ids": "a.ids.png", "seed": 7, "regions": [each.region() for each in SCENE]}]
+    for index in range(20):
+        moved = Thing(1, (20 + index, 20, 40 + index, 40))
+        paint(folder, f"v{index}", [moved] if 6 <= index < 12 else [moved, Thing(2, (70, 60, 90, 80))])
+    regions: list[dict[str, Any]] = [Thing(1, (0, 0, 1, 1)).region(), Thing(2, (0, 0, 1, 1)).region()]
+    regions[0]["segments"] = [[0, 20, "slides_right"]]
+    regions[1]["segments"] = [[0, 20, "still"]]
+    lines.append(
+        {
+            "frames": [f"v{index}.png" for index in range(20)],
+            "ids": [f"v{index}.ids.png" for index in range(20)],
+            "fps": 8.0,
+            "seed": 9,
+            "actor": 1,
+            "regions": regions,
+        }
+    )
+    (folder / "index.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@dataclass(eq=False)
+class Seen:
+    size: tuple[int, int]
+    image: NDArray[np.uint8]
+
+
+@dataclass(eq=False)
+class Remembered:
+    colour: NDArray[np.uint8] | None = None
+    frame: int = -1
+
+
+@dataclass(eq=False)
+class Answer:
+    mask: Mask
+    presence_score: float
+    mask_score: float = 0.9
+
+
+@dataclass(eq=False)
+class SeeingModel(FakeModel):
+    """Finds what a prompt means by its colour, exactly; `blur(mask, frame)` spoils the answer.
+
+    A whole object has one colour or two (its part's), told apart by what fills the box.
+    """
+
+    blur: Callable[[Mask, int], Mask] = lambda mask, frame: mask
+    presence: Callable[[Mask], bool] = lambda mask: bool(mask.any())
+    prompts: list[Prompt] = field(default_factory=list)
+
+    def encode(self, image: NDArray[np.uint8]) -> Seen:  # type: ignore[override]
+        return Seen(image.shape[:2], image)
+
+    def new_memory(self) -> Remembered:  # type: ignore[override]
+        return Remembered()
+
+    def segment(self, features, prompts, memories):
+        self.prompts += prompts
+        for prompt, memory in zip(prompts, memories, strict=True):
+            if prompt.box is None:
+                x, y = prompt.points[0].astype(int)
+                memory.colour = features.image[y, x]
+            else:
+                x1, y1, x2, y2 = prompt.box.astype(int)
+                colours, counts = np.unique(
+                    features.image[y1:y2, x1:x2].reshape(-1, 3), axis=0, return_counts=True
+                )
+                memory.colour = colours[counts.argmax()]
+        return self.track(features, memories)
+
+    def track(self, features, memories):
+        found = []
+        for memory in memories:
+            memory.frame += 1
+            # A part's colour differs from its object's in blue only: a whole object has both.
+            part = memory.colour[2] > 0
+            mask = (features.image == memory.colour).all(2) if part else (
+                (features.image[..., :2] == memory.colour[:2]).all(2)
+            )  # fmt: skip
+            mask = self.blur(mask, memory.frame)
+            found.append(Answer(mask, 0.9 if self.presence(mask) else 0.1))
+        return found
+
+
+def empty(mask: Mask, frame: int) -> Mask:
+    return np.zeros_like(mask)
+
+
+def shifted_by_5(mask: Mask, frame: int) -> Mask:
+    return np.roll(mask, 5, 1)
+
+
+def square(x: int, y: int, side: int = 20, size: tuple[int, int] = (100, 100)) -> Mask:
+    mask = np.zeros(size, np.bool_)
+    mask[y : y + side, x : x + side] = True
+    return mask

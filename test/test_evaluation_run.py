@@ -1,0 +1,253 @@
+"""What is evaluated and what is told of it: samples from files and seeds, JSON, page, table, errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation_world import HEIGHT, SCENE, WIDTH, Box, SeeingModel, paint, shifted_by_5, write_shards
+from numpy.typing import NDArray
+
+from pam_ros import cli, media
+from pam_ros.data import jsonl
+from pam_ros.errors import InputError
+from pam_ros.evaluation import run as run_module
+from pam_ros.evaluation.cases import Case, Findings
+from pam_ros.evaluation.jsonl_samples import read_jsonl
+from pam_ros.evaluation.masks import evaluate_masks
+from pam_ros.evaluation.report import rows_of, write_page
+from pam_ros.evaluation.run import (
+    MAIN_KEYS,
+    Part,
+    Plan,
+    SeedFindings,
+    evaluate_samples,
+    evaluation,
+    read_data,
+)
+from pam_ros.evaluation.samples import Kind, SampleError, Samples, read_folder, render_samples
+from pam_ros.evaluation.video import evaluate_video
+from pam_ros.model.prompts import TASK_TEXT
+from pam_ros.records import Language, Task
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    write_shards(tmp_path / "shards")
+    return tmp_path / "shards"
+
+
+# ---- samples
+
+
+def test_a_folder_is_read_as_it_was_written(shards: Path) -> None:
+    samples = read_folder(shards)
+    image, video = samples.images[0], samples.videos[0]
+    assert [region.kind for region in image.regions] == [Kind.BACKGROUND, Kind.OBJECT, Kind.PART, Kind.OBJECT]
+    masks = image.masks()
+    assert masks[1] is not None and masks[1].sum() == 20 * 20 + 6 * 12  # with its part
+    assert masks[2] is not None and masks[2].sum() == 6 * 12
+    assert image.regions[1].texts[Task.LABEL, Language.EN] == ("mug", "cup")
+    assert video.regions[1].box_xyxy == (70, 60, 90, 80) and video.actor == 1 and len(video) == 20
+    assert video.stamps_ns()[8] == 1_000_000_000 and not np.any(video.masks(7)[1])
+    assert [frame.stamp_ns for frame in video.frames()] == video.stamps_ns()
+
+
+def test_folders_that_cannot_be_read_say_why(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(SampleError, match=r"holds no index\.jsonl"):
+        read_folder(tmp_path / "nowhere")
+    (shards / ".half").mkdir()  # a run that was broken off, or is under way
+    (shards / ".half/index.jsonl").write_text("{}\n")
+    assert len(read_folder(shards).images) == 1
+    with (shards / "index.jsonl").open("a") as file:
+        file.write('{"image": "b.png"}\n')
+    with pytest.raises(SampleError, match=r"index\.jsonl, line 3 .*regions"):
+        read_folder(shards)
+    with pytest.raises(SampleError, match="neither a folder"):
+        read_data(tmp_path / "nothing.txt")
+
+
+def test_rendered_scenes_are_kept_and_not_rendered_twice(tmp_path: Path) -> None:
+    first = render_samples(5, 1, 0, tmp_path)
+    made = first.images[0].picture.stat().st_mtime_ns
+    assert first.images[0].name == "image 5000000" and first.images[0].regions
+    again = render_samples(5, 1, 0, tmp_path)
+    assert again == first and again.images[0].picture.stat().st_mtime_ns == made
+    assert not list(tmp_path.glob(".*"))
+
+
+def conversation(tmp_path: Path, task: Task, answer: str, box: Box = (1, 2, 11, 22)) -> jsonl.Conversation:
+    frames = tuple(tmp_path / f"{index}.png" for index in range(3 if task is Task.CLIP else 1))
+    question = TASK_TEXT[task, Language.EN].replace("{previous}", "It lies.")
+    corners, clicks = tuple(map(float, box)), ((5.0, 6.0, 1),)
+    return jsonl.Conversation(frames, corners, clicks, question, answer, task is Task.CLIP)
+
+
+def test_jsonl_lines_of_one_box_are_one_region(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    lines = [
+        conversation(tmp_path, Task.LABEL, "mug"),
+        conversation(tmp_path, Task.BRIEF, "A red mug."),
+        conversation(tmp_path, Task.LABEL, "table", (0, 0, 50, 50)),
+        conversation(tmp_path, Task.CLIP, "It falls."),
+    ]
+    jsonl.write_conversations(path, lines, tmp_path)
+    samples = read_jsonl(path)
+    (image,), (video,) = samples.images, samples.videos
+    assert [region.box_xyxy for region in image.regions] == [(1, 2, 11, 22), (0, 0, 50, 50)]
+    assert image.regions[0].texts == {
+        (Task.LABEL, Language.EN): ("mug",),
+        (Task.BRIEF, Language.EN): ("A red mug.",),
+    }
+    assert image.masks() == [None, None] and video.masks(0) == [None]
+    (event,) = video.regions[0].events
+    assert (event.captions[Language.EN], event.previous[Language.EN]) == (("It falls.",), "It lies.")
+
+
+def test_jsonl_streams_and_unknown_questions(tmp_path: Path) -> None:
+    path = tmp_path / "stream.jsonl"
+    frames = tuple(tmp_path / f"{index}.png" for index in range(4))
+    stream = jsonl.Stream(
+        tmp_path,
+        (
+            jsonl.StreamEvent(0, frames[:3], (3.0, 4.0, 8.0, 9.0), "It falls."),
+            jsonl.StreamEvent(1, frames[3:], (3.0, 4.0, 8.0, 9.0), "它倒下了。"),
+        ),
+    )
+    jsonl.write_streams(path, [stream])
+    (region,) = read_jsonl(path).videos[0].regions
+    assert [(each.start, each.end, list(each.captions)) for each in region.events] == [
+        (0, 3, [Language.EN]),
+        (3, 4, [Language.ZH]),
+    ]
+    path.write_text('{"type": "image", "image": "a.png", "bbox": [0, 0, 3, 3], "conversations": '
+                    '[{"value": "Who?"}, {"value": "Me."}]}\n')  # fmt: skip
+    with pytest.raises(SampleError, match=r"'Who\?' is none of PAM's questions"):
+        read_jsonl(path)
+
+
+def test_boxes_alone_leave_the_masks_keys_null(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    lines = [conversation(tmp_path, Task.LABEL, "mug"), conversation(tmp_path, Task.CLIP, "It falls.")]
+    jsonl.write_conversations(path, lines, tmp_path)
+    for index in range(3):
+        paint(tmp_path, str(index), SCENE)
+    plan = Plan(data=path, parts=(Part.MASKS, Part.VIDEO))
+    findings = evaluate_samples(SeeingModel(), read_data(path), plan)
+    assert set(findings.scores()) == {key for key, _ in MAIN_KEYS}
+    assert not any(findings.scores().values())
+    (row,) = [row for row in rows_of([SeedFindings(None, findings)]) if row.metric == "jf_video"]
+    assert row.value is None and row.why == "these data have boxes, no masks"
+
+
+# ---- findings, report, command
+
+
+def test_findings_take_means_numbers_and_reasons() -> None:
+    one, two = Findings(), Findings()
+    one.add(Case("a", "s1", 1.0))
+    two.add(Case("a", "s2", 0.5))
+    two.put("fps", 12.0, 40)
+    two.lack("a", "never seen")
+    two.lack("b", "no data")
+    one.merge(two)
+    assert one.scores() == {"a": 0.75, "fps": 12.0, "b": None}
+    assert one.counts() == {"a": 2, "fps": 40, "b": 0}
+    assert [case.sample for case in one.of("a")] == ["s2", "s1"]
+    with pytest.raises(ValueError, match="finite"):
+        one.add(Case("a", "s3", float("nan")))
+
+
+def test_the_page_shows_the_worst_first_and_draws_each_picture_once(tmp_path: Path) -> None:
+    drawn = []
+
+    def picture() -> NDArray[np.uint8]:
+        drawn.append(1)
+        return np.zeros((20, 30, 3), np.uint8)
+
+    findings = Findings()
+    for number in range(20):
+        findings.add(Case("a", f"sample {number}", 1 - number / 20, "<mug>", "杯子 & co", picture))
+    page = write_page(tmp_path / "page", [SeedFindings(3, findings)], "pam-test").read_text("utf-8")
+    shown = [number for number in range(20) if f">sample {number}<" in page]
+    assert shown == [9, 10, 11, *range(12, 20)][-11:]
+    assert page.index(">sample 19<") < page.index(">sample 12<") < page.index(">sample 9<")
+    assert "&lt;mug&gt;" in page and "杯子 &amp; co" in page and "seed 3" in page
+    assert len(drawn) == 1 and media.read_image(tmp_path / "page/0000.jpg").shape == (20, 30, 3)
+
+
+def test_the_pictures_of_real_cases_can_be_drawn(shards: Path) -> None:
+    findings, samples = Findings(), read_folder(shards)
+    evaluate_masks(SeeingModel(blur=shifted_by_5), samples.images, findings)
+    evaluate_video(SeeingModel(), samples.videos, findings)
+    drawn = findings.of("mask_iou_click")[0].picture()
+    assert drawn.shape == (HEIGHT, 2 * WIDTH + 6, 3)
+    assert (drawn[:, :WIDTH] == (255, 255, 0)).all(2).any()  # the click
+    assert (drawn[:, :WIDTH] == (60, 220, 60)).all(2).any()  # the truth's outline
+    frames = findings.of("jf_video")[0].picture()
+    assert frames.shape == (2 * 288 + 6, 3 * 384 + 2 * 6, 3)
+
+
+def test_the_command_writes_json_page_and_table(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_load", lambda *options: SeeingModel())
+    out, page = tmp_path / "out/result.json", tmp_path / "page"
+    options = ["--data", str(shards), "--only", "video,masks", "--json", str(out), "--page", str(page)]
+    cli.app(["evaluate", *options], standalone_mode=False)
+    record = json.loads(out.read_text("utf-8"))
+    assert {key for key, _ in MAIN_KEYS} <= set(record)
+    assert record["mask_iou_box"] == 1.0 == record["jf_video"] and record["label_accuracy_zh"] is None
+    assert record["samples"]["mask_iou_box"] == 2 and record["spread"]["jf_video"] == [1.0, 1.0]
+    assert record["missing"]["tracked_fps"] == "speed was not evaluated"
+    assert (page / "index.html").exists() and len(list(page.glob("*.jpg"))) >= 6
+    table = capsys.readouterr().out
+    assert "mask_iou_box" in table and "–" in table and "texts was not evaluated" in table
+
+
+def test_several_seeds_give_mean_and_spread(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def render(
+        seed: int, images: int, videos: int, folder: Path, progress: object, *, absences: int
+    ) -> Samples:
+        asked.append((seed, images, videos, absences))
+        blur = shifted_by_5 if seed == 2 else lambda mask, frame: mask
+        model.blur = blur
+        return read_folder(shards)
+
+    model = SeeingModel()
+    monkeypatch.setattr(run_module, "render_samples", render)
+    with evaluation(model, Plan(seeds=(1, 2), count=9, parts=(Part.MASKS, Part.VIDEO))) as found:
+        row = rows_of(found)[0]
+    assert asked == [(1, 9, 2, 1), (2, 9, 2, 1)]
+    assert row.metric == "mask_iou_box" and row.high == 1.0 and row.low is not None and row.low < 0.7
+    assert row.value == pytest.approx((row.low + 1) / 2) and row.samples == 4
+    assert row.spread_text().endswith("..1.000")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Part.parse("masks,mask"), "unknown part 'mask' .*masks, video, texts, stream, speed"),
+        (lambda: Plan(count=0), "at least 1, not 0"),
+        (lambda: Plan(seeds=(1, 1)), "different whole numbers"),
+        (lambda: Plan(seeds=(-1,)), r"from 0 on, not \[-1\]"),
+        (lambda: Plan(seeds=()), "give a seed or data"),
+    ],
+)
+def test_wrong_arguments_say_what_is_allowed(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_a_quarter_as_many_videos_at_least_one() -> None:
+    assert [Plan(count=count).videos for count in (1, 7, 8, 40)] == [1, 1, 2, 10]
+
+
+def test_data_and_seed_exclude_each_other(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="give one of them"):
+        cli.app(["evaluate", "--data", str(shards), "--seed", "1"], standalone_mode=False)
