@@ -2,15 +2,18 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
+from fakes import FakeMemory, FakeObservation
 from stepped_engine import ns
 
 from pam_ros.runtime.clip_buffer import ClipBuffer
 from pam_ros.runtime.tracks import Sighting
 
 
-def sighting(stamp_s):
-    return Sighting(observation=None, stamp_ns=ns(stamp_s), frame_id="", arrived_s=0.0)
+def sighting(stamp_s, presence=0.9):
+    found = FakeObservation(FakeMemory(1), 0, np.ones((4, 6), bool), 0.8, presence)
+    return Sighting(observation=found, stamp_ns=ns(stamp_s), frame_id="", arrived_s=0.0)
 
 
 def sampled(clip, stamps_s):
@@ -72,3 +75,12 @@ def test_a_carried_frame_stands_at_the_first_instant():
     assert not clip.wants_fine
     assert sampled(clip, [1.0, 1.1, 1.5, 2.0]) == [1.5, 2.0]
     assert clip.new_frames == 2
+
+
+def test_a_clip_knows_whether_its_region_was_in_view():
+    clip = ClipBuffer(start_ns=0, period_s=5.0, max_frames=6)
+    clip.add(sighting(0, presence=0.2), None)
+    assert not clip.in_view
+    clip.add(sighting(1), None)
+    clip.add(sighting(2, presence=0.2), None)
+    assert clip.in_view

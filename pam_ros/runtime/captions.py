@@ -86,7 +86,7 @@ class Captions:
                 continue
             frames, new_frames = tuple(step.clip.frames), step.clip.new_frames
             self._begin_next(step, stamp_ns, plan)
-            # Without new frames the region was out of view since the last caption: there is nothing to tell.
+            # Without new frames the region was looked for in none: there is nothing to tell.
             if self.options.streaming and new_frames:
                 self._submit(
                     self._job(camera, step.track, frames, group, self.options.caption_language), step.track
@@ -103,14 +103,16 @@ class Captions:
                 continue
             rolling = self._rolling_of(track)
             rolling.wanted = True
-            clip, seen = rolling.clip or self._new_clip(track.seen.stamp_ns), track.seen
-            missing = not clip.frames or seen.stamp_ns > clip.frames[-1].stamp_ns
-            step = self._step(track, clip, seen if missing and clip.has_room else None, ends=True)
+            # Without a clip so far there is only what it looked like when it was last in view.
+            newest = track.seen if rolling.clip is None else track.looked
+            clip = rolling.clip or self._new_clip(newest.stamp_ns)
+            missing = not clip.frames or newest.stamp_ns > clip.frames[-1].stamp_ns
+            step = self._step(track, clip, newest if missing and clip.has_room else None, ends=True)
             step.plan(plan)
             plan.run()
             failure: PamError | None = plan.enter(clip, step.enters) if step.enters is not None else None
             frames = tuple(clip.frames)
-            self._begin_next(step, camera.frame.stamp_ns if camera.frame else seen.stamp_ns, plan)
+            self._begin_next(step, camera.frame.stamp_ns if camera.frame else newest.stamp_ns, plan)
             if frames:
                 job = self._job(camera.name, track, frames, object(), ask.language)
                 job.ticket = ask.ticket
@@ -123,12 +125,12 @@ class Captions:
         if not self.options.streaming and not rolling.wanted:
             rolling.clip = rolling.following = None
             return None
-        seen = track.seen_at(stamp_ns)
+        looked = track.looked_at(stamp_ns)
         if rolling.clip is None:
-            if not seen:
+            if looked is None:
                 return None
             rolling.clip = self._new_clip(stamp_ns)
-        enters = track.seen if seen and rolling.clip.wants(stamp_ns) else None
+        enters = looked if rolling.clip.wants(stamp_ns) else None
         return self._step(track, rolling.clip, enters, ends=rolling.clip.ends(stamp_ns))
 
     def _step(self, track: Track, clip: ClipBuffer, enters: Sighting | None, *, ends: bool) -> ClipStep:

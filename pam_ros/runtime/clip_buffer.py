@@ -23,7 +23,7 @@ class ClipFrame:
 
     @classmethod
     def of(cls, sighting: Sighting, rows: FrameRows) -> ClipFrame:
-        """The frame in which the region was seen, with its rows."""
+        """A frame the region was looked for in, with its rows."""
         return cls(sighting.stamp_ns, sighting.frame_id, sighting.arrived_s, rows)
 
 
@@ -32,8 +32,7 @@ class ClipBuffer:
 
     The planned instants are `start + k * period / (max_frames - 1)`, k = 0 … max_frames - 1: the first is
     the clip's start, the last the decode timestamp. The first frame at or after an instant enters; an instant
-    that no frame came for is left out, so a clip has 1 … max_frames frames (or none while the region is out
-    of view).
+    that no frame came for is left out, so a clip has 1 … max_frames frames (or none where the model failed).
     """
 
     def __init__(
@@ -48,7 +47,8 @@ class ClipBuffer:
         self._next = 0  # index of the next planned instant
         self.frames: list[ClipFrame] = []
         self.new_frames = 0  # of them not carried over
-        self.last: Sighting | None = None  # where the newest of them was seen; None if that one was carried
+        self.in_view = False  # in one of these at least
+        self.last: Sighting | None = None  # the newest of them; None if that one was carried
         if carried is not None:
             self.frames.append(carried)
             self._next = 1
@@ -83,6 +83,7 @@ class ClipBuffer:
         assert self.has_room
         self.frames.append(ClipFrame.of(sighting, rows))
         self.new_frames += 1
+        self.in_view |= sighting.in_view
         self.last = sighting
         passed_ns = sighting.stamp_ns - self._start_ns + self._early_ns
         self._next = max(self._next + 1, int(passed_ns // self._spacing_ns) + 1)

@@ -30,6 +30,12 @@ class Sighting:
     frame_id: str
     arrived_s: float  # when the frame came, seconds of the runtime's clock
 
+    @property
+    def in_view(self) -> bool:
+        """False where it is lost. A mask without a pixel is lost as well: there is nothing to show."""
+        found = self.observation
+        return float(found.presence_score) >= LOST_BELOW and bool(found.mask.any())
+
 
 @dataclass(slots=True, eq=False)
 class Track:
@@ -37,6 +43,8 @@ class Track:
 
     Attributes:
         seen: the newest frame in which it was in view (or, before the first, that of its prompt).
+        looked: the newest frame it was looked for in, in view or not; clips hold these, so that captions can
+            tell that it left, as the reference's do.
         state, box, mask, mask_score, presence_score: as of the newest frame it was looked for in.
         lost_since_ns: stamp of the first frame in which it was not seen any more; None while tracked.
         boxes: (stamp, box) of recent frames in which it was seen, for detections that come late.
@@ -57,17 +65,20 @@ class Track:
     lost_since_ns: int | None = None
     texts: dict[tuple[Task, Language], Text] = field(default_factory=dict)
     detector_box: NDArray[np.float32] | None = None
+    looked: Sighting = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.looked = self.seen
 
     def observe(self, sighting: Sighting) -> None:
         """Takes in what the model says about the region in one frame."""
-        observation = sighting.observation
+        observation, self.looked = sighting.observation, sighting
         box, mask = crop_mask(observation.mask)
         self.mask_score, self.presence_score = (
             float(observation.mask_score),
             float(observation.presence_score),
         )
-        # A mask without a pixel is lost as well: there is nothing to show.
-        if not self.presence_score >= LOST_BELOW or not mask.size:
+        if not sighting.in_view:
             self.miss(sighting.stamp_ns)
             return
         self.state, self.lost_since_ns = RegionState.TRACKED, None
@@ -80,9 +91,9 @@ class Track:
         if self.lost_since_ns is None or stamp_ns < self.lost_since_ns:  # the latter: stamps jumped back
             self.lost_since_ns = stamp_ns
 
-    def seen_at(self, stamp_ns: int) -> bool:
-        """True where it was in view in the frame of this stamp."""
-        return self.state is RegionState.TRACKED and self.seen.stamp_ns == stamp_ns
+    def looked_at(self, stamp_ns: int) -> Sighting | None:
+        """How it was found, or not, in the frame of this stamp; None where it was not looked for in it."""
+        return self.looked if self.looked.stamp_ns == stamp_ns else None
 
     def lost_for_s(self, stamp_ns: int) -> float:
         """Seconds of stream time since it went out of view; 0 while tracked."""

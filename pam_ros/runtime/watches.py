@@ -109,15 +109,15 @@ class Watches:
         if clip is None:
             duration_s, max_frames = watch.ask.duration_s, self.options.clip_frames
             clip = watch.clip = ClipBuffer(start_ns=stamp_ns, period_s=duration_s, max_frames=max_frames)
-        seen = watch.track.seen if watch.track.seen_at(stamp_ns) and clip.wants(stamp_ns) else None
-        return WatchStep(watch, clip, seen, clip.ends(stamp_ns))
+        looked = watch.track.looked_at(stamp_ns) if clip.wants(stamp_ns) else None
+        return WatchStep(watch, clip, looked, clip.ends(stamp_ns))
 
     def _report(self, watch: _Watch, text: str) -> None:
         self._outlet.listener.on_progress(lambda: watch.ask.on_progress(watch.watched_s, text))
 
     def _end(self, watch: _Watch, group: object, why_empty: str) -> None:
         self._watches.remove(watch)
-        frames = tuple(watch.clip.frames) if watch.clip is not None else ()
+        frames = tuple(watch.clip.frames) if watch.clip is not None and watch.clip.in_view else ()
         if not frames:
             region = f"region {watch.track.region_id} of camera {watch.camera!r}"
             watch.ask.ticket.fail(NoFrameError(f"there is no clip of {region}: {why_empty}"))

@@ -1,10 +1,11 @@
 """SAM 2's losses: focal and dice on masks, L1 on the IoU estimate, cross entropy on presence.
 
-Letters: B regions, K mask tokens (0 alone, 1..3 as alternatives), L side of the grid of comparison.
+Letters: A answers, B regions, K mask tokens (0 alone, 1..3 as alternatives), L side of the grid compared on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,33 +24,41 @@ class MaskLosses:
     """Scalars; `total` is optimised, the others are for the curves."""
 
     total: Tensor
-    iou: Tensor  # true IoU of mask token 0 over the regions in view
+    iou_first: Tensor  # true IoU of mask token 0 over the regions in view, in the first answer
+    iou_last: Tensor  # and in the last
     presence_accuracy: Tensor
 
 
-def mask_losses(found: Found, truth: Tensor, *, loss_size: int) -> MaskLosses:
-    """`truth` is (B, S, S) bool; a region without a pixel is absent and has no mask to compare."""
-    target = F.adaptive_avg_pool2d(truth.float()[:, None], loss_size)  # (B, 1, L, L), soft at the rim
-    size = (loss_size, loss_size)
-    logits = F.interpolate(
-        found.masks.float(), size=size, mode="bilinear", align_corners=False
-    )  # (B, K, L, L)
-    in_view = truth.flatten(1).any(1).float()  # (B,)
-    count = in_view.sum().clamp(min=1)
+def mask_losses(answers: Sequence[Found], truths: Sequence[Tensor], *, loss_size: int) -> MaskLosses:
+    """A answers about B regions each, and their true masks (B, S, S) bool: every answer counts alike.
 
-    per_mask = FOCAL_WEIGHT * _focal(logits, target) + DICE_WEIGHT * _dice(logits, target)  # (B, K)
+    A region without a pixel is absent and has no mask to compare. All answers are compared at once: frame by
+    frame the many small steps would keep a GPU waiting.
+    """
+    truth = torch.stack(list(truths))  # (A, B, S, S)
+    count = truth.shape[0]
+    size = (loss_size, loss_size)
+    target = F.adaptive_avg_pool2d(truth.flatten(0, 1).float()[:, None], loss_size)  # soft at the rim
+    masks = torch.cat([answer.masks for answer in answers]).float()
+    logits = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)  # (A·B, K, L, L)
+    in_view = truth.flatten(2).any(2).float()  # (A, B)
+    seen = in_view.sum(1).clamp(min=1)
+
+    per_mask = FOCAL_WEIGHT * _focal(logits, target) + DICE_WEIGHT * _dice(logits, target)  # (A·B, K)
     with torch.no_grad():
-        true_ious = _ious(logits > 0, target > 0.5)  # (B, K)
-    iou_errors = (found.ious.float() - true_ious).abs()
+        true_ious = _ious(logits > 0, target > 0.5)  # (A·B, K)
+    iou_errors = (torch.cat([answer.ious for answer in answers]).float() - true_ious).abs()
     best = per_mask[:, 1:].argmin(1, keepdim=True)
-    masks = per_mask[:, 0] + per_mask[:, 1:].gather(1, best)[:, 0]
-    ious = iou_errors[:, 0] + iou_errors[:, 1:].mean(1)
-    presence_logit = found.presence.float()[:, 0]
+    mask_loss = per_mask[:, 0] + per_mask[:, 1:].gather(1, best)[:, 0]
+    iou_loss = iou_errors[:, 0] + iou_errors[:, 1:].mean(1)
+    per_region = (mask_loss + IOU_WEIGHT * iou_loss).reshape(count, -1)
+    presence_logit = torch.cat([answer.presence for answer in answers]).float().reshape(count, -1)
     presence = F.binary_cross_entropy_with_logits(presence_logit, in_view)
-    total = ((masks + IOU_WEIGHT * ious) * in_view).sum() / count + PRESENCE_WEIGHT * presence
+    ious = (true_ious[:, 0].reshape(count, -1) * in_view).sum(1) / seen
     return MaskLosses(
-        total=total,
-        iou=(true_ious[:, 0] * in_view).sum() / count,
+        total=((per_region * in_view).sum(1) / seen).mean() + PRESENCE_WEIGHT * presence,
+        iou_first=ious[0],
+        iou_last=ious[-1],
         presence_accuracy=((presence_logit > 0) == (in_view > 0)).float().mean(),
     )
 

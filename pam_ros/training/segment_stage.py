@@ -242,26 +242,27 @@ class SegmentStage(nn.Module):
         rows = (torch.arange(count * regions, device=pixels.device) // regions)[order]
         memory = segmenter.new_memory()
         correct_at = self._correction_frame(frames, generator)
-        losses: list[MaskLosses] = []
-        first: Found | None = None
+        answers: list[Found] = []
+        truths: list[Tensor] = []
         for t in range(frames):
             here = picked(features, rows + t * count)
             if t == 0:
                 groups = first_prompts(truth[0], generator)
                 found = prompt(segmenter, here, memory, groups, last=frames == 1)
-                first = found
             else:
                 found = track(segmenter, here, memory)
-            losses.append(mask_losses(found, truth[t], loss_size=self._config.loss_size))
+            answers.append(found)
+            truths.append(truth[t])
             if t == correct_at:
                 shown = F.interpolate(
                     found.masks[:, :1].detach().float(), size=size, mode="bilinear", align_corners=False
                 )
                 clicks = correction(truth[t], (shown[:, 0] > 0) & (found.presence > 0)[..., None], generator)
                 found = prompt(segmenter, here, memory, [clicks], last=t == frames - 1)
-                losses.append(mask_losses(found, truth[t], loss_size=self._config.loss_size))
-        assert first is not None
-        figures = self._figures(losses, first, truth[0], batch, order)
+                answers.append(found)
+                truths.append(truth[t])
+        losses = mask_losses(answers, truths, loss_size=self._config.loss_size)
+        figures = self._figures(losses, answers[0], truth[0], batch, order)
         if self.group_head is not None:
             grouped = self.group_head(features, (ids & ANY_PART).transpose(0, 1).flatten(0, 1), generator)
             figures |= {"loss": figures["loss"] + self._config.group_weight * grouped, "group": grouped}
@@ -273,13 +274,13 @@ class SegmentStage(nn.Module):
         return int(place * frames) if chance < self._config.correction else -1
 
     def _figures(
-        self, losses: Sequence[MaskLosses], first: Found, truth: Tensor, batch: SegmentBatch, order: Tensor
+        self, losses: MaskLosses, first: Found, truth: Tensor, batch: SegmentBatch, order: Tensor
     ) -> dict[str, Tensor]:
-        total = torch.stack([loss.total for loss in losses]).mean()
+        total = losses.total
         figures = {
-            "iou_first": losses[0].iou,
-            "iou_last": losses[-1].iou,
-            "presence": torch.stack([loss.presence_accuracy for loss in losses]).mean(),
+            "iou_first": losses.iou_first,
+            "iou_last": losses.iou_last,
+            "presence": losses.presence_accuracy,
         }
         if self.head is not None:
             label_logits, word_logits = self.head(first.tap, truth)
