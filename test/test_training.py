@@ -26,6 +26,7 @@ from pam_ros.training.parts import open_model, part_of
 from pam_ros.training.prompting import Clicks, box, click, correction
 from pam_ros.training.rollout import picked, prompt, track
 from pam_ros.training.run import Progress, rate_factor, run_stage
+from pam_ros.training.segment_stage import choose_regions
 from pam_ros.training.source import ShardSource, open_sources, share_of
 from pam_ros.training.store import FrameStore, mask_of
 from pam_ros.training.taps import Kept
@@ -259,6 +260,22 @@ def test_processes_share_the_samples() -> None:
         assert np.array_equal(share.load(index // 2, [0], 32).pixels, source.load(index, [0], 32).pixels)
     with pytest.raises(TrainingError, match="5 samples cannot be shared by 6"):
         share_of(source, 0, 6)
+
+
+def test_regions_that_vanish_are_often_chosen() -> None:
+    random = np.random.default_rng(0)
+    seen = np.tile([True, True, True, False, True], (400, 1))
+    vanishing = np.tile([False, True, False, True, False], (400, 1))  # the 4th is not seen at the start
+    places, absent = choose_regions(random, seen, vanishing, 2)
+    assert not absent.any()
+    assert not (places == 3).any()
+    assert all(first != second for first, second in places)
+    # In half the videos it comes first; in the others it is one of four, like any.
+    assert 0.55 < (places == 1).any(1).mean() < 0.95
+    assert 0.35 < (places == 2).any(1).mean() < 0.65
+    places, absent = choose_regions(random, np.zeros((2, 3), bool), np.ones((2, 3), bool), 2)
+    assert absent.all()
+    assert choose_regions(random, seen[:1, :1], vanishing[:1, :1], 3)[0].tolist() == [[0, 0, 0]]
 
 
 def test_two_processes_train_one_model(tiny: Path, tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import torch
+import torch.nn.functional as F
 from sam2.modeling.position_encoding import PositionEmbeddingRandom
 from sam2.modeling.sam2_base import NO_OBJ_SCORE
+from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 
 from pam_ros.model.memory import MemoryEntry, RegionMemory, memory_tokens
@@ -28,14 +31,24 @@ class Found:
     tap: Tap
 
 
-def keep_codes_exact(module: nn.Module) -> None:
-    """Makes position codes compute in float32 also under autocast: bfloat16 would lose a pixel."""
+def fit_for_training(module: nn.Module) -> None:
+    """Makes SAM 2's parts compute the same in fewer steps; position codes in float32 also under autocast."""
     for part in module.modules():
         if isinstance(part, PositionEmbeddingRandom):
-            _wrap(part)
+            _keep_codes_exact(part)
+        elif isinstance(part, LayerNorm2d):
+            part.forward = partial(_normalise, part)
 
 
-def _wrap(part: PositionEmbeddingRandom) -> None:
+def _normalise(norm: LayerNorm2d, x: Tensor) -> Tensor:
+    """(B, C, h, w), normalised over C by one kernel, where the package's own forward takes nine."""
+    last = F.layer_norm(x.permute(0, 2, 3, 1), norm.weight.shape, norm.weight, norm.bias, norm.eps)
+    return last.permute(0, 3, 1, 2)
+
+
+def _keep_codes_exact(part: PositionEmbeddingRandom) -> None:
+    """bfloat16 would lose a pixel. The grid's code, which never changes, is computed once."""
+    part.forward = lru_cache(partial(PositionEmbeddingRandom.forward, part))
     original = PositionEmbeddingRandom._pe_encoding
 
     def exact(coordinates: Tensor) -> Tensor:

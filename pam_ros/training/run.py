@@ -26,7 +26,7 @@ from pam_ros.training.caption_stage import CaptionBatch, CaptionDataset, Caption
 from pam_ros.training.config import StageConfig, StageKind, TrainingError, read_config
 from pam_ros.training.parts import freeze_all_but, open_model, parameter_groups
 from pam_ros.training.prompting import MOST_PROCESSES
-from pam_ros.training.rollout import keep_codes_exact
+from pam_ros.training.rollout import fit_for_training
 from pam_ros.training.segment_stage import SegmentBatch, SegmentData, SegmentStage, Words
 from pam_ros.training.source import open_sources, share_of
 from pam_ros.training.store import FrameStore
@@ -103,7 +103,7 @@ class Stage:
         set_seed(config.seed)
         self.out.mkdir(parents=True, exist_ok=True)
         self.pam = open_model(config)
-        keep_codes_exact(self.pam)
+        fit_for_training(self.pam)
         freeze_all_but(self.pam, config.train)
         # Each process decodes and keeps its share of the data only.
         self._everything = open_sources(config.data)
@@ -178,7 +178,8 @@ class Stage:
                 for count in fill_store(store, frames, entries, segmenter, config):
                     bar.update(count)
             kept.taps_key, kept.taps = key, store
-        kept.frames = None  # the stages that follow need texts and taps only
+        if not kept.hold_frames:
+            kept.frames = None  # the stages that follow need texts and taps only
         return kept.taps
 
     def batches(self) -> Iterator[Batch]:

@@ -29,6 +29,7 @@ from pam_ros.training.source import Entry, RegionEntry
 from pam_ros.training.store import ANY_PART, NO_CODE, THIS_PART, Codes, FrameStore
 
 MIN_PIXELS = 24  # of a region in its first frame, at input size
+VANISHING_FIRST = 0.5  # share of the videos in which regions that vanish are chosen before others
 MAX_WORDS = 512
 UNNAMED = -1
 
@@ -117,7 +118,8 @@ class SegmentData:
             frames = random.integers(lengths[samples])[:, None]
             regions = config.image_regions
         rows = self._store.starts[samples][:, None] + frames
-        places, absent = choose_regions(random, self._store.areas[rows[:, 0]] >= MIN_PIXELS, regions)
+        visible = self._store.areas[rows] >= MIN_PIXELS  # (N, T, R)
+        places, absent = choose_regions(random, visible[:, 0], ~visible.all(1), regions)
         pixels, ids = self._store.take(rows)
         device = ids.device
         at = (torch.from_numpy(samples).to(device)[:, None], torch.from_numpy(places).to(device))
@@ -140,9 +142,9 @@ class SegmentData:
 def frames_of_videos(
     random: np.random.Generator, available: NDArray[np.int64], wanted: int
 ) -> NDArray[np.int64]:
-    """(N, wanted) frame numbers: neighbours or every second or third one, forwards or backwards."""
+    """(N, wanted) frame numbers: neighbours or every 2nd to 5th one, forwards or backwards."""
     count = len(available)
-    stride = np.minimum(random.integers(1, 4, count), (available - 1) // max(1, wanted - 1)).clip(1)
+    stride = np.minimum(random.integers(1, 6, count), (available - 1) // max(1, wanted - 1)).clip(1)
     span = np.minimum(available, stride * (wanted - 1) + 1)
     start = random.integers(available - span + 1)
     frames = start[:, None] + np.minimum(np.arange(wanted) * stride[:, None], span[:, None] - 1)
@@ -151,13 +153,15 @@ def frames_of_videos(
 
 
 def choose_regions(
-    random: np.random.Generator, seen: NDArray[np.bool_], wanted: int
+    random: np.random.Generator, seen: NDArray[np.bool_], vanishing: NDArray[np.bool_], wanted: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Of (N, R) regions `wanted` seen ones each, again from the first where there are fewer.
 
-    Returns places (N, wanted), and (N,) where none is seen: then an absent region stands in.
+    In half the videos those that vanish for a while, which are few, come first. Returns places (N, wanted),
+    and (N,) where none is seen: then an absent region stands in.
     """
-    order = np.where(seen, random.random(seen.shape), 2.0).argsort(1)
+    rank = random.random(seen.shape) - (vanishing & (random.random((len(seen), 1)) < VANISHING_FIRST))
+    order = np.where(seen, rank, 2.0).argsort(1)
     count = seen.sum(1)
     turn = np.arange(wanted) % count.clip(1)[:, None]
     return np.take_along_axis(order, turn, axis=1), count == 0
