@@ -20,7 +20,8 @@ from rich.table import Table
 
 from pam_ros.data.cli import scenes_app
 from pam_ros.errors import PamError, PromptError, StateError
-from pam_ros.records import Language, Prompt, Region, Task
+from pam_ros.output_files import writable_file, writable_folder
+from pam_ros.records import Language, Prompt, Region, Task, image_tasks
 
 if TYPE_CHECKING:
     from pam_ros.model.pam import Pam
@@ -50,6 +51,10 @@ BoxOption = Annotated[
 MaskOption = Annotated[
     list[Path] | None,
     typer.Option("--mask", help="picture, not black on the object; repeated: several regions"),
+]
+CarryOverOption = Annotated[
+    bool,
+    typer.Option("--carry-over/--no-carry-over", help="start a clip with the previous one's last frame"),
 ]
 ModelOption = Annotated[str, typer.Option("--model", help="a name (see `pam models`), a hub id or a folder")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
@@ -85,8 +90,9 @@ def perceive(
     prompts = _prompts(click, not_, box, mask)
     for prompt in prompts:
         prompt.check_size(picture.shape[0], picture.shape[1])
-    tasks = [Task.parse(name) for name in task or ["label"]]
+    tasks = image_tasks(task or ["label"])
     languages = [Language.parse(code) for code in language or ["en"]]
+    writable_folder(out)
     pam = _load(model, device, dtype, sam2)
     growing: dict[tuple[int, str, str], str] = {}
     with Live(console=console, transient=True) as live:
@@ -96,7 +102,9 @@ def perceive(
             live.update("\n".join(f"{i} {t} {lang}: {text}" for (i, t, lang), text in growing.items()))
 
         regions = perceive_image(pam, picture, prompts, tasks, languages, show)
-    out.mkdir(parents=True, exist_ok=True)
+    for stale in out.glob("mask_*.png"):  # of an earlier run with more regions
+        if stale.stem.removeprefix("mask_").isdecimal():
+            stale.unlink()
     for region in regions:
         media.write_mask(out / f"mask_{region.region_id}.png", _full_mask(region, picture.shape[:2]))
     media.write_image(out / "overlay.png", draw_overlay(picture, regions))
@@ -119,10 +127,7 @@ def caption(
     mask: MaskOption = None,
     every: Annotated[float, typer.Option("--every", help="clip length, seconds")] = 2.0,
     language: Annotated[str, typer.Option("--language", help="en or zh")] = "en",
-    carry_over: Annotated[
-        bool,
-        typer.Option("--carry-over/--no-carry-over", help="start a clip with the previous one's last frame"),
-    ] = True,
+    carry_over: CarryOverOption = True,
     model: ModelOption = "pam-tiny",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -144,8 +149,8 @@ def caption(
     if not every > 0:
         raise PromptError(f"--every is a clip length in seconds above 0, not {every}")
     spoken = Language.parse(language)
+    writable_folder(out)
     pam = _load(model, device, dtype, sam2)
-    out.mkdir(parents=True, exist_ok=True)
     steps = caption_video(
         pam, media.read_video(video), stamps, prompts, every_s=every, language=spoken, carry_over=carry_over
     )
@@ -244,6 +249,7 @@ def evaluate(
     embedder: Annotated[
         str | None, typer.Option("--embedder", help="sentence-transformers model that compares labels")
     ] = None,
+    carry_over: CarryOverOption = True,
     model: ModelOption = "pam-tiny",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -255,7 +261,15 @@ def evaluate(
 
     if data is not None and seed:
         raise PromptError("--data brings its own samples and --seed renders some: give one of them")
-    plan = Plan(tuple(seed or [1]), count, Part.parse(only), data, cache, judge, judge_model, embedder)
+    parts = Part.parse(only)
+    plan = Plan(
+        tuple(seed or [1]), count, parts, data, cache, judge, judge_model, embedder, carry_over=carry_over
+    )
+    if json_file is not None:
+        writable_file(json_file)
+    for folder in (page, cache):
+        if folder is not None:
+            writable_folder(folder)
     pam = _load(model, device, dtype, sam2)
     with console.status("evaluating") as status, evaluation(pam, plan, status.update) as found:
         rows = rows_of(found)
@@ -300,6 +314,7 @@ def demo(
             click_xy=tuple(_numbers(click, 2, "--click")) if click else (),
         )
     Language.parse(language)
+    writable_folder(out)
     demo_module.run_demo(chosen, out, model=model, device=device, period_s=period, language=language)
 
 
@@ -312,7 +327,9 @@ def soak(
     out: Annotated[Path, typer.Option("--out", help="folder for the log")] = Path("out/soak"),
 ) -> None:
     """Run the node for a while with prompts coming and going; fail where its memory grows (needs ROS)."""
-    result = _ros_module("soak").run_soak(minutes, out, model=model, device=device)
+    soak_module = _ros_module("soak")
+    writable_folder(out)
+    result = soak_module.run_soak(minutes, out, model=model, device=device)
     print(
         f"memory grew {result.growth:+.2%} after warm-up, allowed is {limit / 100:+.2%}; "
         f"{result.frames} frames, {result.prompts} prompts, {result.captions} captions"
@@ -386,13 +403,12 @@ def _numbers(text: str, count: int, option: str) -> list[float]:
 def _load(name: str, device: str, dtype: str, sam2: Path | None) -> Pam:
     """Loads a model, telling on stderr what is done; says plainly where it is untrained."""
     from pam_ros.model.checkpoint import load_model
+    from pam_ros.model.interface import UNTRAINED
 
     with console.status(f"loading {name}") as status:
         pam = load_model(name, device=device, dtype=dtype, sam2=sam2, progress=status.update)
     if not pam.info.trained:
-        console.print(
-            f"[bold yellow]{pam.info.name} is untrained: its masks are arbitrary, its words mean nothing"
-        )
+        console.print(f"[bold yellow]{pam.info.name}: {UNTRAINED}")
     return pam
 
 

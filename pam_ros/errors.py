@@ -7,6 +7,7 @@
     │   ├── TaskError             an unknown task
     │   ├── LanguageError         an unknown language
     │   ├── UnknownRegionError    no region of that id
+    │   ├── OutputError           a folder or file for results cannot be written
     │   ├── NoFrameError          a prompt came before the first frame
     │   └── StaleFrameError       the prompt's stamp is older than every buffered frame
     ├── StateError            right request, wrong moment
@@ -44,6 +45,10 @@ class TaskError(InputError):
 
 class LanguageError(InputError):
     """The language is not one of `Language`."""
+
+
+class OutputError(InputError):
+    """A folder or file for results cannot be written; the message says why."""
 
 
 class UnknownRegionError(InputError):

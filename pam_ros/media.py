@@ -6,17 +6,19 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-import av
-import av.error
 import numpy as np
-from av.container import OutputContainer
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pam_ros.errors import ImageError
 from pam_ros.records import Frame
+
+# PyAV is imported where videos are read or written: a machine that trains and evaluates needs pictures only.
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
 
 NS = 1_000_000_000
 
@@ -52,6 +54,8 @@ def video_stamps_ns(path: Path) -> list[int]:
 
     Raises ImageError where the file cannot be read or has no video.
     """
+    import av.error
+
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -68,6 +72,8 @@ def video_stamps_ns(path: Path) -> list[int]:
 
 def read_video(path: Path) -> Iterator[Frame]:
     """Decodes a video; stamps count from its first frame. Raises ImageError where the file cannot be read."""
+    import av.error
+
     try:
         with av.open(str(path)) as container:
             first: int | None = None
@@ -101,6 +107,8 @@ class VideoWriter:
 
     def write(self, image: NDArray[np.uint8], stamp_ns: int) -> None:
         """Appends a (H, W, 3) uint8 RGB picture shown from `stamp_ns` on; stamps must grow."""
+        import av
+
         if self._container is None:
             self._open(image)
         assert self._container is not None and self._stream is not None
@@ -111,6 +119,8 @@ class VideoWriter:
         self._container.mux(self._stream.encode(frame))
 
     def _open(self, image: NDArray[np.uint8]) -> None:
+        import av
+
         self._container = av.open(str(self._path), "w")
         stream = self._container.add_stream(
             "libx264", rate=Fraction(30), options={"crf": "23", "preset": "veryfast"}

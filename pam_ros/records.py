@@ -39,6 +39,18 @@ class Task(Enum):
 IMAGE_TASKS = (Task.LABEL, Task.EXPLAIN, Task.BRIEF, Task.DETAIL)
 
 
+def image_tasks(names: Iterable[str]) -> tuple[Task, ...]:
+    """`["label"]` → tasks a prompt may ask for, in order, each once. Raises TaskError, for "clip" too."""
+    known = {task.value: task for task in IMAGE_TASKS}
+    tasks = []
+    for name in names:
+        if name not in known:
+            what = "task 'clip' is for clips, not for images" if name == "clip" else f"unknown task {name!r}"
+            raise TaskError(f"{what}; allowed: {', '.join(known)}")
+        tasks.append(known[name])
+    return tuple(dict.fromkeys(tasks))
+
+
 class Language(Enum):
     """Languages the model answers in. Values are BCP 47 codes."""
 

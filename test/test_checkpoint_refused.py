@@ -137,6 +137,9 @@ class Trap:
         ({"hidden_size": "wide"}, ["cannot be built"]),
         ({"num_attention_heads": 0}, ["cannot be built"]),
         ({"mm_perceiver": {"colour": 3}}, ["mm_perceiver", "colour"]),
+        ({"mm_perceiver": {"input": "beside"}}, ["mm_perceiver", "'beside'", "after, image_before, before"]),
+        ({"mm_perceiver": [16]}, ["mm_perceiver"]),
+        ({"mm_perceiver": {"semantic_tokens": -1}}, ["cannot be built"]),
         ({"mm_perceiver": {"heads": 5}}, ["cannot be built", "5 heads"]),
     ],
 )
@@ -214,6 +217,10 @@ def test_what_is_not_there(
 ) -> None:
     with pytest.raises(ModelNotFoundError, match=r"no model 'pam-9b': not one of .*pam-3b.*pam-tiny"):
         load_model("pam-9b")
+    with pytest.raises(
+        ModelNotFoundError, match=r"Perceive-Anything/PAM-9B is not on this disk.*knows .*/PAM-3B"
+    ):
+        load_model("Perceive-Anything/PAM-9B")
     with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
         load_model(str(tmp_path))
     write_official(tmp_path, tensors)

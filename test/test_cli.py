@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pam_ros import media
+from pam_ros import cli, media
 from pam_ros.cli import main
 
 
@@ -94,11 +94,15 @@ def test_caption_writes_a_film_and_captions(picture: Path, tmp_path: Path):
             ["perceive", "picture.png", "--box", "1,1,2,2", "--box", "3,3,4,4", "--click", "1,1"],
             "one box at most",
         ),
-        (["perceive", "picture.png", "--click", "3,4", "--task", "sing"], "allowed: label, explain"),
+        (["perceive", "picture.png", "--click", "3,4", "--task", "sing"], "label, explain, brief, detail"),
+        (["perceive", "picture.png", "--click", "3,4", "--task", "clip"], "for clips, not for images; allowed:"),
         (["perceive", "picture.png", "--click", "3,4", "--language", "fr"], "allowed: en, zh"),
         (["perceive", "picture.png", "--click", "3,4", "--model", "pam-huge"], "no model 'pam-huge'"),
         (["perceive", "picture.png", "--click", "3,4", "--model", "pam-3b"], "pam fetch pam-3b"),
         (["perceive", "picture.png", "--click", "3,4", "--device", "abacus"], "unknown device 'abacus'"),
+        (["perceive", "picture.png", "--click", "3,4", "--sam2", "/nope"], "no SAM 2 weights at /nope"),
+        (["perceive", "picture.png", "--click", "3,4", "--sam2", "picture.png"], "pam-tiny has its own SAM 2"),
+        (["perceive", "picture.png", "--click", "3,4", "--model", "a/b"], "a/b is not on this disk"),
         (["caption", "picture.txt", "--click", "3,4"], "no video at picture.txt"),
         (["parity", "."], "no parity folder"),
         (["fetch", "pam-huge"], "there are: "),
@@ -120,6 +124,58 @@ def test_bad_input_gets_one_clear_line(
     said = capsys.readouterr().err
     assert words in " ".join(said.split())
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["perceive", "picture.png", "--click", "3,4", "--out", "{place}"],
+        ["caption", "clip.mp4", "--click", "3,4", "--out", "{place}"],
+        ["evaluate", "--count", "1", "--json", "{place}/out.json"],
+        ["evaluate", "--count", "1", "--page", "{place}"],
+        ["evaluate", "--count", "1", "--cache", "{place}"],
+        ["demo", "--out", "{place}"],
+        ["soak", "--out", "{place}"],
+        ["scenes", "render", "--count", "1", "--out", "{place}"],
+        ["scenes", "show", "--count", "1", "--out", "{place}/sheet.png"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:-1]),
+)
+@pytest.mark.parametrize("place", ["/proc/pam", "picture.png"])
+def test_what_cannot_be_written_is_said_before_anything_is_loaded(
+    arguments: list[str],
+    place: str,
+    picture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    with media.VideoWriter(tmp_path / "clip.mp4") as film:
+        film.write(media.read_image(picture), 0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_load", lambda *options: pytest.fail("it was loaded"))
+    monkeypatch.setattr(sys, "argv", ["pam", *(argument.format(place=place) for argument in arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    said = " ".join(capsys.readouterr().err.replace("│", "").split())
+    assert f"cannot write into folder {place}" in said
+
+
+def test_stale_masks_go_and_other_files_stay(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("mask_1.png", "mask_7.png", "mask_mine.png", "other.png"):
+        (tmp_path / name).write_bytes(b"old")
+    mask = np.zeros((120, 160), np.bool_)
+    mask[40:80, 50:110] = True
+    media.write_mask(tmp_path / "prompt.png", mask)
+    result = pam("perceive", str(picture), "--mask", "prompt.png", "--out", ".", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert media.read_mask(tmp_path / "mask_1.png").any()
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [
+        "mask_1.png", "mask_mine.png", "other.png", "overlay.png", "picture.png", "prompt.png",
+    ]  # fmt: skip
 
 
 def test_models_are_listed_with_their_licences(tmp_path: Path):

@@ -248,6 +248,23 @@ def test_a_quarter_as_many_videos_at_least_one() -> None:
     assert [Plan(count=count).videos for count in (1, 7, 8, 40)] == [1, 1, 2, 10]
 
 
+@pytest.mark.parametrize(("options", "carried"), [([], True), (["--no-carry-over"], False)])
+def test_carry_over_can_be_switched_off(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], carried: bool
+) -> None:
+    asked: list[bool] = []
+
+    def stream(*given: object, carry_over: bool, **more: object) -> None:
+        asked.append(carry_over)
+
+    monkeypatch.setattr(cli, "_load", lambda *options: SeeingModel())
+    monkeypatch.setattr("pam_ros.evaluation.stream.evaluate_stream", stream)
+    out = tmp_path / "result.json"
+    arguments = ["evaluate", "--data", str(shards), "--only", "stream", "--json", str(out), *options]
+    cli.app(arguments, standalone_mode=False)
+    assert asked == [carried] and json.loads(out.read_text("utf-8"))["carry_over"] is carried
+
+
 def test_data_and_seed_exclude_each_other(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="give one of them"):
         cli.app(["evaluate", "--data", str(shards), "--seed", "1"], standalone_mode=False)

@@ -209,15 +209,16 @@ def test_the_reference_layout_comes_back_as_written(tmp_path: Path) -> None:
         "A",
         True,
     )
+    boxed = [replace(image, points=()), replace(video, points=())]  # a video's `points` are then [[]]
     path = tmp_path / "train.jsonl"
-    jsonl.write_conversations(path, [image, video], tmp_path)
+    jsonl.write_conversations(path, [image, video, *boxed], tmp_path)
     assert json.loads(path.read_text(encoding="utf-8").splitlines()[0])["bbox"] == [
         1.0,
         2.0,
         10.0,
         20.0,
     ]  # x, y, width, height
-    assert list(jsonl.read_conversations(path)) == [image, video]
+    assert list(jsonl.read_conversations(path)) == [image, video, *boxed]
     stream = jsonl.Stream(
         tmp_path, (jsonl.StreamEvent(1, (tmp_path / "0.jpg",), (3.0, 4.0, 8.0, 9.0), "It falls."),)
     )
@@ -234,6 +235,10 @@ def test_the_reference_layout_comes_back_as_written(tmp_path: Path) -> None:
         (
             '{"type": "image", "image": "a", "conversations": [{"value": ""}, {"value": ""}], "bbox": [1]}',
             "a box is",
+        ),
+        (
+            '{"type": "video", "frames": ["a"], "points": [[[1, 2]]], "labels": [[]]}',
+            "has 1 points, 0 labels; each point has one",
         ),
     ],
 )

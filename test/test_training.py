@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from pam_ros.training.run import Progress, rate_factor, run_stage
 from pam_ros.training.segment_stage import choose_regions
 from pam_ros.training.source import ShardSource, open_sources, share_of
 from pam_ros.training.store import FrameStore, mask_of
-from pam_ros.training.taps import Kept
+from pam_ros.training.taps import Kept, TapStore, codes_of, fill_store, told_of
 from pam_ros.training.tokenizer import texts_of, train_tokenizer
 
 SIZE = 64
@@ -262,6 +263,34 @@ def test_processes_share_the_samples() -> None:
         share_of(source, 0, 6)
 
 
+def test_taps_are_kept_of_the_regions_that_are_told_of(tiny: Path, segmented: Path) -> None:
+    source = open_sources(["shapes:2", "shapes:3:4"])
+    # Of the second video nothing is told but of its last region; elsewhere of all.
+    told, silent = source.entries[3].regions[-1], source.entries[3].regions[:-1]
+    quiet = [replace(region, clips=()) for region in silent]
+    source.entries[3] = replace(source.entries[3], regions=(*quiet, told))
+    config = stage(tiny, segmented, kind="caption", train=["perceiver"], steps=1, cache_taps=1)
+    segmenter = load_model(str(segmented / "model"), device="cpu", dtype="float32").segmenter
+    frames = FrameStore(source.entries, SIZE, torch.device("cpu"))
+    assert sum(frames.fill(source, 0)) == 2 + 3 * 4
+    store = TapStore(source.entries, segmenter, 1, torch.float32)
+    assert sum(fill_store(store, frames, source.entries, segmenter, config)) == 5
+    regions = [len(entry.regions) for entry in source.entries]
+    assert len(store.image) == regions[0] + regions[1] + 4 * (regions[2] + 1 + regions[4])
+    last = len(silent)
+    assert {(sample, region) for sample, region in store.index.usable if sample == 3} == {(3, last)}
+    assert torch.isfinite(store.image).all()
+    assert len(torch.unique(store.image[store.index.find(3, last, 0, range(4))], dim=0)) == 4
+    # Their masks are those of the right regions; a place that is filled up has none.
+    _, ids = frames.take(frames.starts[[2, 3]][:, None] + np.arange(4))
+    places = [told_of(source.entries[sample]) for sample in (2, 3)]
+    masks = codes_of(frames.codes, [2, 3], places, ids.device).masks(ids)
+    for place, region in enumerate(source.entries[2].regions):
+        assert np.array_equal(masks[0, place].numpy(), mask_of(ids[0].numpy().astype(np.uint16), region))
+    assert np.array_equal(masks[1, 0].numpy(), mask_of(ids[1].numpy().astype(np.uint16), told))
+    assert not masks[1, 1:].any()
+
+
 def test_regions_that_vanish_are_often_chosen() -> None:
     random = np.random.default_rng(0)
     seen = np.tile([True, True, True, False, True], (400, 1))
@@ -285,7 +314,7 @@ def test_two_processes_train_one_model(tiny: Path, tmp_path: Path) -> None:
         recipe = share_folder("config", "*") / "training" / f"{name}.yaml"
         config = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         config |= {"out": str(tmp_path / name), "data": DATA, "steps": 4, "batch": 4, "video_batch": 2}
-        config |= {"precision": "fp32", "workers": 0, "video_frames": 3, "video_after": 0}
+        config |= {"precision": "fp32", "workers": 1, "video_frames": 3, "video_after": 0}
         config["model"] = str(tiny if name == "segment" else tmp_path / "segment" / "model")
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         stages.append(str(path))

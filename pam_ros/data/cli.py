@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pam_ros.output_files import writable_file, writable_folder
+
 scenes_app = typer.Typer(help="Render robot scenes with exact ground truth.", no_args_is_help=True)
 
 Seed = Annotated[int, typer.Option(help="First seed; sample i has seed + i.")]
@@ -29,6 +31,7 @@ def render(
     from pam_ros.data.sheets import render_folder  # imports MuJoCo, which the other commands do not need
 
     try:
+        writable_folder(out)
         written = render_folder(out, seed, count, split, videos, width, height)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
@@ -49,6 +52,7 @@ def show(
     if count + videos == 0:
         raise typer.BadParameter("nothing to show: ask for images or videos")
     try:
+        writable_file(out)
         save_sheet(out, contact_sheet(seed, count, split, videos))
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error

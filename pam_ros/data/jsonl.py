@@ -111,8 +111,11 @@ def read_conversations(path: Path, root: Path | None = None) -> Iterator[Convers
             image = _need(line, "image", where)
             frames = (base / str(image[0] if isinstance(image, list) else image),)
         points, labels = line.get("points", []), line.get("labels", [])
-        if video and points and points[0] and isinstance(points[0][0], list):
-            points, labels = points[0], labels[0]
+        if video:  # the first frame's, in one more list; `[[]]` where it has none
+            points = points[0] if points and (not points[0] or isinstance(points[0][0], list)) else points
+            labels = labels[0] if labels and isinstance(labels[0], list) else labels
+        if len(points) != len(labels):
+            raise JsonlError(f"{where} has {len(points)} points, {len(labels)} labels; each point has one")
         turns = _need(line, "conversations", where)
         if len(turns) < 2:
             raise JsonlError(

@@ -9,13 +9,12 @@ import numpy as np
 
 from pam_ros.evaluation.cases import Case, Findings
 from pam_ros.evaluation.pictures import image_case
-from pam_ros.evaluation.samples import EvaluationImage, Kind, Mask
+from pam_ros.evaluation.samples import SUFFIX, EvaluationImage, Mask
 from pam_ros.model.interface import Observation, PerceptionModel
 from pam_ros.records import Prompt, Region, RegionState, crop_mask
 from pam_ros.runtime.tracks import LOST_BELOW
 
 SMALLEST_OBJECT = 0.0015  # of the picture's area: what the data ask about (data.dataset.SMALLEST_OBJECT)
-SUFFIX = {Kind.OBJECT: "", Kind.UNKNOWN: "", Kind.PART: "_parts", Kind.BACKGROUND: "_background"}
 WHOLE_KEYS = ("mask_iou_box", "mask_iou_click")
 NO_MASKS = "these data have boxes, no masks"
 

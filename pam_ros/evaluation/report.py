@@ -103,6 +103,7 @@ def write_json(path: Path, found: Sequence[SeedFindings], plan: Plan, model: str
         "parts": [part.value for part in plan.parts],
         "judge": plan.judge_model or "rule",
         "similarity": plan.embedder or "letters",
+        "carry_over": plan.carry_over,
     }
     record |= {row.metric: row.value for row in rows}
     record["spread"] = {row.metric: [row.low, row.high] for row in rows if row.value is not None}

@@ -68,6 +68,7 @@ class Plan:
         cache: folder in which rendered scenes stay; None = they are thrown away.
         judge_url, judge_model: an OpenAI-compatible endpoint that judges continuity; None = the offline rule.
         embedder: sentence-transformers model for the similarity of labels; None = by letters.
+        carry_over: streaming clips start with the last frame of the clip before (paper, section 3.1).
     """
 
     seeds: tuple[int, ...] = (1,)
@@ -78,6 +79,7 @@ class Plan:
     judge_url: str | None = None
     judge_model: str | None = None
     embedder: str | None = None
+    carry_over: bool = True
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -145,7 +147,7 @@ def evaluate_samples(
         from pam_ros.evaluation.stream import evaluate_stream
 
         judge = open_judge(plan.judge_url, plan.judge_model)
-        evaluate_stream(model, samples.videos, findings, judge, progress=progress)
+        evaluate_stream(model, samples.videos, findings, judge, carry_over=plan.carry_over, progress=progress)
     if Part.SPEED in plan.parts:
         evaluate_speed(model, samples.images, samples.videos, findings, progress)
     for key, part in MAIN_KEYS:

@@ -37,6 +37,10 @@ class Kind(Enum):
     UNKNOWN = "unknown"  # data that do not say
 
 
+# What follows a metric's name where it is not of whole objects.
+SUFFIX = {Kind.OBJECT: "", Kind.UNKNOWN: "", Kind.PART: "_parts", Kind.BACKGROUND: "_background"}
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """A stretch of a video: frames start..end (end exclusive) and what happens to a region in it.

@@ -10,7 +10,6 @@ import numpy as np
 from pam_ros.data.judge import judge as read_text
 from pam_ros.evaluation.cases import Case, Draw, Findings
 from pam_ros.evaluation.judges import Judge, JudgeError, Story
-from pam_ros.evaluation.pictures import video_case
 from pam_ros.evaluation.samples import EvaluationRegion, EvaluationVideo, Kind
 from pam_ros.evaluation.wording import Wording, add_wordings
 from pam_ros.model.interface import PerceptionModel
@@ -227,6 +226,8 @@ def _judge_clips(
     findings: Findings,
 ) -> list[Wording]:
     """Adds the cases of events; returns what is compared in wording."""
+    from pam_ros.evaluation.pictures import video_case  # OpenCV, without which texts can be judged
+
     region, wordings = video.regions[place], []
     role = "" if not video.actor else "_actor" if region.instance == video.actor else "_bystander"
     for clip in clips:
@@ -257,6 +258,8 @@ def _judge_story(
     judge: Judge,
 ) -> None:
     """Adds the case of continuity, where the judge can tell."""
+    from pam_ros.evaluation.pictures import video_case
+
     region = video.regions[place]
     story = Story(
         sample=f"{video.name} {region.name}",

@@ -11,9 +11,7 @@ from typing import Any, Protocol
 from pam_ros.data.judge import judge
 from pam_ros.errors import InputError
 from pam_ros.evaluation.cases import Case, Draw, Findings
-from pam_ros.evaluation.masks import SUFFIX
-from pam_ros.evaluation.pictures import image_case
-from pam_ros.evaluation.samples import EvaluationImage, EvaluationRegion, Kind
+from pam_ros.evaluation.samples import SUFFIX, EvaluationImage, EvaluationRegion, Kind
 from pam_ros.evaluation.wording import Wording, add_wordings, tokens
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import IMAGE_TASKS, Language, Region, Task
@@ -174,6 +172,8 @@ def _answers(model: PerceptionModel, image: EvaluationImage, languages: Sequence
 
 
 def _answer(image: EvaluationImage, place: int, found: Region) -> _Answer:
+    from pam_ros.evaluation.pictures import image_case  # OpenCV, without which texts can be judged
+
     region = image.regions[place]
     texts = {key: text.text for key, text in found.texts.items() if key in region.texts}
     picture = image_case(image, place, region.prompt(), found)

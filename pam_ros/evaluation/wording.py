@@ -1,4 +1,7 @@
-"""How near captions come to right ones in wording: ROUGE-L, METEOR and CIDEr, by the reference libraries."""
+"""How near captions come to right ones in wording: ROUGE-L, METEOR and CIDEr, by the reference libraries.
+
+The libraries are imported where they are used: whether a text is right can be told without them.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-
-from nltk.stem.porter import PorterStemmer
-from nltk.translate.meteor_score import meteor_score
-from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.rouge.rouge import Rouge
 
 from pam_ros.evaluation.cases import Case, Draw, Findings
 from pam_ros.records import Language, Task
@@ -47,6 +45,8 @@ def tokens(text: str) -> list[str]:
 
 def rouge_l(found: str, references: Sequence[str]) -> float:
     """ROUGE-L as COCO's caption evaluation has it, 0..1: best recall and precision, beta 1.2."""
+    from pycocoevalcap.rouge.rouge import Rouge
+
     score = Rouge().calc_score([_spaced(found)], [_spaced(reference) for reference in references])
     return float(score)
 
@@ -60,7 +60,9 @@ class _NoSynonyms:
 
 
 @lru_cache(maxsize=1)
-def _stemmer() -> PorterStemmer:
+def _stemmer() -> Any:
+    from nltk.stem.porter import PorterStemmer
+
     return PorterStemmer()
 
 
@@ -70,6 +72,8 @@ def meteor(found: str, references: Sequence[str]) -> float:
     Words match exactly or by their stem. Synonyms do not match: WordNet's data are not used, as they would
     have to be downloaded. So values are a little below those of papers that use Java's METEOR 1.5.
     """
+    from nltk.translate.meteor_score import meteor_score
+
     right = [tokens(reference) for reference in references]
     return float(meteor_score(right, tokens(found), stemmer=_stemmer(), wordnet=_NoSynonyms()))
 
@@ -80,6 +84,8 @@ def cider(found: Sequence[str], references: Sequence[Sequence[str]]) -> list[flo
     How much a word counts depends on how rare it is among the references given here: values of different
     sets cannot be compared, and all are 0 where there are fewer than two texts.
     """
+    from pycocoevalcap.cider.cider import Cider
+
     if not found:
         return []
     right = {i: [_spaced(reference) for reference in each] for i, each in enumerate(references)}

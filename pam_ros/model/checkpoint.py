@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,6 @@ def load_model(
         # The frames of its traceback hold the half-filled model, for as long as the caller holds the error.
         raise error.with_traceback(None) from None
     tell(f"ready: {model.info.parameters / 1e6:.1f} M parameters; licence: {model.info.licence}")
-    if not model.info.trained:
-        tell(f"{model.info.name} is untrained: its masks are arbitrary and its words mean nothing")
     return model
 
 
@@ -142,10 +141,7 @@ def find_files(name_or_path: str, sam2: Path | None) -> ModelFiles:
     path = Path(name_or_path).expanduser()
     description = described.get(name_or_path) or by_hub.get(name_or_path)
     if description is None and not path.is_dir():
-        raise ModelNotFoundError(
-            f"no model {name_or_path!r}: not one of {', '.join(described)}, and no such folder; "
-            "give a name, a hub id or a folder"
-        )
+        raise ModelNotFoundError(_no_model(name_or_path, tuple(described), tuple(by_hub)))
     if description is None:
         folder = path
     elif description.folder is not None:
@@ -161,10 +157,23 @@ def find_files(name_or_path: str, sam2: Path | None) -> ModelFiles:
     own = folder / "sam2.yaml"
     return ModelFiles(
         folder=folder,
-        weights=() if untrained else weights,
-        sam2_weights=None if untrained else _find_sam2((folder, root), sam2, description),
+        weights=weights,
+        sam2_weights=_find_sam2((folder, root), sam2, description),
         sam2_architecture=own if own.is_file() else OFFICIAL_SAM2,
         description=description,
+    )
+
+
+def _no_model(name_or_path: str, names: tuple[str, ...], hub_ids: tuple[str, ...]) -> str:
+    """Why nothing of this name can be loaded; what looks like `owner/name` may be meant as a hub id."""
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name_or_path):
+        return (
+            f"{name_or_path} is not on this disk: no such folder, and no hub id that `pam fetch` knows; "
+            f"it knows {', '.join(hub_ids)}. Other models: download them, then give their folder"
+        )
+    return (
+        f"no model {name_or_path!r}: not one of {', '.join(names)}, and no such folder; "
+        "give a name, a hub id or a folder"
     )
 
 
@@ -188,9 +197,13 @@ def _find_sam2(
     folders: tuple[Path, ...], given: Path | None, description: ModelDescription | None
 ) -> Path | None:
     """SAM 2's weight file: given, in a folder, or in the hub's cache; None: the safetensors must hold it."""
+    if given is not None and not given.is_file():
+        raise ModelNotFoundError(f"no SAM 2 weights at {given}")
+    if description is not None and description.folder is not None:  # bundled: one file holds everything
+        if given is not None:
+            raise CheckpointError(f"{description.name} has its own SAM 2; load it without {given}")
+        return None
     if given is not None:
-        if not given.is_file():
-            raise ModelNotFoundError(f"no SAM 2 weights at {given}")
         return given
     beside = [path for folder in folders for path in sorted(folder.glob("sam2*.pt"))]
     if beside:
@@ -236,12 +249,15 @@ def load_official(
 
 
 def _loaded(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, tell: Progress) -> Pam:
-    """Builds a model and gives it its weights, from the files or, where it is untrained, from its seed."""
+    """Builds a model and gives it its weights, from the files; those that are untrained from its seed."""
     description = files.description
     config = read_config(files.folder)
     if description is not None and description.seed is not None:
         model = _initialised(files, config, description.seed)
         model.place(device, dtype)
+        filling = Filling(model, tied=False)
+        _read_weights(files, filling, tell)
+        filling.check(files.folder, partly=True)
     else:
         model = _filled(files, config, device, dtype, tell)
     model.requires_grad_(False)
@@ -253,10 +269,7 @@ def _loaded(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, tell
 def architecture_of(config: Mapping[str, Any], sam2: Mapping[str, Any]) -> Architecture:
     """A checkpoint's config.json and SAM 2 configuration → architecture. Raises CheckpointError."""
     language = {key: value for key, value in config.items() if key != "mm_perceiver"}
-    try:
-        perceiver = PerceiverConfig(**config.get("mm_perceiver", {}))
-    except TypeError as error:
-        raise CheckpointError(f"config.json, mm_perceiver: {error}") from error
+    perceiver = PerceiverConfig.parse(config.get("mm_perceiver", {}))
     return Architecture(sam2=sam2, language=language, perceiver=perceiver)
 
 
@@ -303,14 +316,18 @@ def _filled(
         tell(f"reading {files.sam2_weights.name}")
         for name, tensor in read_pt(files.sam2_weights):
             filling.take(SAM2_PREFIX + name, tensor, source=name)
+    _read_weights(files, filling, tell)
+    filling.check(files.folder)
+    return model
+
+
+def _read_weights(files: ModelFiles, filling: Filling, tell: Progress) -> None:
     for path in files.weights:
         tell(f"reading {path.name}")
         for name, tensor in read_safetensors(path):
             if name.startswith(VISION_TOWER) and files.sam2_weights is not None:
                 continue  # the SAM 2 file decides
             filling.take(our_name(name), tensor, source=name)
-    filling.check(files.folder)
-    return model
 
 
 def _fit_vocabulary(
@@ -350,7 +367,7 @@ def save_model(model: Pam, folder: Path, *, dtype: torch.dtype = torch.float16) 
         **architecture.language,
         "model_type": "llava_qwen",
         "mm_hidden_size": model.segmenter.width,
-        "mm_perceiver": asdict(architecture.perceiver),
+        "mm_perceiver": architecture.perceiver.as_json(),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     sam2 = yaml.safe_dump({"model": dict(architecture.sam2)}, sort_keys=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,40 @@ PAM_SAM2_FLAGS = {"multimask_output_in_sam": False}
 SAM2_TARGET_PREFIX = "sam2.modeling."
 
 
+class PerceiverInput(Enum):
+    """From which side of the mask decoder's two-way transformer (the paper's S2-FFM) the Perceiver reads.
+
+    Only `AFTER` is the paper's model (section 3.2); the others are for ablations, see docs/reference.md.
+    """
+
+    AFTER = "after"  # image embedding and mask tokens as the transformer leaves them
+    IMAGE_BEFORE = "image_before"  # image embedding as it enters the decoder, mask tokens as they leave
+    BEFORE = "before"  # both as they enter: no prompt has touched them, only memory has
+
+
 @dataclass(frozen=True, slots=True)
 class PerceiverConfig:
-    """Sizes of the Semantic Perceiver; its width is SAM 2's."""
+    """Sizes of the Semantic Perceiver; its width is SAM 2's. `mm_perceiver` of config.json."""
 
-    semantic_tokens: int = 16
+    semantic_tokens: int = 16  # 0: image tokens only
     depth: int = 2
     heads: int = 8
     hidden: int = 2048  # of the MLPs
+    input: PerceiverInput = PerceiverInput.AFTER
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> PerceiverConfig:
+        """From config.json. Raises CheckpointError for a key or an input it does not know."""
+        try:
+            side = PerceiverInput(values.get("input", PerceiverInput.AFTER))
+            return replace(cls(**values), input=side)
+        except (AttributeError, TypeError, ValueError) as error:
+            allowed = ", ".join(each.value for each in PerceiverInput)
+            raise CheckpointError(f"config.json, mm_perceiver: {error}; input is one of {allowed}") from error
+
+    def as_json(self) -> dict[str, Any]:
+        """For config.json."""
+        return asdict(self) | {"input": self.input.value}
 
 
 @dataclass(frozen=True, slots=True)

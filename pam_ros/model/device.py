@@ -15,6 +15,8 @@ def parse_device(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda`, `cuda:1` → device. Raises DeviceError for one that is unknown or absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" or (name.startswith("cuda:") and name[5:].isdecimal()):
+        _check_cuda(name)
     present = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     try:
         device = torch.device(name)
@@ -24,6 +26,17 @@ def parse_device(name: str) -> torch.device:
     if device is None or not known:
         raise DeviceError(f"unknown device {name!r}; this machine has: auto, {', '.join(present)}")
     return device
+
+
+def _check_cuda(name: str) -> None:
+    """Raises DeviceError, saying where to look, where torch sees no GPU at all."""
+    if torch.cuda.is_available():
+        return
+    if torch.version.cuda is None and torch.version.hip is None:
+        why = f"torch {torch.__version__} is built for CPUs only; install a build with CUDA."
+    else:
+        why = f"torch {torch.__version__} could use one; does nvidia-smi list it, and is its driver new enough?"
+    raise DeviceError(f"device {name!r}: torch sees no CUDA GPU. {why} Or take device cpu, or auto")
 
 
 def parse_dtype(name: str, device: torch.device) -> torch.dtype:

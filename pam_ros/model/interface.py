@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from pam_ros.records import Language, Prompt, Task
 
+UNTRAINED = "the language model is untrained: its words mean nothing"
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -20,7 +22,7 @@ class ModelInfo:
     device: str
     dtype: str
     parameters: int  # count
-    trained: bool  # False: the words mean nothing
+    trained: bool  # False: see UNTRAINED
     licence: str
 
 

@@ -62,7 +62,7 @@ class Pam(nn.Module):
         self.architecture = architecture
         self.info = ModelInfo(name="", device="cpu", dtype="float32", parameters=0, trained=False, licence="")
         self.max_new_tokens = 512
-        self.segmenter = Segmenter(instantiate(dict(architecture.sam2)))
+        self.segmenter = Segmenter(instantiate(dict(architecture.sam2)), perceiver_input=perceiver.input)
         self.perceiver = SemanticPerceiver(
             width=self.segmenter.width,
             semantic_tokens=perceiver.semantic_tokens,

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from pam_ros.errors import CheckpointError
+from pam_ros.model.config import PerceiverInput
 from pam_ros.model.memory import MemoryEntry, MemoryTokens, RegionMemory, collate, memory_tokens
 from pam_ros.records import Prompt
 
@@ -61,7 +62,7 @@ class FrameFeatures:
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """What the Semantic Perceiver reads, from inside the mask decoder after its transformer."""
+    """What the Semantic Perceiver reads, from inside the mask decoder; where, says `PerceiverInput`."""
 
     image: Tensor  # (B, C, h, w)
     tokens: Tensor  # (B, 2, C): the stability pick, then mask token 0
@@ -110,7 +111,7 @@ class _Decoded:
     ious: Tensor  # (B, 4)
     presence: Tensor  # (B, 1) logit
     mask_tokens: Tensor  # (B, 4, C)
-    image: Tensor  # (B, C, h, w) image embedding after the two-way transformer
+    image: Tensor  # (B, C, h, w) image embedding after the two-way transformer, or as it entered: `Tap.image`
 
 
 class Segmenter(nn.Module):
@@ -119,13 +120,14 @@ class Segmenter(nn.Module):
     pixel_mean: Tensor  # (1, 3, 1, 1)
     pixel_std: Tensor  # (1, 3, 1, 1)
 
-    def __init__(self, sam2: SAM2Base) -> None:
+    def __init__(self, sam2: SAM2Base, perceiver_input: PerceiverInput = PerceiverInput.AFTER) -> None:
         """Drives `sam2`. Raises CheckpointError for a configuration that SAM 2.1's flow does not fit."""
         super().__init__()
         wrong = [f"{name} must be {value}" for name, value in ASSUMED.items() if getattr(sam2, name) != value]
         if wrong:
             raise CheckpointError(f"this SAM 2 configuration is not supported: {', '.join(wrong)}")
         self.sam2 = sam2
+        self.perceiver_input = perceiver_input
         self.image_size: int = sam2.image_size
         self.grid_size: int = sam2.sam_image_embedding_size
         self.width: int = sam2.hidden_dim
@@ -291,8 +293,10 @@ class Segmenter(nn.Module):
             repeat_image=False,
             high_res_features=[level.expand(count, -1, -1, -1) for level in features.high_resolution],
         )
-        image = self._after_transformer.pop()  # (B, h*w, C)
-        return _Decoded(masks, ious, presence, mask_tokens, image.transpose(1, 2).reshape(backbone.shape))
+        image = self._after_transformer.pop().transpose(1, 2).reshape(backbone.shape)  # from (B, h*w, C)
+        if self.perceiver_input is not PerceiverInput.AFTER:
+            image = backbone
+        return _Decoded(masks, ious, presence, mask_tokens, image)
 
     def _tap(self, decoded: _Decoded) -> Tap:
         """Picks mask tokens: token 0 if its mask is stable, else the best of 1–3; then token 0."""
@@ -302,6 +306,8 @@ class Segmenter(nn.Module):
         stable = torch.where(outer > 0, inner / outer, 1.0) >= STABILITY_THRESHOLD
         best = torch.where(stable, 0, decoded.ious[:, 1:].argmax(1) + 1)  # (B,)
         tokens = decoded.mask_tokens
+        if self.perceiver_input is PerceiverInput.BEFORE:  # the decoder's own, the same for every region
+            tokens = self.sam2.sam_mask_decoder.mask_tokens.weight.expand_as(tokens)
         pick = tokens[torch.arange(len(tokens), device=tokens.device), best]
         return Tap(image=decoded.image, tokens=torch.stack([pick, tokens[:, 0]], dim=1))
 

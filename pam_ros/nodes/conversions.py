@@ -27,12 +27,12 @@ from vision_msgs.msg import (
 )
 
 from pam_ros import errors
-from pam_ros.errors import PromptError, TaskError
+from pam_ros.errors import PromptError
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import Region as RegionMessage
 from pam_ros.msg import RegionArray, RegionText, Status, StreamingCaption
 from pam_ros.nodes.images import image_message, mask_from_image, picture_from_image
-from pam_ros.records import IMAGE_TASKS, Language, Prompt, Region, RegionState, Task
+from pam_ros.records import Language, Prompt, Region, RegionState, Task, image_tasks
 from pam_ros.runtime.engine import PromptRequest
 from pam_ros.runtime.events import CaptionEvent, FrameResult
 
@@ -87,15 +87,6 @@ def status_of(error: BaseException | None) -> Status:
 
 
 # --- prompts
-
-
-def image_tasks(names: Iterable[str]) -> tuple[Task, ...]:
-    """`["label"]` → tasks, in order, each once. Raises TaskError for unknown ones and for "clip"."""
-    tasks = tuple(dict.fromkeys(Task.parse(name) for name in names))
-    if Task.CLIP in tasks:
-        allowed = ", ".join(task.value for task in IMAGE_TASKS)
-        raise TaskError(f"task 'clip' is for captions of clips, not for images; allowed: {allowed}")
-    return tasks
 
 
 def languages_of(codes: Iterable[str]) -> tuple[Language, ...]:

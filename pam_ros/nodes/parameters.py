@@ -17,8 +17,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from pam_ros.errors import PamError
-from pam_ros.nodes.conversions import PromptDefaults, image_tasks, languages_of
-from pam_ros.records import IMAGE_TASKS, Language
+from pam_ros.nodes.conversions import PromptDefaults, languages_of
+from pam_ros.records import IMAGE_TASKS, Language, image_tasks
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.overlay import OverlayStyle, check_font_file
 

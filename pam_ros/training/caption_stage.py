@@ -22,7 +22,7 @@ from pam_ros.training.config import StageConfig, TrainingError
 from pam_ros.training.loading import is_video_step
 from pam_ros.training.source import RegionEntry, Source
 from pam_ros.training.store import mask_of
-from pam_ros.training.taps import TapStore, rolled_out
+from pam_ros.training.taps import TapIndex, TapStore, rolled_out
 from pam_ros.training.texts import (
     IGNORED,
     Lesson,
@@ -73,12 +73,12 @@ class CaptionDataset(Dataset[CaptionBatch]):
         tokenisation: Tokenisation,
         *,
         size: int,
-        store: TapStore | None,
+        taps: TapIndex | None,
         rank: int,
     ) -> None:
         self._source, self._config, self._tokenisation = source, config, tokenisation
-        self._size, self._store, self._rank = size, store, rank
-        usable = None if store is None else store.usable
+        self._size, self._taps, self._rank = size, taps, rank
+        usable = None if taps is None else taps.usable
         everything = [
             (sample, region)
             for sample, entry in enumerate(source.entries)
@@ -135,12 +135,12 @@ class CaptionDataset(Dataset[CaptionBatch]):
         clip: bool,
     ) -> CaptionBatch:
         tokens, frames = self._tokenisation.tokens(lessons), len(lessons[0].frames)
-        if self._store is not None:
+        if self._taps is not None:
             rows = [
                 row
                 for (sample, region), lesson in zip(keys, lessons, strict=True)
-                for row in self._store.find(
-                    sample, region, int(random.integers(self._store.variants)), lesson.frames
+                for row in self._taps.find(
+                    sample, region, int(random.integers(self._taps.variants)), lesson.frames
                 )
             ]
             return CaptionBatch(tokens, frames, clip, tap_rows=torch.tensor(rows))

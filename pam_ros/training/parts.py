@@ -10,8 +10,8 @@ import torch
 from sam2.modeling.position_encoding import PositionEmbeddingSine
 from torch import nn
 
-from pam_ros.model.checkpoint import OFFICIAL_SAM2, load_model, read_config, read_tokenizer
-from pam_ros.model.config import Architecture, PerceiverConfig, list_models, sam2_config
+from pam_ros.model.checkpoint import OFFICIAL_SAM2, architecture_of, load_model, read_config, read_tokenizer
+from pam_ros.model.config import list_models, sam2_config
 from pam_ros.model.pam import Pam
 from pam_ros.training.config import PARTS, StageConfig
 
@@ -33,10 +33,8 @@ def _fresh(config: StageConfig) -> Pam:
     if described is not None and described.folder is not None:
         folder = described.path.parent / described.folder
     own = folder / "sam2.yaml"
-    language = read_config(folder)
-    perceiver = PerceiverConfig(**language.pop("mm_perceiver", {}))
     sam2 = sam2_config(own if own.is_file() else OFFICIAL_SAM2)
-    architecture = Architecture(sam2=sam2, language=language, perceiver=perceiver)
+    architecture = architecture_of(read_config(folder), sam2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return Pam(architecture, read_tokenizer(folder))
@@ -60,7 +58,7 @@ def parameter_groups(module: nn.Module, config: StageConfig) -> list[dict[str, A
     """AdamW's groups: by part (its peak rate) and by whether weight decay applies."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and parameter.numel():  # no semantic tokens: an empty table
             peak = config.part_rates.get(part_of(name.removeprefix("pam.")), config.learning_rate)
             decay = 0.0 if parameter.squeeze().ndim <= NO_DECAY_DIMENSIONS else config.weight_decay
             groups.setdefault((peak, decay), []).append(parameter)

@@ -161,8 +161,9 @@ class Stage:
             if config.cache_taps:
                 store = self._taps()
             size = self.pam.segmenter.image_size
+            index = None if store is None else store.index
             self._by_step = CaptionDataset(
-                self.source, config, tokenisation, size=size, store=store, rank=rank
+                self.source, config, tokenisation, size=size, taps=index, rank=rank
             )
         return CaptionStage(self.pam, store, config)
 
@@ -185,14 +186,16 @@ class Stage:
     def batches(self) -> Iterator[Batch]:
         """Batches from the next step on, on the device."""
         steps = range(self.progress.step, self.config.steps)
-        if isinstance(self._by_step, CaptionDataset) and not self.config.cache_taps:
-            found: Iterable[Batch] = self._loader(self._by_step, steps)
-        else:  # made faster from the stores than processes could send them
-            found = (self._by_step[step] for step in steps)
+        if isinstance(self._by_step, SegmentData):  # made on the device from the store
+            found: Iterable[Batch] = (self._by_step[step] for step in steps)
+        else:
+            found = self._loader(self._by_step, steps)
         for batch in found:
             yield batch.to(self.accelerator.device)
 
-    def _loader(self, dataset: CaptionDataset, steps: Sequence[int]) -> DataLoader[CaptionBatch]:
+    def _loader(
+        self, dataset: TextDataset | CaptionDataset, steps: Sequence[int]
+    ) -> DataLoader[CaptionBatch]:
         workers = self.config.workers
         return DataLoader(
             dataset,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from pam_ros.training.prompting import first_prompts
 from pam_ros.training.rollout import normalised, picked, prompt, track
 from pam_ros.training.segment_stage import MIN_PIXELS
 from pam_ros.training.source import Entry
-from pam_ros.training.store import Codes, FrameStore
+from pam_ros.training.store import NO_CODE, THIS_PART, Codes, FrameStore
 
-FRAMES_AT_ONCE = 384  # through the encoder
+IMAGES_AT_ONCE, VIDEOS_AT_ONCE = 96, 64  # many: tracking is many small steps, which a GPU does not feel
 
 
 @torch.no_grad()
@@ -55,53 +55,68 @@ def rolled_out(
     return Tap(torch.cat(images), torch.cat(tokens))
 
 
+@dataclass(slots=True)
+class TapIndex:
+    """Where the taps of a source lie in their store: all that is needed to choose lessons, without tensors.
+
+    Attributes:
+        variants: how many taps, by other prompts, there are of every region.
+        starts: (sample, region, variant) → row of its first frame.
+        usable: (sample, region) that can be prompted in their first frame.
+    """
+
+    variants: int
+    starts: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    usable: set[tuple[int, int]] = field(default_factory=set)
+
+    def find(self, sample: int, region: int, variant: int, frames: Iterable[int]) -> list[int]:
+        """Rows of some frames of a region."""
+        start = self.starts[sample, region, variant]
+        return [start + frame for frame in frames]
+
+
 class TapStore:
-    """Taps of all regions of a source, on the device. `find` says where a region's frames lie."""
+    """Taps of all regions of a source, on the device; `index` says where."""
 
     def __init__(
         self, entries: Sequence[Entry], segmenter: Segmenter, variants: int, dtype: torch.dtype
     ) -> None:
-        self._starts: dict[
-            tuple[int, int, int], int
-        ] = {}  # (sample, region, variant) → row of its first frame
+        self.index = TapIndex(variants)
         rows = 0
         for sample, entry in enumerate(entries):
-            for region in range(len(entry.regions)):
+            for region in told_of(entry):
                 for variant in range(variants):
-                    self._starts[sample, region, variant] = rows
+                    self.index.starts[sample, region, variant] = rows
                     rows += entry.frames
         grid, width, device = segmenter.grid_size, segmenter.width, segmenter.pixel_mean.device
         self.image = torch.empty(rows, width, grid, grid, dtype=dtype, device=device)
         self.tokens = torch.empty(rows, 2, width, dtype=dtype, device=device)
-        self.variants = variants
-        self.usable: set[tuple[int, int]] = set()  # regions that can be prompted in their first frame
-
-    def find(self, sample: int, region: int, variant: int, frames: Iterable[int]) -> list[int]:
-        """Rows of some frames of a region."""
-        start = self._starts[sample, region, variant]
-        return [start + frame for frame in frames]
 
     def take(self, rows: Tensor) -> Tap:
         """Rows (K,) → tap of K regions."""
         return Tap(self.image[rows].float(), self.tokens[rows].float())
 
     def put(self, samples: Sequence[int], entries: Sequence[Entry], variant: int, tap: Tap) -> None:
-        """Keeps the taps of N samples of T frames with R regions (some have fewer); they come time first."""
+        """Keeps the taps of regions told of, of N samples of T frames; they come time first."""
         frames = entries[samples[0]].frames
         shape = (frames, len(samples), -1)
         image = tap.image.reshape(*shape, *tap.image.shape[1:])
         tokens = tap.tokens.reshape(*shape, *tap.tokens.shape[1:])
         for row, sample in enumerate(samples):
-            for region in range(len(entries[sample].regions)):
-                start = self._starts[sample, region, variant]
-                self.image[start : start + frames] = image[:, row, region].to(self.image.dtype)
-                self.tokens[start : start + frames] = tokens[:, row, region].to(self.tokens.dtype)
+            for column, region in enumerate(told_of(entries[sample])):
+                start = self.index.starts[sample, region, variant]
+                self.image[start : start + frames] = image[:, row, column].to(self.image.dtype)
+                self.tokens[start : start + frames] = tokens[:, row, column].to(self.tokens.dtype)
 
 
 @dataclass(slots=True)
 class Kept:
-    """Filled stores that go from one stage to the next, where what they depend on is the same."""
+    """Filled stores that go from one stage to the next, where what they depend on is the same.
 
+    `hold_frames`: frames stay beside the taps made of them, for stages that need other taps.
+    """
+
+    hold_frames: bool = False
     frames_key: tuple[object, ...] = ()
     frames: FrameStore | None = None
     taps_key: tuple[object, ...] = ()
@@ -111,7 +126,14 @@ class Kept:
 def tap_key(config: StageConfig, segmenter: Segmenter) -> tuple[object, ...]:
     """Everything that taps depend on."""
     weights = sum(float(parameter.double().abs().sum()) for parameter in segmenter.parameters())
-    return config.data, config.cache_taps, config.precision, config.boxes_only, config.seed, weights
+    how = (config.cache_taps, config.precision, config.boxes_only, config.seed, segmenter.perceiver_input)
+    return config.data, *how, weights
+
+
+def told_of(entry: Entry) -> list[int]:
+    """The regions that are worth their taps: of a video those that have captions, where any has."""
+    captioned = [place for place, region in enumerate(entry.regions) if region.clips]
+    return captioned if entry.frames > 1 and captioned else list(range(len(entry.regions)))
 
 
 def batches_of_equal_length(entries: Sequence[Entry]) -> Iterator[list[int]]:
@@ -121,8 +143,8 @@ def batches_of_equal_length(entries: Sequence[Entry]) -> Iterator[list[int]]:
         if entry.regions:
             groups[entry.frames].append(index)
     for frames, indices in groups.items():
-        indices.sort(key=lambda index: len(entries[index].regions))
-        at_once = max(16, FRAMES_AT_ONCE // frames) if frames > 1 else FRAMES_AT_ONCE // 4
+        indices.sort(key=lambda index: len(told_of(entries[index])))
+        at_once = VIDEOS_AT_ONCE if frames > 1 else IMAGES_AT_ONCE
         for start in range(0, len(indices), at_once):
             yield indices[start : start + at_once]
 
@@ -134,11 +156,10 @@ def fill_store(
     device = segmenter.pixel_mean.device
     for number, samples in enumerate(batches_of_equal_length(entries)):
         rows = frames.starts[samples][:, None] + np.arange(entries[samples[0]].frames)
-        most = max(len(entries[sample].regions) for sample in samples)
         pixels, ids = (tensor.to(device) for tensor in frames.take(rows))
-        codes = Codes(*(code[samples, :most].to(device) for code in (frames.codes.value, frames.codes.bits)))
-        masks = codes.masks(ids)
-        for variant in range(store.variants):
+        places = [told_of(entries[sample]) for sample in samples]
+        masks = codes_of(frames.codes, samples, places, device).masks(ids)
+        for variant in range(store.index.variants):
             seed = (config.seed * 64 + variant) * 1_000_003 + number
             generator = Generator(device).manual_seed(seed)
             coloured = augment.colours(pixels, generator)
@@ -146,10 +167,22 @@ def fill_store(
                 tap = rolled_out(segmenter, coloured, masks, generator, boxes_only=config.boxes_only)
             store.put(samples, entries, variant, tap)
         seen = frames.areas[rows[:, 0]] >= MIN_PIXELS
-        store.usable |= {
+        store.index.usable |= {
             (sample, region)
             for row, sample in enumerate(samples)
-            for region in range(len(entries[sample].regions))
+            for region in places[row]
             if seen[row, region]
         }
         yield len(samples)
+
+
+def codes_of(
+    codes: Codes, samples: Sequence[int], places: Sequence[Sequence[int]], device: torch.device
+) -> Codes:
+    """Codes (N, R) of some regions of N samples; where there are fewer than R, of none."""
+    most = max(map(len, places))
+    columns = torch.tensor([[*own, *[0] * (most - len(own))] for own in places], device=codes.value.device)
+    filled = torch.tensor([[column >= len(own) for column in range(most)] for own in places], device=device)
+    rows = torch.tensor(samples, device=codes.value.device)[:, None]
+    value, bits = (code[rows, columns].to(device) for code in (codes.value, codes.bits))
+    return Codes(value.masked_fill(filled, NO_CODE), bits.masked_fill(filled, THIS_PART))

@@ -1,0 +1,256 @@
+"""`python -m pam_ros.training.ablations`: the paper's ablations (tables 5 to 7), by the recipes cut short.
+
+Every variant starts from the same segmenter and language model, with Perceiver and projector drawn anew, and
+trains for the same time on one device. What several variants need is done once: decoded frames, SAM 2's taps
+where the Perceiver reads the same, stages with the same past. What is finished is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from pam_ros.evaluation.samples import Kind, Samples, read_folder
+from pam_ros.evaluation.stream import PERIOD_S, chosen_regions, events_are_right, told
+from pam_ros.evaluation.texts import function_is_right, label_is_right
+from pam_ros.model.checkpoint import load_model, save_model
+from pam_ros.model.config import PerceiverInput
+from pam_ros.model.interface import PerceptionModel
+from pam_ros.model.pam import Pam
+from pam_ros.records import Language, Task
+from pam_ros.runtime.offline import perceive_image
+from pam_ros.share import share_folder
+from pam_ros.training.config import TrainingError, read_config
+from pam_ros.training.run import run_stage
+from pam_ros.training.taps import Kept
+
+SEED = 0  # of the new Perceivers and projectors
+SHARES = {"stage1": 0.2, "stage1_5": 0.2}  # of a variant's minutes; stage 2 takes what is left
+FINISHED = "finished"  # file in the folder of a stage that ended
+LAST_LINES = 5  # of figures.jsonl, 20 steps each: what the teacher-forced figures are means of
+FIGURES = ("loss", "token", "label", "video_loss", "video_token")  # as figures.jsonl names them
+ANSWER_TOKENS = 96  # what is longer is wrong here anyway
+TOLD = Language.EN  # of the streaming captions
+Results = dict[str, dict[str, float]]  # by variant: `steps`, figures of `FIGURES`, metrics of `pam evaluate`
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One row of the table."""
+
+    name: str
+    what: str  # differs from the standard, for people
+    semantic_tokens: int = 16
+    input: PerceiverInput = PerceiverInput.AFTER
+    stages: tuple[str, ...] = ("stage1", "stage1_5", "stage2")
+    carry_over: bool = True  # in training
+    carry_over_told: bool = True  # while the trained model's streaming captions are checked
+
+
+# In this order the taps of one input are computed once.
+VARIANTS = (
+    Variant("standard", "16 semantic tokens, stage 1.5, input after the transformer, carry-over"),
+    Variant("tokens_0", "no semantic tokens", semantic_tokens=0),
+    Variant("tokens_4", "4 semantic tokens", semantic_tokens=4),
+    Variant("tokens_64", "64 semantic tokens", semantic_tokens=64),
+    Variant("without_stage1_5", "stage 2 starts from stage 1's model", stages=("stage1", "stage2")),
+    Variant("carry_over_off", "neither trained nor told with it", carry_over=False, carry_over_told=False),
+    Variant("carry_over_off_later", "the standard, told without carry-over", carry_over_told=False),
+    Variant("input_image_before", "image embedding from before", input=PerceiverInput.IMAGE_BEFORE),
+    Variant("input_before", "image embedding and mask tokens from before", input=PerceiverInput.BEFORE),
+)  # fmt: skip
+TITLES = {"token": "token", "label": "label", "video_token": "clip token", "label_accuracy_en": "label en"}
+TITLES |= {"label_accuracy_zh": "label zh", "function_accuracy": "function", "event_accuracy": "event"}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run."""
+
+    model: Path  # folder after stage 0 and the language stage
+    data: tuple[str, ...]  # to train on, as `source.open_sources` reads it
+    out: Path  # where everything is written
+    minutes: float  # of training, for each variant
+    test: Path | None = None  # folder of shards with held-out scenes
+    overrides: tuple[str, ...] = ()  # `key=value` for every stage
+
+
+def run_ablations(plan: Plan, variants: Sequence[Variant]) -> Results:
+    """Runs the variants that `plan.out` has no result of; returns all results there.
+
+    Raises TrainingError where `plan.out` holds results of another training time.
+    """
+    results = _read_results(plan)
+    samples = None if plan.test is None else read_folder(plan.test)
+    base = load_model(str(plan.model), device="cpu", dtype="float32")
+    kept = Kept(hold_frames=len({variant.input for variant in variants}) > 1)
+    for variant in variants:
+        if variant.name not in results:
+            folder = _trained(plan, base, variant, kept)
+            scores = teacher_forced(folder / "figures.jsonl")
+            if samples is not None:
+                print(f"{variant.name}: checking what it says", flush=True)
+                pam = load_model(str(folder / "model"))  # on a GPU where there is one
+                pam.max_new_tokens = ANSWER_TOKENS
+                scores |= check(pam, samples, carry_over=variant.carry_over_told)
+                pam.close()
+                _free()
+            results[variant.name] = scores
+            _write_results(plan, results)
+    return results
+
+
+# ---- training
+
+
+def _trained(plan: Plan, base: Pam, variant: Variant, kept: Kept) -> Path:
+    """Runs the variant's stages, but for those that are finished; returns the last one's folder."""
+    recipes = share_folder("config", "training/*.yaml") / "training"
+    start = f"tokens_{variant.semantic_tokens}-{variant.input.value}"
+    folder, past, left = plan.out / start, [start], plan.minutes
+    if not (folder / FINISHED).is_file():
+        save_model(renewed(base, variant), folder / "model", dtype=torch.float32)
+        (folder / FINISHED).touch()
+    for stage in variant.stages:
+        model, config = folder / "model", read_config(recipes / f"{stage}.yaml", plan.overrides)
+        off = config.video_share > 0 and not variant.carry_over
+        past.append(f"{stage}_no_carry_over" if off else stage)
+        folder = plan.out / "-".join(past)
+        minutes = SHARES[stage] * plan.minutes if stage in SHARES else left
+        left -= minutes
+        if not (folder / FINISHED).is_file():
+            print(f"{variant.name}: {folder.name}, {minutes:.2f} minutes", flush=True)
+            shutil.rmtree(folder, ignore_errors=True)  # broken off
+            config = replace(config, model=str(model), data=plan.data, out=str(folder), max_minutes=minutes)
+            run_stage(replace(config, carry_over=0.0) if off else config, kept=kept)
+            shutil.rmtree(folder / "checkpoint")
+            (folder / FINISHED).touch()
+            _free()
+    return folder
+
+
+def renewed(base: Pam, variant: Variant) -> Pam:
+    """The base's segmenter and language model with a Perceiver and projector of the variant, drawn anew."""
+    old = base.architecture.perceiver
+    perceiver = replace(old, semantic_tokens=variant.semantic_tokens, input=variant.input)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        pam = Pam(replace(base.architecture, perceiver=perceiver), base.language.tokenizer)
+    pam.segmenter.load_state_dict(base.segmenter.state_dict())
+    pam.language.load_state_dict(base.language.state_dict())
+    return pam
+
+
+def _free() -> None:
+    """What accelerate prepared refers to itself, and holds a past stage's taps until it is collected."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+# ---- what it is worth
+
+
+def teacher_forced(figures: Path) -> dict[str, float]:
+    """Steps and final figures of a stage, on training data: loss, shares of right tokens and right labels."""
+    lines = [json.loads(line) for line in figures.read_text(encoding="utf-8").splitlines()]
+    last: dict[str, list[float]] = defaultdict(list)
+    for line in lines[-LAST_LINES:]:
+        for name in FIGURES:
+            if name in line:
+                last[name].append(line[name])
+    means = {name: sum(values) / len(values) for name, values in last.items()}
+    return {"steps": float(lines[-1]["step"]), **means}
+
+
+def check(model: PerceptionModel, samples: Samples, *, carry_over: bool) -> dict[str, float]:
+    """What the model says about whole objects and in streaming captions, by the rules of `pam evaluate`.
+
+    Less than `pam evaluate`: no wording, no continuity, captions in English only.
+    """
+    right: dict[str, list[bool]] = defaultdict(list)
+    for image in samples.images:
+        regions = [region for region in image.regions if region.kind is Kind.OBJECT]
+        prompts = [region.prompt() for region in regions]
+        found = perceive_image(model, image.image(), prompts, (Task.LABEL, Task.EXPLAIN), tuple(Language))
+        for region, seen in zip(regions, found, strict=True):
+            for (task, language), text in seen.texts.items():
+                if task is Task.LABEL:
+                    known = label_is_right(text.text, language, region)
+                    right[f"label_accuracy_{language.value}"].append(known)
+                elif language is Language.EN:
+                    right["function_accuracy"].append(function_is_right(text.text, language, region))
+    for video in samples.videos:
+        for clips in told(model, video, chosen_regions(video), TOLD, PERIOD_S, carry_over).values():
+            judged = [clip for clip in clips if clip.events]
+            right["event_accuracy"] += [events_are_right(clip.text, TOLD, clip.events) for clip in judged]
+    return {metric: sum(values) / len(values) for metric, values in right.items()}
+
+
+# ---- results
+
+
+def _read_results(plan: Plan) -> Results:
+    path = plan.out / "ablations.json"
+    if not path.is_file():
+        return {}
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if (minutes := record["minutes"]) != plan.minutes:
+        had = f"{path} holds variants trained for {minutes:g} minutes each, not {plan.minutes:g}"
+        raise TrainingError(f"{had}; give that many, or another folder")
+    found: Results = record["variants"]
+    return found
+
+
+def _write_results(plan: Plan, results: Results) -> None:
+    """ablations.json and ablations.md."""
+    record = {name: str(getattr(plan, name)) for name in ("model", "data", "test")}
+    text = json.dumps({**record, "minutes": plan.minutes, "variants": results}, indent=1)
+    (plan.out / "ablations.json").write_text(text + "\n", encoding="utf-8")
+    (plan.out / "ablations.md").write_text(table(results) + "\n", encoding="utf-8")
+
+
+def table(results: Results) -> str:
+    """Markdown. The first figures are teacher-forced, on training data; the last are of generated texts."""
+    rows = [["variant", "what", "steps", *TITLES.values()], ["---"] * 2 + ["--:"] * (1 + len(TITLES))]
+    for variant in VARIANTS:
+        if scores := results.get(variant.name):
+            shown = [f"{scores[key]:.3f}" if key in scores else "–" for key in TITLES]
+            rows.append([variant.name, variant.what, f"{scores['steps']:.0f}", *shown])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    names = {variant.name: variant for variant in VARIANTS}
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="model folder after stage 0 and the language stage")
+    add("--data", action="append", required=True, help="training data, as in a stage's YAML; repeatable")
+    add("--test", type=Path, help="folder of `pam scenes render` with held-out scenes")
+    add("--out", type=Path, required=True, help="folder for models, curves, ablations.md and ablations.json")
+    add("--minutes", type=float, required=True, help="training time of each variant")
+    add("--only", default="", metavar="NAME,…", help=f"some of {', '.join(names)}")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="for every stage; repeatable")
+    given = parser.parse_args(arguments)
+    wanted = [name.strip() for name in given.only.split(",") if name.strip()] or list(names)
+    if unknown := sorted(set(wanted) - set(names)):
+        parser.error(f"--only names {', '.join(unknown)}; allowed: {', '.join(names)}")
+    if not given.minutes > 0:
+        parser.error(f"--minutes is a time above 0, not {given.minutes:g}")
+    plan = Plan(given.model, tuple(given.data), given.out, given.minutes, given.test, tuple(given.set))
+    print(table(run_ablations(plan, [variant for variant in VARIANTS if variant.name in wanted])))
+    PartialState().destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
