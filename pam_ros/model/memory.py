@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from sam2.modeling.sam2_base import SAM2Base
@@ -110,9 +111,16 @@ def memory_tokens(sam2: SAM2Base, memory: RegionMemory, index: int) -> MemoryTok
 def _pointer_positions(sam2: SAM2Base, ages: Sequence[int], span: int, like: Tensor) -> Tensor:
     """P ages in frames → (P, M) temporal position code, of the dtype and device of `like`."""
     width = sam2.hidden_dim if sam2.proj_tpos_enc_in_obj_ptrs else sam2.mem_dim
-    code = get_1d_sine_pe(torch.tensor(ages, device=like.device) / span, dim=width)
+    code = _sine_code(tuple(ages), span, width, like.device, torch.is_inference_mode_enabled())
     projected: Tensor = sam2.obj_ptr_tpos_proj(code.to(like.dtype))
     return projected
+
+
+@lru_cache(maxsize=256)
+def _sine_code(ages: tuple[int, ...], span: int, width: int, device: torch.device, inference: bool) -> Tensor:
+    """Kept: to send ages is to wait for the device. What inference mode made cannot be trained with."""
+    code: Tensor = get_1d_sine_pe(torch.tensor(ages, device=device) / span, dim=width)
+    return code
 
 
 def collate(parts: Sequence[MemoryTokens]) -> MemoryTokens:

@@ -5,7 +5,7 @@ Letters: B samples, n frames of each, C width, S input side, H language width, L
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,6 @@ from pam_ros.training.source import RegionEntry, Source
 from pam_ros.training.store import mask_of
 from pam_ros.training.taps import TapIndex, TapStore, rolled_out
 from pam_ros.training.texts import (
-    IGNORED,
     Lesson,
     Tokenisation,
     Tokens,
@@ -49,18 +48,18 @@ class CaptionBatch:
 
     def to(self, device: torch.device) -> CaptionBatch:
         """A copy on another device."""
+        return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
+    def pin_memory(self) -> CaptionBatch:
+        """For the loader: from pinned memory it is sent without waiting for the device."""
+        return self.mapped(Tensor.pin_memory)
 
-        return CaptionBatch(
-            self.tokens.to(device),
-            self.frames,
-            self.clip,
-            moved(self.tap_rows),
-            moved(self.pixels),
-            moved(self.masks),
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> CaptionBatch:
+        """Every tensor changed."""
+        seen = (
+            None if tensor is None else change(tensor) for tensor in (self.tap_rows, self.pixels, self.masks)
         )
+        return CaptionBatch(self.tokens.mapped(change), self.frames, self.clip, *seen)
 
 
 class CaptionDataset(Dataset[CaptionBatch]):
@@ -204,15 +203,16 @@ class CaptionStage(nn.Module):
         )
         shift = inputs.shape[1] - tokens.ids.shape[1] - 1
         states = hidden.last_hidden_state[:, shift:-1]  # (B, L, H): row i predicts token i
-        learned = tokens.labels != IGNORED
-        logits = transformer.lm_head(states[learned]).float()
-        labels = tokens.labels[learned]
+        logits = transformer.lm_head(states.flatten(0, 1)[tokens.learned]).float()
+        labels = tokens.labels.flatten()[tokens.learned]
         loss = F.cross_entropy(logits, labels)
-        right = torch.ones_like(tokens.ids, dtype=torch.bool)
-        right[learned] = logits.argmax(1) == labels
-        figures = {"loss": loss, "token": right[learned].float().mean()}
-        if bool(tokens.is_label.any()):
-            figures["label"] = right.all(1)[tokens.is_label].float().mean()
+        hits = logits.argmax(1) == labels
+        figures = {"loss": loss, "token": hits.float().mean()}
+        if tokens.asks_labels:
+            right = torch.ones_like(tokens.ids, dtype=torch.bool).flatten()
+            right[tokens.learned] = hits
+            whole = right.reshape(tokens.ids.shape).all(1) & tokens.is_label
+            figures["label"] = whole.sum() / tokens.is_label.sum()
         return figures
 
     def _rows(self, batch: CaptionBatch, generator: Generator) -> Tensor:

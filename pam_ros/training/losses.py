@@ -15,7 +15,7 @@ from torch import Tensor
 from pam_ros.training.rollout import Found
 
 # SAM 2 has dice 1 and alpha 0.25; from nothing, and with small regions, that begins with empty masks.
-FOCAL_WEIGHT, DICE_WEIGHT, IOU_WEIGHT, PRESENCE_WEIGHT = 20.0, 5.0, 1.0, 1.0
+FOCAL_WEIGHT, DICE_WEIGHT, IOU_WEIGHT, PRESENCE_WEIGHT = 20.0, 5.0, 1.0, 2.0
 FOCAL_ALPHA, FOCAL_GAMMA = 0.5, 2.0
 
 

@@ -77,7 +77,7 @@ def box(masks: Tensor, generator: Generator) -> Clicks:
     noise = torch.randn(len(masks), 2, 2, generator=generator, device=masks.device).clamp(-1.5, 1.5)
     shaken = random_numbers(generator, len(masks), 1, 1) < 2 / 3
     corners = torch.where(shaken, corners + noise * spread, corners).clamp(0, side)
-    labels = torch.tensor([2, 3], dtype=torch.int32, device=masks.device).expand(len(masks), -1)
+    labels = torch.arange(2, 4, dtype=torch.int32, device=masks.device).expand(len(masks), -1)
     return Clicks(corners, labels)
 
 

@@ -259,7 +259,7 @@ class Stage:
         self.optimiser.zero_grad(set_to_none=True)
         return {name: value.detach() for name, value in figures.items()} | {
             "gradient": norm,
-            "rate": norm.new_tensor(factor),
+            "rate": torch.full_like(norm, factor),
         }
 
     def _share_gradients(self) -> None:
@@ -274,9 +274,14 @@ class Stage:
             parameter.grad = part.view_as(parameter)
 
     def _agreed(self, minutes: float) -> float:
-        """The main process's clock, so that all processes stop at the same step."""
+        """The main process's clock, so that all have the same rate and stop at the same step.
+
+        Not asked for at every step: each time the device would be waited for.
+        """
         if self.accelerator.num_processes == 1:
             return minutes
+        if self.progress.step % LOG_STEPS:
+            return self.progress.minutes
         return float(broadcast(torch.tensor(minutes, dtype=torch.float64, device=self.accelerator.device)))
 
     # ---- checkpoints

@@ -26,7 +26,7 @@ from pam_ros.training.losses import MaskLosses, mask_losses
 from pam_ros.training.prompting import correction, first_prompts, on_host, random_numbers
 from pam_ros.training.rollout import Found, normalised, picked, prompt, track
 from pam_ros.training.source import Entry, RegionEntry
-from pam_ros.training.store import ANY_PART, NO_CODE, THIS_PART, Codes, FrameStore
+from pam_ros.training.store import ANY_PART, NO_CODE, THIS_PART, Codes, FrameStore, sent
 
 MIN_PIXELS = 24  # of a region in its first frame, at input size
 VANISHING_FIRST = 0.5  # share of the videos in which regions that vanish are chosen before others
@@ -122,8 +122,8 @@ class SegmentData:
         places, absent = choose_regions(random, visible[:, 0], ~visible.all(1), regions)
         pixels, ids = self._store.take(rows)
         device = ids.device
-        at = (torch.from_numpy(samples).to(device)[:, None], torch.from_numpy(places).to(device))
-        nothing = torch.from_numpy(absent).to(device)[:, None]
+        at = (sent(samples, device)[:, None], sent(places, device))
+        nothing = sent(absent, device)[:, None]
         codes = self._store.codes
         return SegmentBatch(
             pixels,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,8 +100,14 @@ class FrameStore:
 
     def take(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Rows (N, T) → pixels (N, T, 3, S, S) uint8 and ids (N, T, S, S) int16."""
-        where = torch.from_numpy(rows).to(self.pixels.device)
+        where = sent(rows, self.pixels.device)
         return self.pixels[where], self.ids[where]
+
+
+def sent(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array on a device, without waiting for what that is doing."""
+    tensor = torch.from_numpy(array)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def code_of(region: RegionEntry) -> tuple[int, int]:

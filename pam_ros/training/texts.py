@@ -5,7 +5,7 @@ Letters: B samples, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,12 +40,13 @@ class Tokens:
     ids: Tensor  # (B, L) int64
     labels: Tensor  # (B, L) int64: the id where it is to be learned, else IGNORED
     is_label: Tensor  # (B,) bool: Task.LABEL
+    learned: Tensor  # (K,) int64: where in B·L there is something to be learned
+    asks_labels: bool  # whether any is a label; known without asking the device
 
-    def to(self, device: torch.device) -> Tokens:
-        """A copy on another device."""
-        return Tokens(
-            *(getattr(self, name).to(device, non_blocking=True) for name in ("ids", "labels", "is_label"))
-        )
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Tokens:
+        """Every tensor changed: pinned, or sent somewhere."""
+        ids, labels = change(self.ids), change(self.labels)
+        return Tokens(ids, labels, change(self.is_label), change(self.learned), self.asks_labels)
 
 
 def image_lessons(region: RegionEntry, config: StageConfig) -> list[tuple[Task, Language]]:
@@ -164,4 +165,6 @@ class Tokenisation:
         labels = torch.full((len(rows), longest), IGNORED)
         for place, (row, known) in enumerate(zip(rows, learned, strict=True)):
             ids[place, : len(row)], labels[place, : len(row)] = torch.tensor(row), torch.tensor(known)
-        return Tokens(ids, labels, torch.tensor([lesson.task is Task.LABEL for lesson in lessons]))
+        is_label = torch.tensor([lesson.task is Task.LABEL for lesson in lessons])
+        (where,) = (labels.flatten() != IGNORED).nonzero(as_tuple=True)
+        return Tokens(ids, labels, is_label, where, bool(is_label.any()))
