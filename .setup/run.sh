@@ -7,4 +7,9 @@ activate
 set +u # colcon's scripts read variables that nobody set
 # shellcheck disable=SC1091
 source "$build/install/setup.bash"
+if [[ $route == wheels && ${1:-} == ros2 ]] && ! command -v ros2 >/dev/null; then
+  fail "the ROS wheels bring neither the command ros2 nor launch; the node alone starts with
+  .setup/run.sh pam_node --ros-args -p autostart:=true -r image:=/camera/color/image_raw
+and README.md, section Ask, shows how Python asks it"
+fi
 exec "$@"

@@ -24,7 +24,7 @@ STOP_TIMEOUT_S = "12"
 # Arguments that become the parameter of their name when not empty.
 STRINGS = ("model", "device", "image_transport")
 # Arguments that rename the input of their name; with several cameras <camera>/image and so on.
-TOPICS = ("image", "camera_info", "detections")
+TOPICS = ("image", "detections")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -42,7 +42,6 @@ def generate_launch_description() -> LaunchDescription:
             declare("cameras", "", "names of the cameras, as in front,rear; one node each"),
             declare("image_transport", "", "raw or compressed"),
             declare("image", "image", "topic of the images; with several cameras, below <camera>/"),
-            declare("camera_info", "camera_info", "topic of the calibration, likewise"),
             declare("detections", "detections", "topic of a detector's boxes, likewise"),
             OpaqueFunction(function=start),
         ]

@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pam_ros.data.cli import scenes_app
-from pam_ros.errors import PamError, PromptError, StateError
+from pam_ros.errors import TRAINING_EXTRA, PamError, PromptError, StateError
 from pam_ros.output_files import writable_file, writable_folder
 from pam_ros.records import Language, Prompt, Region, Task, image_tasks
 
@@ -255,7 +256,10 @@ def evaluate(
     dtype: DtypeOption = "auto",
     sam2: Sam2Option = None,
 ) -> None:
-    """Measure a model on rendered test scenes or on data with known answers, by the paper's metrics."""
+    """Measure a model on rendered test scenes or on data with known answers, by the paper's metrics.
+
+    docs/evaluation.md says in one line what each metric is.
+    """
     from pam_ros.evaluation.report import reasons, rows_of, write_json, write_page
     from pam_ros.evaluation.run import Part, Plan, evaluation
 
@@ -272,12 +276,12 @@ def evaluate(
             writable_folder(folder)
     pam = _load(model, device, dtype, sam2)
     with console.status("evaluating") as status, evaluation(pam, plan, status.update) as found:
-        rows = rows_of(found)
+        rows = rows_of(found, parts)
         if json_file is not None:
             write_json(json_file, found, plan, model, pam.info)
         if page is not None:
             status.update("drawing the page")
-            console.print(f"wrote {write_page(page, found, model)}")
+            console.print(f"wrote {write_page(page, found, model, parts)}")
     table = Table("metric", "mean", "over seeds", "answers")
     for row in rows:
         table.add_row(row.metric, row.value_text(), row.spread_text(), str(row.samples))
@@ -432,8 +436,16 @@ def main() -> None:
     try:
         app()
     except PamError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
-        sys.exit(2)
+        _end(str(error))
+    except ModuleNotFoundError as error:
+        if TRAINING_EXTRA not in str(error):
+            raise
+        _end(str(error))
+
+
+def _end(why: str) -> NoReturn:
+    console.print(f"[bold red]error:[/] {escape(why)}", highlight=False)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@
 """
 
 
+TRAINING_EXTRA = "scenes, training and evaluation need the extra `training`: pip install '.[training]'"
+
+
 class PamError(Exception):
     """Base of every error this package raises on purpose."""
 

@@ -95,13 +95,13 @@ def test_caption_writes_a_film_and_captions(picture: Path, tmp_path: Path):
             "one box at most",
         ),
         (["perceive", "picture.png", "--click", "3,4", "--task", "sing"], "label, explain, brief, detail"),
-        (["perceive", "picture.png", "--click", "3,4", "--task", "clip"], "for clips, not for images; allowed:"),
+        (["perceive", "picture.png", "--click", "3,4", "--task", "clip"], "for clips, not for images"),
         (["perceive", "picture.png", "--click", "3,4", "--language", "fr"], "allowed: en, zh"),
         (["perceive", "picture.png", "--click", "3,4", "--model", "pam-huge"], "no model 'pam-huge'"),
         (["perceive", "picture.png", "--click", "3,4", "--model", "pam-3b"], "pam fetch pam-3b"),
         (["perceive", "picture.png", "--click", "3,4", "--device", "abacus"], "unknown device 'abacus'"),
         (["perceive", "picture.png", "--click", "3,4", "--sam2", "/nope"], "no SAM 2 weights at /nope"),
-        (["perceive", "picture.png", "--click", "3,4", "--sam2", "picture.png"], "pam-tiny has its own SAM 2"),
+        (["perceive", "picture.png", "--click", "3,4", "--sam2", "picture.png"], "has its own SAM 2"),
         (["perceive", "picture.png", "--click", "3,4", "--model", "a/b"], "a/b is not on this disk"),
         (["caption", "picture.txt", "--click", "3,4"], "no video at picture.txt"),
         (["parity", "."], "no parity folder"),
@@ -162,9 +162,20 @@ def test_what_cannot_be_written_is_said_before_anything_is_loaded(
     assert f"cannot write into folder {place}" in said
 
 
-def test_stale_masks_go_and_other_files_stay(
-    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_the_training_packages_scenes_name_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
+    for module in [name for name in sys.modules if name.startswith("pam_ros.data.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    monkeypatch.setattr(sys, "argv", ["pam", "scenes", "render", "--out", str(tmp_path / "scenes")])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "pip install '.[training]'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_stale_masks_go_and_other_files_stay(picture: Path, tmp_path: Path):
     for name in ("mask_1.png", "mask_7.png", "mask_mine.png", "other.png"):
         (tmp_path / name).write_bytes(b"old")
     mask = np.zeros((120, 160), np.bool_)

@@ -9,6 +9,12 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
+
+from rclpy.qos import qos_profile_sensor_data
+from ros_harness import pam, wait_until
+from sensor_msgs.msg import Image
+
 from pam_ros import media
 
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
@@ -40,6 +46,8 @@ def test_the_default_demo_runs(tmp_path: Path):
     assert result.returncode == 0, result.stdout + result.stderr
     assert "region 1 is (en)" in result.stdout
     assert "region 1 is (zh)" in result.stdout
+    said = result.stdout + result.stderr
+    assert "refused" not in said and "ignored" not in said and "ros2 lifecycle" not in said, said
     check_output(tmp_path / "out")
 
 
@@ -54,6 +62,16 @@ def test_the_demo_runs_on_real_clips(name: str, tmp_path: Path):
     result = run("demo", "--clip", str(clip), *prompt, "--out", "out", cwd=tmp_path, timeout_s=380)
     assert result.returncode == 0, result.stdout + result.stderr
     check_output(tmp_path / "out")
+
+
+def test_the_camera_ends_quietly_when_it_is_interrupted():
+    clip = Path(__file__).resolve().parents[1] / "config" / "demo" / "clip.mp4"
+    script = ("-m", "pam_ros.nodes.clip_camera")
+    with pam(f"clip:={clip}", "hold:=true", script=script) as (robot, camera):
+        pictures = robot.collect(Image, "/image", qos_profile_sensor_data)
+        wait_until(lambda: pictures, "a picture")
+        assert camera.end() == 0
+        assert "Traceback" not in camera.log()
 
 
 def test_a_prompt_outside_the_clip_is_refused(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from pam_ros import cli, media
 from pam_ros.data import jsonl
-from pam_ros.errors import InputError
+from pam_ros.errors import InputError, StateError
 from pam_ros.evaluation import run as run_module
 from pam_ros.evaluation.cases import Case, Findings
 from pam_ros.evaluation.jsonl_samples import read_jsonl
@@ -30,6 +31,7 @@ from pam_ros.evaluation.run import (
 )
 from pam_ros.evaluation.samples import Kind, SampleError, Samples, read_folder, render_samples
 from pam_ros.evaluation.video import evaluate_video
+from pam_ros.evaluation.wording import Wording, add_wordings
 from pam_ros.model.prompts import TASK_TEXT
 from pam_ros.records import Language, Task
 
@@ -205,7 +207,9 @@ def test_the_command_writes_json_page_and_table(
     assert record["missing"]["tracked_fps"] == "speed was not evaluated"
     assert (page / "index.html").exists() and len(list(page.glob("*.jpg"))) >= 6
     table = capsys.readouterr().out
-    assert "mask_iou_box" in table and "–" in table and "texts was not evaluated" in table
+    assert "mask_iou_box" in table
+    assert "label_accuracy_en" not in table and "was not evaluated" not in table
+    assert "label_accuracy_en" not in (page / "index.html").read_text("utf-8")
 
 
 def test_several_seeds_give_mean_and_spread(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,6 +267,34 @@ def test_carry_over_can_be_switched_off(
     arguments = ["evaluate", "--data", str(shards), "--only", "stream", "--json", str(out), *options]
     cli.app(arguments, standalone_mode=False)
     assert asked == [carried] and json.loads(out.read_text("utf-8"))["carry_over"] is carried
+
+
+def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "find_spec", lambda name: None)
+    for parts, words in ((tuple(Part), "mujoco, nltk, pycocoevalcap"), ((Part.MASKS,), "mujoco")):
+        plan = Plan(count=1, parts=parts)
+        with (
+            pytest.raises(StateError, match=rf"^{words} not installed.*\.\[training\]"),
+            evaluation(SeeingModel(), plan),
+        ):
+            pass
+
+
+def test_every_metric_is_explained(shards: Path) -> None:
+    findings = evaluate_samples(
+        SeeingModel(), read_folder(shards), Plan(data=shards, parts=(Part.MASKS, Part.VIDEO))
+    )
+    add_wordings([Wording("a", task, Language.ZH, "杯子", ("杯子",)) for task in list(Task)[1:]], findings)
+    spoken = {"semantic_similarity_zh", "semantic_iou_parts", "event_accuracy_zh", "event_accuracy_actor"}
+    keys = {*findings.scores(), *spoken, "event_accuracy_bystander", "continuity"}
+    page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    explained = re.findall(r"^\| [a-z, ]+ \| `(\w+)` \| .{20}", page, flags=re.MULTILINE)
+    patterns = [
+        key.replace("TASK", "(explain|brief|detail|clip)").replace("LANGUAGE", "(en|zh)") for key in explained
+    ]
+    allowed = re.compile(rf"({'|'.join(patterns)})(_zh)?(_parts|_background)?")
+    assert {key for key, _ in MAIN_KEYS} <= keys
+    assert [key for key in sorted(keys) if not allowed.fullmatch(key)] == []
 
 
 def test_data_and_seed_exclude_each_other(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:

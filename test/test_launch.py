@@ -29,7 +29,6 @@ EXPECTED = {  # what people expect a launch file to take, and ours → default; 
     "cameras": "",
     "image_transport": "",
     "image": "image",
-    "camera_info": "camera_info",
     "detections": "detections",
 }
 
@@ -50,11 +49,50 @@ def test_arguments_are_declared_with_default_and_description() -> None:
     assert all(description for _, description in arguments.values())
 
 
-def test_every_argument_has_an_effect() -> None:
+def constant(name: str) -> tuple[str, ...]:
+    """The value of a constant of the launch file."""
+    for node in ast.parse(FILE.read_text()).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name:
+            return tuple(ast.literal_eval(node.value))
+    raise AssertionError(f"{FILE.name} has no {name}")
+
+
+def literals(function: str) -> set[str]:
+    """What `function("…")` is called with, and `function["…"]` is assigned to, anywhere in the file."""
     tree = ast.parse(FILE.read_text())
-    constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-    unused = [name for name in EXPECTED if constants.count(name) < 2]  # once declared, once used
-    assert unused == []
+    calls = [
+        (call.func, call.args[0]) for call in ast.walk(tree) if isinstance(call, ast.Call) and call.args
+    ]
+    items = [(item.value, item.slice) for item in ast.walk(tree) if isinstance(item, ast.Subscript)]
+    return {
+        str(key.value)
+        for what, key in calls + items
+        if isinstance(what, ast.Name) and what.id == function and isinstance(key, ast.Constant)
+    }
+
+
+def test_every_argument_is_used() -> None:
+    assert set(EXPECTED) == {*constant("STRINGS"), *constant("TOPICS"), *literals("value")}
+
+
+def test_every_parameter_that_is_passed_is_one() -> None:
+    parameters = pytest.importorskip("pam_ros.nodes.parameters", reason="needs the built ROS interfaces")
+    declared_names = {it.name for it in (*parameters.MANAGER, *parameters.PERCEPTION)}
+    passed = {*constant("STRINGS"), *literals("parameters")}
+    assert passed - {"use_sim_time"} <= declared_names  # that one every node has
+    assert {"autostart", "cameras", "model"} <= passed
+
+
+@pytest.mark.parametrize(("cameras", "prefix"), [("[front]", ""), ("[front,rear]", "rear/")])
+def test_every_topic_that_is_renamed_is_one(cameras: str, prefix: str) -> None:
+    harness = pytest.importorskip("ros_harness", reason="needs the built ROS interfaces")
+    renamed = {f"{prefix}{name}": f"/renamed/{name}" for name in constant("TOPICS")}
+    arguments = [part for inner, outer in renamed.items() for part in ("-r", f"{inner}:={outer}")]
+    with harness.pam("model:=fake", f"cameras:={cameras}", arguments=arguments) as (robot, _):
+        for topic in renamed.values():
+            harness.wait_until(
+                lambda topic=topic: robot.node.count_subscribers(topic), f"somebody who listens to {topic}"
+            )
 
 
 # --- with ROS's launch

@@ -108,6 +108,11 @@ def test_wrapping() -> None:
     assert len(chinese) > 1
     assert "".join(chinese) == "水壶在煮水"
     assert overlay._wrap("", font, 100) == []
+    for words in ("x" * 500, "see " + "x" * 500, "\\" * 64):
+        lines = overlay._wrap(words, font, 100)
+        assert len(lines) == 4
+        assert all(font.getlength(line) <= 100 for line in lines[:3])
+        assert font.getlength(lines[3].removesuffix(" …")) <= 100
     assert len(overlay._wrap("one " * 100, font, 60)) == 4
     assert overlay._wrap("one " * 100, font, 60)[-1].endswith("…")
 

@@ -152,7 +152,7 @@ def test_every_interface_can_be_imported_beside_the_code(folder: str) -> None:
     assert importlib.import_module("pam_ros.records")
 
 
-@pytest.mark.parametrize("name", ["lib/pam_ros/pam_node", "lib/pam_ros/pam", "bin/pam"])
+@pytest.mark.parametrize("name", ["lib/pam_ros/pam_node", "lib/pam_ros/pam", "bin/pam", "bin/pam_node"])
 def test_executables_run_in_the_active_python(name: str) -> None:
     script = prefix_of("pam_ros") / name
     assert os.access(script, os.X_OK)
@@ -164,6 +164,17 @@ def test_pam_starts_from_anywhere(tmp_path: Path) -> None:
     done = subprocess.run([pam, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "perceive" in done.stdout
+
+
+@pytest.mark.skipif("ROS_DISTRO" in os.environ or bool(shutil.which("ros2")), reason="ros2 is here")
+def test_where_there_is_no_ros2_that_is_said() -> None:
+    if not (ROOT / ".build" / "install" / "setup.bash").is_file():
+        pytest.skip("this checkout is not set up by `make`")
+    command = [ROOT / ".setup" / "run.sh", "ros2", "node", "list"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "neither the command ros2 nor launch" in done.stderr
+    assert "run.sh pam_node" in done.stderr
 
 
 def test_share_holds_models_parameters_and_launch_files() -> None:

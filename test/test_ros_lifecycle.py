@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -11,7 +13,7 @@ pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
 from action_msgs.msg import GoalStatus
 from geometry_msgs.msg import Point
-from ros_harness import FAKE_ACTIVE, LATCHED, Camera, Robot, click, mouse, pam, wait_until
+from ros_harness import FAKE_ACTIVE, FAKE_NODE, LATCHED, Camera, Robot, click, mouse, pam, wait_until
 from vision_msgs.msg import LabelInfo
 
 from pam_ros.action import CaptionClip
@@ -194,9 +196,24 @@ def test_autostart_goes_through_the_real_lifecycle() -> None:
         assert process.end() == 0
 
 
+def test_images_before_autostart_has_loaded_are_no_failure() -> None:
+    with pam("model:=fake:load_s=3", "autostart:=true") as (robot, process), Camera(robot):
+        process.wait_for_log("images come already")
+        answer = robot.perceive(click(3, 3))
+        assert answer.status.code == Status.NOT_ACTIVE
+        assert "autostart makes it active by itself" in answer.status.message
+        robot.wait_for_active()
+        wait_until(lambda: robot.perceive(click(3, 3)).status.code == Status.OK, "an answer")
+        assert process.log().count("images come already") == 1
+        assert "ros2 lifecycle set" not in process.log()
+        assert "image ignored" not in process.log()
+        assert robot.transition("deactivate")  # from now on it is somebody's business again
+        assert "ros2 lifecycle set" in process.wait_for_log("image ignored: not active")
+
+
 def test_autostart_stops_at_a_failing_configure() -> None:
     with pam("model:=fail:DeviceError", "autostart:=true") as (robot, process):
-        process.wait_for_log("configure failed")
+        assert "mend that, then run" in process.wait_for_log("configure failed")
         assert robot.state() == "unconfigured"
         assert_not_active(robot, "DeviceError")
         assert process.end() == 0
@@ -230,6 +247,39 @@ def test_a_signal_while_loading_does_not_wait_for_the_model() -> None:
         assert process.end(signal.SIGTERM) == 0
         assert time.monotonic() - begun_s < 8.0
         assert "Traceback" not in process.log()
+
+
+def test_without_autostart_it_says_what_to_do() -> None:
+    with pam("model:=fake") as (_, process):
+        line = process.wait_for_log("ros2 lifecycle set /pam_manager configure")
+        assert "INFO" in line and "unconfigured" in line and "autostart:=true" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--help"], 0, "-p NAME:=VALUE"),
+        (["--hlep"], 2, "--hlep: not known outside --ros-args"),
+        (["--ros-args", "--nope"], 2, "--nope"),
+        (["--ros-args", "-p"], 2, "-p flag"),
+    ],
+)
+def test_arguments_that_start_nothing(arguments: list[str], code: int, words: str) -> None:
+    command = [sys.executable, *FAKE_NODE, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code
+    assert words in (done.stderr if code else done.stdout)
+    assert "pam_node --ros-args -p autostart:=true" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_misspelt_parameters_are_named_with_what_may_be_meant() -> None:
+    wrong = ("streaming.perod_s:=5.0", "overlay.opacty:=0.3", "xyzzy:=1")
+    with pam("model:=fake", "streaming.period_s:=4.0", *wrong) as (_, process):
+        assert "did you mean streaming.period_s" in process.wait_for_log("'streaming.perod_s'")
+        assert "did you mean overlay.opacity" in process.wait_for_log("'overlay.opacty'")
+        assert "config/pam.yaml" in process.wait_for_log("'xyzzy'")
+        assert process.log().count("there is no parameter") == len(wrong)
 
 
 def test_bad_parameters_at_start_say_why() -> None:

@@ -69,6 +69,7 @@ def robot() -> Iterator[Robot]:
     with pam(*FAKE_ACTIVE, arguments=files) as (robot, process):
         robot.wait_for_active()
         yield robot
+        assert "there is no parameter" not in process.log()
         assert process.end() == 0
 
 

@@ -20,9 +20,13 @@ from pam_ros.data.parts import Piece
 from pam_ros.data.prints import printed
 from pam_ros.data.shapes import Mesh, box, rotation
 from pam_ros.data.spec import CameraSpec, FixtureSpec, ObjectSpec, SceneSpec
+from pam_ros.errors import TRAINING_EXTRA
 
 os.environ.setdefault("MUJOCO_GL", "egl")
-import mujoco
+try:
+    import mujoco
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{error}; {TRAINING_EXTRA}", name=error.name) from None
 
 PARTS = ("", "handle", "knob", "door", "lid", "drawer", "spout", "cap", "blade", "leaf")  # part id = index
 _CREASE_COSINE = float(np.cos(np.radians(38)))

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from pam_ros.evaluation.cases import Case, Draw
-from pam_ros.evaluation.run import Plan, SeedFindings, metrics_of
+from pam_ros.evaluation.run import MAIN_KEYS, Part, Plan, SeedFindings, metrics_of
 from pam_ros.model.interface import ModelInfo
 
 WORST, TYPICAL = 8, 3  # cases of a metric on the page
@@ -50,8 +50,9 @@ class Row:
         return "" if self.low is None or self.seeds < 2 else f"{self.low:.3f}..{self.high:.3f}"
 
 
-def rows_of(found: Sequence[SeedFindings]) -> list[Row]:
-    """One row a metric, the main ones first."""
+def rows_of(found: Sequence[SeedFindings], parts: Sequence[Part] = tuple(Part)) -> list[Row]:
+    """One row a metric, the main ones first; those of parts not asked for only if they have values."""
+    unasked = {key for key, part in MAIN_KEYS if part not in parts}
     scores = [each.findings.scores() for each in found]
     counts = [each.findings.counts() for each in found]
     reasons: dict[str, str] = {}
@@ -61,6 +62,8 @@ def rows_of(found: Sequence[SeedFindings]) -> list[Row]:
     rows = []
     for metric in metrics_of(found):
         values = [value for each in scores if (value := each.get(metric)) is not None]
+        if metric in unasked and not values:
+            continue
         rows.append(
             Row(
                 metric,
@@ -135,17 +138,19 @@ LEGEND = (
 )
 
 
-def write_page(folder: Path, found: Sequence[SeedFindings], model: str) -> Path:
+def write_page(
+    folder: Path, found: Sequence[SeedFindings], model: str, parts: Sequence[Part] = tuple(Part)
+) -> Path:
     """index.html and its pictures: per metric the mean, the worst cases, and some typical ones.
 
     Must be called while the samples' files are there. Returns the page's path.
     """
     folder.mkdir(parents=True, exist_ok=True)
     gallery = _Gallery(folder)
-    rows = rows_of(found)
+    rows = rows_of(found, parts)
     seeds = ", ".join(str(each.seed) for each in found if each.seed is not None)
     title = f"{model}: evaluation" + (f", seed {seeds}" if seeds else "")
-    parts = [
+    lines = [
         "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>",
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
         f"<h1>{html.escape(title)}</h1><p class='note'>{LEGEND}</p>",
@@ -156,10 +161,10 @@ def write_page(folder: Path, found: Sequence[SeedFindings], model: str) -> Path:
             (case for each in found for case in each.findings.of(row.metric)), key=lambda case: case.score
         )
         if cases:
-            parts.append(_section(row, cases, gallery))
-    parts.append("</body></html>\n")
+            lines.append(_section(row, cases, gallery))
+    lines.append("</body></html>\n")
     page = folder / "index.html"
-    page.write_text("\n".join(parts), encoding="utf-8")
+    page.write_text("\n".join(lines), encoding="utf-8")
     return page
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 
-from pam_ros.errors import InputError
+from pam_ros.errors import TRAINING_EXTRA, InputError, StateError
 from pam_ros.evaluation.cases import Findings
 from pam_ros.evaluation.jsonl_samples import read_jsonl
 from pam_ros.evaluation.masks import WHOLE_KEYS, evaluate_masks
@@ -116,8 +117,9 @@ def evaluation(
 
     Raises SampleError for data that cannot be used.
     """
+    _check_packages(plan)  # what is missing or wrong is told before hours of work, not after
     if plan.judge_url is not None:
-        _open_judge(plan)  # what is wrong with it is told before hours of work, not after
+        _open_judge(plan)
     with tempfile.TemporaryDirectory(prefix="pam-evaluate-") as scratch:
         found = []
         for seed in (None,) if plan.data is not None else plan.seeds:
@@ -153,6 +155,15 @@ def evaluate_samples(
     for key, part in MAIN_KEYS:
         findings.lack(key, f"{part.value} was not evaluated" if part not in plan.parts else "no case came up")
     return findings
+
+
+def _check_packages(plan: Plan) -> None:
+    """Raises StateError where packages are missing that the plan needs; `pip install .` brings none."""
+    texts = bool({Part.TEXTS, Part.STREAM} & set(plan.parts))
+    needed = {"mujoco": plan.data is None, "nltk": texts, "pycocoevalcap": texts}
+    missing = [name for name, used in needed.items() if used and find_spec(name) is None]
+    if missing:
+        raise StateError(f"{', '.join(missing)} not installed; {TRAINING_EXTRA}")
 
 
 def _open_judge(plan: Plan) -> None:

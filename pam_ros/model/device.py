@@ -35,7 +35,9 @@ def _check_cuda(name: str) -> None:
     if torch.version.cuda is None and torch.version.hip is None:
         why = f"torch {torch.__version__} is built for CPUs only; install a build with CUDA."
     else:
-        why = f"torch {torch.__version__} could use one; does nvidia-smi list it, and is its driver new enough?"
+        why = (
+            f"torch {torch.__version__} could use one; does nvidia-smi list it, and is its driver new enough?"
+        )
     raise DeviceError(f"device {name!r}: torch sees no CUDA GPU. {why} Or take device cpu, or auto")
 
 

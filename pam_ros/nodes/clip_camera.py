@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import rclpy
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
@@ -66,8 +68,9 @@ def main() -> int:
     except PamError as error:
         print(f"clip_camera: {error}", file=sys.stderr)
         return 2
-    while rclpy.ok() and not camera.finished:
-        rclpy.spin_once(camera, timeout_sec=0.5)
+    with suppress(KeyboardInterrupt, ExternalShutdownException):
+        while rclpy.ok() and not camera.finished:
+            rclpy.spin_once(camera, timeout_sec=0.5)
     camera.destroy_node()
     rclpy.try_shutdown()
     return 0

@@ -13,7 +13,7 @@ from std_srvs.srv import Trigger
 from vision_msgs.msg import Point2D
 
 from pam_ros.errors import PromptError, StateError
-from pam_ros.msg import Prompt, Region, StreamingCaption
+from pam_ros.msg import Prompt, Region, RegionArray, StreamingCaption
 from pam_ros.nodes.conversions import stamp_ns
 from pam_ros.nodes.processes import Client, Processes, client
 from pam_ros.share import share_folder
@@ -21,6 +21,7 @@ from pam_ros.srv import CaptionNow, PerceiveRegion
 
 LOAD_TIMEOUT_S = 600.0
 ANSWER_TIMEOUT_S = 300.0
+FRAME_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ def run_demo(
         processes.start("clip_camera", {"clip": chosen.clip.resolve(), "hold": True})
         processes.start("recorder", {"out": out}, remaps=["__ns:=/pam"], log=True)
         robot.wait_for_active(LOAD_TIMEOUT_S)
+        _wait_for_frame(robot)
         region = _prompt(robot, chosen, tell)
         robot.node.create_subscription(StreamingCaption, "/pam/streaming_captions", _printer(tell), 50)
         _play(robot, processes, region.id, language, tell)
@@ -78,6 +80,14 @@ def run_demo(
             raise StateError(f"a process did not end well: {codes}")
     for name in ("overlay.mp4", "regions.jsonl", "captions.jsonl"):
         tell(f"wrote {out / name}")
+
+
+def _wait_for_frame(robot: Client) -> None:
+    """Until the node has worked on a picture: before that there is nothing to prompt on."""
+    frames: list[RegionArray] = []
+    listener = robot.node.create_subscription(RegionArray, "/pam/regions", frames.append, 1)
+    robot.wait(lambda: frames, "the camera's first picture", FRAME_TIMEOUT_S)
+    robot.node.destroy_subscription(listener)
 
 
 def _prompt(robot: Client, chosen: DemoInput, tell: Callable[[str], None]) -> Region:
@@ -90,11 +100,6 @@ def _prompt(robot: Client, chosen: DemoInput, tell: Callable[[str], None]) -> Re
     answer = robot.call(
         PerceiveRegion, "/pam/perceive", PerceiveRegion.Request(prompt=prompt), ANSWER_TIMEOUT_S
     )
-    if answer.status.code == answer.status.NO_FRAME:  # the camera is up, its first picture is on the way
-        robot.spin(2.0)
-        answer = robot.call(
-            PerceiveRegion, "/pam/perceive", PerceiveRegion.Request(prompt=prompt), ANSWER_TIMEOUT_S
-        )
     if answer.status.code:
         raise PromptError(answer.status.message)
     for text in answer.region.texts:

@@ -17,14 +17,16 @@ class EngineLink:
         self.options = options  # as the manager's parameters say, active or not
         self._engine: Engine | None = None
         self._reason = "the manager is starting"
+        self.starting = False  # not active yet, and will be without anybody's help
 
     def connect(self, engine: Engine) -> None:
         """From now on requests reach this engine."""
         self._engine = engine
 
-    def disconnect(self, reason: str) -> None:
+    def disconnect(self, reason: str, *, starting: bool) -> None:
         """From now on requests are answered "not active", with this reason and what to do."""
         self._reason = reason
+        self.starting = starting
         self._engine = None
 
     @property

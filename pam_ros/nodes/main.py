@@ -27,15 +27,29 @@ from rclpy.exceptions import (
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.nodes.manager_node import ManagerNode, ModelFactory, Progress
+from pam_ros.nodes.parameters import unknown_overrides
 from pam_ros.nodes.perception_node import PerceptionNode
 
 _M_MMAP_THRESHOLD = -3  # of malloc.h
 _LARGE_BLOCK_BYTES = 256 * 1024
 _PATIENCE_S = 10.0  # for a transition under way at shutdown
 _FAREWELL_S = 1.0  # for the answers to requests that the shutdown cancelled
+USAGE = """\
+pam_node: the lifecycle manager and one perception node per camera, until SIGINT or SIGTERM.
+
+    pam_node --ros-args -p autostart:=true -r image:=/camera/color/image_raw
+
+It takes ROS arguments only, all after --ros-args:
+    -p NAME:=VALUE         a parameter; README.md and config/pam.yaml have all of them
+    --params-file FILE     many of them
+    -r FROM:=TO            another name for a topic, a service, a node
+    --log-level LEVEL      debug, info, warn, error, fatal
+Without autostart the manager waits, unconfigured, for somebody to configure and activate it.
+"""
 _BAD_PARAMETERS = (
     InvalidParameterTypeException, InvalidParameterValueException, ParameterUninitializedException,
 )  # fmt: skip
@@ -87,11 +101,28 @@ def keep_heap_small() -> None:
         ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
-def run(argv: Sequence[str] | None = None, *, load_model: ModelFactory) -> int:
-    """Runs until a signal comes; returns the exit code."""
+def _initialise(argv: Sequence[str]) -> int | None:
+    """Starts rclpy; the exit code where the arguments ask for help or cannot be used."""
+    try:
+        others = remove_ros_args(list(argv))[1:]
+        if "--help" in others or "-h" in others:
+            sys.stdout.write(USAGE)
+            return 0
+        if others:
+            raise ValueError(f"{' '.join(others)}: not known outside --ros-args")
+        # rclpy's own handlers would end the context before the lifecycle could shut down through it.
+        rclpy.init(args=list(argv), signal_handler_options=SignalHandlerOptions.NO)
+    except (RuntimeError, ValueError) as error:  # rclpy's errors about arguments are RuntimeErrors
+        sys.stderr.write(f"pam_node: {error}\n\n{USAGE}")
+        return 2
+    return None
+
+
+def run(argv: Sequence[str], *, load_model: ModelFactory) -> int:
+    """Runs until a signal comes; returns the exit code. `argv` begins with the program's name."""
     keep_heap_small()
-    # rclpy's own handlers would end the context before the lifecycle could shut down through it.
-    rclpy.init(args=None if argv is None else list(argv), signal_handler_options=SignalHandlerOptions.NO)
+    if (code := _initialise(argv)) is not None:
+        return code
     stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -113,6 +144,8 @@ def run(argv: Sequence[str] | None = None, *, load_model: ModelFactory) -> int:
             "rename them one by one, as in pam_manager:__node:=other_name"
         )
         return 2
+    for line in unknown_overrides((manager, *nodes)):
+        manager.get_logger().warning(line)
     manager.serve(nodes)
     manager_executor, perception_executor = SingleThreadedExecutor(), SingleThreadedExecutor()
     manager_executor.add_node(manager)

@@ -98,6 +98,7 @@ class ManagerNode(LifecycleNode):
         self._model: PerceptionModel | None = None
         self._engine: Engine | None = None
         self._stopping = threading.Event()
+        self._starting: bool = self.get_parameter("autostart").value  # until it succeeded or failed
         self._enter(Phase.UNCONFIGURED)
         self.add_post_set_parameters_callback(self._take_options)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
@@ -109,7 +110,11 @@ class ManagerNode(LifecycleNode):
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         # On a perception node's executor: a transition keeps the manager's busy, and people want to see that.
         nodes[0].create_timer(1.0, self._publish_diagnostics, clock=clock)
-        if self.get_parameter("autostart").value:
+        if not self._starting:
+            self.get_logger().info(
+                f"{self._health.phase.value}; {self._health.advice} (or start with -p autostart:=true)"
+            )
+        else:
             # On the manager's own, as the lifecycle services: no transition can run beside these.
             self._autostart_timer: Timer = self.create_timer(0.1, self._autostart, clock=clock)
 
@@ -127,7 +132,10 @@ class ManagerNode(LifecycleNode):
             return _SUCCESS
         self._free()
         self._enter(Phase.FAILED, problem.cause)
-        self.get_logger().error(f"configure failed, nothing is loaded. {problem.cause}")
+        self.get_logger().error(
+            f"configure failed, nothing is loaded. {problem.cause}. "
+            f"The process stays up; {self._health.advice}"
+        )
         return problem.result
 
     @_logged
@@ -242,24 +250,28 @@ class ManagerNode(LifecycleNode):
         """Takes note of the phase for the diagnostics and for the answer "not active"."""
         name = self.get_fully_qualified_name()
         configure, activate = f"ros2 lifecycle set {name} configure", f"ros2 lifecycle set {name} activate"
+        starting = self._starting and phase in (Phase.UNCONFIGURED, Phase.CONFIGURING, Phase.INACTIVE)
         advice = {
             Phase.UNCONFIGURED: f"run: {configure}; then: {activate}",
-            Phase.FAILED: f"mend that, then run: {configure}; then: {activate}",
-            Phase.CONFIGURING: f"when it is loaded, run: {activate} (autostart does it by itself)",
+            Phase.FAILED: f"mend that, then run: {configure}; then: {activate}; or start the process again",
+            Phase.CONFIGURING: f"when it is loaded, run: {activate}",
             Phase.INACTIVE: f"run: {activate}",
             Phase.ACTIVE: "",
             Phase.FINALIZED: "start the process again",
         }[phase]
+        if starting:
+            advice = "autostart makes it active by itself, nothing to do"
         model = self._model.info if self._model is not None else None
         self._health = Health(phase=phase, cause=cause, advice=advice, model=model)
         if phase is not Phase.ACTIVE:
             why = f" ({cause})" if cause else ""
-            self.link.disconnect(f"{name} is {phase.value}{why}; {advice}")
+            self.link.disconnect(f"{name} is {phase.value}{why}; {advice}", starting=starting)
 
     def _autostart(self) -> None:
         self._autostart_timer.cancel()
         if self._health.phase is Phase.UNCONFIGURED and self.trigger_configure() == _SUCCESS:
             self.trigger_activate()
+        self._starting = False
 
     def _take_options(self, _: object) -> None:
         self.link.options = manager_settings(self).options

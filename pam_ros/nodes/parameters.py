@@ -6,6 +6,7 @@ parameters file `config/pam.yaml`, which a test keeps equal.
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -217,6 +218,22 @@ def declare(node: Node, parameters: Sequence[Parameter]) -> None:
     for parameter in parameters:
         default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
         node.declare_parameter(parameter.name, default, parameter.descriptor())
+
+
+def unknown_overrides(nodes: Sequence[Node]) -> list[str]:
+    """One line for each parameter that was given at start and that none of the nodes has.
+
+    All nodes are looked at together: `-p name:=value` and `/**` of a file reach every one of them.
+    """
+    known = [it.name for it in (*MANAGER, *PERCEPTION)]
+    declared = {name for node in nodes for name in node.get_parameters_by_prefix("")}
+    given = {name for node in nodes for name in node._parameter_overrides}  # rclpy shows them nowhere else
+    lines = []
+    for name in sorted(given - declared):
+        close = difflib.get_close_matches(name, known)
+        advice = f"did you mean {' or '.join(close)}?" if close else "config/pam.yaml has all that there are"
+        lines.append(f"there is no parameter {name!r}, its value is ignored; {advice}")
+    return lines
 
 
 def manager_settings(node: Node) -> ManagerSettings:

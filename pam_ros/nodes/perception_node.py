@@ -129,6 +129,9 @@ class PerceptionNode(Node):
         self._submit(message, picture_from_compressed)
 
     def _submit(self, message: Any, picture_from: Callable[[Any], Any]) -> None:
+        if not self._link.active and self._link.starting:
+            self._log.tell_once("images come already; they are used once autostart has loaded the model")
+            return
         engine = self._link.engine  # first: an image that nobody wants is not decoded
         try:
             picture = picture_from(message)

@@ -32,6 +32,16 @@ class ThrottledLog:
 
     def warn_once(self, message: str) -> None:
         """Logs it, unless the same was logged before."""
-        if message not in self._logged_s:
-            self._logged_s[message] = float("inf")
+        if self._is_new(message):
             self._logger.warning(message)
+
+    def tell_once(self, message: str) -> None:
+        """The same for what is no warning."""
+        if self._is_new(message):
+            self._logger.info(message)
+
+    def _is_new(self, message: str) -> bool:
+        if message in self._logged_s:
+            return False
+        self._logged_s[message] = float("inf")
+        return True

@@ -169,7 +169,7 @@ def _label(region: Region) -> str:
 
 
 def _wrap(text: str, font: Font, width_px: int) -> list[str]:
-    """Breaks between words and between Chinese characters; what is too long ends with …"""
+    """Breaks between words, between Chinese characters, and in words wider than a line; cuts long texts."""
     words: list[str] = []
     for char in " ".join(text.split()):
         if words and char.isascii() and words[-1][-1].isascii() and words[-1] != " " and char != " ":
@@ -177,14 +177,24 @@ def _wrap(text: str, font: Font, width_px: int) -> list[str]:
         else:
             words.append(char)
     lines = [""]
-    for word in words:
-        if lines[-1] and font.getlength(lines[-1] + word) > width_px:
+    for piece in (piece for word in words for piece in _pieces(word, font, width_px)):
+        if lines[-1] and font.getlength(lines[-1] + piece) > width_px:
             lines.append("")
-        lines[-1] += word if lines[-1] or word != " " else ""
+        lines[-1] += piece if lines[-1] or piece != " " else ""
     lines = [line.strip() for line in lines if line.strip()]
     if len(lines) > _CAPTION_LINES:
         lines = [*lines[: _CAPTION_LINES - 1], lines[_CAPTION_LINES - 1] + " …"]
     return lines
+
+
+def _pieces(word: str, font: Font, width_px: int) -> list[str]:
+    """The word, cut where it is wider than a line; at least one character a piece."""
+    pieces = [""]
+    for char in word:
+        if pieces[-1] and font.getlength(pieces[-1] + char) > width_px:
+            pieces.append("")
+        pieces[-1] += char
+    return pieces
 
 
 def _drawable(text: str, font: Font) -> str:

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast, set_seed
-from tensorboardX import SummaryWriter
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pam_ros.errors import TRAINING_EXTRA
 from pam_ros.model.checkpoint import save_model
 from pam_ros.model.pam import Pam
 from pam_ros.training.caption_stage import CaptionBatch, CaptionDataset, CaptionStage, TextDataset
@@ -32,6 +32,11 @@ from pam_ros.training.source import open_sources, share_of
 from pam_ros.training.store import FrameStore
 from pam_ros.training.taps import Kept, TapStore, fill_store, tap_key
 from pam_ros.training.texts import Tokenisation
+
+try:
+    from tensorboardX import SummaryWriter
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{error}; {TRAINING_EXTRA}", name=error.name) from None
 
 LOG_STEPS = 20
 BETAS = (0.9, 0.95)
