@@ -359,15 +359,16 @@ class Camera:
         shade: int = 100,
         frame_id: str = "camera_optical",
         dies: bool = False,
+        block_xyxy: tuple[int, int, int, int] | None = None,
     ) -> None:
         """`size` is (height, width) in pixels; pictures have one `shade`, which the fake model answers with.
-        `dies`: its publisher is destroyed at the end, not only silent.
+        `dies`: its publisher is destroyed at the end, not only silent. `block_xyxy`: of a red block.
         """
         self._kind = CompressedImage if compressed else Image
         self._publisher = robot.publisher(self._kind, topic, _SENSOR)
         self._robot, self._topic, self._dies = robot, topic, dies
         self._period_s = 1.0 / rate_hz
-        self.size, self.shade, self.frame_id = size, shade, frame_id
+        self.size, self.shade, self.frame_id, self._block_xyxy = size, shade, frame_id, block_xyxy
         self.sent_ns: list[int] = []  # stamps
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -387,6 +388,9 @@ class Camera:
         """Sends one picture; its stamp."""
         stamp_ns = time.time_ns() if stamp_ns is None else stamp_ns
         pixels = np.full((*self.size, 3), self.shade, np.uint8)
+        if self._block_xyxy is not None:
+            x1, y1, x2, y2 = self._block_xyxy
+            pixels[y1:y2, x1:x2] = (200, 30, 30)
         message = jpeg_of(pixels) if self._kind is CompressedImage else image_of(pixels)
         message.header.frame_id = self.frame_id
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)

@@ -118,7 +118,7 @@ def test_masks_texts_and_memory_of_the_real_model(node: tuple[Robot, NodeProcess
         assert robot.transition("configure", SLOW_S)
         assert robot.transition("activate")
         messages = robot.collect(RegionArray, "/pam/regions")
-        with Camera(robot, rate_hz=4, size=(120, 160)) as camera:
+        with Camera(robot, rate_hz=4, size=(120, 160), block_xyxy=(40, 30, 100, 90)) as camera:
             wait_until(lambda messages=messages: messages, "results", SLOW_S)
             answer = robot.perceive(Prompt(box=[40.0, 30.0, 100.0, 90.0]), timeout_s=SLOW_S)
             assert answer.status.code == Status.OK, answer.status
