@@ -13,6 +13,7 @@ from pathlib import Path
 from pam_ros.errors import TRAINING_EXTRA, InputError, StateError
 from pam_ros.evaluation.cases import Findings
 from pam_ros.evaluation.jsonl_samples import read_jsonl
+from pam_ros.evaluation.judges import open_judge
 from pam_ros.evaluation.masks import WHOLE_KEYS, evaluate_masks
 from pam_ros.evaluation.samples import SampleError, Samples, read_folder, render_samples
 from pam_ros.evaluation.speed import evaluate_speed
@@ -119,7 +120,7 @@ def evaluation(
     """
     _check_packages(plan)  # what is missing or wrong is told before hours of work, not after
     if plan.judge_url is not None:
-        _open_judge(plan)
+        open_judge(plan.judge_url, plan.judge_model)
     with tempfile.TemporaryDirectory(prefix="pam-evaluate-") as scratch:
         found = []
         for seed in (None,) if plan.data is not None else plan.seeds:
@@ -145,7 +146,6 @@ def evaluate_samples(
         similarity = open_similarity(plan.embedder)
         evaluate_texts(model, samples.images, findings, similarity=similarity, progress=progress)
     if Part.STREAM in plan.parts:
-        from pam_ros.evaluation.judges import open_judge
         from pam_ros.evaluation.stream import evaluate_stream
 
         judge = open_judge(plan.judge_url, plan.judge_model)
@@ -164,12 +164,6 @@ def _check_packages(plan: Plan) -> None:
     missing = [name for name, used in needed.items() if used and find_spec(name) is None]
     if missing:
         raise StateError(f"{', '.join(missing)} not installed; {TRAINING_EXTRA}")
-
-
-def _open_judge(plan: Plan) -> None:
-    from pam_ros.evaluation.judges import open_judge
-
-    open_judge(plan.judge_url, plan.judge_model)
 
 
 def _prefixed(name: str, progress: Progress) -> Progress:

@@ -39,6 +39,8 @@ class Kind(Enum):
 
 # What follows a metric's name where it is not of whole objects.
 SUFFIX = {Kind.OBJECT: "", Kind.UNKNOWN: "", Kind.PART: "_parts", Kind.BACKGROUND: "_background"}
+# And where its texts are not English.
+SPOKEN = {language: "" if language is Language.EN else f"_{language.value}" for language in Language}
 
 
 @dataclass(frozen=True, slots=True)

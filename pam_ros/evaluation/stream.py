@@ -10,13 +10,12 @@ import numpy as np
 from pam_ros.data.judge import judge as read_text
 from pam_ros.evaluation.cases import Case, Draw, Findings
 from pam_ros.evaluation.judges import Judge, JudgeError, Story
-from pam_ros.evaluation.samples import EvaluationRegion, EvaluationVideo, Kind
+from pam_ros.evaluation.samples import SPOKEN, EvaluationRegion, EvaluationVideo, Kind
 from pam_ros.evaluation.wording import Wording, add_wordings
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Language, Region, Task
 from pam_ros.runtime.offline import Caption, caption_video
 
-BOTH = (Language.EN, Language.ZH)
 PERIOD_S = 3.0  # of the clips; inside the 2.5..5.5 s of training's windows
 SHORTEST_CLIP = 0.4  # of the period: training leaves shorter rests out, and so does the score
 SHOWN_FRAMES = 6  # on a case's picture
@@ -54,7 +53,7 @@ def evaluate_stream(
     findings: Findings,
     judge: Judge,
     *,
-    languages: Sequence[Language] = BOTH,
+    languages: Sequence[Language] = tuple(Language),
     every_s: float = PERIOD_S,
     carry_over: bool = True,
     progress: Callable[[str], None] = lambda line: None,
@@ -88,13 +87,9 @@ def evaluate_stream(
                     unwilling = str(error)
     add_wordings(wordings, findings)
     for language in languages:
-        spoken = _suffix(language)
+        spoken = SPOKEN[language]
         findings.lack(f"event_accuracy{spoken}", NO_EVENTS if videos else NO_VIDEOS)
         findings.lack(f"continuity{spoken}", unwilling or (TOO_SHORT if videos else NO_VIDEOS))
-
-
-def _suffix(language: Language) -> str:
-    return "" if language is Language.EN else f"_{language.value}"
 
 
 # ---- what is captioned
@@ -236,7 +231,7 @@ def _judge_clips(
         if clip.events:
             right = float(events_are_right(clip.text, language, clip.events))
             truth = f"{region.category}: {', '.join(clip.events)}"
-            key = f"event_accuracy{_suffix(language)}"
+            key = f"event_accuracy{SPOKEN[language]}"
             for metric in dict.fromkeys((key, key + role)):
                 findings.add(Case(metric, sample, right, truth, clip.text, picture))
         if clip.references:
@@ -273,4 +268,4 @@ def _judge_story(
     if score is not None:
         truth, found = (" | ".join(texts) for texts in (story.references, story.captions))
         shown: Draw = video_case(video, place, [clip.regions[-1] for clip in clips])
-        findings.add(Case(f"continuity{_suffix(language)}", story.sample, score, truth, found, shown))
+        findings.add(Case(f"continuity{SPOKEN[language]}", story.sample, score, truth, found, shown))

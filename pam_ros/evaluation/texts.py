@@ -11,13 +11,12 @@ from typing import Any, Protocol
 from pam_ros.data.judge import judge
 from pam_ros.errors import InputError
 from pam_ros.evaluation.cases import Case, Draw, Findings
-from pam_ros.evaluation.samples import SUFFIX, EvaluationImage, EvaluationRegion, Kind
+from pam_ros.evaluation.samples import SPOKEN, SUFFIX, EvaluationImage, EvaluationRegion, Kind
 from pam_ros.evaluation.wording import Wording, add_wordings, tokens
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import IMAGE_TASKS, Language, Region, Task
 from pam_ros.runtime.offline import perceive_image
 
-BOTH = (Language.EN, Language.ZH)
 SHORT_TASKS = (Task.LABEL, Task.EXPLAIN)  # asked of parts and background, too
 REGIONS_AT_ONCE = 8  # bounds the memory of one batch of texts
 NGRAMS = (2, 3)  # letters
@@ -112,7 +111,7 @@ def evaluate_texts(
     images: Sequence[EvaluationImage],
     findings: Findings,
     *,
-    languages: Sequence[Language] = BOTH,
+    languages: Sequence[Language] = tuple(Language),
     similarity: Similarity | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
@@ -186,7 +185,7 @@ def _judge(answer: _Answer, findings: Findings, similarity: Similarity) -> None:
     for (task, language), text in answer.texts.items():
         right = region.texts[task, language]
         scores: dict[str, float] = {}
-        spoken = "" if language is Language.EN else f"_{language.value}"
+        spoken = SPOKEN[language]
         if task is Task.LABEL and right:
             scores[f"label_accuracy_{language.value}{suffix}"] = label_is_right(text, language, region)
             scores[f"semantic_similarity{spoken}{suffix}"] = max(similarity(text, label) for label in right)
@@ -210,7 +209,7 @@ def _wordings(answer: _Answer) -> list[Wording]:
 
 def _say_what_is_missing(findings: Findings, any_images: bool, languages: Sequence[Language]) -> None:
     for language in languages:
-        spoken = "" if language is Language.EN else f"_{language.value}"
+        spoken = SPOKEN[language]
         why = (
             f"the data hold no whole object with a label in {language.value}" if any_images else "no pictures"
         )

@@ -73,7 +73,6 @@ class Track:
     def observe(self, sighting: Sighting) -> None:
         """Takes in what the model says about the region in one frame."""
         observation, self.looked = sighting.observation, sighting
-        box, mask = crop_mask(observation.mask)
         self.mask_score, self.presence_score = (
             float(observation.mask_score),
             float(observation.presence_score),
@@ -82,8 +81,9 @@ class Track:
             self.miss(sighting.stamp_ns)
             return
         self.state, self.lost_since_ns = RegionState.TRACKED, None
-        self.box, self.mask, self.seen = box, mask, sighting
-        self.boxes.append((sighting.stamp_ns, box))
+        self.box, self.mask = crop_mask(observation.mask)
+        self.seen = sighting
+        self.boxes.append((sighting.stamp_ns, self.box))
 
     def miss(self, stamp_ns: int) -> None:
         """The region was not found in the frame of this stamp."""
