@@ -6,6 +6,7 @@ Every text names its subject first, so that the first category a reader finds is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -35,14 +36,15 @@ def describe(facts: Facts, task: Task, language: Language, rng: Rng) -> str:
     entry = ontology().entries[facts.category]
     if task is Task.LABEL:
         return entry.label(language)
-    words = {
-        Task.EXPLAIN: (explain_en, explain_zh),
-        Task.BRIEF: (brief_en, brief_zh),
-        Task.DETAIL: (detail_en, detail_zh),
-    }
-    if task not in words:
+    if task is Task.EXPLAIN:
+        worded = explain_zh if language is ZH else explain_en
+    elif task is Task.BRIEF:
+        worded = brief_zh if language is ZH else brief_en
+    elif task is Task.DETAIL:
+        worded = detail_zh if language is ZH else detail_en
+    else:
         raise ValueError("a clip caption needs events; use clip_caption")
-    return words[task][language is ZH](facts, entry, rng)
+    return worded(facts, entry, rng)
 
 
 # -- English ---------------------------------------------------------------------------------
@@ -58,6 +60,7 @@ def capital(sentence: str) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
+@lru_cache(maxsize=1024)
 def adjectives_en(colour: str, material: str) -> str:
     """Colour and material in their usual order, "" where nothing is said."""
     known = ontology()
@@ -211,6 +214,7 @@ def detail_en(facts: Facts, entry: Entry, rng: Rng) -> str:
 # -- Chinese ---------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1024)
 def adjectives_zh(colour: str, material: str) -> str:
     """ "红色的塑料" before a noun."""
     known = ontology()

@@ -195,7 +195,7 @@ def image_sample(seed: int, split: str, width: int = WIDTH, height: int = HEIGHT
     regions = []
     for instance, part, facts in found:
         mask = region_mask(frame.instances, frame.parts, instance, part)
-        pixels = int(mask.sum())
+        pixels = np.count_nonzero(mask)
         if pixels < area * (SMALLEST_BACKGROUND if facts.kind == "region" else SMALLEST_OBJECT):
             continue
         texts = {
@@ -249,22 +249,24 @@ def video_sample(
         play = video_play(seed, split, frames, fps, attempt)
         scene, states = play.scene, play.stage.frames
         with SceneRenderer(scene, width, height) as renderer:
-            shown = [renderer.render(states[0], play.cameras[0], 0)]
-            seen = int((shown[0].instances == play.actor + 1).sum())
+            first = renderer.render(states[0], play.cameras[0], 0)
+            seen = np.count_nonzero(first.instances == play.actor + 1)
             if seen < 2 * SMALLEST_OBJECT * width * height and attempt < ATTEMPTS - 1:
                 continue  # the actor is hidden behind something
-            shown += [
-                renderer.render(states[index], play.cameras[index], index) for index in range(1, frames)
-            ]
+            rgb = np.empty((frames, height, width, 3), np.uint8)
+            instances = np.empty((frames, height, width), np.uint16)
+            poses = np.empty((frames, 4, 4))
+            for index in range(frames):
+                frame = renderer.render(states[index], play.cameras[index], index) if index else first
+                rgb[index], instances[index], poses[index] = frame.rgb, frame.instances, frame.pose
             break
-    instances = np.stack([frame.instances for frame in shown])
     rng = np.random.default_rng([seed, 59])
     objects = []
     for index in range(play.own):
-        pixels = (instances == index + 1).sum((1, 2))
+        pixels = np.array([np.count_nonzero(ids == index + 1) for ids in instances])
         if pixels[0] < width * height * SMALLEST_OBJECT:
             continue
-        facts = object_facts(scene, states[0], shown[0], index)
+        facts = object_facts(scene, states[0], first, index)
         segments = with_hidden(play.events(index), pixels)
         clips = caption_windows(facts, segments, [(part.start, part.end) for part in segments], rng)
         objects.append(
@@ -276,10 +278,10 @@ def video_sample(
         seed,
         split,
         scene,
-        np.stack([frame.rgb for frame in shown]),
+        rgb,
         instances,
-        shown[0].intrinsics,
-        np.stack([frame.pose for frame in shown]),
+        first.intrinsics,
+        poses,
         np.arange(frames) / fps,
         play.actor + 1,
         tuple(objects),

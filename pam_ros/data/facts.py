@@ -111,11 +111,8 @@ def object_facts(scene: SceneSpec, states: list[ObjectState], frame: Rendered, i
     surface = next((_family(fixture) for fixture in scene.fixtures if fixture.category == thing.place), "")
     neighbour, relation = _neighbour(scene, states, frame, index)
     mark, height = footprint(thing)
-    shown = [
-        part
-        for part in np.unique(frame.parts[mask]).tolist()
-        if part and int((frame.parts[mask] == part).sum()) > 25
-    ]
+    pixels = np.bincount(frame.parts[mask], minlength=len(PARTS))  # of each part
+    shown = [part for part in range(1, len(PARTS)) if pixels[part] > 25]
     return Facts(
         category=thing.category,
         kind="object",
@@ -144,7 +141,7 @@ def region_facts(scene: SceneSpec, frame: Rendered, index: int) -> Facts:
     on_it = [
         mention(thing)
         for number, thing in enumerate(scene.objects)
-        if thing.place == fixture.category and int((frame.instances == number + 1).sum()) > 150
+        if thing.place == fixture.category and np.count_nonzero(frame.instances == number + 1) > 150
     ]
     return Facts(
         category=fixture.category,
@@ -178,7 +175,7 @@ def _neighbour(
         if (
             distance < NEIGHBOUR_M
             and (nearest is None or distance < nearest[0])
-            and int((frame.instances == other + 1).sum()) > 300
+            and np.count_nonzero(frame.instances == other + 1) > 300
         ):
             nearest = (distance, other)
     if nearest is None:

@@ -18,8 +18,8 @@ from pam_ros.data import textures
 from pam_ros.data.materials import FIXED, Finish, Rgb
 from pam_ros.data.parts import Piece
 from pam_ros.data.prints import printed
-from pam_ros.data.shapes import Mesh, box, rotation
-from pam_ros.data.spec import CameraSpec, FixtureSpec, ObjectSpec, SceneSpec
+from pam_ros.data.shapes import Mesh, box, cross, rotation
+from pam_ros.data.spec import CameraSpec, FixtureSpec, LookSpec, ObjectSpec, SceneSpec
 from pam_ros.errors import TRAINING_EXTRA
 
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -30,6 +30,9 @@ except ModuleNotFoundError as error:
 
 PARTS = ("", "handle", "knob", "door", "lid", "drawer", "spout", "cap", "blade", "leaf")  # part id = index
 _CREASE_COSINE = float(np.cos(np.radians(38)))
+_MOST_FACES = 40  # around a point: more do not change its normal much
+_PART_STEP = 2**16  # a geom's owner as one number: instance id + part id * _PART_STEP
+_GRAIN_SHIFTS = 64  # pixels by which a frame's noise is shifted, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +121,10 @@ class SceneRenderer:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._rect = mujoco.MjrRect(0, 0, width, height)
         names = [self._model.geom(i).name for i in range(self._model.ngeom)]
-        owners = [(0, 0), *[self._owner.get(name, (0, 0)) for name in names]]
-        self._instance_of = np.array([owner[0] for owner in owners], np.uint16)  # by geom id + 1
-        self._part_of = np.array([owner[1] for owner in owners], np.uint8)
+        owners = [(0, 0), *[self._owner.get(name, (0, 0)) for name in names]]  # by geom id + 1
+        self._owner_of = np.array([instance + part * _PART_STEP for instance, part in owners], np.uint32)
+        self._tones, self._blur = _tones(scene.look), _blur(scene.look)
+        self._grain = _grain(scene, width, height)
 
     def __enter__(self) -> SceneRenderer:
         return self
@@ -153,18 +157,18 @@ class SceneRenderer:
         rgb = np.empty((self.height, self.width, 3), np.uint8)
         mujoco.mjr_render(self._rect, self._view, self._context)
         mujoco.mjr_readPixels(rgb, None, self._rect, self._context)
-        ids, depth = self._segment()
+        instances, parts, depth = self._segment()
         return Rendered(
-            rgb=self._develop(rgb[::-1], frame),
-            instances=self._instance_of[ids],
-            parts=self._part_of[ids],
+            rgb=self._develop(rgb, frame),
+            instances=instances,
+            parts=parts,
             depth_m=depth,
             intrinsics=camera.intrinsics(self.width, self.height),
             pose=pose,
         )
 
-    def _segment(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(H, W) geom id + 1 (0 = nothing) and depth in metres, top row first."""
+    def _segment(self) -> tuple[NDArray[np.uint16], NDArray[np.uint8], NDArray[np.float32]]:
+        """(H, W) instances, parts, and depth in metres, top row first."""
         flags = self._view.flags
         flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
         coded = np.empty((self.height, self.width, 3), np.uint8)
@@ -172,34 +176,31 @@ class SceneRenderer:
         mujoco.mjr_render(self._rect, self._view, self._context)
         mujoco.mjr_readPixels(coded, depth, self._rect, self._context)
         flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 0
-        segment = coded[..., 0].astype(np.int64) + coded[..., 1].astype(np.int64) * 256
-        geom_of = np.zeros(self._view.ngeom + 1, np.int64)
+        segment = coded[::-1, :, 1].astype(np.uint16) << 8 | coded[::-1, :, 0]
+        geom_of = np.zeros(self._view.ngeom + 1, np.int64)  # geom id + 1 by segment, 0 = nothing
         for geom in self._view.geoms[: self._view.ngeom]:
             if geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
                 geom_of[geom.segid + 1] = geom.objid + 1
         near = self._model.vis.map.znear * self._model.stat.extent
         far = self._model.vis.map.zfar * self._model.stat.extent
-        metres = near / (1 - depth.astype(np.float64) * (1 - near / far))
-        return geom_of[segment][::-1], np.ascontiguousarray(metres[::-1], np.float32)
+        metres = depth[::-1].astype(np.float64)
+        metres *= near / far - 1
+        metres += 1
+        np.divide(near, metres, out=metres)
+        owner = self._owner_of[geom_of].take(segment)
+        parts = (owner // _PART_STEP).astype(np.uint8)
+        return owner.astype(np.uint16), parts, metres.astype(np.float32)
 
-    def _develop(self, rgb: NDArray[np.uint8], frame: int) -> NDArray[np.uint8]:
-        """The camera's electronics: exposure, white balance, gamma, blur, noise."""
-        look = self.scene.look
-        steps = np.arange(256) / 255
-        tables = [np.clip(steps * look.exposure * gain, 0, 1) ** look.gamma * 255 for gain in look.balance]
-        developed = Image.fromarray(np.ascontiguousarray(rgb)).point(
-            np.concatenate(tables).astype(int).tolist()
-        )
-        if look.blur > 0.2:
-            developed = developed.filter(ImageFilter.GaussianBlur(look.blur))
-        picture = np.asarray(developed)
-        if look.noise > 0:
-            rng = np.random.default_rng([self.scene.seed, 4242])
-            grain = np.asarray(rng.normal(0, look.noise, (self.height, self.width, 1)), np.float32)
-            shift = np.random.default_rng([self.scene.seed, frame]).integers(0, 64, 2)
-            grain = np.roll(grain, tuple(int(s) for s in shift), (0, 1))
-            picture = np.clip(picture + grain, 0, 255).astype(np.uint8)
-        return np.asarray(picture, np.uint8)
+    def _develop(self, upturned: NDArray[np.uint8], frame: int) -> NDArray[np.uint8]:
+        """The camera's electronics: exposure, white balance, gamma, blur, noise; and the top row first."""
+        developed = Image.fromarray(np.ascontiguousarray(upturned[::-1])).point(self._tones)
+        picture = np.asarray(developed if self._blur is None else developed.filter(self._blur))
+        if self._grain is None:
+            return picture
+        shift = np.random.default_rng([self.scene.seed, frame]).integers(0, _GRAIN_SHIFTS, 2)
+        top, left = (_GRAIN_SHIFTS - int(value) for value in shift)
+        grainy = picture + self._grain[top : top + self.height, left : left + self.width]
+        return np.clip(grainy, 0, 255, out=grainy).astype(np.uint8)
 
     def _place(self, states: list[ObjectState], camera: CameraSpec, pose: NDArray[np.float64]) -> None:
         joint = 0
@@ -286,13 +287,13 @@ class SceneRenderer:
         vertices, normals, uv = shade(mesh)
         made = self._spec.add_mesh(
             name=name,
-            uservert=vertices.ravel(),
-            userface=np.arange(len(vertices)),
-            usernormal=normals.ravel(),
+            uservert=vertices.ravel().tolist(),  # the binding takes lists much faster than arrays
+            userface=list(range(len(vertices))),
+            usernormal=normals.ravel().tolist(),
             inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL,
         )
         if uv is not None:
-            made.usertexcoord = uv.ravel()
+            made.usertexcoord = uv.ravel().tolist()
         return name
 
     def _add_geom(
@@ -360,30 +361,54 @@ def tiled_box(size: tuple[float, float, float], tile_m: float) -> Mesh:
     return Mesh(mesh.vertices, mesh.faces, uv)
 
 
+def _tones(look: LookSpec) -> list[int]:
+    """Lookup tables of red, green and blue, 256 each: exposure, white balance and gamma."""
+    steps = np.arange(256) / 255
+    tables = [np.clip(steps * look.exposure * gain, 0, 1) ** look.gamma * 255 for gain in look.balance]
+    return [int(tone) for tone in np.concatenate(tables)]
+
+
+def _blur(look: LookSpec) -> ImageFilter.Kernel | None:
+    """A Gaussian of 3 x 3 pixels: of the small radii there are, almost nothing lies beyond."""
+    if look.blur <= 0.2:
+        return None
+    row = np.exp(-np.array([1.0, 0.0, 1.0]) / (2 * look.blur**2))
+    return ImageFilter.Kernel((3, 3), np.outer(row, row).ravel().tolist())
+
+
+def _grain(scene: SceneSpec, width: int, height: int) -> NDArray[np.int16] | None:
+    """(height + 64, width + 64, 3) noise that repeats: any window of it is the same noise, shifted."""
+    if scene.look.noise <= 0:
+        return None
+    rng = np.random.default_rng([scene.seed, 4242])
+    grain = np.floor(rng.normal(0, scene.look.noise, (height, width))).astype(np.int16)
+    grain = np.pad(grain, ((_GRAIN_SHIFTS, 0), (_GRAIN_SHIFTS, 0)), mode="wrap")
+    return np.repeat(grain[..., None], 3, axis=2)
+
+
 def shade(mesh: Mesh) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
     """Vertices, normals (3F, 3), texture coordinates (3F, 2) by corner; sharp over 38 degrees."""
-    corners = mesh.vertices[mesh.faces]  # (F, 3, 3)
-    crossed = np.cross(
-        corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    )  # (F, 3), twice the area long
-    area = np.linalg.norm(crossed, axis=1)
+    corners = mesh.vertices.take(mesh.faces, 0)  # (F, 3, 3)
+    crossed = cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # twice the area long
+    area = np.sqrt(np.einsum("fc,fc->f", crossed, crossed))
     keep = area > 1e-12
-    corners, crossed, faces = corners[keep], crossed[keep], mesh.faces[keep]
-    unit = crossed / area[keep][:, None]
-    _, place = np.unique(np.round(mesh.vertices / 2e-5).astype(np.int64), axis=0, return_inverse=True)
-    owner = place.ravel()[faces].ravel()  # (3F,) the point each corner lies on
+    corners, area, faces = corners[keep], area[keep], mesh.faces[keep]
+    unit = crossed[keep] / area[:, None]
+    grid = np.round(mesh.vertices / 2e-5).astype(np.int64)  # 21 bits an axis: within 20 m
+    _, place = np.unique((grid[:, 0] << 42) + (grid[:, 1] << 21) + grid[:, 2], return_inverse=True)
+    owner = place[faces.ravel()]  # (3F,) the point each corner lies on
     order = np.argsort(owner, kind="stable")
-    starts = np.searchsorted(owner[order], np.arange(owner.max() + 1))
-    counts = np.diff(np.append(starts, len(order)))
-    slots = np.arange(min(int(counts.max()), 40))
-    table = (
-        order[np.minimum(starts[:, None] + slots, len(order) - 1)] // 3
-    )  # (points, K) faces around each point
-    valid = slots < counts[:, None]
-    around = table[owner]  # (3F, K)
-    near = valid[owner] & (np.einsum("fkc,fc->fk", unit[around], np.repeat(unit, 3, axis=0)) > _CREASE_COSINE)
-    normals = np.einsum("fk,fkc->fc", near.astype(float), crossed[around])
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    counts = np.bincount(owner)
+    begins = np.cumsum(counts) - counts
+    # pairs (P,) of a corner and a face around its point, one run of pairs for each corner
+    around = np.minimum(counts, _MOST_FACES)[owner]
+    runs = np.cumsum(around) - around
+    face = order[np.arange(around.sum()) + np.repeat(begins[owner] - runs, around)] // 3
+    own = np.repeat(np.arange(len(owner)) // 3, around)
+    other = unit.take(face, 0)
+    near = np.einsum("pc,pc->p", other, unit.take(own, 0)) > _CREASE_COSINE
+    normals = np.add.reduceat(other * (area.take(face) * near)[:, None], runs)
+    length = np.sqrt(np.einsum("fc,fc->f", normals, normals))[:, None]
     normals = np.where(length > 1e-12, normals / np.maximum(length, 1e-12), np.repeat(unit, 3, axis=0))
     uv = None if mesh.uv is None else mesh.uv[faces.ravel()].astype(np.float32)
     return corners.reshape(-1, 3).astype(np.float32), normals.astype(np.float32), uv

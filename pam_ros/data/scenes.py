@@ -62,11 +62,9 @@ class _Footprint:
     axes: NDArray[np.float64]
 
     def overlaps(self, other: _Footprint, margin: float) -> bool:
-        for axis in (*self.axes, *other.axes):
-            reach = sum(float((shape.half * np.abs(shape.axes @ axis)).sum()) for shape in (self, other))
-            if abs(float((self.centre - other.centre) @ axis)) > reach + margin:
-                return False
-        return True
+        axes = np.concatenate([self.axes, other.axes])
+        reach = sum(np.abs(axes @ shape.axes.T) @ shape.half for shape in (self, other))
+        return bool((np.abs(axes @ (self.centre - other.centre)) <= reach + margin).all())
 
 
 def resting_size(thing: ObjectSpec) -> NDArray[np.float64]:

@@ -25,7 +25,7 @@ from pam_ros.records import IMAGE_TASKS, Language
 
 PART_STEP = 256
 WORDINGS = 3
-QUIET_BYSTANDERS = 0.1  # share of videos in which an object to which nothing happens is spoken of too
+QUIET_BYSTANDERS = 0.4  # share of videos in which an object to which nothing happens is spoken of too
 Picture = NDArray[np.uint8]
 
 

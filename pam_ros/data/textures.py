@@ -6,6 +6,7 @@ All return (size, size, 3) uint8 RGB and depend on their seed only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,17 @@ def noise(
     """(size, size) float32 in 0..1, smooth, seamless at the borders."""
     cells_y = cells_y or cells_x
     grid = rng.random((cells_y, cells_x)).astype(np.float32)
-    grid = np.pad(grid, ((2, 2), (2, 2)), mode="wrap")
-    step_x, step_y = size / cells_x, size / cells_y
-    wide, high = round(step_x * (cells_x + 4)), round(step_y * (cells_y + 4))
-    whole = np.asarray(Image.fromarray(grid).resize((wide, high), Image.Resampling.BICUBIC))
-    x, y = round(2 * step_x), round(2 * step_y)
-    return np.asarray(np.clip(whole[y : y + size, x : x + size], 0, 1), np.float32)
+    return np.clip(_bicubic(cells_y, size) @ grid @ _bicubic(cells_x, size).T, 0, 1)
+
+
+@lru_cache(maxsize=64)
+def _bicubic(cells: int, size: int) -> NDArray[np.float32]:
+    """(size, cells) matrix that enlarges a row of cells to `size` pixels, seamless at its ends."""
+    around = np.pad(np.eye(cells, dtype=np.float32), ((2, 2), (0, 0)), mode="wrap")
+    step = size / cells
+    whole = Image.fromarray(around).resize((cells, round(step * (cells + 4))), Image.Resampling.BICUBIC)
+    start = round(2 * step)
+    return np.ascontiguousarray(np.asarray(whole, np.float32)[start : start + size])
 
 
 def clouds(rng: np.random.Generator, size: int, cells: int, octaves: int = 4) -> NDArray[np.float32]:
@@ -41,10 +47,14 @@ def clouds(rng: np.random.Generator, size: int, cells: int, octaves: int = 4) ->
 
 def mix(amount: NDArray[np.float32], first: Rgb, second: Rgb) -> Picture:
     """Blends two colours (0..1 each) by a (size, size) amount in 0..1."""
-    blend = amount[..., None] * np.asarray(second, np.float32) + (1 - amount[..., None]) * np.asarray(
-        first, np.float32
-    )
-    return np.asarray(np.clip(blend, 0, 1) * 255, np.uint8)
+    blended = [amount * (255 * (end - start)) + 255 * start for start, end in zip(first, second, strict=True)]
+    return np.stack([np.clip(channel, 0, 255).astype(np.uint8) for channel in blended], axis=2)
+
+
+def _lit(picture: NDArray[np.float32], light: NDArray[np.float32]) -> Picture:
+    """A (size, size, 3) picture in 0..255 times (size, size) factors."""
+    lit = picture * np.repeat(light[..., None], 3, axis=2)  # broadcasting over three channels is slow
+    return np.clip(lit, 0, 255).astype(np.uint8)
 
 
 def _vary(rng: np.random.Generator, colour: Rgb, amount: float) -> Rgb:
@@ -156,8 +166,7 @@ def tiles(rng: np.random.Generator) -> Picture:
             tone = np.asarray(second if (row + column) % 2 else colour) * rng.uniform(0.94, 1.05)
             rows_in, columns_in = _inner(row * high, high, 2), _inner(left, wide, 2)
             picture[rows_in, columns_in] = tone * 255
-    picture *= 0.94 + 0.1 * clouds(rng, SIZE, 4, 3)[..., None]
-    return np.asarray(np.clip(picture, 0, 255), np.uint8)
+    return _lit(picture, 0.94 + 0.1 * clouds(rng, SIZE, 4, 3))
 
 
 def plaster(rng: np.random.Generator) -> Picture:
@@ -171,21 +180,18 @@ def plaster(rng: np.random.Generator) -> Picture:
 def cloth(rng: np.random.Generator) -> Picture:
     """Woven cloth: plain, striped or checked."""
     base, second = _pick(rng, FABRICS), _pick(rng, FABRICS, 0.1)
-    x, y = np.meshgrid(np.arange(SIZE), np.arange(SIZE))
-    weave = 0.92 + 0.08 * (((x // 2) + (y // 2)) % 2)
+    steps = np.arange(SIZE)
+    weave = 0.92 + 0.08 * ((steps // 2 + steps[:, None] // 2) % 2).astype(np.float32)
     band = SIZE // int(rng.choice([4, 8, 16]))
     style = int(rng.integers(3))
-    pattern: NDArray[np.float64] = np.zeros((SIZE, SIZE))
+    pattern = np.zeros((SIZE, SIZE), np.float32)
+    bands = (steps // band % 2).astype(np.float32)
     if style == 1:
-        pattern = ((x // band) % 2).astype(float)
+        pattern += bands
     if style == 2:
-        pattern = 0.5 * ((x // band) % 2) + 0.5 * ((y // band) % 2)
-    picture = (
-        mix(np.asarray(pattern, np.float32), base, second)
-        * weave[..., None]
-        * (0.95 + 0.05 * clouds(rng, SIZE, 8, 3)[..., None])
-    )
-    return np.asarray(np.clip(picture, 0, 255), np.uint8)
+        pattern += 0.5 * bands + 0.5 * bands[:, None]
+    dyed = mix(pattern, base, second).astype(np.float32)
+    return _lit(dyed, weave * (0.95 + 0.05 * clouds(rng, SIZE, 8, 3)))
 
 
 def concrete(rng: np.random.Generator) -> Picture:
@@ -205,8 +211,7 @@ def brick(rng: np.random.Generator) -> Picture:
             left = column * wide - (wide // 2 if row % 2 else 0)
             tone = np.asarray(colour) * rng.uniform(0.82, 1.12) * 255
             picture[_inner(row * high, high, 2), _inner(left, wide, 2)] = tone
-    picture *= 0.85 + 0.25 * clouds(rng, SIZE, 16, 3)[..., None]
-    return np.asarray(np.clip(picture, 0, 255), np.uint8)
+    return _lit(picture, 0.85 + 0.25 * clouds(rng, SIZE, 16, 3))
 
 
 def steel_sheet(rng: np.random.Generator) -> Picture:
