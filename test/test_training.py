@@ -21,16 +21,18 @@ from pam_ros.model.checkpoint import load_model
 from pam_ros.model.pam import Pam
 from pam_ros.records import Language, Prompt, Task
 from pam_ros.share import share_folder
+from pam_ros.training.caption_stage import balanced, where_loss
 from pam_ros.training.config import StageConfig, TrainingError, config_from, read_config
 from pam_ros.training.loading import is_video_step, samples_of_step, video_steps_before
 from pam_ros.training.parts import open_model, part_of
-from pam_ros.training.prompting import Clicks, box, click, correction
+from pam_ros.training.prompting import Clicks, box, click, correction, first_prompts
 from pam_ros.training.rollout import picked, prompt, track
 from pam_ros.training.run import Progress, rate_factor, run_stage
 from pam_ros.training.segment_stage import choose_regions
 from pam_ros.training.source import ShardSource, open_sources, share_of
 from pam_ros.training.store import FrameStore, mask_of
-from pam_ros.training.taps import Kept, TapStore, codes_of, fill_store, told_of
+from pam_ros.training.taps import Kept, TapStore, codes_of, fill_store, told_of, whereabouts
+from pam_ros.training.texts import Lesson, Tokenisation
 from pam_ros.training.tokenizer import texts_of, train_tokenizer
 
 SIZE = 64
@@ -133,13 +135,17 @@ def test_language_and_caption_stages_learn_and_freeze(segmented: Path, tmp_path:
         "train": ["perceiver", "projector", "language"],
         "learning_rate": 3e-3,
     }
-    plan.append(("stage2", {**last, "video_share": 0.25, "steps": 12}))
+    balance = {"label_balance": 0.5, "answer_balance": 0.5, "where_weight": 1.0}
+    plan.append(("stage2", {**last, **balance, "video_share": 0.25, "steps": 12}))
     model, kept = segmented / "model", Kept()
     for name, values in plan:
         out = tmp_path / name
         run_stage(stage(model, out, **{"steps": 24, **small, **values}), kept=kept)
         curve = losses(out)
         assert curve[-1] < curve[0], f"{name}: {curve}"
+        if name == "stage2":
+            off = losses(out, "where")
+            assert off[-1] < off[0], off
         assert changed_parts(weights(model), weights(out / "model")) == set(values["train"]), name
         model = out / "model"
 
@@ -236,6 +242,52 @@ def test_prompts_lie_where_they_should() -> None:
 # ---- schedule, order, configuration
 
 
+@pytest.mark.parametrize("box_share", [0.0, 0.4, 1.0])
+def test_as_many_regions_get_a_box_as_is_asked(box_share: float) -> None:
+    masks = torch.zeros(40, 64, 64, dtype=torch.bool)
+    masks[:, 20:50, 10:40] = True
+    groups = first_prompts(masks, Generator().manual_seed(0), box_share)
+    assert sum(len(group.points) for group in groups) == 40
+    boxes = [group for group in groups if group.labels.tolist() == [[2, 3]] * len(group.labels)]
+    assert sum(len(group.points) for group in boxes) == round(40 * box_share)
+
+
+def test_where_regions_are() -> None:
+    masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+    masks[0, 8:24, 4:12] = True
+    where = whereabouts(masks)
+    assert where[0].tolist() == [0.25, 0.5, 0.25, 0.5, 1.0]
+    assert where[1, 4] == 0.0  # nowhere
+    certain = torch.tensor([[0.25, 0.5, 0.25, 0.5, 20.0], [0.9, 0.9, 0.9, 0.9, -20.0]])
+    assert float(where_loss(certain, where)) < 1e-6  # where it would be does not count when it is out of view
+    assert float(where_loss(certain + torch.tensor([0.1, 0, 0, 0, 0]), where)) == pytest.approx(0.025)
+    assert float(where_loss(-certain, where)) > 1
+
+
+def test_frequent_labels_are_asked_for_less_often() -> None:
+    labels = ["handle"] * 9 + ["mug"] + [""] * 2
+    assert balanced(labels, 0.0).tolist() == [1.0] * 12
+    even = balanced(labels, 1.0)
+    assert even[:9].sum() == pytest.approx(even[9])  # both labels come as often
+    assert even[10] == pytest.approx(even[:10].mean())
+    assert balanced([""] * 3, 0.5).tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize("balance", [0.0, 1.0])
+def test_answers_weigh_as_they_should(balance: float) -> None:
+    language = load_model("pam-tiny", device="cpu").language
+    lessons = [
+        Lesson((0,), "?", "a", Task.LABEL),
+        Lesson((0,), "?", "a long answer of many more tokens than the other", Task.DETAIL),
+    ]
+    tokens = Tokenisation(language, balance).tokens(lessons)
+    of_answer = tokens.learned // tokens.ids.shape[1]
+    short, long = (float(tokens.weights[of_answer == row].sum()) for row in (0, 1))
+    counts = [int((of_answer == row).sum()) for row in (0, 1)]
+    assert counts[1] > counts[0] > 1
+    assert (short, long) == pytest.approx((1.0, 1.0) if balance else counts)
+
+
 def test_schedule_follows_steps_or_time(tiny: Path, tmp_path: Path) -> None:
     config = segment_stage(tiny, tmp_path, steps=100, max_minutes=10)
     assert Progress(50, 1).share(config) == 0.5
@@ -289,6 +341,8 @@ def test_taps_are_kept_of_the_regions_that_are_told_of(tiny: Path, segmented: Pa
         assert np.array_equal(masks[0, place].numpy(), mask_of(ids[0].numpy().astype(np.uint16), region))
     assert np.array_equal(masks[1, 0].numpy(), mask_of(ids[1].numpy().astype(np.uint16), told))
     assert not masks[1, 1:].any()
+    kept = store.take(torch.tensor(store.index.find(3, last, 0, range(4))))
+    assert torch.equal(kept.where, whereabouts(masks[1, 0]))
 
 
 def test_regions_that_vanish_are_often_chosen() -> None:

@@ -5,12 +5,14 @@ Letters: B samples, n frames of each, C width, S input side, H language width, L
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 from torch.utils.data import Dataset
 
@@ -18,11 +20,11 @@ from pam_ros.model.pam import Pam
 from pam_ros.model.prompts import BEFORE_ROWS
 from pam_ros.model.segmenter import Tap
 from pam_ros.training import augment
-from pam_ros.training.config import StageConfig, TrainingError
+from pam_ros.training.config import StageConfig, StageKind, TrainingError
 from pam_ros.training.loading import is_video_step
 from pam_ros.training.source import RegionEntry, Source
 from pam_ros.training.store import mask_of
-from pam_ros.training.taps import TapIndex, TapStore, rolled_out
+from pam_ros.training.taps import Shown, TapIndex, TapStore, rolled_out
 from pam_ros.training.texts import (
     Lesson,
     Tokenisation,
@@ -33,6 +35,8 @@ from pam_ros.training.texts import (
     image_lesson,
     image_lessons,
 )
+
+WHO_IS_IN_VIEW = 0.1  # weight of that beside the places
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class CaptionDataset(Dataset[CaptionBatch]):
         ]
         regions = {key: source.entries[key[0]].regions[key[1]] for key in everything}
         self._images = [key for key in everything if image_lessons(regions[key], config)]
+        self._up_to = balanced([regions[key].label for key in self._images], config.label_balance).cumsum()
         self._clips = {
             frames: [
                 (key, where)
@@ -118,7 +123,8 @@ class CaptionDataset(Dataset[CaptionBatch]):
                 clip_lesson(random, self._region(key), where, self._config, frames) for key, where in chosen
             ]
             return self._batch(keys, lessons, random, clip=True)
-        keys = [self._images[int(i)] for i in random.integers(len(self._images), size=self._config.batch)]
+        drawn = self._up_to.searchsorted(random.random(self._config.batch) * self._up_to[-1], side="right")
+        keys = [self._images[int(i)] for i in drawn]
         lessons = [image_lesson(random, self._region(key), self._config) for key in keys]
         return self._batch(keys, lessons, random, clip=False)
 
@@ -149,6 +155,14 @@ class CaptionDataset(Dataset[CaptionBatch]):
             pixels.append(torch.from_numpy(np.ascontiguousarray(scene.pixels.transpose(0, 3, 1, 2))))
             masks.append(torch.from_numpy(mask_of(scene.ids, self._region((sample, region)))[None]))
         return CaptionBatch(tokens, frames, clip, pixels=torch.stack(pixels), masks=torch.stack(masks))
+
+
+def balanced(labels: Sequence[str], balance: float) -> NDArray[np.float64]:
+    """(N,) weights of regions: one by the power `balance` of how often its label comes; "" is as the mean."""
+    counts = Counter(labels)
+    weights = np.array([counts[label] ** -balance if label else np.nan for label in labels])
+    usual = np.nanmean(weights) if any(labels) else 1.0
+    return np.nan_to_num(weights, nan=float(usual))
 
 
 class TextDataset(Dataset[CaptionBatch]):
@@ -184,6 +198,9 @@ class CaptionStage(nn.Module):
         self.pam = pam
         self._config = config
         self._store = store
+        perceiver = pam.perceiver
+        asked = config.where_weight and config.kind is StageKind.CAPTION and len(perceiver.sem_tokens.weight)
+        self.where_head = _where_head(perceiver.width) if asked else None
         self.register_buffer("before", torch.tensor(pam.language.encode_text(BEFORE_ROWS)), persistent=False)
 
     def forward(self, batch: CaptionBatch, generator: Generator) -> dict[str, Tensor]:
@@ -192,8 +209,13 @@ class CaptionStage(nn.Module):
         tokens = batch.tokens
         embed = transformer.get_input_embeddings()
         parts = [embed(self.before).expand(len(tokens.ids), -1, -1)]
+        figures: dict[str, Tensor] = {}
         if batch.frames:
-            parts.append(self._rows(batch, generator).to(parts[0].dtype))
+            shown = self._shown(batch, generator)  # B·n regions, frames of a sample next to each other
+            semantic, refined = self.pam.perceiver(shown.tap.image, shown.tap.tokens)
+            parts.append(self._rows(batch, semantic, refined).to(parts[0].dtype))
+            if self.where_head is not None:
+                figures["where"] = where_loss(self.where_head(semantic.mean(1)), shown.where)
         inputs = torch.cat([*parts, embed(tokens.ids)], dim=1)  # (B, P + rows + L, H)
         positions = torch.arange(inputs.shape[1], device=inputs.device)[None]
         # Padding stands on the right: under the causal mask nothing that counts sees it.
@@ -205,9 +227,12 @@ class CaptionStage(nn.Module):
         states = hidden.last_hidden_state[:, shift:-1]  # (B, L, H): row i predicts token i
         logits = transformer.lm_head(states.flatten(0, 1)[tokens.learned]).float()
         labels = tokens.labels.flatten()[tokens.learned]
-        loss = F.cross_entropy(logits, labels)
+        weights = tokens.weights
+        loss = (F.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
         hits = logits.argmax(1) == labels
-        figures = {"loss": loss, "token": hits.float().mean()}
+        figures |= {"loss": loss, "token": hits.float().mean()}
+        if "where" in figures:
+            figures["loss"] = loss + self._config.where_weight * figures["where"]
         if tokens.asks_labels:
             right = torch.ones_like(tokens.ids, dtype=torch.bool).flatten()
             right[tokens.learned] = hits
@@ -215,11 +240,9 @@ class CaptionStage(nn.Module):
             figures["label"] = whole.sum() / tokens.is_label.sum()
         return figures
 
-    def _rows(self, batch: CaptionBatch, generator: Generator) -> Tensor:
+    def _rows(self, batch: CaptionBatch, semantic: Tensor, refined: Tensor) -> Tensor:
         """What stands for `<image>`: (B, rows, H), as `Pam.tap_rows` and `Pam.visual_rows` make it."""
         count, frames, pam = len(batch.tokens.ids), batch.frames, self.pam
-        tap = self._tap(batch, generator)  # of B·n regions, frames of a sample next to each other
-        semantic, refined = pam.perceiver(tap.image, tap.tokens)
         semantic = semantic.reshape(count, frames, *semantic.shape[1:])
         refined = refined.reshape(count, frames, *refined.shape[1:])
         rows: Tensor = pam.projector(pam.perceiver.shuffle(refined[:, 0], fine=True), semantic[:, 0])
@@ -234,18 +257,33 @@ class CaptionStage(nn.Module):
             parts.append(closed.reshape(count, -1, closed.shape[2]))
         return torch.cat(parts, dim=1)
 
-    def _tap(self, batch: CaptionBatch, generator: Generator) -> Tap:
+    def _shown(self, batch: CaptionBatch, generator: Generator) -> Shown:
         if batch.tap_rows is not None:
             assert self._store is not None
             return self._store.take(batch.tap_rows)
         assert batch.pixels is not None and batch.masks is not None
         pixels = augment.colours(batch.pixels, generator)
-        tap = rolled_out(
-            self.pam.segmenter, pixels, batch.masks, generator, boxes_only=self._config.boxes_only
+        shown = rolled_out(
+            self.pam.segmenter, pixels, batch.masks, generator, box_share=self._config.box_share
         )  # time first
         count, frames = len(batch.tokens.ids), batch.frames
 
         def by_sample(tensor: Tensor) -> Tensor:
             return tensor.reshape(frames, count, *tensor.shape[1:]).transpose(0, 1).flatten(0, 1)
 
-        return Tap(by_sample(tap.image), by_sample(tap.tokens))
+        tap = Tap(by_sample(shown.tap.image), by_sample(shown.tap.tokens))
+        return Shown(tap, by_sample(shown.where))
+
+
+def _where_head(width: int) -> nn.Module:
+    """Asks a region's semantic tokens, their mean, where it is; only trains them, as `WordsHead`."""
+    hidden = 2 * width
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 5))
+
+
+def where_loss(found: Tensor, truth: Tensor) -> Tensor:
+    """(K, 5) and `Shown.where` (K, 5) → a scalar: how far off places are, and who is in view."""
+    in_view = truth[:, 4]
+    off = (found[:, :4].float() - truth[:, :4]).abs().mean(1)
+    doubt = F.binary_cross_entropy_with_logits(found[:, 4].float(), in_view)
+    return (off * in_view).sum() / in_view.sum().clamp(min=1) + WHO_IS_IN_VIEW * doubt

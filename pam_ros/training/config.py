@@ -60,7 +60,10 @@ class StageConfig:
         tasks: weight of each image task; languages: those trained.
         clip_frames: how many frames a clip may have, drawn per step.
         carry_over: share of clips that begin with the last frame of the one before (paper, section 3.1).
-        boxes_only: the data's masks are filled boxes (jsonl data): prompt with boxes, never with clicks.
+        box_share: share of regions prompted by a box alone, 0..1; 1 where the data's masks are filled boxes.
+        label_balance: how far frequent labels are asked for less often, 0 (not) .. 1 (all alike).
+        answer_balance: how far answers weigh alike, 0 (tokens do, as in the paper) .. 1 (answers do).
+        where_weight: weight of the auxiliary loss that asks the semantic tokens where the region is.
         cache_taps: keep what the Perceiver reads of every region in memory; 0 = off, else prompts per region.
     """
 
@@ -98,7 +101,10 @@ class StageConfig:
     languages: tuple[Language, ...] = (Language.EN, Language.ZH)
     clip_frames: tuple[int, ...] = (16,)
     carry_over: float = 0.7
-    boxes_only: bool = False
+    box_share: float = 0.4
+    label_balance: float = 0.0
+    answer_balance: float = 0.0
+    where_weight: float = 0.0
     cache_taps: int = 0
 
     def __post_init__(self) -> None:
@@ -111,7 +117,7 @@ class StageConfig:
             )
         for name, low, high in (
             ("steps", 1, 1e9), ("batch", 1, 1e6), ("warmup", 0, 0.5), ("final_rate", 0, 1),
-            ("video_share", 0, 1),
+            ("video_share", 0, 1), ("box_share", 0, 1), ("label_balance", 0, 1), ("answer_balance", 0, 1),
             ("correction", 0, 1), ("carry_over", 0, 1), ("clip_norm", 0, 1e9), ("video_frames", 1, 256),
             ("max_minutes", 0, 1e6), ("video_after", 0, 1e9),
         ):  # fmt: skip

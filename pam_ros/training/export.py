@@ -12,14 +12,8 @@ from pam_ros.model.checkpoint import load_model, save_model
 
 
 def export_model(trained: Path, folder: Path) -> float:
-    """Writes the model into `folder`, marks its description as trained; returns the weights' size in MB."""
+    """Writes the model into `folder`; returns the weights' size in MB."""
     save_model(load_model(str(trained), device="cpu", dtype="float32"), folder, dtype=torch.float16)
-    description = folder.with_suffix(".yaml")
-    if description.is_file():
-        lines = description.read_text(encoding="utf-8").splitlines(keepends=True)
-        # The seed says "untrained: draw the weights"; without it the weights are read.
-        kept = [line for line in lines if not line.startswith("seed:")]
-        description.write_text("".join(kept), encoding="utf-8")
     return (folder / "model.safetensors").stat().st_size / 1e6
 
 

@@ -23,7 +23,7 @@ class _Pictures:
 
 
 class JsonlSource:
-    """A file of conversation or of streaming lines. A region's mask is its box filled: set `boxes_only`."""
+    """A file of conversation or of streaming lines. Masks are filled boxes: set `box_share` to 1."""
 
     def __init__(self, path: Path) -> None:
         with path.open(encoding="utf-8") as file:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+ONE_CLICK = 0.75  # of what is not prompted by a box alone
 BOX_JITTER = 0.08  # standard deviation of a box corner, in box sides
 MOST_PROCESSES = 4096  # a step's seed is a multiple of it, plus the process's number
 QUARTER = 4  # pixels: neighbourhoods are looked at this coarsely, as large windows cost most of a step
@@ -66,13 +67,17 @@ def click(masks: Tensor, generator: Generator) -> Clicks:
     return Clicks(points[:, None], torch.ones(len(masks), 1, dtype=torch.int32, device=masks.device))
 
 
+def tight_boxes(masks: Tensor) -> Tensor:
+    """(…, S, S) bool → (…, 4) float32 x1, y1, x2, y2, far edges exclusive. Empty masks: the whole picture."""
+    side, sides = masks.shape[-1], (masks.any(-2).int(), masks.any(-1).int())
+    low = [seen.argmax(-1) for seen in sides]
+    high = [side - seen.flip(-1).argmax(-1) for seen in sides]
+    return torch.stack([*low, *high], dim=-1).float()
+
+
 def box(masks: Tensor, generator: Generator) -> Clicks:
     """Tight boxes of (B, S, S) bool, two thirds of them a little off. Empty masks: the whole picture."""
-    side = masks.shape[2]
-    columns, rows = masks.any(1), masks.any(2)  # (B, S)
-    low = torch.stack([columns.int().argmax(1), rows.int().argmax(1)], dim=1)
-    high = side - torch.stack([columns.flip(1).int().argmax(1), rows.flip(1).int().argmax(1)], dim=1)
-    corners = torch.stack([low, high], dim=1).float()  # (B, 2, 2)
+    side, corners = masks.shape[2], tight_boxes(masks).reshape(-1, 2, 2)
     spread = (corners[:, 1:] - corners[:, :1]) * BOX_JITTER
     noise = torch.randn(len(masks), 2, 2, generator=generator, device=masks.device).clamp(-1.5, 1.5)
     shaken = random_numbers(generator, len(masks), 1, 1) < 2 / 3
@@ -100,15 +105,11 @@ def joined(*parts: Clicks) -> Clicks:
     )
 
 
-def first_prompts(masks: Tensor, generator: Generator, *, boxes_only: bool = False) -> list[Clicks]:
-    """Prompts for B regions in three groups of consecutive regions: one click; a box; something richer.
-
-    `boxes_only` where the masks are no more than filled boxes.
-    """
-    if boxes_only:
-        return [box(masks, generator)]
+def first_prompts(masks: Tensor, generator: Generator, box_share: float) -> list[Clicks]:
+    """Prompts for B regions in three groups of consecutive regions: one click; a box; something richer."""
     count = len(masks)
-    clicked, boxed = round(0.45 * count), round(0.85 * count)
+    clicked = round(ONE_CLICK * (1 - box_share) * count)
+    boxed = clicked + round(box_share * count)
     groups = []
     if clicked:
         groups.append(click(masks[:clicked], generator))

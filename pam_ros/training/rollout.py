@@ -20,6 +20,8 @@ from pam_ros.model.memory import MemoryEntry, RegionMemory, memory_tokens
 from pam_ros.model.segmenter import REFINE_LOGIT_CLAMP, FrameFeatures, Segmenter, Tap, _Decoded
 from pam_ros.training.prompting import Clicks
 
+FEW_CHANNELS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -41,7 +43,14 @@ def fit_for_training(module: nn.Module) -> None:
 
 
 def _normalise(norm: LayerNorm2d, x: Tensor) -> Tensor:
-    """(B, C, h, w), normalised over C by one kernel, where the package's own forward takes nine."""
+    """(B, C, h, w), normalised over C by one kernel, where the package's own forward takes nine.
+
+    That kernel gives each pixel a block of threads. With few channels and many pixels, as at the start of
+    the mask downsampler, that took a third of a video step (H200), so there the nine come back.
+    """
+    if x.shape[1] <= FEW_CHANNELS:
+        normed: Tensor = LayerNorm2d.forward(norm, x)
+        return normed
     last = F.layer_norm(x.permute(0, 2, 3, 1), norm.weight.shape, norm.weight, norm.bias, norm.eps)
     return last.permute(0, 3, 1, 2)
 

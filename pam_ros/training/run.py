@@ -158,7 +158,7 @@ class Stage:
 
     def _caption(self) -> nn.Module:
         config, store = self.config, None
-        tokenisation = Tokenisation(self.pam.language)
+        tokenisation = Tokenisation(self.pam.language, config.answer_balance)
         rank = self.accelerator.process_index
         if config.kind is StageKind.LANGUAGE:
             self._by_step = TextDataset(self.source, config, tokenisation, rank=rank)

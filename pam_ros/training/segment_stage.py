@@ -58,7 +58,7 @@ class Words:
     """The labels and the caption words of the training data, numbered; the same for the same data."""
 
     def __init__(self, regions: Sequence[RegionEntry]) -> None:
-        self.labels = sorted({_label(region) for region in regions} - {""})
+        self.labels = sorted({region.label for region in regions} - {""})
         counts = Counter(word for region in regions for word in _words(region))
         self.words = sorted(word for word, count in counts.most_common(MAX_WORDS) if count > 1)
         self._label_rows = {label: row for row, label in enumerate(self.labels)}
@@ -67,11 +67,7 @@ class Words:
     def rows(self, region: RegionEntry) -> tuple[int, list[int]]:
         """The region's label and words by number."""
         known = [self._word_rows[word] for word in _words(region) if word in self._word_rows]
-        return self._label_rows.get(_label(region), UNNAMED), known
-
-
-def _label(region: RegionEntry) -> str:
-    return next(iter(region.texts.get((Task.LABEL, Language.EN), ())), "")
+        return self._label_rows.get(region.label, UNNAMED), known
 
 
 def _words(region: RegionEntry) -> set[str]:
@@ -251,7 +247,7 @@ class SegmentStage(nn.Module):
         for t in range(frames):
             here = picked(features, rows + t * count)
             if t == 0:
-                groups = first_prompts(truth[0], generator)
+                groups = first_prompts(truth[0], generator, self._config.box_share)
                 found = prompt(segmenter, here, memory, groups, last=frames == 1)
             else:
                 found = track(segmenter, here, memory)

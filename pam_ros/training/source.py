@@ -38,6 +38,11 @@ class RegionEntry:
     instance: int = 1
     part: int = 0  # 0 = the whole instance
 
+    @property
+    def label(self) -> str:
+        """Its first label in English, "" where it has none."""
+        return next(iter(self.texts.get((Task.LABEL, Language.EN), ())), "")
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from pam_ros.model.segmenter import Segmenter, Tap
 from pam_ros.training import augment
 from pam_ros.training.config import StageConfig
-from pam_ros.training.prompting import first_prompts
+from pam_ros.training.prompting import first_prompts, tight_boxes
 from pam_ros.training.rollout import normalised, picked, prompt, track
 from pam_ros.training.segment_stage import MIN_PIXELS
 from pam_ros.training.source import Entry
@@ -25,11 +25,19 @@ from pam_ros.training.store import NO_CODE, THIS_PART, Codes, FrameStore
 IMAGES_AT_ONCE, VIDEOS_AT_ONCE = 96, 64  # many: tracking is many small steps, which a GPU does not feel
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What SAM 2 says about K regions, and where they truly are."""
+
+    tap: Tap
+    where: Tensor  # (K, 5) float32: middle x, y, width, height as shares of the picture; 1 in view, 0 not
+
+
 @torch.no_grad()
 def rolled_out(
-    segmenter: Segmenter, pixels: Tensor, masks: Tensor, generator: Generator, *, boxes_only: bool = False
-) -> Tap:
-    """Prompts B regions in their first frames and tracks them → taps of T·B regions, time first.
+    segmenter: Segmenter, pixels: Tensor, masks: Tensor, generator: Generator, *, box_share: float
+) -> Shown:
+    """Prompts B regions in their first frames and tracks them → T·B regions, time first.
 
     `pixels` (N, T, 3, S, S) 0..255, `masks` (N, R, T, S, S) bool; B = N·R. As at inference: see `rollout`.
     """
@@ -47,12 +55,20 @@ def rolled_out(
         features = segmenter.encode_pixels(normalised(segmenter, pixels[:, t]), size)
         here = picked(features, rows)
         if t == 0:
-            found = prompt(segmenter, here, memory, first_prompts(first, generator, boxes_only=boxes_only))
+            found = prompt(segmenter, here, memory, first_prompts(first, generator, box_share))
         else:
             found = track(segmenter, here, memory)
         images.append(found.tap.image[back])
         tokens.append(found.tap.tokens[back])
-    return Tap(torch.cat(images), torch.cat(tokens))
+    where = whereabouts(masks.flatten(0, 1).transpose(0, 1))  # (T, B, 5)
+    return Shown(Tap(torch.cat(images), torch.cat(tokens)), where.flatten(0, 1))
+
+
+def whereabouts(masks: Tensor) -> Tensor:
+    """(…, S, S) bool → (…, 5), see `Shown.where`."""
+    corners = tight_boxes(masks) / masks.shape[-1]
+    low, high = corners[..., :2], corners[..., 2:]
+    return torch.cat([(low + high) / 2, high - low, masks.any(-1).any(-1)[..., None].float()], dim=-1)
 
 
 @dataclass(slots=True)
@@ -91,22 +107,22 @@ class TapStore:
         grid, width, device = segmenter.grid_size, segmenter.width, segmenter.pixel_mean.device
         self.image = torch.empty(rows, width, grid, grid, dtype=dtype, device=device)
         self.tokens = torch.empty(rows, 2, width, dtype=dtype, device=device)
+        self.where = torch.empty(rows, 5, device=device)
 
-    def take(self, rows: Tensor) -> Tap:
-        """Rows (K,) → tap of K regions."""
-        return Tap(self.image[rows].float(), self.tokens[rows].float())
+    def take(self, rows: Tensor) -> Shown:
+        """Rows (K,) → K regions."""
+        return Shown(Tap(self.image[rows].float(), self.tokens[rows].float()), self.where[rows])
 
-    def put(self, samples: Sequence[int], entries: Sequence[Entry], variant: int, tap: Tap) -> None:
-        """Keeps the taps of regions told of, of N samples of T frames; they come time first."""
+    def put(self, samples: Sequence[int], entries: Sequence[Entry], variant: int, shown: Shown) -> None:
+        """Keeps the regions told of, of N samples of T frames; they come time first."""
         frames = entries[samples[0]].frames
         shape = (frames, len(samples), -1)
-        image = tap.image.reshape(*shape, *tap.image.shape[1:])
-        tokens = tap.tokens.reshape(*shape, *tap.tokens.shape[1:])
+        stores = {self.image: shown.tap.image, self.tokens: shown.tap.tokens, self.where: shown.where}
         for row, sample in enumerate(samples):
             for column, region in enumerate(told_of(entries[sample])):
                 start = self.index.starts[sample, region, variant]
-                self.image[start : start + frames] = image[:, row, column].to(self.image.dtype)
-                self.tokens[start : start + frames] = tokens[:, row, column].to(self.tokens.dtype)
+                for kept, found in stores.items():
+                    kept[start : start + frames] = found.reshape(*shape, *found.shape[1:])[:, row, column]
 
 
 @dataclass(slots=True)
@@ -126,7 +142,7 @@ class Kept:
 def tap_key(config: StageConfig, segmenter: Segmenter) -> tuple[object, ...]:
     """Everything that taps depend on."""
     weights = sum(float(parameter.double().abs().sum()) for parameter in segmenter.parameters())
-    how = (config.cache_taps, config.precision, config.boxes_only, config.seed, segmenter.perceiver_input)
+    how = (config.cache_taps, config.precision, config.box_share, config.seed, segmenter.perceiver_input)
     return config.data, *how, weights
 
 
@@ -164,8 +180,8 @@ def fill_store(
             generator = Generator(device).manual_seed(seed)
             coloured = augment.colours(pixels, generator)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                tap = rolled_out(segmenter, coloured, masks, generator, boxes_only=config.boxes_only)
-            store.put(samples, entries, variant, tap)
+                shown = rolled_out(segmenter, coloured, masks, generator, box_share=config.box_share)
+            store.put(samples, entries, variant, shown)
         seen = frames.areas[rows[:, 0]] >= MIN_PIXELS
         store.index.usable |= {
             (sample, region)

@@ -41,12 +41,14 @@ class Tokens:
     labels: Tensor  # (B, L) int64: the id where it is to be learned, else IGNORED
     is_label: Tensor  # (B,) bool: Task.LABEL
     learned: Tensor  # (K,) int64: where in B·L there is something to be learned
+    weights: Tensor  # (K,) float32: what each of these counts in the loss
     asks_labels: bool  # whether any is a label; known without asking the device
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Tokens:
         """Every tensor changed: pinned, or sent somewhere."""
         ids, labels = change(self.ids), change(self.labels)
-        return Tokens(ids, labels, change(self.is_label), change(self.learned), self.asks_labels)
+        where, weights = change(self.learned), change(self.weights)
+        return Tokens(ids, labels, change(self.is_label), where, weights, self.asks_labels)
 
 
 def image_lessons(region: RegionEntry, config: StageConfig) -> list[tuple[Task, Language]]:
@@ -141,8 +143,8 @@ def context_lesson(
 class Tokenisation:
     """Texts → padded ids. Remembers what it has seen: the same wordings come again and again."""
 
-    def __init__(self, language: LanguageModel) -> None:
-        self._language = language
+    def __init__(self, language: LanguageModel, answer_balance: float = 0.0) -> None:
+        self._language, self._balance = language, answer_balance
         self._seen: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:
@@ -166,5 +168,7 @@ class Tokenisation:
         for place, (row, known) in enumerate(zip(rows, learned, strict=True)):
             ids[place, : len(row)], labels[place, : len(row)] = torch.tensor(row), torch.tensor(known)
         is_label = torch.tensor([lesson.task is Task.LABEL for lesson in lessons])
-        (where,) = (labels.flatten() != IGNORED).nonzero(as_tuple=True)
-        return Tokens(ids, labels, is_label, where, bool(is_label.any()))
+        counts = labels != IGNORED
+        (where,) = counts.flatten().nonzero(as_tuple=True)
+        weights = (counts.sum(1, keepdim=True).clamp(min=1) ** -self._balance).expand_as(counts)[counts]
+        return Tokens(ids, labels, is_label, where, weights, bool(is_label.any()))
