@@ -189,7 +189,7 @@ def models() -> None:
     for name, description in list_models().items():
         try:
             find_files(name, None)
-            present = "yes" if description.trained else "yes (untrained)"
+            present = "yes"
         except ModelNotFoundError:
             present = f"no: pam fetch {name}"
         table.add_row(name, description.summary, description.licence, present)
@@ -405,15 +405,11 @@ def _numbers(text: str, count: int, option: str) -> list[float]:
 
 
 def _load(name: str, device: str, dtype: str, sam2: Path | None) -> Pam:
-    """Loads a model, telling on stderr what is done; says plainly where it is untrained."""
+    """Loads a model, telling on stderr what is done."""
     from pam_ros.model.checkpoint import load_model
-    from pam_ros.model.interface import UNTRAINED
 
     with console.status(f"loading {name}") as status:
-        pam = load_model(name, device=device, dtype=dtype, sam2=sam2, progress=status.update)
-    if not pam.info.trained:
-        console.print(f"[bold yellow]{pam.info.name}: {UNTRAINED}")
-    return pam
+        return load_model(name, device=device, dtype=dtype, sam2=sam2, progress=status.update)
 
 
 def _full_mask(region: Region, size: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.bool_]]:

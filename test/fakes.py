@@ -106,9 +106,7 @@ class FakeModel:
     @property
     def info(self) -> ModelInfo:
         """No model at all."""
-        return ModelInfo(
-            name="fake", device="cpu", dtype="float32", parameters=0, trained=False, licence="none"
-        )
+        return ModelInfo(name="fake", device="cpu", dtype="float32", parameters=0, licence="none")
 
     def encode(self, image: NDArray[np.uint8]) -> FakeFeatures:
         shade = int(image.mean())

@@ -60,7 +60,6 @@ def test_variants(tmp_path: Path, tensors: dict[str, Tensor], shards: int, place
             save_file({n: t + 1 if n.startswith(TOWER) else t for n, t in content.items()}, path)
     pam = load_model(str(tmp_path))
     assert_loaded(pam, tensors)
-    assert pam.info.trained
     assert pam.info.name == folder.name
     assert pam.info.dtype == "float32"
     assert not any(parameter.requires_grad for parameter in pam.parameters())

@@ -50,7 +50,6 @@ def test_perceive_writes_masks_overlay_and_json(picture: Path, tmp_path: Path):
         assert mask.shape == (120, 160)
         assert int(mask.sum()) == region["area_px"]
     assert media.read_image(tmp_path / "out/overlay.png").shape == (120, 160, 3)
-    assert ("untrained" in result.stderr) == (not record["model"]["trained"])
 
 
 def test_a_mask_prompt_is_taken_as_it_is(picture: Path, tmp_path: Path):

@@ -16,7 +16,15 @@ from ros_harness import pam, wait_until
 from sensor_msgs.msg import Image
 
 from pam_ros import media
+from pam_ros.data.ontology import ontology
+from pam_ros.evaluation.samples import EvaluationRegion, Kind
+from pam_ros.evaluation.stream import events_are_right, events_in
+from pam_ros.evaluation.texts import function_is_right, label_is_right
+from pam_ros.records import Language
 
+CONFIG = Path(__file__).resolve().parents[1] / "config"
+# Shares of the two labels, the two explanations, and the captions.
+LEAST_RIGHT = {"label": 0.5, "function": 0.5, "events": 0.3}
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
 REAL_CLIPS = {"03_bedroom.mp4": "295,2,534,404", "02_juggle.mp4": ""}
 
@@ -40,8 +48,51 @@ def check_output(out: Path) -> None:
     assert len(list(media.read_video(out / "overlay.mp4"))) >= 5
 
 
+def true_region() -> tuple[EvaluationRegion, float]:
+    """What is true of the region that the demo prompts, and the clip's frames a second."""
+    truth = json.loads((CONFIG / "demo" / "clip.json").read_text())
+    (thing,) = (each for each in truth["objects"] if each["box"] == truth["prompt_box_xyxy"])
+    segments = [
+        (round(part["start_s"] * truth["fps"]), round(part["end_s"] * truth["fps"]), part["event"])
+        for part in thing["events"]
+    ]
+    function = ontology().entries[thing["category"]].function
+    region = EvaluationRegion(
+        "region 1",
+        Kind.OBJECT,
+        tuple(thing["box"]),
+        {},
+        category=thing["category"],
+        function=function,
+        segments=tuple(segments),
+    )
+    return region, truth["fps"]
+
+
+def check_truth(out: Path) -> None:
+    """What was said is right, as far as it was when the model's weights were made: see LEAST_RIGHT."""
+    region, fps = true_region()
+    last = json.loads((out / "regions.jsonl").read_text().splitlines()[-1])
+    texts = last["regions"][0]["texts"]
+    said = {language: texts[language.value] for language in Language}
+    right = {
+        "label": [label_is_right(text["label"], language, region) for language, text in said.items()],
+        "function": [function_is_right(text["explain"], language, region) for language, text in said.items()],
+    }
+    captions = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
+    begin = captions[0]["start_ns"]
+    spans = [[round((c[key] - begin) / 1e9 * fps) for key in ("start_ns", "end_ns")] for c in captions]
+    right["events"] = [
+        events_are_right(caption["text"], Language.EN, events_in(region, *span))
+        for caption, span in zip(captions, spans, strict=True)
+    ]
+    shares = {what: sum(found) / len(found) for what, found in right.items()}
+    heard = [caption["text"] for caption in captions]
+    assert all(shares[what] >= least for what, least in LEAST_RIGHT.items()), (shares, said, heard)
+
+
 @pytest.mark.timeout(400)
-def test_the_default_demo_runs(tmp_path: Path):
+def test_the_default_demo_runs_and_tells_the_truth(tmp_path: Path):
     result = run("demo", "--out", "out", cwd=tmp_path, timeout_s=380)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "region 1 is (en)" in result.stdout
@@ -49,6 +100,7 @@ def test_the_default_demo_runs(tmp_path: Path):
     said = result.stdout + result.stderr
     assert "refused" not in said and "ignored" not in said and "ros2 lifecycle" not in said, said
     check_output(tmp_path / "out")
+    check_truth(tmp_path / "out")
 
 
 @pytest.mark.timeout(400)

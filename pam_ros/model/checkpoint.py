@@ -114,7 +114,6 @@ def _info(model: Pam, files: ModelFiles, device: torch.device, dtype: torch.dtyp
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        trained=description is None or description.trained,
         licence="see the model's card" if description is None else description.licence,
     )
 
@@ -151,8 +150,7 @@ def find_files(name_or_path: str, sam2: Path | None) -> ModelFiles:
         folder = _hub_folder(description.hub.hub_id, description.name)
     root, folder = folder, _with_config(folder)
     weights = tuple(sorted(folder.glob("*.safetensors")))
-    untrained = description is not None and not description.trained
-    if not weights and not untrained:
+    if not weights:
         raise ModelNotFoundError(f"{folder} holds no *.safetensors file")
     own = folder / "sam2.yaml"
     return ModelFiles(
@@ -249,20 +247,25 @@ def load_official(
 
 
 def _loaded(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, tell: Progress) -> Pam:
-    """Builds a model and gives it its weights, from the files; those that are untrained from its seed."""
-    description = files.description
+    """Builds a model without initialising, then copies every tensor in; strict in both directions."""
     config = read_config(files.folder)
-    if description is not None and description.seed is not None:
-        model = _initialised(files, config, description.seed)
-        model.place(device, dtype)
-        filling = Filling(model, tied=False)
-        _read_weights(files, filling, tell)
-        filling.check(files.folder, partly=True)
-    else:
-        model = _filled(files, config, device, dtype, tell)
+    tokenizer = read_tokenizer(files.folder)
+    shapes = {name: shape for path in files.weights for name, shape in shapes_of(path).items()}
+    if files.sam2_weights is None and not any(name.startswith(VISION_TOWER) for name in shapes):
+        raise ModelNotFoundError(
+            f"{files.folder} holds no SAM 2 weights (neither sam2*.pt nor {VISION_TOWER}* tensors); "
+            "put sam2.1_hiera_large.pt beside config.json or name the file"
+        )
+    _fit_vocabulary(config, shapes, tokenizer)
+    with no_init_weights():
+        model = _build(files, config, tokenizer)
+    model.language.transformer.tie_weights()  # part of the initialisation that was skipped
+    # Before the weights come: what was never written costs no memory, so the peak is one model of `dtype`.
+    model.place(device, dtype)
+    _fill(model, files, tied=bool(config.get("tie_word_embeddings")), tell=tell)
     model.requires_grad_(False)
-    if description is not None:
-        model.max_new_tokens = description.max_new_tokens
+    if files.description is not None:
+        model.max_new_tokens = files.description.max_new_tokens
     return model
 
 
@@ -284,50 +287,19 @@ def _build(files: ModelFiles, config: Mapping[str, Any], tokenizer: PreTrainedTo
         raise CheckpointError(f"{files.folder}: its configuration cannot be built: {error}") from error
 
 
-def _initialised(files: ModelFiles, config: Mapping[str, Any], seed: int) -> Pam:
-    """Weights drawn from a seed, the same on every machine."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _build(files, config, read_tokenizer(files.folder))
-    # So that an untrained model has a region to talk about: "the object is there".
-    torch.nn.init.constant_(model.segmenter.sam2.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 6.0)
-    return model
-
-
-def _filled(
-    files: ModelFiles, config: dict[str, Any], device: torch.device, dtype: torch.dtype, tell: Progress
-) -> Pam:
-    """Builds without initialising, then copies every tensor in; strict in both directions."""
-    tokenizer = read_tokenizer(files.folder)
-    shapes = {name: shape for path in files.weights for name, shape in shapes_of(path).items()}
-    if files.sam2_weights is None and not any(name.startswith(VISION_TOWER) for name in shapes):
-        raise ModelNotFoundError(
-            f"{files.folder} holds no SAM 2 weights (neither sam2*.pt nor {VISION_TOWER}* tensors); "
-            "put sam2.1_hiera_large.pt beside config.json or name the file"
-        )
-    _fit_vocabulary(config, shapes, tokenizer)
-    with no_init_weights():
-        model = _build(files, config, tokenizer)
-    model.language.transformer.tie_weights()  # part of the initialisation that was skipped
-    # Before the weights come: what was never written costs no memory, so the peak is one model of `dtype`.
-    model.place(device, dtype)
-    filling = Filling(model, tied=bool(config.get("tie_word_embeddings")))
+def _fill(model: Pam, files: ModelFiles, *, tied: bool, tell: Progress) -> None:
+    filling = Filling(model, tied=tied)
     if files.sam2_weights is not None:
         tell(f"reading {files.sam2_weights.name}")
         for name, tensor in read_pt(files.sam2_weights):
             filling.take(SAM2_PREFIX + name, tensor, source=name)
-    _read_weights(files, filling, tell)
-    filling.check(files.folder)
-    return model
-
-
-def _read_weights(files: ModelFiles, filling: Filling, tell: Progress) -> None:
     for path in files.weights:
         tell(f"reading {path.name}")
         for name, tensor in read_safetensors(path):
             if name.startswith(VISION_TOWER) and files.sam2_weights is not None:
                 continue  # the SAM 2 file decides
             filling.take(our_name(name), tensor, source=name)
+    filling.check(files.folder)
 
 
 def _fit_vocabulary(

@@ -88,16 +88,10 @@ class ModelDescription:
     summary: str
     path: Path  # of the yaml file
     folder: str | None = None  # bundled weights, beside the yaml file
-    seed: int | None = None  # no weights yet: initialised from this seed, its words mean nothing
     hub: HubFile | None = None
     sam2: HubFile | None = None
     working_memory_gib: float = 0.25  # beside the weights, for one region and one clip
     max_new_tokens: int = 512
-
-    @property
-    def trained(self) -> bool:
-        """False where the weights are only initialised."""
-        return self.seed is None
 
 
 def list_models() -> dict[str, ModelDescription]:

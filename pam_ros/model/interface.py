@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from pam_ros.records import Language, Prompt, Task
 
-UNTRAINED = "the language model is untrained: its words mean nothing"
-
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -22,7 +20,6 @@ class ModelInfo:
     device: str
     dtype: str
     parameters: int  # count
-    trained: bool  # False: see UNTRAINED
     licence: str
 
 

@@ -60,7 +60,7 @@ class Pam(nn.Module):
         config = Qwen2Config(**language_arguments(architecture.language))
         perceiver = architecture.perceiver
         self.architecture = architecture
-        self.info = ModelInfo(name="", device="cpu", dtype="float32", parameters=0, trained=False, licence="")
+        self.info = ModelInfo(name="", device="cpu", dtype="float32", parameters=0, licence="")
         self.max_new_tokens = 512
         self.segmenter = Segmenter(instantiate(dict(architecture.sam2)), perceiver_input=perceiver.input)
         self.perceiver = SemanticPerceiver(

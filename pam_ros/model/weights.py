@@ -72,10 +72,10 @@ class Filling:
             slot.copy_(tensor)
         self._left.discard(ours)
 
-    def check(self, folder: Path, *, partly: bool = False) -> None:
-        """Raises CheckpointError listing every name that does not fit. `partly`: none need be there."""
+    def check(self, folder: Path) -> None:
+        """Raises CheckpointError listing every name that does not fit."""
         problems = {
-            "missing": [] if partly else sorted(map(official_name, self._left)),
+            "missing": sorted(map(official_name, self._left)),
             "unexpected": sorted(self._unexpected),
             "of another shape": sorted(self._misshaped),
         }

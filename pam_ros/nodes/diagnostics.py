@@ -12,7 +12,7 @@ from enum import Enum
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
-from pam_ros.model.interface import UNTRAINED, ModelInfo
+from pam_ros.model.interface import ModelInfo
 from pam_ros.nodes.perception_node import PerceptionNode
 from pam_ros.runtime.statistics import CameraStatistics, EngineStatistics
 
@@ -61,8 +61,6 @@ def _manager_status(manager: str, health: Health, statistics: EngineStatistics |
         level, message = DiagnosticStatus.ERROR, f"{message}: {health.cause}"
     elif health.phase is not Phase.ACTIVE:
         level, message = DiagnosticStatus.WARN, f"{message}; {health.cause or health.advice}"
-    elif health.model is not None and not health.model.trained:
-        level, message = DiagnosticStatus.WARN, f"active, but {UNTRAINED}"
     values = {"state": health.phase.value, "memory": f"{_resident_bytes() // _MIB} MiB"}
     if health.model is not None:
         values |= {
@@ -70,7 +68,6 @@ def _manager_status(manager: str, health: Health, statistics: EngineStatistics |
             "model parameters": f"{health.model.parameters / 1e6:.1f} million",
             "device": health.model.device,
             "dtype": health.model.dtype,
-            "trained": str(health.model.trained).lower(),
             "licence": health.model.licence,
         }
         values |= _gpu_memory(health.model.device)

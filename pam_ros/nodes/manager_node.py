@@ -25,7 +25,7 @@ from rclpy.timer import Timer
 from std_msgs.msg import Header
 
 from pam_ros.errors import CancelledError, ModelError
-from pam_ros.model.interface import UNTRAINED, DecodeRequest, PerceptionModel
+from pam_ros.model.interface import DecodeRequest, PerceptionModel
 from pam_ros.nodes.diagnostics import Health, Phase, report
 from pam_ros.nodes.link import CameraDispatch, EngineLink
 from pam_ros.nodes.parameters import MANAGER, ManagerSettings, declare, manager_settings
@@ -218,8 +218,6 @@ class ManagerNode(LifecycleNode):
         )
         info = model.info
         self.get_logger().info(f"model {info.name} is ready: {info.dtype} on {info.device}")
-        if not info.trained:
-            self.get_logger().warning(f"{info.name}: {UNTRAINED}")
 
     def _show_progress(self, line: str) -> None:
         if self._stopping.is_set():
