@@ -19,6 +19,7 @@ from pam_ros.data import jsonl
 from pam_ros.data.catalogue import CATEGORIES, HELD_OUT_FAMILIES, build_shape, draw_object, split_of_number
 from pam_ros.data.cli import scenes_app
 from pam_ros.data.dataset import (
+    LARGEST_PART,
     ImageSample,
     VideoSample,
     image_sample,
@@ -26,7 +27,7 @@ from pam_ros.data.dataset import (
     video_sample,
 )
 from pam_ros.data.judge import judge
-from pam_ros.data.render import SceneRenderer, first_states
+from pam_ros.data.render import PARTS, SceneRenderer, first_states
 from pam_ros.data.rooms import KINDS
 from pam_ros.data.scenes import draw_scene, footprint
 from pam_ros.data.shards import id_picture, write_image, write_index, write_video
@@ -70,6 +71,14 @@ def test_masks_boxes_and_parts_agree(images: list[ImageSample]) -> None:
             )
         assert sample.instances.max() <= len(sample.scene.objects) + len(sample.scene.fixtures)
         assert not (sample.parts[sample.instances == 0]).any()
+
+
+def test_a_part_that_is_all_that_is_seen_is_not_asked_about() -> None:
+    image = image_sample(1_000_017, "test", *SMALL)
+    (spatula,) = (each for each in image.regions if each.facts.category == "spatula")
+    seen = image.parts[image.instances == spatula.instance]
+    assert np.count_nonzero(seen == PARTS.index("handle")) > LARGEST_PART * len(seen)
+    assert [each.part for each in image.regions if each.instance == spatula.instance] == [""]
 
 
 def test_depth_and_camera_lead_back_to_the_scene() -> None:

@@ -23,6 +23,9 @@ from pam_ros.records import IMAGE_TASKS, Language, Task
 WIDTH, HEIGHT = 512, 384
 SMALLEST_OBJECT = 0.0015  # of the picture's area: a smaller object or part is not asked about
 SMALLEST_BACKGROUND = 0.02
+LARGEST_PART = (
+    0.85  # of what is seen of its object: beyond, a box or click cannot tell which of the two is meant
+)
 SCENES_DRAWN = 6  # at most, until the wished event can happen in one
 ATTEMPTS = 8  # scenes drawn until the one with the events is well in view
 
@@ -197,6 +200,8 @@ def image_sample(seed: int, split: str, width: int = WIDTH, height: int = HEIGHT
         mask = region_mask(frame.instances, frame.parts, instance, part)
         pixels = np.count_nonzero(mask)
         if pixels < area * (SMALLEST_BACKGROUND if facts.kind == "region" else SMALLEST_OBJECT):
+            continue
+        if part and pixels > LARGEST_PART * np.count_nonzero(frame.instances == instance):
             continue
         texts = {
             (task, language): describe(facts, task, language, rng)
