@@ -407,9 +407,12 @@ def _numbers(text: str, count: int, option: str) -> list[float]:
 def _load(name: str, device: str, dtype: str, sam2: Path | None) -> Pam:
     """Loads a model, telling on stderr what is done."""
     from pam_ros.model.checkpoint import load_model
+    from pam_ros.threads import in_passing_thread
 
     with console.status(f"loading {name}") as status:
-        return load_model(name, device=device, dtype=dtype, sam2=sam2, progress=status.update)
+        return in_passing_thread(
+            lambda: load_model(name, device=device, dtype=dtype, sam2=sam2, progress=status.update)
+        )
 
 
 def _full_mask(region: Region, size: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.bool_]]:

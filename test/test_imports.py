@@ -11,13 +11,14 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "pam_ros"
 
 # What serves all: values, errors, the package's own files, pictures and videos on disk.
-SHARED = {"records", "errors", "share", "media", "output_files"}
+SHARED = {"records", "errors", "share", "media", "output_files", "threads"}
 
 # Which rooms each room may import, besides itself. The command line stands above all; nobody imports it.
 ALLOWED = {
     "records": {"errors"},
     "errors": set(),
     "share": {"errors"},
+    "threads": set(),
     "media": {"errors", "records"},
     "output_files": {"errors"},
     "model": SHARED,

@@ -21,6 +21,7 @@ from pam_ros.evaluation.texts import evaluate_texts, open_similarity
 from pam_ros.evaluation.video import evaluate_video
 from pam_ros.model.checkpoint import load_model
 from pam_ros.model.pam import Pam
+from pam_ros.records import Language
 
 SMALL_SET = Path(__file__).parent / "data" / "scenes"
 DESCRIBED, FILMED = 16, 4  # of its 32 pictures and 8 videos, where an answer takes long
@@ -65,5 +66,5 @@ def test_texts(model: Pam, samples: Samples) -> None:
 
 def test_streaming_captions(model: Pam, samples: Samples) -> None:
     findings = Findings()
-    evaluate_stream(model, samples.videos[:FILMED], findings, open_judge(None, None))
-    check(findings, {"event_accuracy": 0.5, "event_accuracy_zh": 0.4})
+    evaluate_stream(model, samples.videos[:FILMED], findings, open_judge(), languages=[Language.EN])
+    check(findings, {"event_accuracy": 0.5})

@@ -69,7 +69,7 @@ def test_every_transition_and_the_memory() -> None:
             wait_until(lambda: messages, "the first result")
             region = robot.perceive(click(3, 3)).region
             assert region.id == 1
-            status = diagnostics.wait_for("model", lambda status: "active, but" in status.message)
+            status = diagnostics.wait_for("model", lambda status: status.message == "active")
             values = diagnostics.values(status)
             assert (values["model"], values["device"], values["state"]) == ("fake", "cpu", "active")
             wait_until(lambda: names and names[-1].class_map, "the region's name")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pam_ros.evaluation.samples import SampleError, Samples, read_folder, render
 from pam_ros.evaluation.speed import evaluate_speed
 from pam_ros.evaluation.video import evaluate_video
 from pam_ros.model.interface import PerceptionModel
+from pam_ros.threads import in_passing_thread
 
 Progress = Callable[[str], None]
 
@@ -127,7 +129,8 @@ def evaluation(
             name = "" if seed is None else f"seed {seed}: "
             tell = _prefixed(name, progress)
             samples = _samples(plan, seed, plan.cache or Path(scratch), tell)
-            found.append(SeedFindings(seed, evaluate_samples(model, samples, plan, tell)))
+            findings = in_passing_thread(partial(evaluate_samples, model, samples, plan, tell))
+            found.append(SeedFindings(seed, findings))
         yield found
 
 
@@ -136,6 +139,8 @@ def evaluate_samples(
 ) -> Findings:
     """All parts of the plan on these samples."""
     findings = Findings()
+    if Part.SPEED in plan.parts:  # first: see `in_passing_thread`
+        evaluate_speed(model, samples.images, samples.videos, findings, progress)
     if Part.MASKS in plan.parts:
         evaluate_masks(model, samples.images, findings, progress)
     if Part.VIDEO in plan.parts:
@@ -150,8 +155,6 @@ def evaluate_samples(
 
         judge = open_judge(plan.judge_url, plan.judge_model)
         evaluate_stream(model, samples.videos, findings, judge, carry_over=plan.carry_over, progress=progress)
-    if Part.SPEED in plan.parts:
-        evaluate_speed(model, samples.images, samples.videos, findings, progress)
     for key, part in MAIN_KEYS:
         findings.lack(key, f"{part.value} was not evaluated" if part not in plan.parts else "no case came up")
     return findings

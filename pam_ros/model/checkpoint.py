@@ -257,7 +257,7 @@ def _loaded(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, tell
             "put sam2.1_hiera_large.pt beside config.json or name the file"
         )
     _fit_vocabulary(config, shapes, tokenizer)
-    with no_init_weights():
+    with torch.random.fork_rng(devices=[]), no_init_weights():  # not everything is left uninitialised
         model = _build(files, config, tokenizer)
     model.language.transformer.tie_weights()  # part of the initialisation that was skipped
     # Before the weights come: what was never written costs no memory, so the peak is one model of `dtype`.

@@ -32,6 +32,7 @@ from pam_ros.nodes.parameters import MANAGER, ManagerSettings, declare, manager_
 from pam_ros.nodes.perception_node import PerceptionNode
 from pam_ros.records import Language, Prompt, Task
 from pam_ros.runtime.engine import Engine
+from pam_ros.threads import in_passing_thread
 
 _SUCCESS, _FAILURE, _ERROR = (
     TransitionCallbackReturn.SUCCESS,
@@ -200,16 +201,7 @@ class ManagerNode(LifecycleNode):
         self.get_logger().info(
             f"loading model {settings.model!r} (device {settings.device}, dtype {settings.dtype})"
         )
-        model = self._load_model(
-            settings.model,
-            device=settings.device,
-            dtype=settings.dtype,
-            memory_limit_gib=settings.memory_limit_gib,
-            progress=self._show_progress,
-        )
-        self._model = model
-        self._show_progress("warming up")
-        warm_up(model)
+        self._model = model = in_passing_thread(lambda: self._warm_model(settings))
         self._engine = Engine(
             model=model,
             cameras=self.cameras,
@@ -218,6 +210,18 @@ class ManagerNode(LifecycleNode):
         )
         info = model.info
         self.get_logger().info(f"model {info.name} is ready: {info.dtype} on {info.device}")
+
+    def _warm_model(self, settings: ManagerSettings) -> PerceptionModel:
+        model = self._load_model(
+            settings.model,
+            device=settings.device,
+            dtype=settings.dtype,
+            memory_limit_gib=settings.memory_limit_gib,
+            progress=self._show_progress,
+        )
+        self._show_progress("warming up")
+        warm_up(model)
+        return model
 
     def _show_progress(self, line: str) -> None:
         if self._stopping.is_set():
