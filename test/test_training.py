@@ -21,17 +21,18 @@ from pam_ros.model.checkpoint import load_model
 from pam_ros.model.pam import Pam
 from pam_ros.records import Language, Prompt, Task
 from pam_ros.share import share_folder
-from pam_ros.training.caption_stage import balanced, where_loss
+from pam_ros.training.caption_stage import balanced
 from pam_ros.training.config import StageConfig, TrainingError, config_from, read_config
 from pam_ros.training.loading import is_video_step, samples_of_step, video_steps_before
 from pam_ros.training.parts import open_model, part_of
+from pam_ros.training.places import where_loss, whereabouts
 from pam_ros.training.prompting import Clicks, box, click, correction, first_prompts
 from pam_ros.training.rollout import picked, prompt, track
 from pam_ros.training.run import Progress, rate_factor, run_stage
 from pam_ros.training.segment_stage import choose_regions
 from pam_ros.training.source import ShardSource, open_sources, share_of
 from pam_ros.training.store import FrameStore, mask_of
-from pam_ros.training.taps import Kept, TapStore, codes_of, fill_store, told_of, whereabouts
+from pam_ros.training.taps import Kept, TapStore, codes_of, fill_store, told_of
 from pam_ros.training.texts import Lesson, Tokenisation
 from pam_ros.training.tokenizer import texts_of, train_tokenizer
 
@@ -323,10 +324,8 @@ def test_taps_are_kept_of_the_regions_that_are_told_of(tiny: Path, segmented: Pa
     source.entries[3] = replace(source.entries[3], regions=(*quiet, told))
     config = stage(tiny, segmented, kind="caption", train=["perceiver"], steps=1, cache_taps=1)
     segmenter = load_model(str(segmented / "model"), device="cpu", dtype="float32").segmenter
-    frames = FrameStore(source.entries, SIZE, torch.device("cpu"))
-    assert sum(frames.fill(source, 0)) == 2 + 3 * 4
     store = TapStore(source.entries, segmenter, 1, torch.float32)
-    assert sum(fill_store(store, frames, source.entries, segmenter, config)) == 5
+    assert sum(fill_store(store, source, segmenter, config)) == 5
     regions = [len(entry.regions) for entry in source.entries]
     assert len(store.image) == regions[0] + regions[1] + 4 * (regions[2] + 1 + regions[4])
     last = len(silent)
@@ -334,9 +333,11 @@ def test_taps_are_kept_of_the_regions_that_are_told_of(tiny: Path, segmented: Pa
     assert torch.isfinite(store.image).all()
     assert len(torch.unique(store.image[store.index.find(3, last, 0, range(4))], dim=0)) == 4
     # Their masks are those of the right regions; a place that is filled up has none.
+    frames = FrameStore(source.entries, SIZE, torch.device("cpu"))
+    assert sum(frames.fill(source, 0)) == 2 + 3 * 4
     _, ids = frames.take(frames.starts[[2, 3]][:, None] + np.arange(4))
     places = [told_of(source.entries[sample]) for sample in (2, 3)]
-    masks = codes_of(frames.codes, [2, 3], places, ids.device).masks(ids)
+    masks = codes_of(source.entries, [2, 3], places, ids.device).masks(ids)
     for place, region in enumerate(source.entries[2].regions):
         assert np.array_equal(masks[0, place].numpy(), mask_of(ids[0].numpy().astype(np.uint16), region))
     assert np.array_equal(masks[1, 0].numpy(), mask_of(ids[1].numpy().astype(np.uint16), told))

@@ -19,7 +19,7 @@ import numpy as np
 
 SEEDS_PER_RUN = 1_000_000
 IMAGES_PER_SHARD, VIDEOS_PER_SHARD = 64, 4
-VIDEO_RATES_FPS = (4.0, 5.0, 6.0)
+VIDEO_RATES_FPS = (4.0, 6.0, 8.0)
 
 
 @dataclass(frozen=True, slots=True)

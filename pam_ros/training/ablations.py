@@ -92,7 +92,7 @@ def run_ablations(plan: Plan, variants: Sequence[Variant]) -> Results:
     results = _read_results(plan)
     samples = None if plan.test is None else read_folder(plan.test)
     base = load_model(str(plan.model), device="cpu", dtype="float32")
-    kept = Kept(hold_frames=len({variant.input for variant in variants}) > 1)
+    kept = Kept()
     for variant in variants:
         if variant.name not in results:
             folder = _trained(plan, base, variant, kept)

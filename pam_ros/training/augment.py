@@ -10,6 +10,7 @@ from pam_ros.training.prompting import random_numbers
 
 COVERED, CUT_AWAY = 0.4, 0.15  # shares of videos in which something moves in front, or the view is gone
 ZOOM = (0.65, 1.0)  # share of the picture that is seen
+WHOLE = 0.4  # share of pictures that are seen whole, as at inference
 
 
 def colours(pixels: Tensor, generator: Generator) -> Tensor:
@@ -33,6 +34,7 @@ def views(pixels: Tensor, ids: Tensor, generator: Generator) -> tuple[Tensor, Te
     count, side = pixels.shape[0], pixels.shape[-1]
     low, high = ZOOM
     zoom = low + (high - low) * random_numbers(generator, count, 2)
+    zoom = torch.where(random_numbers(generator, count, 1) < WHOLE, 1.0, zoom)
     shift = (random_numbers(generator, count, 2) * 2 - 1) * (1 - zoom)
     mirror = (random_numbers(generator, count) < 0.5).float() * 2 - 1
     theta = zoom.new_zeros(count, 2, 3)

@@ -17,11 +17,14 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import Dataset
 
 from pam_ros.model.pam import Pam
+from pam_ros.model.perceiver import FINE_STRIDE
 from pam_ros.model.prompts import BEFORE_ROWS
 from pam_ros.model.segmenter import Tap
 from pam_ros.training import augment
 from pam_ros.training.config import StageConfig, StageKind, TrainingError
 from pam_ros.training.loading import is_video_step
+from pam_ros.training.happening import EventHead, Events
+from pam_ros.training.places import where_head, where_loss
 from pam_ros.training.source import RegionEntry, Source
 from pam_ros.training.store import mask_of
 from pam_ros.training.taps import Shown, TapIndex, TapStore, rolled_out
@@ -36,7 +39,6 @@ from pam_ros.training.texts import (
     image_lessons,
 )
 
-WHO_IS_IN_VIEW = 0.1  # weight of that beside the places
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class CaptionBatch:
     tap_rows: Tensor | None = None  # (B·n,) rows of the tap store
     pixels: Tensor | None = None  # (B, n, 3, S, S) uint8
     masks: Tensor | None = None  # (B, 1, n, S, S) bool
+    happening: Tensor | None = None  # (B, n) int64, see `Events.numbers`; of clips only
 
     def to(self, device: torch.device) -> CaptionBatch:
         """A copy on another device."""
@@ -61,7 +64,8 @@ class CaptionBatch:
     def mapped(self, change: Callable[[Tensor], Tensor]) -> CaptionBatch:
         """Every tensor changed."""
         seen = (
-            None if tensor is None else change(tensor) for tensor in (self.tap_rows, self.pixels, self.masks)
+            None if tensor is None else change(tensor)
+            for tensor in (self.tap_rows, self.pixels, self.masks, self.happening)
         )
         return CaptionBatch(self.tokens.mapped(change), self.frames, self.clip, *seen)
 
@@ -74,13 +78,14 @@ class CaptionDataset(Dataset[CaptionBatch]):
         source: Source,
         config: StageConfig,
         tokenisation: Tokenisation,
+        events: Events,
         *,
         size: int,
         taps: TapIndex | None,
         rank: int,
     ) -> None:
         self._source, self._config, self._tokenisation = source, config, tokenisation
-        self._size, self._taps, self._rank = size, taps, rank
+        self._events, self._size, self._taps, self._rank = events, size, taps, rank
         usable = None if taps is None else taps.usable
         everything = [
             (sample, region)
@@ -140,6 +145,12 @@ class CaptionDataset(Dataset[CaptionBatch]):
         clip: bool,
     ) -> CaptionBatch:
         tokens, frames = self._tokenisation.tokens(lessons), len(lessons[0].frames)
+        happening = None
+        if clip:
+            told = zip(keys, lessons, strict=True)
+            happening = torch.tensor(
+                [self._events.numbers(self._region(key), lesson.frames) for key, lesson in told]
+            )
         if self._taps is not None:
             rows = [
                 row
@@ -148,13 +159,14 @@ class CaptionDataset(Dataset[CaptionBatch]):
                     sample, region, int(random.integers(self._taps.variants)), lesson.frames
                 )
             ]
-            return CaptionBatch(tokens, frames, clip, tap_rows=torch.tensor(rows))
+            return CaptionBatch(tokens, frames, clip, tap_rows=torch.tensor(rows), happening=happening)
         pixels, masks = [], []
         for (sample, region), lesson in zip(keys, lessons, strict=True):
             scene = self._source.load(sample, lesson.frames, self._size)
             pixels.append(torch.from_numpy(np.ascontiguousarray(scene.pixels.transpose(0, 3, 1, 2))))
             masks.append(torch.from_numpy(mask_of(scene.ids, self._region((sample, region)))[None]))
-        return CaptionBatch(tokens, frames, clip, pixels=torch.stack(pixels), masks=torch.stack(masks))
+        seen = torch.stack(pixels), torch.stack(masks)
+        return CaptionBatch(tokens, frames, clip, None, *seen, happening)
 
 
 def balanced(labels: Sequence[str], balance: float) -> NDArray[np.float64]:
@@ -188,19 +200,26 @@ class TextDataset(Dataset[CaptionBatch]):
         return CaptionBatch(self._tokenisation.tokens(lessons, contexts))
 
 
+def rows_beside(pam: Pam) -> int:
+    """How many rows a clip's frame has beside the visual ones: semantic tokens and three separators."""
+    return len(pam.perceiver.sem_tokens.weight) + 3
+
+
 class CaptionStage(nn.Module):
     """The stages' loss as a module, so that accelerate can wrap it."""
 
     before: Tensor  # (P,) ids of what stands before the rows
 
-    def __init__(self, pam: Pam, store: TapStore | None, config: StageConfig) -> None:
+    def __init__(self, pam: Pam, store: TapStore | None, config: StageConfig, events: Events) -> None:
         super().__init__()
         self.pam = pam
         self._config = config
         self._store = store
         perceiver = pam.perceiver
         asked = config.where_weight and config.kind is StageKind.CAPTION and len(perceiver.sem_tokens.weight)
-        self.where_head = _where_head(perceiver.width) if asked else None
+        self.where_head = where_head(perceiver.width) if asked else None
+        told = config.events_weight and config.video_share and events.names and config.kind is StageKind.CAPTION
+        self.event_head = EventHead(pam.language.width, events) if told else None
         self.register_buffer("before", torch.tensor(pam.language.encode_text(BEFORE_ROWS)), persistent=False)
 
     def forward(self, batch: CaptionBatch, generator: Generator) -> dict[str, Tensor]:
@@ -223,6 +242,10 @@ class CaptionStage(nn.Module):
         hidden = transformer.model(
             inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False
         )
+        if self.event_head is not None and batch.happening is not None:
+            closing = self._frame_ends(parts[0].shape[1], parts[1].shape[1], batch.frames)
+            states = hidden.last_hidden_state[:, closing]  # (B, n, H)
+            figures["event"], figures["event_right"] = self.event_head(states, batch.happening)
         shift = inputs.shape[1] - tokens.ids.shape[1] - 1
         states = hidden.last_hidden_state[:, shift:-1]  # (B, L, H): row i predicts token i
         logits = transformer.lm_head(states.flatten(0, 1)[tokens.learned]).float()
@@ -230,9 +253,10 @@ class CaptionStage(nn.Module):
         weights = tokens.weights
         loss = (F.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
         hits = logits.argmax(1) == labels
+        for name, weight in (("where", self._config.where_weight), ("event", self._config.events_weight)):
+            if name in figures:
+                loss = loss + weight * figures[name]
         figures |= {"loss": loss, "token": hits.float().mean()}
-        if "where" in figures:
-            figures["loss"] = loss + self._config.where_weight * figures["where"]
         if tokens.asks_labels:
             right = torch.ones_like(tokens.ids, dtype=torch.bool).flatten()
             right[tokens.learned] = hits
@@ -257,6 +281,13 @@ class CaptionStage(nn.Module):
             parts.append(closed.reshape(count, -1, closed.shape[2]))
         return torch.cat(parts, dim=1)
 
+    def _frame_ends(self, before: int, rows: int, frames: int) -> list[int]:
+        """Where the rows of each of a clip's frames end, `before` rows after the start."""
+        fine = self.pam.segmenter.grid_size // FINE_STRIDE
+        first = fine**2 + rows_beside(self.pam)
+        later = (rows - first) // max(1, frames - 1)
+        return [before + first - 1 + frame * later for frame in range(frames)]
+
     def _shown(self, batch: CaptionBatch, generator: Generator) -> Shown:
         if batch.tap_rows is not None:
             assert self._store is not None
@@ -273,17 +304,3 @@ class CaptionStage(nn.Module):
 
         tap = Tap(by_sample(shown.tap.image), by_sample(shown.tap.tokens))
         return Shown(tap, by_sample(shown.where))
-
-
-def _where_head(width: int) -> nn.Module:
-    """Asks a region's semantic tokens, their mean, where it is; only trains them, as `WordsHead`."""
-    hidden = 2 * width
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 5))
-
-
-def where_loss(found: Tensor, truth: Tensor) -> Tensor:
-    """(K, 5) and `Shown.where` (K, 5) → a scalar: how far off places are, and who is in view."""
-    in_view = truth[:, 4]
-    off = (found[:, :4].float() - truth[:, :4]).abs().mean(1)
-    doubt = F.binary_cross_entropy_with_logits(found[:, 4].float(), in_view)
-    return (off * in_view).sum() / in_view.sum().clamp(min=1) + WHO_IS_IN_VIEW * doubt

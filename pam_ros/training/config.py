@@ -55,7 +55,7 @@ class StageConfig:
         video_batch: videos (segment) or clips (caption) a step; video_frames, video_regions: of each video.
         loss_size: side of the grid on which masks are compared, pixels.
         correction: share of steps in which a second click corrects a mask.
-        words_weight: weight of the auxiliary loss that asks SAM 2's features for the region's words.
+        words_weight: weight of the auxiliary losses that ask SAM 2's features for names, words and places.
         group_weight: weight of the auxiliary loss that asks them which pixels belong together.
         tasks: weight of each image task; languages: those trained.
         clip_frames: how many frames a clip may have, drawn per step.
@@ -64,7 +64,10 @@ class StageConfig:
         label_balance: how far frequent labels are asked for less often, 0 (not) .. 1 (all alike).
         answer_balance: how far answers weigh alike, 0 (tokens do, as in the paper) .. 1 (answers do).
         where_weight: weight of the auxiliary loss that asks the semantic tokens where the region is.
+        events_weight: weight of the auxiliary loss that asks the language model, after each frame of a clip, what
+            happens in it; where the data say so.
         cache_taps: keep what the Perceiver reads of every region in memory; 0 = off, else prompts per region.
+        compile: fuse SAM 2's encoder with torch.compile (segment): faster steps after a minute or two.
     """
 
     kind: StageKind
@@ -105,7 +108,9 @@ class StageConfig:
     label_balance: float = 0.0
     answer_balance: float = 0.0
     where_weight: float = 0.0
+    events_weight: float = 0.0
     cache_taps: int = 0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         unknown = set(self.train) - set(PARTS)

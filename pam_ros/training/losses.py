@@ -5,7 +5,7 @@ Letters: A answers, B regions, K mask tokens (0 alone, 1..3 as alternatives), L 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,24 +29,34 @@ class MaskLosses:
     presence_accuracy: Tensor
 
 
-def mask_losses(answers: Sequence[Found], truths: Sequence[Tensor], *, loss_size: int) -> MaskLosses:
+def compare_masks(masks: Tensor, truth: Tensor, loss_size: int) -> tuple[Tensor, Tensor]:
+    """Mask logits (M, K, h, w) and their true masks (M, S, S) bool → (M, K) losses, (M, K) true IoUs."""
+    size = (loss_size, loss_size)
+    target = F.adaptive_avg_pool2d(truth.float()[:, None], loss_size)  # soft at the rim
+    logits = F.interpolate(masks.float(), size=size, mode="bilinear", align_corners=False)  # (M, K, L, L)
+    losses = FOCAL_WEIGHT * _focal(logits, target) + DICE_WEIGHT * _dice(logits, target)
+    return losses, _ious(logits.detach() > 0, target > 0.5)
+
+
+def mask_losses(
+    answers: Sequence[Found],
+    truths: Sequence[Tensor],
+    *,
+    loss_size: int,
+    compare: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] = compare_masks,
+) -> MaskLosses:
     """A answers about B regions each, and their true masks (B, S, S) bool: every answer counts alike.
 
     A region without a pixel is absent and has no mask to compare. All answers are compared at once: frame by
-    frame the many small steps would keep a GPU waiting.
+    frame the many small steps would keep a GPU waiting. `compare`: `compare_masks`, or that compiled.
     """
     truth = torch.stack(list(truths))  # (A, B, S, S)
     count = truth.shape[0]
-    size = (loss_size, loss_size)
-    target = F.adaptive_avg_pool2d(truth.flatten(0, 1).float()[:, None], loss_size)  # soft at the rim
-    masks = torch.cat([answer.masks for answer in answers]).float()
-    logits = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)  # (A·B, K, L, L)
     in_view = truth.flatten(2).any(2).float()  # (A, B)
     seen = in_view.sum(1).clamp(min=1)
 
-    per_mask = FOCAL_WEIGHT * _focal(logits, target) + DICE_WEIGHT * _dice(logits, target)  # (A·B, K)
-    with torch.no_grad():
-        true_ious = _ious(logits > 0, target > 0.5)  # (A·B, K)
+    masks = torch.cat([answer.masks for answer in answers])
+    per_mask, true_ious = compare(masks, truth.flatten(0, 1), loss_size)  # (A·B, K)
     iou_errors = (torch.cat([answer.ious for answer in answers]).float() - true_ious).abs()
     best = per_mask[:, 1:].argmin(1, keepdim=True)
     mask_loss = per_mask[:, 0] + per_mask[:, 1:].gather(1, best)[:, 0]

@@ -24,13 +24,14 @@ from pam_ros.model.checkpoint import save_model
 from pam_ros.model.pam import Pam
 from pam_ros.training.caption_stage import CaptionBatch, CaptionDataset, CaptionStage, TextDataset
 from pam_ros.training.config import StageConfig, StageKind, TrainingError, read_config
+from pam_ros.training.happening import Events
 from pam_ros.training.parts import freeze_all_but, open_model, parameter_groups
 from pam_ros.training.prompting import MOST_PROCESSES
 from pam_ros.training.rollout import fit_for_training
 from pam_ros.training.segment_stage import SegmentBatch, SegmentData, SegmentStage, Words
 from pam_ros.training.source import open_sources, share_of
 from pam_ros.training.store import FrameStore
-from pam_ros.training.taps import Kept, TapStore, fill_store, tap_key
+from pam_ros.training.taps import EIGHT_BITS, Kept, TapStore, fill_store, tap_key
 from pam_ros.training.texts import Tokenisation
 
 try:
@@ -138,19 +139,13 @@ class Stage:
         return SegmentStage(self.pam, words, self.config)
 
     def _frames(self) -> FrameStore:
-        """All frames of the data, decoded now or by the stage before."""
-        config, kept = self.config, self._kept
-        size = self.pam.segmenter.image_size
-        key = (config.data, size, config.store)
-        if kept.frames is None or kept.frames_key != key:
-            kept.frames = None  # gives its memory back first
-            device = self.accelerator.device if config.store == "device" else torch.device("cpu")
-            store = FrameStore(self.source.entries, size, device)
-            with self._bar(len(store.pixels), "decoding", "frame") as bar:
-                for count in store.fill(self.source, config.workers):
-                    bar.update(count)
-            kept.frames_key, kept.frames = key, store
-        return kept.frames
+        """All frames of the data, decoded."""
+        device = self.accelerator.device if self.config.store == "device" else torch.device("cpu")
+        store = FrameStore(self.source.entries, self.pam.segmenter.image_size, device)
+        with self._bar(len(store.pixels), "decoding", "frame") as bar:
+            for count in store.fill(self.source, self.config.workers):
+                bar.update(count)
+        return store
 
     def _bar(self, total: int, what: str, unit: str) -> tqdm[Any]:
         main = self.accelerator.is_main_process
@@ -160,6 +155,7 @@ class Stage:
         config, store = self.config, None
         tokenisation = Tokenisation(self.pam.language, config.answer_balance)
         rank = self.accelerator.process_index
+        events = Events(self._everything.entries)
         if config.kind is StageKind.LANGUAGE:
             self._by_step = TextDataset(self.source, config, tokenisation, rank=rank)
         else:
@@ -168,24 +164,21 @@ class Stage:
             size = self.pam.segmenter.image_size
             index = None if store is None else store.index
             self._by_step = CaptionDataset(
-                self.source, config, tokenisation, size=size, taps=index, rank=rank
+                self.source, config, tokenisation, events, size=size, taps=index, rank=rank
             )
-        return CaptionStage(self.pam, store, config)
+        return CaptionStage(self.pam, store, config, events)
 
     def _taps(self) -> TapStore:
         config, kept, segmenter = self.config, self._kept, self.pam.segmenter
         key = tap_key(config, segmenter)
         if kept.taps is None or kept.taps_key != key:
             kept.taps = None  # gives its memory back first
-            dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-            frames, entries = self._frames(), self.source.entries
-            store = TapStore(entries, segmenter, config.cache_taps, dtype)
-            with self._bar(len(entries), "what SAM 2 sees", "sample") as bar:
-                for count in fill_store(store, frames, entries, segmenter, config):
+            dtype = EIGHT_BITS if config.precision == "bf16" else torch.float32
+            store = TapStore(self.source.entries, segmenter, config.cache_taps, dtype)
+            with self._bar(len(self.source.entries), "what SAM 2 sees", "sample") as bar:
+                for count in fill_store(store, self.source, segmenter, config):
                     bar.update(count)
             kept.taps_key, kept.taps = key, store
-        if not kept.hold_frames:
-            kept.frames = None  # the stages that follow need texts and taps only
         return kept.taps
 
     def batches(self) -> Iterator[Batch]:

@@ -22,15 +22,17 @@ from pam_ros.records import Language, Task
 from pam_ros.training import augment
 from pam_ros.training.config import StageConfig, TrainingError
 from pam_ros.training.loading import is_video_step, samples_of_step, video_steps_before
-from pam_ros.training.losses import MaskLosses, mask_losses
+from pam_ros.training.losses import MaskLosses, compare_masks, mask_losses
 from pam_ros.training.prompting import correction, first_prompts, on_host, random_numbers
 from pam_ros.training.rollout import Found, normalised, picked, prompt, track
 from pam_ros.training.source import Entry, RegionEntry
+from pam_ros.training.places import where_head, where_loss, whereabouts
 from pam_ros.training.store import ANY_PART, NO_CODE, THIS_PART, Codes, FrameStore, sent
 
 MIN_PIXELS = 24  # of a region in its first frame, at input size
 VANISHING_FIRST = 0.5  # share of the videos in which regions that vanish are chosen before others
 MAX_WORDS = 512
+WHERE_WEIGHT = 3.0  # of a region's place beside its name
 UNNAMED = -1
 
 
@@ -43,6 +45,7 @@ class SegmentBatch:
     codes: Codes  # (N, R)
     labels: Tensor  # (N, R) index into Words.labels, UNNAMED where there is none
     words: Tensor  # (N, R, W) bool, which of Words.words its captions hold
+    names: Tensor  # (N, I) label of every instance by its number in the id pictures, UNNAMED where it has none
 
     def to(self, device: torch.device) -> SegmentBatch:
         """On the training device; it is there already unless the store is on the host."""
@@ -51,7 +54,8 @@ class SegmentBatch:
             return tensor.to(device, non_blocking=True)
 
         codes = Codes(moved(self.codes.value), moved(self.codes.bits))
-        return SegmentBatch(moved(self.pixels), moved(self.ids), codes, moved(self.labels), moved(self.words))
+        said = moved(self.labels), moved(self.words), moved(self.names)
+        return SegmentBatch(moved(self.pixels), moved(self.ids), codes, *said)
 
 
 class Words:
@@ -100,6 +104,7 @@ class SegmentData:
                 known[sample, place, rows] = True
         self._labels = torch.from_numpy(labels).to(device)
         self._words = torch.from_numpy(known).to(device)
+        self._names = torch.from_numpy(names_of_instances(entries, words)).to(device)
 
     def __getitem__(self, step: int) -> SegmentBatch:
         config, lengths = self._config, self._store.lengths
@@ -129,10 +134,22 @@ class SegmentData:
             ),
             self._labels[at].masked_fill(nothing, UNNAMED),
             self._words[at],
+            self._names[at[0][:, 0]],
         )
 
     def _samples(self, step: int, length: int, batch: int) -> NDArray[np.int64]:
         return samples_of_step(step, length=length, batch=batch, seed=self._config.seed)
+
+
+def names_of_instances(entries: Sequence[Entry], words: Words) -> NDArray[np.int64]:
+    """(samples, instances) label by an instance's number, UNNAMED where nothing is said of the whole."""
+    most = max((region.instance for entry in entries for region in entry.regions), default=0)
+    names = np.full((len(entries), most + 1), UNNAMED)
+    for sample, entry in enumerate(entries):
+        for region in entry.regions:
+            if not region.part:
+                names[sample, region.instance] = words.rows(region)[0]
+    return names
 
 
 def frames_of_videos(
@@ -164,7 +181,7 @@ def choose_regions(
 
 
 class WordsHead(nn.Module):
-    """Asks the tap for the region's name and words; only trains the features, is not part of the model.
+    """Asks the tap for the region's name, words and place; only trains the features, is not part of the model.
 
     Stands in for what SAM 2's large-scale pretraining gives the paper's model: features that know things.
     """
@@ -175,13 +192,51 @@ class WordsHead(nn.Module):
         self.trunk = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, hidden), nn.GELU())
         self.label = nn.Linear(hidden, max(1, len(words.labels)))
         self.words = nn.Linear(hidden, max(1, len(words.words)))
+        # The place is asked of the mask token alone: the picture's features would give it away by the mask.
+        self.where = where_head(width)
 
-    def forward(self, tap: Tap, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Tap of B regions and their masks (B, S, S) bool → logits (B, labels) and (B, words)."""
+    def forward(self, tap: Tap, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tap of B regions and their masks (B, S, S) bool → logits (B, labels), (B, words), places (B, 5)."""
         weights = F.adaptive_avg_pool2d(masks.float()[:, None], tap.image.shape[-1])
         pooled = (tap.image * weights).sum((2, 3)) / weights.sum((2, 3)).clamp(min=1e-3)
         hidden = self.trunk(torch.cat([pooled, tap.tokens[:, 1]], dim=1))
-        return self.label(hidden), self.words(hidden)
+        return self.label(hidden), self.words(hidden), self.where(tap.tokens[:, 1])
+
+
+class CellsHead(nn.Module):
+    """Asks each cell of the encoder's grid what lies in it; only trains the features, as `WordsHead`.
+
+    Every object of a picture teaches it, not only those prompted, and small ones as much as large ones.
+    """
+
+    def __init__(self, width: int, words: Words) -> None:
+        super().__init__()
+        self.labels = max(1, len(words.labels))
+        self.head = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, self.labels)
+        )
+
+    def forward(self, embedding: Tensor, ids: Tensor, names: Tensor) -> Tensor:
+        """Embedding (N, C, h, w), ids (N, S, S) int16, names (N, I) → the loss, a scalar.
+
+        A cell's target are the labels of its pixels. Pixels of an instance of A pixels weigh A to the -3/4.
+        """
+        count, _, side, _ = embedding.shape
+        instances = (ids & ANY_PART).long().flatten(1)  # (N, S²); 0 = nothing
+        known = instances.clamp(max=names.shape[1] - 1)
+        label = names.gather(1, known).masked_fill(instances != known, UNNAMED)
+        areas = torch.zeros_like(names, dtype=torch.float32).scatter_add_(
+            1, known, torch.ones_like(known, dtype=torch.float32)
+        )
+        weight = areas.clamp(min=1).pow(-0.75).gather(1, known).masked_fill(label == UNNAMED, 0)
+        cell = torch.arange(side, device=ids.device).repeat_interleave(ids.shape[-1] // side)
+        cell = (cell[:, None] * side + cell).flatten()  # (S²,)
+        place = cell * self.labels + label.clamp(min=0)
+        wanted = weight.new_zeros(count, side * side * self.labels).scatter_add_(1, place, weight)
+        wanted = wanted.view(-1, self.labels)
+        logits = self.head(embedding.flatten(2).transpose(1, 2)).float().flatten(0, 1)
+        loss: Tensor = F.cross_entropy(logits, wanted, reduction="sum") / wanted.sum().clamp(min=1e-6)
+        return loss
 
 
 class GroupHead(nn.Module):
@@ -220,8 +275,13 @@ class SegmentStage(nn.Module):
         super().__init__()
         self.pam = pam
         self.head = WordsHead(pam.segmenter.width, words) if config.words_weight else None
+        self.cells_head = CellsHead(pam.segmenter.width, words) if config.words_weight else None
         self.group_head = GroupHead(pam.segmenter.width) if config.group_weight else None
         self._config = config
+        self._compare = compare_masks
+        if config.compile:
+            pam.segmenter.sam2.image_encoder.compile(dynamic=False)
+            self._compare = torch.compile(compare_masks, dynamic=False)
 
     def forward(self, batch: SegmentBatch, generator: Generator) -> dict[str, Tensor]:
         """One step's loss (`loss`) and figures for the curves."""
@@ -261,8 +321,16 @@ class SegmentStage(nn.Module):
                 found = prompt(segmenter, here, memory, [clicks], last=t == frames - 1)
                 answers.append(found)
                 truths.append(truth[t])
-        losses = mask_losses(answers, truths, loss_size=self._config.loss_size)
-        figures = self._figures(losses, answers[0], truth[0], batch, order)
+        losses = mask_losses(answers, truths, loss_size=self._config.loss_size, compare=self._compare)
+        figures = self._figures(losses)
+        if self.head is not None and self.cells_head is not None:
+            ends = [(answers[0], truths[0]), (answers[-1], truths[-1])][: len(answers)]
+            told = [self._told(found.tap, seen, batch, order) for found, seen in ends]
+            named = torch.stack([loss for loss, _ in told]).mean()
+            pictures = ids.transpose(0, 1).flatten(0, 1)
+            cells = self.cells_head(features.embedding, pictures, batch.names.repeat(frames, 1))
+            figures["loss"] = figures["loss"] + self._config.words_weight * (named + cells)
+            figures |= {"label": told[-1][1], "cells": cells}
         if self.group_head is not None:
             grouped = self.group_head(features, (ids & ANY_PART).transpose(0, 1).flatten(0, 1), generator)
             figures |= {"loss": figures["loss"] + self._config.group_weight * grouped, "group": grouped}
@@ -273,25 +341,25 @@ class SegmentStage(nn.Module):
         chance, place = torch.rand(2, generator=on_host(generator, 0)).tolist()
         return int(place * frames) if chance < self._config.correction else -1
 
-    def _figures(
-        self, losses: MaskLosses, first: Found, truth: Tensor, batch: SegmentBatch, order: Tensor
-    ) -> dict[str, Tensor]:
-        total = losses.total
-        figures = {
+    def _figures(self, losses: MaskLosses) -> dict[str, Tensor]:
+        return {
+            "loss": losses.total,
             "iou_first": losses.iou_first,
             "iou_last": losses.iou_last,
             "presence": losses.presence_accuracy,
         }
-        if self.head is not None:
-            label_logits, word_logits = self.head(first.tap, truth)
-            labels = batch.labels.flatten()[order]
-            words = batch.words.flatten(0, 1)[order].float()
-            named = (labels != UNNAMED).float()
-            entropy = F.cross_entropy(label_logits.float(), labels.clamp(min=0), reduction="none")
-            known = F.binary_cross_entropy_with_logits(word_logits.float(), words, reduction="none").sum(1)
-            known = known / words.sum(1).clamp(min=1)
-            total = total + self._config.words_weight * (
-                (entropy + 0.3 * known) * named
-            ).sum() / named.sum().clamp(min=1)
-            figures["label"] = ((label_logits.argmax(1) == labels) * named).sum() / named.sum().clamp(min=1)
-        return {"loss": total, **figures}
+
+    def _told(self, tap: Tap, masks: Tensor, batch: SegmentBatch, order: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of the regions' names, words and places in one answer, and the share of right names."""
+        assert self.head is not None
+        label_logits, word_logits, places = self.head(tap, masks)
+        labels = batch.labels.flatten()[order]
+        words = batch.words.flatten(0, 1)[order].float()
+        named = ((labels != UNNAMED) & masks.any(2).any(1)).float()
+        entropy = F.cross_entropy(label_logits.float(), labels.clamp(min=0), reduction="none")
+        known = F.binary_cross_entropy_with_logits(word_logits.float(), words, reduction="none").sum(1)
+        known = known / words.sum(1).clamp(min=1)
+        count = named.sum().clamp(min=1)
+        right = ((label_logits.argmax(1) == labels) * named).sum() / count
+        off = where_loss(places, whereabouts(masks))
+        return ((entropy + 0.3 * known) * named).sum() / count + WHERE_WEIGHT * off, right

@@ -37,6 +37,7 @@ class RegionEntry:
     clips: tuple[tuple[ClipEntry, ...], ...] = ()  # sequences; each clip's caption continues the one before
     instance: int = 1
     part: int = 0  # 0 = the whole instance
+    segments: tuple[tuple[int, int, str], ...] = ()  # what happens to it in a video: start, end (exclusive), event
 
     @property
     def label(self) -> str:
@@ -129,7 +130,10 @@ def _region(region: Mapping[str, Any]) -> RegionEntry:
         task, _, language = key.partition("/")
         texts[Task.parse(task), Language.parse(language)] = tuple(wordings)
     sequences = [_clips(region[name]) for name in ("events", "windows") if region.get(name)]
-    return RegionEntry(texts, tuple(sequences), int(region["instance"]), int(region.get("part", 0)))
+    segments = tuple((int(start), int(end), str(event)) for start, end, event in region.get("segments", ()))
+    return RegionEntry(
+        texts, tuple(sequences), int(region["instance"]), int(region.get("part", 0)), segments
+    )
 
 
 def _clips(clips: Sequence[Mapping[str, Any]]) -> tuple[ClipEntry, ...]:

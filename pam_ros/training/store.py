@@ -20,6 +20,7 @@ from pam_ros.training.source import PART_STEP, Entry, RegionEntry, Source
 FRAMES_AT_ONCE = 32  # decoded by a worker before it hands them over
 ANY_PART, THIS_PART = PART_STEP - 1, 2**15 - 1  # bits of an id that a region's code is compared with
 NO_CODE = -1  # what no pixel has: the region of a filled-up place
+Place = tuple[int, int]  # a frame's: sample, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +36,39 @@ class Codes:
         return (ids[:, None] & bits) == value
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    first: int  # row of the first frame
-    pixels: Tensor  # (n, S, S, 3) uint8
-    ids: Tensor  # (n, S, S) int16
+class _Decoder(Dataset[tuple[Tensor, Tensor]]):
+    """Stretches of frames: pixels (n, S, S, 3) uint8 and ids (n, S, S) int16."""
 
-
-class _Decoder(Dataset[_Decoded]):
-    """Stretches of FRAMES_AT_ONCE frames, whichever samples they belong to."""
-
-    def __init__(self, source: Source, rows: Sequence[tuple[int, int]], size: int) -> None:
-        self._source, self._rows, self._size = source, rows, size
+    def __init__(self, source: Source, stretches: Sequence[Sequence[Place]], size: int) -> None:
+        self._source, self._stretches, self._size = source, stretches, size
 
     def __len__(self) -> int:
-        return -(-len(self._rows) // FRAMES_AT_ONCE)
+        return len(self._stretches)
 
-    def __getitem__(self, index: int) -> _Decoded:
-        first = index * FRAMES_AT_ONCE
-        wanted = self._rows[first : first + FRAMES_AT_ONCE]
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        wanted = self._stretches[index]
         pixels = torch.empty(len(wanted), self._size, self._size, 3, dtype=torch.uint8)
         ids = torch.empty(len(wanted), self._size, self._size, dtype=torch.int16)
-        for place, (sample, frame) in enumerate(wanted):
+        for row, (sample, frame) in enumerate(wanted):
             scene = self._source.load(sample, [frame], self._size)
-            pixels[place] = torch.from_numpy(scene.pixels[0])
-            ids[place] = torch.from_numpy(scene.ids[0].astype(np.int16))
-        return _Decoded(first, pixels, ids)
+            pixels[row] = torch.from_numpy(scene.pixels[0])
+            ids[row] = torch.from_numpy(scene.ids[0].astype(np.int16))
+        return pixels, ids
+
+
+def decoded(
+    source: Source, groups: Sequence[Sequence[Place]], size: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Frames of each group, decoded ahead by processes: pixels (F, S, S, 3) uint8 and ids (F, S, S) int16."""
+    stretches = [
+        [group[start : start + FRAMES_AT_ONCE] for start in range(0, len(group), FRAMES_AT_ONCE)]
+        for group in groups
+    ]
+    flat = [stretch for parts in stretches for stretch in parts]
+    loader = iter(DataLoader(_Decoder(source, flat, size), batch_size=1, num_workers=workers, collate_fn=_only))
+    for parts in stretches:
+        found = [next(loader) for _ in parts]
+        yield torch.cat([pixels for pixels, _ in found]), torch.cat([ids for _, ids in found])
 
 
 class FrameStore:
@@ -85,17 +93,19 @@ class FrameStore:
 
     def fill(self, source: Source, workers: int) -> Iterator[int]:
         """Decodes everything on `workers` processes; yields the number of frames after each stretch."""
-        decoder = _Decoder(source, self._rows, self.pixels.shape[2])
-        device, areas = self.pixels.device, []
+        device, areas, first = self.pixels.device, [], 0
         samples = torch.tensor([sample for sample, _ in self._rows], device=device)
-        loader = DataLoader(decoder, batch_size=1, num_workers=workers, collate_fn=_only)
-        for part in loader:
-            rows = slice(part.first, part.first + len(part.ids))
-            self.pixels[rows] = part.pixels.to(device).permute(0, 3, 1, 2)
-            ids = self.ids[rows] = part.ids.to(device)
+        groups = [
+            self._rows[start : start + FRAMES_AT_ONCE] for start in range(0, len(self._rows), FRAMES_AT_ONCE)
+        ]
+        for pixels, ids in decoded(source, groups, self.pixels.shape[2], workers):
+            rows = slice(first, first + len(ids))
+            first = rows.stop
+            self.pixels[rows] = pixels.to(device).permute(0, 3, 1, 2)
+            self.ids[rows] = ids.to(device)
             codes = Codes(self.codes.value[samples[rows]], self.codes.bits[samples[rows]])
-            areas.append(codes.masks(ids[:, None]).sum((2, 3, 4), dtype=torch.int32))
-            yield len(part.ids)
+            areas.append(codes.masks(self.ids[rows][:, None]).sum((2, 3, 4), dtype=torch.int32))
+            yield len(ids)
         self.areas = torch.cat(areas).cpu().numpy()
 
     def take(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -123,6 +133,6 @@ def mask_of(ids: NDArray[np.uint16], region: RegionEntry) -> NDArray[np.bool_]:
     return np.asarray((ids & bits) == value)
 
 
-def _only(items: list[_Decoded]) -> _Decoded:
+def _only(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     (item,) = items
     return item

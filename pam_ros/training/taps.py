@@ -16,13 +16,15 @@ from torch import Generator, Tensor
 from pam_ros.model.segmenter import Segmenter, Tap
 from pam_ros.training import augment
 from pam_ros.training.config import StageConfig
-from pam_ros.training.prompting import first_prompts, tight_boxes
+from pam_ros.training.places import whereabouts
+from pam_ros.training.prompting import first_prompts
 from pam_ros.training.rollout import normalised, picked, prompt, track
 from pam_ros.training.segment_stage import MIN_PIXELS
-from pam_ros.training.source import Entry
-from pam_ros.training.store import NO_CODE, THIS_PART, Codes, FrameStore
+from pam_ros.training.source import Entry, Source
+from pam_ros.training.store import NO_CODE, THIS_PART, Codes, code_of, decoded
 
-IMAGES_AT_ONCE, VIDEOS_AT_ONCE = 96, 64  # many: tracking is many small steps, which a GPU does not feel
+IMAGES_AT_ONCE, VIDEOS_AT_ONCE = 96, 32  # many: tracking is many small steps, which a GPU does not feel
+EIGHT_BITS = torch.float8_e4m3fn  # its errors, of 2 % on average, are far below what another view changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +66,6 @@ def rolled_out(
     return Shown(Tap(torch.cat(images), torch.cat(tokens)), where.flatten(0, 1))
 
 
-def whereabouts(masks: Tensor) -> Tensor:
-    """(…, S, S) bool → (…, 5), see `Shown.where`."""
-    corners = tight_boxes(masks) / masks.shape[-1]
-    low, high = corners[..., :2], corners[..., 2:]
-    return torch.cat([(low + high) / 2, high - low, masks.any(-1).any(-1)[..., None].float()], dim=-1)
-
-
 @dataclass(slots=True)
 class TapIndex:
     """Where the taps of a source lie in their store: all that is needed to choose lessons, without tensors.
@@ -105,19 +100,23 @@ class TapStore:
                     self.index.starts[sample, region, variant] = rows
                     rows += entry.frames
         grid, width, device = segmenter.grid_size, segmenter.width, segmenter.pixel_mean.device
-        self.image = torch.empty(rows, width, grid, grid, dtype=dtype, device=device)
-        self.tokens = torch.empty(rows, 2, width, dtype=dtype, device=device)
+        self._dtype = dtype
+        kept = torch.uint8 if dtype is EIGHT_BITS else dtype  # eight-bit numbers as bytes: they can be indexed
+        self.image = torch.empty(rows, width, grid, grid, dtype=kept, device=device)
+        self.tokens = torch.empty(rows, 2, width, device=device)
         self.where = torch.empty(rows, 5, device=device)
 
     def take(self, rows: Tensor) -> Shown:
         """Rows (K,) → K regions."""
-        return Shown(Tap(self.image[rows].float(), self.tokens[rows].float()), self.where[rows])
+        image = self.image[rows].view(self._dtype).float()
+        return Shown(Tap(image, self.tokens[rows]), self.where[rows])
 
     def put(self, samples: Sequence[int], entries: Sequence[Entry], variant: int, shown: Shown) -> None:
         """Keeps the regions told of, of N samples of T frames; they come time first."""
         frames = entries[samples[0]].frames
         shape = (frames, len(samples), -1)
-        stores = {self.image: shown.tap.image, self.tokens: shown.tap.tokens, self.where: shown.where}
+        image = shown.tap.image.to(self._dtype).view(self.image.dtype)
+        stores = {self.image: image, self.tokens: shown.tap.tokens, self.where: shown.where}
         for row, sample in enumerate(samples):
             for column, region in enumerate(told_of(entries[sample])):
                 start = self.index.starts[sample, region, variant]
@@ -127,14 +126,8 @@ class TapStore:
 
 @dataclass(slots=True)
 class Kept:
-    """Filled stores that go from one stage to the next, where what they depend on is the same.
+    """A filled store that goes from one stage to the next, where what it depends on is the same."""
 
-    `hold_frames`: frames stay beside the taps made of them, for stages that need other taps.
-    """
-
-    hold_frames: bool = False
-    frames_key: tuple[object, ...] = ()
-    frames: FrameStore | None = None
     taps_key: tuple[object, ...] = ()
     taps: TapStore | None = None
 
@@ -166,15 +159,21 @@ def batches_of_equal_length(entries: Sequence[Entry]) -> Iterator[list[int]]:
 
 
 def fill_store(
-    store: TapStore, frames: FrameStore, entries: Sequence[Entry], segmenter: Segmenter, config: StageConfig
+    store: TapStore, source: Source, segmenter: Segmenter, config: StageConfig
 ) -> Iterator[int]:
     """Computes every tap; yields the number of samples done after each batch."""
-    device = segmenter.pixel_mean.device
-    for number, samples in enumerate(batches_of_equal_length(entries)):
-        rows = frames.starts[samples][:, None] + np.arange(entries[samples[0]].frames)
-        pixels, ids = (tensor.to(device) for tensor in frames.take(rows))
+    device, entries, size = segmenter.pixel_mean.device, source.entries, segmenter.image_size
+    batches = list(batches_of_equal_length(entries))
+    frames = [
+        [(sample, frame) for sample in samples for frame in range(entries[sample].frames)]
+        for samples in batches
+    ]
+    found = decoded(source, frames, size, config.workers)
+    for number, (samples, (pixels, ids)) in enumerate(zip(batches, found, strict=True)):
+        shape = len(samples), -1
+        pixels = pixels.to(device).permute(0, 3, 1, 2).unflatten(0, shape)  # (N, T, 3, S, S)
         places = [told_of(entries[sample]) for sample in samples]
-        masks = codes_of(frames.codes, samples, places, device).masks(ids)
+        masks = codes_of(entries, samples, places, device).masks(ids.to(device).unflatten(0, shape))
         for variant in range(store.index.variants):
             seed = (config.seed * 64 + variant) * 1_000_003 + number
             generator = Generator(device).manual_seed(seed)
@@ -182,23 +181,24 @@ def fill_store(
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 shown = rolled_out(segmenter, coloured, masks, generator, box_share=config.box_share)
             store.put(samples, entries, variant, shown)
-        seen = frames.areas[rows[:, 0]] >= MIN_PIXELS
+        seen = (masks[:, :, 0].sum((2, 3)) >= MIN_PIXELS).tolist()
         store.index.usable |= {
             (sample, region)
             for row, sample in enumerate(samples)
-            for region in places[row]
-            if seen[row, region]
+            for column, region in enumerate(places[row])
+            if seen[row][column]
         }
         yield len(samples)
 
 
 def codes_of(
-    codes: Codes, samples: Sequence[int], places: Sequence[Sequence[int]], device: torch.device
+    entries: Sequence[Entry], samples: Sequence[int], places: Sequence[Sequence[int]], device: torch.device
 ) -> Codes:
     """Codes (N, R) of some regions of N samples; where there are fewer than R, of none."""
-    most = max(map(len, places))
-    columns = torch.tensor([[*own, *[0] * (most - len(own))] for own in places], device=codes.value.device)
-    filled = torch.tensor([[column >= len(own) for column in range(most)] for own in places], device=device)
-    rows = torch.tensor(samples, device=codes.value.device)[:, None]
-    value, bits = (code[rows, columns].to(device) for code in (codes.value, codes.bits))
-    return Codes(value.masked_fill(filled, NO_CODE), bits.masked_fill(filled, THIS_PART))
+    nothing, most = (NO_CODE, THIS_PART), max(map(len, places))
+    codes = [
+        [code_of(entries[sample].regions[region]) for region in own] + [nothing] * (most - len(own))
+        for sample, own in zip(samples, places, strict=True)
+    ]
+    value, bits = torch.tensor(codes, dtype=torch.int16, device=device).unbind(2)
+    return Codes(value, bits)
