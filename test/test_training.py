@@ -17,20 +17,23 @@ import yaml
 from PIL import Image
 from torch import Generator
 
+from pam_ros.errors import InputError
 from pam_ros.model.checkpoint import load_model
 from pam_ros.model.pam import Pam
 from pam_ros.records import Language, Prompt, Task
 from pam_ros.share import share_folder
-from pam_ros.training.caption_stage import balanced
+from pam_ros.training.caption_stage import CaptionBatch, CaptionStage, balanced
 from pam_ros.training.config import StageConfig, TrainingError, config_from, read_config
+from pam_ros.training.deepen import deepened, main
+from pam_ros.training.happening import UNKNOWN, EventHead, Events
 from pam_ros.training.loading import is_video_step, samples_of_step, video_steps_before
 from pam_ros.training.parts import open_model, part_of
 from pam_ros.training.places import where_loss, whereabouts
 from pam_ros.training.prompting import Clicks, box, click, correction, first_prompts
 from pam_ros.training.rollout import picked, prompt, track
 from pam_ros.training.run import Progress, rate_factor, run_stage
-from pam_ros.training.segment_stage import choose_regions
-from pam_ros.training.source import ShardSource, open_sources, share_of
+from pam_ros.training.segment_stage import UNNAMED, CellsHead, Words, choose_regions
+from pam_ros.training.source import Entry, RegionEntry, ShardSource, open_sources, share_of
 from pam_ros.training.store import FrameStore, mask_of
 from pam_ros.training.taps import Kept, TapStore, codes_of, fill_store, told_of
 from pam_ros.training.texts import Lesson, Tokenisation
@@ -136,7 +139,7 @@ def test_language_and_caption_stages_learn_and_freeze(segmented: Path, tmp_path:
         "train": ["perceiver", "projector", "language"],
         "learning_rate": 3e-3,
     }
-    balance = {"label_balance": 0.5, "answer_balance": 0.5, "where_weight": 1.0}
+    balance = {"label_balance": 0.5, "answer_balance": 0.5, "where_weight": 1.0, "events_weight": 0.5}
     plan.append(("stage2", {**last, **balance, "video_share": 0.25, "steps": 12}))
     model, kept = segmented / "model", Kept()
     for name, values in plan:
@@ -147,6 +150,7 @@ def test_language_and_caption_stages_learn_and_freeze(segmented: Path, tmp_path:
         if name == "stage2":
             off = losses(out, "where")
             assert off[-1] < off[0], off
+            assert all(map(math.isfinite, losses(out, "video_event"))), "it was asked what happens"
         assert changed_parts(weights(model), weights(out / "model")) == set(values["train"]), name
         model = out / "model"
 
@@ -263,6 +267,75 @@ def test_where_regions_are() -> None:
     assert float(where_loss(certain, where)) < 1e-6  # where it would be does not count when it is out of view
     assert float(where_loss(certain + torch.tensor([0.1, 0, 0, 0, 0]), where)) == pytest.approx(0.025)
     assert float(where_loss(-certain, where)) > 1
+
+
+def test_events_of_frames() -> None:
+    source = open_sources(["shapes:6:4"])
+    region = replace(source.entries[0].regions[0], segments=((0, 1, "stays"), (1, 3, "slides right")))
+    events = Events([Entry(4, (region,)), Entry(4, (replace(region, clips=()),))])  # silent ones do not count
+    assert (events.names, events.counts) == (["slides right", "stays"], [2, 1])
+    assert events.numbers(region, [0, 2, 3]) == [1, 0, UNKNOWN]
+    head = EventHead(8, events)
+    states, truth = torch.randn(2, 3, 8), torch.tensor([[1, 0, UNKNOWN], [UNKNOWN] * 3])
+    loss, right = head(states, truth)
+    last = torch.nn.functional.cross_entropy(head.head(states[0, :2]), truth[0, :2], head.weights)
+    assert loss.item() == pytest.approx(last.item())
+    assert float(right) in (0.0, 0.5, 1.0)
+    assert head(states, torch.full((2, 3), UNKNOWN))[0].item() == 0.0
+
+
+def test_events_are_asked_where_a_frame_ends(segmented: Path) -> None:
+    pam = load_model(str(segmented / "model"), device="cpu", dtype="float32")
+    config = stage(segmented, segmented, kind="caption", train=["perceiver"], steps=1)
+    asked = CaptionStage(pam, None, config, Events([]))
+    frames, grid, width = 3, pam.segmenter.grid_size, pam.segmenter.width
+    tokens = Tokenisation(pam.language).tokens([Lesson((0, 1, 2), "?", "a", Task.CLIP)])
+    semantic, refined = pam.perceiver(torch.randn(frames, width, grid, grid), torch.randn(frames, 2, width))
+    rows = asked._rows(CaptionBatch(tokens, frames, clip=True), semantic, refined)
+    ends = asked._frame_ends(0, rows.shape[1], frames)
+    assert ends[-1] == rows.shape[1] - 1
+    assert len(set(ends)) == frames
+    newline = pam.projector.frame_newline
+    assert all(torch.equal(rows[0, end], newline) for end in ends)
+
+
+def test_cells_ask_for_small_objects_too() -> None:
+    words = Words([RegionEntry({(Task.LABEL, Language.EN): (name,)}) for name in ("mug", "table", "wall")])
+    ids = torch.zeros(1, 32, 32, dtype=torch.int16)
+    ids[:, :, 16:], ids[:, :4, :4] = 1, 2  # a table of 512 pixels, a mug of 16, beside what has no name
+    names = torch.tensor([[UNNAMED, words.labels.index("table"), words.labels.index("mug")]])
+    head = CellsHead(4, words)
+    embedding = torch.zeros(1, 4, 2, 2)
+
+    def loss(sure: dict[str, float]) -> float:
+        last = head.head[-1]
+        last.weight.data.zero_()
+        last.bias.data = torch.tensor([sure.get(label, 0.0) for label in words.labels])
+        return head(embedding, ids, names).item()
+
+    assert loss({}) == pytest.approx(math.log(3))
+    table, mug = 512**0.25, 16**0.25  # what their pixels weigh together
+    share = torch.tensor([mug, table]) / (mug + table)
+    expected = -(share * torch.tensor([5.0, 0.0, 0.0]).log_softmax(0)[:2]).sum()
+    assert loss({"mug": 5.0}) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_deeper_encoder_computes_the_same(segmented: Path, tmp_path: Path) -> None:
+    main(["--blocks", "2", str(segmented / "model"), str(tmp_path)])
+    old = load_model(str(segmented / "model"), device="cpu", dtype="float32")
+    new = load_model(str(tmp_path), device="cpu", dtype="float32")
+    trunk = new.segmenter.sam2.image_encoder.trunk
+    assert len(trunk.blocks) == len(old.segmenter.sam2.image_encoder.trunk.blocks) + 2
+    assert [number for number, block in enumerate(trunk.blocks) if block.window_size == 0] == [3, 5]
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    assert torch.equal(old.encode(image).embedding, new.encode(image).embedding)
+    # Each can learn: what ends its branches gets gradients, and the rest once that is not zero.
+    blocks = [dict(block.named_parameters()) for block in trunk.blocks[4:6]]
+    assert all(not block["attn.proj.weight"].any() and block["attn.qkv.weight"].any() for block in blocks)
+    with pytest.raises(InputError, match="give 1 or more"):
+        deepened(segmented / "model", 0)
+    with pytest.raises(InputError, match=r"no sam2\.yaml"):
+        deepened(tmp_path / "nowhere", 1)
 
 
 def test_frequent_labels_are_asked_for_less_often() -> None:

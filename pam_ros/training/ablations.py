@@ -1,8 +1,8 @@
 """`python -m pam_ros.training.ablations`: the paper's ablations (tables 5 to 7), by the recipes cut short.
 
 Every variant starts from the same segmenter and language model, with Perceiver and projector drawn anew, and
-trains for the same time on one device. What several variants need is done once: decoded frames, SAM 2's taps
-where the Perceiver reads the same, stages with the same past. What is finished is not run again.
+trains for the same time on one device. What several variants need is done once: SAM 2's taps where the
+Perceiver reads the same, stages with the same past. What is finished is not run again.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from pam_ros.model.prompts import BEFORE_ROWS
 from pam_ros.model.segmenter import Tap
 from pam_ros.training import augment
 from pam_ros.training.config import StageConfig, StageKind, TrainingError
-from pam_ros.training.loading import is_video_step
 from pam_ros.training.happening import EventHead, Events
+from pam_ros.training.loading import is_video_step
 from pam_ros.training.places import where_head, where_loss
 from pam_ros.training.source import RegionEntry, Source
 from pam_ros.training.store import mask_of
@@ -38,7 +38,6 @@ from pam_ros.training.texts import (
     image_lesson,
     image_lessons,
 )
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +217,8 @@ class CaptionStage(nn.Module):
         perceiver = pam.perceiver
         asked = config.where_weight and config.kind is StageKind.CAPTION and len(perceiver.sem_tokens.weight)
         self.where_head = where_head(perceiver.width) if asked else None
-        told = config.events_weight and config.video_share and events.names and config.kind is StageKind.CAPTION
-        self.event_head = EventHead(pam.language.width, events) if told else None
+        told = config.kind is StageKind.CAPTION and config.video_share and events.names
+        self.event_head = EventHead(pam.language.width, events) if told and config.events_weight else None
         self.register_buffer("before", torch.tensor(pam.language.encode_text(BEFORE_ROWS)), persistent=False)
 
     def forward(self, batch: CaptionBatch, generator: Generator) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What happens in each frame of a clip: what the language model is asked after the frame's rows, to learn sooner.
+"""What happens in a frame of a clip: the language model is asked after its rows, to learn motion sooner.
 
 A caption says once what sixteen frames show; from so little it takes long to learn what motion looks like.
 Letters: B clips, n frames of each, H language width.

@@ -1,4 +1,4 @@
-"""Where a region is: what auxiliary heads ask features and tokens that must know it. Letters: K regions, S side."""
+"""Where a region is: asked of features and tokens that must know it. Letters: K regions, S side."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ WHO_IS_IN_VIEW = 0.1  # weight of that beside the places
 
 
 def whereabouts(masks: Tensor) -> Tensor:
-    """(…, S, S) bool → (…, 5) float32: middle x, y, width, height as shares of the picture; 1 in view, 0 not."""
+    """(…, S, S) bool → (…, 5): middle x, y, width, height as shares of the picture; 1 in view, 0 not."""
     corners = tight_boxes(masks) / masks.shape[-1]
     low, high = corners[..., :2], corners[..., 2:]
     return torch.cat([(low + high) / 2, high - low, masks.any(-1).any(-1)[..., None].float()], dim=-1)
 
 
 def where_head(width: int) -> nn.Module:
-    """Asks a vector of this width where a region is: (…, width) → (…, 5); only trains what gives the vector."""
+    """Asks a vector where a region is: (…, width) → (…, 5); only trains what gives the vector."""
     hidden = 2 * width
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 5))
 

@@ -23,10 +23,10 @@ from pam_ros.training import augment
 from pam_ros.training.config import StageConfig, TrainingError
 from pam_ros.training.loading import is_video_step, samples_of_step, video_steps_before
 from pam_ros.training.losses import MaskLosses, compare_masks, mask_losses
+from pam_ros.training.places import where_head, where_loss, whereabouts
 from pam_ros.training.prompting import correction, first_prompts, on_host, random_numbers
 from pam_ros.training.rollout import Found, normalised, picked, prompt, track
 from pam_ros.training.source import Entry, RegionEntry
-from pam_ros.training.places import where_head, where_loss, whereabouts
 from pam_ros.training.store import ANY_PART, NO_CODE, THIS_PART, Codes, FrameStore, sent
 
 MIN_PIXELS = 24  # of a region in its first frame, at input size
@@ -45,7 +45,7 @@ class SegmentBatch:
     codes: Codes  # (N, R)
     labels: Tensor  # (N, R) index into Words.labels, UNNAMED where there is none
     words: Tensor  # (N, R, W) bool, which of Words.words its captions hold
-    names: Tensor  # (N, I) label of every instance by its number in the id pictures, UNNAMED where it has none
+    names: Tensor  # (N, I) label of every instance by its number in ids, UNNAMED where it has none
 
     def to(self, device: torch.device) -> SegmentBatch:
         """On the training device; it is there already unless the store is on the host."""
@@ -181,7 +181,7 @@ def choose_regions(
 
 
 class WordsHead(nn.Module):
-    """Asks the tap for the region's name, words and place; only trains the features, is not part of the model.
+    """Asks the tap for the region's name, words and place; only trains features, is not part of the model.
 
     Stands in for what SAM 2's large-scale pretraining gives the paper's model: features that know things.
     """

@@ -95,4 +95,4 @@ def _describe(row: int, thing: _Thing, frames: int) -> RegionEntry:
     }
     half = frames // 2
     clips = (ClipEntry(0, half, caption), ClipEntry(half, frames, caption))
-    return RegionEntry(texts, (clips,), instance=row + 1)
+    return RegionEntry(texts, (clips,), instance=row + 1, segments=((0, frames, motion),))

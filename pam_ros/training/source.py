@@ -37,7 +37,7 @@ class RegionEntry:
     clips: tuple[tuple[ClipEntry, ...], ...] = ()  # sequences; each clip's caption continues the one before
     instance: int = 1
     part: int = 0  # 0 = the whole instance
-    segments: tuple[tuple[int, int, str], ...] = ()  # what happens to it in a video: start, end (exclusive), event
+    segments: tuple[tuple[int, int, str], ...] = ()  # what happens in a video: start, end (exclusive), event
 
     @property
     def label(self) -> str:

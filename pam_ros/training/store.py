@@ -65,7 +65,8 @@ def decoded(
         for group in groups
     ]
     flat = [stretch for parts in stretches for stretch in parts]
-    loader = iter(DataLoader(_Decoder(source, flat, size), batch_size=1, num_workers=workers, collate_fn=_only))
+    decoder = _Decoder(source, flat, size)
+    loader = iter(DataLoader(decoder, batch_size=1, num_workers=workers, collate_fn=_only))
     for parts in stretches:
         found = [next(loader) for _ in parts]
         yield torch.cat([pixels for pixels, _ in found]), torch.cat([ids for _, ids in found])

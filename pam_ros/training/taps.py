@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -101,7 +100,7 @@ class TapStore:
                     rows += entry.frames
         grid, width, device = segmenter.grid_size, segmenter.width, segmenter.pixel_mean.device
         self._dtype = dtype
-        kept = torch.uint8 if dtype is EIGHT_BITS else dtype  # eight-bit numbers as bytes: they can be indexed
+        kept = torch.uint8 if dtype is EIGHT_BITS else dtype  # as bytes: they can be indexed
         self.image = torch.empty(rows, width, grid, grid, dtype=kept, device=device)
         self.tokens = torch.empty(rows, 2, width, device=device)
         self.where = torch.empty(rows, 5, device=device)
@@ -170,10 +169,11 @@ def fill_store(
     ]
     found = decoded(source, frames, size, config.workers)
     for number, (samples, (pixels, ids)) in enumerate(zip(batches, found, strict=True)):
-        shape = len(samples), -1
-        pixels = pixels.to(device).permute(0, 3, 1, 2).unflatten(0, shape)  # (N, T, 3, S, S)
+        count = len(samples)
+        pixels = pixels.to(device).reshape(count, -1, size, size, 3).permute(0, 1, 4, 2, 3)
         places = [told_of(entries[sample]) for sample in samples]
-        masks = codes_of(entries, samples, places, device).masks(ids.to(device).unflatten(0, shape))
+        ids = ids.to(device).reshape(count, -1, size, size)
+        masks = codes_of(entries, samples, places, device).masks(ids)
         for variant in range(store.index.variants):
             seed = (config.seed * 64 + variant) * 1_000_003 + number
             generator = Generator(device).manual_seed(seed)
@@ -188,7 +188,7 @@ def fill_store(
             for column, region in enumerate(places[row])
             if seen[row][column]
         }
-        yield len(samples)
+        yield count
 
 
 def codes_of(
