@@ -67,7 +67,7 @@ class StageConfig:
         events_weight: weight of the auxiliary loss that asks the language model, after each frame of a clip,
             what happens in it; where the data say so.
         cache_taps: keep what the Perceiver reads of every region in memory; 0 = off, else prompts per region.
-        compile: fuse SAM 2's encoder with torch.compile (segment): faster steps after a minute or two.
+        compile: on a GPU, fuse SAM 2's encoder with torch.compile (segment): faster steps after a minute.
     """
 
     kind: StageKind

@@ -279,7 +279,7 @@ class SegmentStage(nn.Module):
         self.group_head = GroupHead(pam.segmenter.width) if config.group_weight else None
         self._config = config
         self._compare = compare_masks
-        if config.compile:
+        if config.compile and pam.device.type == "cuda":  # on a CPU compiling takes longer than it saves
             pam.segmenter.sam2.image_encoder.compile(dynamic=False)
             self._compare = torch.compile(compare_masks, dynamic=False)
 
