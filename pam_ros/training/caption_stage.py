@@ -199,11 +199,6 @@ class TextDataset(Dataset[CaptionBatch]):
         return CaptionBatch(self._tokenisation.tokens(lessons, contexts))
 
 
-def rows_beside(pam: Pam) -> int:
-    """How many rows a clip's frame has beside the visual ones: semantic tokens and three separators."""
-    return len(pam.perceiver.sem_tokens.weight) + 3
-
-
 class CaptionStage(nn.Module):
     """The stages' loss as a module, so that accelerate can wrap it."""
 
@@ -283,7 +278,7 @@ class CaptionStage(nn.Module):
     def _frame_ends(self, before: int, rows: int, frames: int) -> list[int]:
         """Where the rows of each of a clip's frames end, `before` rows after the start."""
         fine = self.pam.segmenter.grid_size // FINE_STRIDE
-        first = fine**2 + rows_beside(self.pam)
+        first = fine**2 + len(self.pam.perceiver.sem_tokens.weight) + 3  # three separators
         later = (rows - first) // max(1, frames - 1)
         return [before + first - 1 + frame * later for frame in range(frames)]
 

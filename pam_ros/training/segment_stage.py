@@ -22,7 +22,7 @@ from pam_ros.records import Language, Task
 from pam_ros.training import augment
 from pam_ros.training.config import StageConfig, TrainingError
 from pam_ros.training.loading import is_video_step, samples_of_step, video_steps_before
-from pam_ros.training.losses import MaskLosses, compare_masks, mask_losses
+from pam_ros.training.losses import compare_masks, mask_losses
 from pam_ros.training.places import where_head, where_loss, whereabouts
 from pam_ros.training.prompting import correction, first_prompts, on_host, random_numbers
 from pam_ros.training.rollout import Found, normalised, picked, prompt, track
@@ -216,20 +216,21 @@ class CellsHead(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, self.labels)
         )
 
-    def forward(self, embedding: Tensor, ids: Tensor, names: Tensor) -> Tensor:
-        """Embedding (N, C, h, w), ids (N, S, S) int16, names (N, I) → the loss, a scalar.
+    def forward(self, embedding: Tensor, instances: Tensor, names: Tensor) -> Tensor:
+        """Embedding (N, C, h, w), instances (N, S, S) int16, names (N, I) → the loss, a scalar.
 
         A cell's target are the labels of its pixels. Pixels of an instance of A pixels weigh A to the -3/4.
         """
         count, _, side, _ = embedding.shape
-        instances = (ids & ANY_PART).long().flatten(1)  # (N, S²); 0 = nothing
+        side_px = instances.shape[-1]
+        instances = instances.long().flatten(1)  # (N, S²); 0 = nothing
         known = instances.clamp(max=names.shape[1] - 1)
         label = names.gather(1, known).masked_fill(instances != known, UNNAMED)
         areas = torch.zeros_like(names, dtype=torch.float32).scatter_add_(
             1, known, torch.ones_like(known, dtype=torch.float32)
         )
         weight = areas.clamp(min=1).pow(-0.75).gather(1, known).masked_fill(label == UNNAMED, 0)
-        cell = torch.arange(side, device=ids.device).repeat_interleave(ids.shape[-1] // side)
+        cell = torch.arange(side, device=names.device).repeat_interleave(side_px // side)
         cell = (cell[:, None] * side + cell).flatten()  # (S²,)
         place = cell * self.labels + label.clamp(min=0)
         wanted = weight.new_zeros(count, side * side * self.labels).scatter_add_(1, place, weight)
@@ -322,17 +323,22 @@ class SegmentStage(nn.Module):
                 answers.append(found)
                 truths.append(truth[t])
         losses = mask_losses(answers, truths, loss_size=self._config.loss_size, compare=self._compare)
-        figures = self._figures(losses)
+        figures = {
+            "loss": losses.total,
+            "iou_first": losses.iou_first,
+            "iou_last": losses.iou_last,
+            "presence": losses.presence_accuracy,
+        }
+        owners = (ids & ANY_PART).transpose(0, 1).flatten(0, 1)  # (T·N, S, S), as the features
         if self.head is not None and self.cells_head is not None:
             ends = [(answers[0], truths[0]), (answers[-1], truths[-1])][: len(answers)]
             told = [self._told(found.tap, seen, batch, order) for found, seen in ends]
             named = torch.stack([loss for loss, _ in told]).mean()
-            pictures = ids.transpose(0, 1).flatten(0, 1)
-            cells = self.cells_head(features.embedding, pictures, batch.names.repeat(frames, 1))
+            cells = self.cells_head(features.embedding, owners, batch.names.repeat(frames, 1))
             figures["loss"] = figures["loss"] + self._config.words_weight * (named + cells)
             figures |= {"label": told[-1][1], "cells": cells}
         if self.group_head is not None:
-            grouped = self.group_head(features, (ids & ANY_PART).transpose(0, 1).flatten(0, 1), generator)
+            grouped = self.group_head(features, owners, generator)
             figures |= {"loss": figures["loss"] + self._config.group_weight * grouped, "group": grouped}
         return figures
 
@@ -340,14 +346,6 @@ class SegmentStage(nn.Module):
         """Where a correcting click comes; -1 = nowhere."""
         chance, place = torch.rand(2, generator=on_host(generator, 0)).tolist()
         return int(place * frames) if chance < self._config.correction else -1
-
-    def _figures(self, losses: MaskLosses) -> dict[str, Tensor]:
-        return {
-            "loss": losses.total,
-            "iou_first": losses.iou_first,
-            "iou_last": losses.iou_last,
-            "presence": losses.presence_accuracy,
-        }
 
     def _told(self, tap: Tap, masks: Tensor, batch: SegmentBatch, order: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of the regions' names, words and places in one answer, and the share of right names."""
