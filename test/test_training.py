@@ -20,9 +20,10 @@ from torch import Generator
 from pam_ros.errors import InputError
 from pam_ros.model.checkpoint import load_model
 from pam_ros.model.pam import Pam
+from pam_ros.model.prompts import BEFORE_ROWS
 from pam_ros.records import Language, Prompt, Task
 from pam_ros.share import share_folder
-from pam_ros.training.caption_stage import CaptionBatch, CaptionStage, balanced
+from pam_ros.training.caption_stage import CaptionBatch, CaptionStage, balanced, drawn, shared
 from pam_ros.training.config import StageConfig, TrainingError, config_from, read_config
 from pam_ros.training.deepen import deepened, main
 from pam_ros.training.happening import UNKNOWN, EventHead, Events
@@ -36,7 +37,7 @@ from pam_ros.training.segment_stage import UNNAMED, CellsHead, Words, choose_reg
 from pam_ros.training.source import Entry, RegionEntry, ShardSource, open_sources, share_of
 from pam_ros.training.store import FrameStore, mask_of
 from pam_ros.training.taps import Kept, TapStore, codes_of, fill_store, told_of
-from pam_ros.training.texts import Lesson, Tokenisation
+from pam_ros.training.texts import Lesson, Tokenisation, clip_questions, image_questions
 from pam_ros.training.tokenizer import texts_of, train_tokenizer
 
 SIZE = 64
@@ -289,7 +290,7 @@ def test_events_are_asked_where_a_frame_ends(segmented: Path) -> None:
     config = stage(segmented, segmented, kind="caption", train=["perceiver"], steps=1)
     asked = CaptionStage(pam, None, config, Events([]))
     frames, grid, width = 3, pam.segmenter.grid_size, pam.segmenter.width
-    tokens = Tokenisation(pam.language).tokens([Lesson((0, 1, 2), "?", "a", Task.CLIP)])
+    tokens = Tokenisation(pam.language).tokens([[Lesson((0, 1, 2), "?", "a", Task.CLIP)]])
     semantic, refined = pam.perceiver(torch.randn(frames, width, grid, grid), torch.randn(frames, 2, width))
     rows = asked._rows(CaptionBatch(tokens, frames, clip=True), semantic, refined)
     ends = asked._frame_ends(0, rows.shape[1], frames)
@@ -347,6 +348,17 @@ def test_frequent_labels_are_asked_for_less_often() -> None:
     assert balanced([""] * 3, 0.5).tolist() == [1.0] * 3
 
 
+def test_quiet_bystanders_come_with_their_share() -> None:
+    moving = ((0, 8, "still"), (8, 20, "slides_left"))
+    assert RegionEntry(segments=((0, 48, "still"),)).quiet
+    assert not RegionEntry(segments=moving).quiet and not RegionEntry().quiet
+    weights = shared([True, False, False, False], 0.4)
+    assert weights.tolist() == pytest.approx([0.4, 0.2, 0.2, 0.2])
+    found = drawn(np.random.default_rng(0), weights.cumsum(), 20000)
+    assert np.bincount(found) / 20000 == pytest.approx(weights, abs=0.02)
+    assert shared([True, True], 0.4).tolist() == shared([False, False], 0.4).tolist() == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("balance", [0.0, 1.0])
 def test_answers_weigh_as_they_should(balance: float) -> None:
     language = load_model("pam-tiny", device="cpu").language
@@ -354,12 +366,56 @@ def test_answers_weigh_as_they_should(balance: float) -> None:
         Lesson((0,), "?", "a", Task.LABEL),
         Lesson((0,), "?", "a long answer of many more tokens than the other", Task.DETAIL),
     ]
-    tokens = Tokenisation(language, balance).tokens(lessons)
+    tokens = Tokenisation(language, balance).tokens([[lesson] for lesson in lessons])
     of_answer = tokens.learned // tokens.ids.shape[1]
+    assert torch.equal(of_answer, tokens.answers)
     short, long = (float(tokens.weights[of_answer == row].sum()) for row in (0, 1))
     counts = [int((of_answer == row).sum()) for row in (0, 1)]
     assert counts[1] > counts[0] > 1
     assert (short, long) == pytest.approx((1.0, 1.0) if balance else counts)
+
+
+def test_answers_asked_at_once_do_not_see_each_other(segmented: Path) -> None:
+    pam = load_model(str(segmented / "model"), device="cpu", dtype="float32")
+    config = stage(segmented, segmented, kind="caption", train=["perceiver"], steps=1)
+    asked = CaptionStage(pam, None, config, Events([]))
+    lessons = [
+        Lesson((0,), "What is it?", "a mug", Task.LABEL),
+        Lesson((0,), "Tell more.", "A red mug stands on the table.", Task.BRIEF),
+        Lesson((0,), "What is it?", "a spoon", Task.LABEL),
+    ]
+    turned = Tokenisation(pam.language, answer_balance=1.0)
+
+    def figures(samples: list[list[Lesson]]) -> dict[str, float]:
+        batch = CaptionBatch(turned.tokens(samples, ["Red."] * len(samples)))
+        return {name: value.item() for name, value in asked(batch, torch.Generator()).items()}
+
+    alone = [figures([[lesson]]) for lesson in lessons]
+    for together in (figures([lessons]), figures([lessons[:1], lessons[1:]])):
+        assert together["loss"] == pytest.approx(sum(each["loss"] for each in alone) / 3, rel=1e-5)
+    # As in one piece, with plain causal attention:
+    before, text = turned.ids(BEFORE_ROWS), turned.ids("Red.") + turned.ids(lessons[0].question)
+    ids = torch.tensor([before + text + turned.ids("a mug") + turned.ids("<|im_end|>")])
+    start = len(before) + len(text)
+    logits = pam.language.transformer(input_ids=ids).logits[0, start - 1 : -1]
+    whole = torch.nn.functional.cross_entropy(logits, ids[0, start:])
+    assert alone[0]["loss"] == pytest.approx(whole.item(), rel=1e-5)
+
+
+def test_a_region_is_asked_several_things_at_once() -> None:
+    region = next(r for entry in open_sources(["shapes:6:4"]).entries for r in entry.regions if r.clips)
+    config = stage(Path(), Path(), kind="caption", train=["perceiver"], steps=1, answers=3, carry_over=1.0)
+    random = np.random.default_rng(0)
+    last = len(region.clips[0]) - 1
+    clip = region.clips[0][last]
+    questions = clip_questions(random, region, (0, last), config, 2)
+    assert len(questions) == 3
+    assert len({lesson.frames for lesson in questions}) == 1  # of the same view
+    assert questions[0].frames[0] == (clip.start - 1 if clip.start else 0)
+    assert {code for code in clip.texts for q in questions if q.answer in clip.texts[code]} == set(clip.texts)
+    picture = open_sources(["shapes:1"]).entries[0].regions[0]
+    tasks = [(lesson.task, lesson.question) for lesson in image_questions(random, picture, config)]
+    assert len(set(tasks)) == 3  # none twice
 
 
 def test_schedule_follows_steps_or_time(tiny: Path, tmp_path: Path) -> None:

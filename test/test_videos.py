@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pam_ros.data import small_set
-from pam_ros.data.dataset import VideoSample, events_between, video_play, video_sample
+from pam_ros.data.dataset import VideoObject, VideoSample, events_between, video_play, video_sample
 from pam_ros.data.demo_clip import demo_stage
 from pam_ros.data.judge import judge
 from pam_ros.data.occlusion import with_hidden
 from pam_ros.data.ontology import ontology
 from pam_ros.data.scenes import draw_scene
-from pam_ros.data.shards import write_video
+from pam_ros.data.shards import LATER_CLOCKS, write_video
 from pam_ros.data.stage import Segment, Stage
 from pam_ros.records import Language
 
@@ -106,14 +108,25 @@ def test_something_passes_in_front_and_the_object_comes_back() -> None:
     raise AssertionError("nothing was ever hidden")
 
 
-def test_few_captions_tell_of_nothing(tmp_path: Path) -> None:
+def test_every_object_is_told_of_by_several_clocks(tmp_path: Path) -> None:
     sample = video_sample(4, "train", 32, 5.0, 96, 72)
     line = write_video(tmp_path, "v0", sample)
-    told = [region["instance"] for region in line["regions"] if region["events"]]
-    assert sample.actor in told and len(told) <= 2
     for region, thing in zip(line["regions"], sample.objects, strict=True):
         assert region["segments"] == [[part.start, part.end, part.event] for part in thing.segments]
-        assert bool(region["events"]) == bool(region["windows"])
+        assert [(clip["start"], clip["end"]) for clip in region["events"]] == [
+            (part.start, part.end) for part in thing.segments
+        ]
+        assert region["windows"][0]["start"] == 0
+        assert len(region["later_windows"]) == LATER_CLOCKS
+        for clips in (region["windows"], *region["later_windows"]):
+            assert all(later["start"] == clip["end"] for clip, later in pairwise(clips))
+            assert clips[-1]["end"] <= 32
+            assert all(clip["event"] == "+".join(events_of(thing, clip)) for clip in clips)
+
+
+def events_of(thing: VideoObject, clip: dict[str, Any]) -> tuple[str, ...]:
+    """What happens in a clip."""
+    return events_between(thing.segments, clip["start"], clip["end"])
 
 
 def _video_with(event: str, resting: str) -> VideoSample:

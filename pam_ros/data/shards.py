@@ -25,7 +25,7 @@ from pam_ros.records import IMAGE_TASKS, Language
 
 PART_STEP = 256
 WORDINGS = 3
-QUIET_BYSTANDERS = 0.4  # share of videos in which an object to which nothing happens is spoken of too
+LATER_CLOCKS = 4  # by which an object's clips are cut once more
 Picture = NDArray[np.uint8]
 
 
@@ -108,34 +108,17 @@ def clip_lines(versions: Sequence[Sequence[Clip]]) -> list[dict[str, Any]]:
     return lines
 
 
-def narrated(sample: VideoSample, rng: np.random.Generator) -> set[int]:
-    """Instances whose clips get captions: the actor, and at most one other to which something happens.
+def object_line(thing: VideoObject, frames: int, fps: float, rng: np.random.Generator) -> dict[str, Any]:
+    """One object of a video: what happens to it, as [start, end, event], and sequences of clips.
 
-    Where nothing happens to any other, one that stands by is taken now and then: a model that read
-    of all the bystanders would learn to say that nothing happens.
+    `events` are cut where they change, `windows` by the clock, each of `later_windows` by another clock that
+    starts inside the video.
     """
-    others = [thing for thing in sample.objects if thing.instance != sample.actor]
-    busy = [thing for thing in others if any(part.event != "still" for part in thing.segments)]
-    quiet = others if rng.random() < QUIET_BYSTANDERS else []
-    chosen = busy or quiet
-    return {sample.actor} | ({chosen[int(rng.integers(len(chosen)))].instance} if chosen else set())
 
+    def told(cuts: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+        return clip_lines([caption_windows(thing.facts, thing.segments, cuts, rng) for _ in range(WORDINGS)])
 
-def object_line(
-    thing: VideoObject, frames: int, fps: float, rng: np.random.Generator, captions: bool = True
-) -> dict[str, Any]:
-    """One object of a video: `events` cut where they change, `windows` cut by the clock.
-
-    Without `captions` both lists are empty; `segments` tells of every object what happens to it, as
-    [start, end, event].
-    """
-    period = max(2, round(float(rng.uniform(2.5, 5.5)) * fps))
-    windows = [(start, min(start + period, frames)) for start in range(0, frames - 1, period)]
-    if len(windows) > 1 and windows[-1][1] - windows[-1][0] < 0.4 * period:
-        windows.pop()
-    events = [(part.start, part.end) for part in thing.segments]
-    if not captions:
-        windows, events = [], []
+    begins = rng.integers(1, max(2, frames * 2 // 3), LATER_CLOCKS)
     return {
         "instance": thing.instance,
         "part": 0,
@@ -145,13 +128,19 @@ def object_line(
         "truth": _truth(thing.facts, thing.function),
         "pixels": thing.pixels.tolist(),
         "segments": [[part.start, part.end, part.event] for part in thing.segments],
-        "events": clip_lines(
-            [caption_windows(thing.facts, thing.segments, events, rng) for _ in range(WORDINGS)]
-        ),
-        "windows": clip_lines(
-            [caption_windows(thing.facts, thing.segments, windows, rng) for _ in range(WORDINGS)]
-        ),
+        "events": told([(part.start, part.end) for part in thing.segments]),
+        "windows": told(_windows(0, frames, fps, rng)),
+        "later_windows": [told(_windows(int(begin), frames, fps, rng)) for begin in begins],
     }
+
+
+def _windows(begin: int, frames: int, fps: float, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Clips of 2.5 to 5.5 seconds from frame `begin` on; a rest much shorter than that is left out."""
+    period = max(2, round(float(rng.uniform(2.5, 5.5)) * fps))
+    windows = [(start, min(start + period, frames)) for start in range(begin, frames - 1, period)]
+    if len(windows) > 1 and windows[-1][1] - windows[-1][0] < 0.4 * period:
+        windows.pop()
+    return windows
 
 
 def write_image(
@@ -188,7 +177,6 @@ def write_video(folder: Path, name: str, sample: VideoSample, packing: Packing =
         write_ids(folder / f"{stem}.png", id_picture(sample.instances[index]), packing)
     fps = 1 / float(sample.times_s[1] - sample.times_s[0])
     rng = np.random.default_rng([sample.seed, 73])
-    told = narrated(sample, rng)
     return {
         "frames": [f"{stem}{packing.ending}" for stem in names],
         "ids": [f"{stem}.png" for stem in names],
@@ -197,9 +185,7 @@ def write_video(folder: Path, name: str, sample: VideoSample, packing: Packing =
         "seed": sample.seed,
         "split": sample.split,
         "actor": sample.actor,
-        "regions": [
-            object_line(thing, len(names), fps, rng, thing.instance in told) for thing in sample.objects
-        ],
+        "regions": [object_line(thing, len(names), fps, rng) for thing in sample.objects],
     }
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 from torch.utils.data import Dataset
+from transformers import DynamicCache
 
 from pam_ros.model.pam import Pam
 from pam_ros.model.perceiver import FINE_STRIDE
@@ -32,11 +33,11 @@ from pam_ros.training.texts import (
     Lesson,
     Tokenisation,
     Tokens,
-    clip_lesson,
     clip_lessons,
-    context_lesson,
-    image_lesson,
+    clip_questions,
+    context_questions,
     image_lessons,
+    image_questions,
 )
 
 
@@ -103,6 +104,10 @@ class CaptionDataset(Dataset[CaptionBatch]):
             ]
             for frames in config.clip_frames
         }
+        self._clips_up_to = {
+            frames: shared([regions[key].quiet for key, _ in clips], config.quiet_share).cumsum()
+            for frames, clips in self._clips.items()
+        }
         self._lengths = [frames for frames, clips in self._clips.items() if clips]
         if not self._images and config.video_share < 1:
             raise TrainingError(
@@ -118,18 +123,16 @@ class CaptionDataset(Dataset[CaptionBatch]):
         if is_video_step(step, self._config.video_share):
             alike = np.random.default_rng((self._config.seed, step))  # all processes: as long steps
             frames = int(self._lengths[int(alike.integers(len(self._lengths)))])
-            chosen = [
-                self._clips[frames][int(i)]
-                for i in random.integers(len(self._clips[frames]), size=self._config.video_batch)
-            ]
+            count, up_to = self._config.video_batch, self._clips_up_to[frames]
+            chosen = [self._clips[frames][i] for i in drawn(random, up_to, count)]
             keys = [key for key, _ in chosen]
             lessons = [
-                clip_lesson(random, self._region(key), where, self._config, frames) for key, where in chosen
+                clip_questions(random, self._region(key), where, self._config, frames)
+                for key, where in chosen
             ]
             return self._batch(keys, lessons, random, clip=True)
-        drawn = self._up_to.searchsorted(random.random(self._config.batch) * self._up_to[-1], side="right")
-        keys = [self._images[int(i)] for i in drawn]
-        lessons = [image_lesson(random, self._region(key), self._config) for key in keys]
+        keys = [self._images[i] for i in drawn(random, self._up_to, self._config.batch)]
+        lessons = [image_questions(random, self._region(key), self._config) for key in keys]
         return self._batch(keys, lessons, random, clip=False)
 
     def _region(self, key: tuple[int, int]) -> RegionEntry:
@@ -138,34 +141,30 @@ class CaptionDataset(Dataset[CaptionBatch]):
     def _batch(
         self,
         keys: Sequence[tuple[int, int]],
-        lessons: Sequence[Lesson],
+        lessons: Sequence[Sequence[Lesson]],
         random: np.random.Generator,
         *,
         clip: bool,
     ) -> CaptionBatch:
-        tokens, frames = self._tokenisation.tokens(lessons), len(lessons[0].frames)
-        happening = None
+        tokens, shown = self._tokenisation.tokens(lessons), [each[0].frames for each in lessons]
+        frames, happening = len(shown[0]), None
         if clip:
-            told = zip(keys, lessons, strict=True)
-            happening = torch.tensor(
-                [self._events.numbers(self._region(key), lesson.frames) for key, lesson in told]
-            )
+            told = zip(keys, shown, strict=True)
+            happening = torch.tensor([self._events.numbers(self._region(key), seen) for key, seen in told])
         if self._taps is not None:
             rows = [
                 row
-                for (sample, region), lesson in zip(keys, lessons, strict=True)
-                for row in self._taps.find(
-                    sample, region, int(random.integers(self._taps.variants)), lesson.frames
-                )
+                for (sample, region), seen in zip(keys, shown, strict=True)
+                for row in self._taps.find(sample, region, int(random.integers(self._taps.variants)), seen)
             ]
             return CaptionBatch(tokens, frames, clip, tap_rows=torch.tensor(rows), happening=happening)
         pixels, masks = [], []
-        for (sample, region), lesson in zip(keys, lessons, strict=True):
-            scene = self._source.load(sample, lesson.frames, self._size)
+        for (sample, region), seen in zip(keys, shown, strict=True):
+            scene = self._source.load(sample, seen, self._size)
             pixels.append(torch.from_numpy(np.ascontiguousarray(scene.pixels.transpose(0, 3, 1, 2))))
             masks.append(torch.from_numpy(mask_of(scene.ids, self._region((sample, region)))[None]))
-        seen = torch.stack(pixels), torch.stack(masks)
-        return CaptionBatch(tokens, frames, clip, None, *seen, happening)
+        views = torch.stack(pixels), torch.stack(masks)
+        return CaptionBatch(tokens, frames, clip, None, *views, happening)
 
 
 def balanced(labels: Sequence[str], balance: float) -> NDArray[np.float64]:
@@ -174,6 +173,21 @@ def balanced(labels: Sequence[str], balance: float) -> NDArray[np.float64]:
     weights = np.array([counts[label] ** -balance if label else np.nan for label in labels])
     usual = np.nanmean(weights) if any(labels) else 1.0
     return np.nan_to_num(weights, nan=float(usual))
+
+
+def shared(chosen: Sequence[bool], share: float) -> NDArray[np.float64]:
+    """(N,) weights by which those that are chosen come with this share; alike where all or none are."""
+    mask = np.array(chosen, dtype=bool)
+    some = mask.sum()
+    if some in (0, len(mask)):
+        return np.ones(len(mask))
+    return np.where(mask, share / some, (1 - share) / (len(mask) - some))
+
+
+def drawn(random: np.random.Generator, up_to: NDArray[np.float64], count: int) -> list[int]:
+    """Numbers drawn by their weights, of which (N,) `up_to` holds the sums."""
+    found: list[int] = up_to.searchsorted(random.random(count) * up_to[-1], side="right").tolist()
+    return found
 
 
 class TextDataset(Dataset[CaptionBatch]):
@@ -188,9 +202,9 @@ class TextDataset(Dataset[CaptionBatch]):
     def __getitem__(self, step: int) -> CaptionBatch:
         random = np.random.default_rng((self._config.seed, step, self._rank))
         contexts: list[str] = []
-        lessons: list[Lesson] = []
+        lessons: list[list[Lesson]] = []
         while len(lessons) < self._config.batch:
-            given = context_lesson(
+            given = context_questions(
                 random, self._regions[int(random.integers(len(self._regions)))], self._config
             )
             if given is not None:
@@ -229,22 +243,30 @@ class CaptionStage(nn.Module):
             parts.append(self._rows(batch, semantic, refined).to(parts[0].dtype))
             if self.where_head is not None:
                 figures["where"] = where_loss(self.where_head(semantic.mean(1)), shown.where)
-        inputs = torch.cat([*parts, embed(tokens.ids)], dim=1)  # (B, P + rows + L, H)
-        positions = torch.arange(inputs.shape[1], device=inputs.device)[None]
-        # Padding stands on the right: under the causal mask nothing that counts sees it.
-        mask = self.pam.language.mask(positions, positions)
-        hidden = transformer.model(
-            inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False
-        )
+        seen = torch.cat(parts, dim=1)  # (B, P, H): all that the questions are about
+        at = torch.arange(seen.shape[1], device=seen.device)[None]
+        cache = DynamicCache()
+        states = transformer.model(
+            inputs_embeds=seen,
+            attention_mask=self.pam.language.mask(at, at),
+            position_ids=at,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
         if self.event_head is not None and batch.happening is not None:
             closing = self._frame_ends(parts[0].shape[1], parts[1].shape[1], batch.frames)
-            states = hidden.last_hidden_state[:, closing]  # (B, n, H)
-            figures["event"], figures["event_right"] = self.event_head(states, batch.happening)
-        shift = inputs.shape[1] - tokens.ids.shape[1] - 1
-        states = hidden.last_hidden_state[:, shift:-1]  # (B, L, H): row i predicts token i
-        logits = transformer.lm_head(states.flatten(0, 1)[tokens.learned]).float()
-        labels = tokens.labels.flatten()[tokens.learned]
-        weights = tokens.weights
+            told = states[:, closing]  # (B, n, H)
+            figures["event"], figures["event_right"] = self.event_head(told, batch.happening)
+        places = seen.shape[1] + tokens.places
+        states = transformer.model(
+            inputs_embeds=embed(tokens.ids),
+            attention_mask=self._sees(at, places, tokens.parts),
+            position_ids=places,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state  # (B, L, H)
+        logits = transformer.lm_head(states.flatten(0, 1)[tokens.learned - 1]).float()
+        labels, weights = tokens.labels, tokens.weights
         loss = (F.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
         hits = logits.argmax(1) == labels
         for name, weight in (("where", self._config.where_weight), ("event", self._config.events_weight)):
@@ -252,11 +274,18 @@ class CaptionStage(nn.Module):
                 loss = loss + weight * figures[name]
         figures |= {"loss": loss, "token": hits.float().mean()}
         if tokens.asks_labels:
-            right = torch.ones_like(tokens.ids, dtype=torch.bool).flatten()
-            right[tokens.learned] = hits
-            whole = right.reshape(tokens.ids.shape).all(1) & tokens.is_label
-            figures["label"] = whole.sum() / tokens.is_label.sum()
+            misses = torch.zeros_like(tokens.is_label, dtype=torch.float32)
+            misses.index_add_(0, tokens.answers, (~hits).float())
+            figures["label"] = ((misses == 0) & tokens.is_label).sum() / tokens.is_label.sum()
         return figures
+
+    def _sees(self, before: Tensor, places: Tensor, parts: Tensor) -> Tensor:
+        """Places (1, P) of what is seen by all, `Tokens.parts` (B, L) and their places → (B, 1, L, P + L)."""
+        keys = torch.cat([before.expand(len(places), -1), places], dim=1)
+        by_place = self.pam.language.mask(places, keys, padded=True)
+        assert by_place is not None
+        own = parts[:, None, :, None] == parts[:, None, None, :]
+        return by_place & F.pad(own, (before.shape[1], 0), value=True)
 
     def _rows(self, batch: CaptionBatch, semantic: Tensor, refined: Tensor) -> Tensor:
         """What stands for `<image>`: (B, rows, H), as `Pam.tap_rows` and `Pam.visual_rows` make it."""

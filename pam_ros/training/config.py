@@ -57,8 +57,10 @@ class StageConfig:
         correction: share of steps in which a second click corrects a mask.
         words_weight: weight of the auxiliary losses that ask SAM 2's features for names, words and places.
         group_weight: weight of the auxiliary loss that asks them which pixels belong together.
+        answers: how many questions are asked of each region and answered at once (language, caption).
         tasks: weight of each image task; languages: those trained.
         clip_frames: how many frames a clip may have, drawn per step.
+        quiet_share: share of clips of regions of which the data say that nothing changes in the whole video.
         carry_over: share of clips that begin with the last frame of the one before (paper, section 3.1).
         box_share: share of regions prompted by a box alone, 0..1; 1 where the data's masks are filled boxes.
         label_balance: how far frequent labels are asked for less often, 0 (not) .. 1 (all alike).
@@ -100,9 +102,11 @@ class StageConfig:
     correction: float = 0.5
     words_weight: float = 0.0
     group_weight: float = 0.0
+    answers: int = 1
     tasks: Mapping[Task, float] = field(default_factory=lambda: dict.fromkeys(IMAGE_TASKS, 1.0))
     languages: tuple[Language, ...] = (Language.EN, Language.ZH)
     clip_frames: tuple[int, ...] = (16,)
+    quiet_share: float = 0.35
     carry_over: float = 0.7
     box_share: float = 0.4
     label_balance: float = 0.0
@@ -121,10 +125,11 @@ class StageConfig:
                 "train must name segmenter in stages of kind segment, and only there: SAM 2 is frozen later"
             )
         for name, low, high in (
-            ("steps", 1, 1e9), ("batch", 1, 1e6), ("warmup", 0, 0.5), ("final_rate", 0, 1),
+            ("steps", 1, 1e9), ("batch", 1, 1e6), ("answers", 1, 64), ("warmup", 0, 0.5),
+            ("final_rate", 0, 1),
             ("video_share", 0, 1), ("box_share", 0, 1), ("label_balance", 0, 1), ("answer_balance", 0, 1),
-            ("correction", 0, 1), ("carry_over", 0, 1), ("clip_norm", 0, 1e9), ("video_frames", 1, 256),
-            ("max_minutes", 0, 1e6), ("video_after", 0, 1e9),
+            ("correction", 0, 1), ("quiet_share", 0, 1), ("carry_over", 0, 1), ("clip_norm", 0, 1e9),
+            ("video_frames", 1, 256), ("max_minutes", 0, 1e6), ("video_after", 0, 1e9),
         ):  # fmt: skip
             value = getattr(self, name)
             if not low <= value <= high:

@@ -44,6 +44,11 @@ class RegionEntry:
         """Its first label in English, "" where it has none."""
         return next(iter(self.texts.get((Task.LABEL, Language.EN), ())), "")
 
+    @property
+    def quiet(self) -> bool:
+        """Whether the same goes on all through the video, as with things that stand by."""
+        return len(self.segments) == 1
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -129,11 +134,10 @@ def _region(region: Mapping[str, Any]) -> RegionEntry:
     for key, wordings in region.get("texts", {}).items():
         task, _, language = key.partition("/")
         texts[Task.parse(task), Language.parse(language)] = tuple(wordings)
-    sequences = [_clips(region[name]) for name in ("events", "windows") if region.get(name)]
+    told = [region.get("events"), region.get("windows"), *region.get("later_windows", ())]
+    sequences = [_clips(clips) for clips in told if clips]
     segments = tuple((int(start), int(end), str(event)) for start, end, event in region.get("segments", ()))
-    return RegionEntry(
-        texts, tuple(sequences), int(region["instance"]), int(region.get("part", 0)), segments
-    )
+    return RegionEntry(texts, tuple(sequences), int(region["instance"]), int(region.get("part", 0)), segments)
 
 
 def _clips(clips: Sequence[Mapping[str, Any]]) -> tuple[ClipEntry, ...]:

@@ -1,6 +1,6 @@
 """Which question and answer a region gets, which frames it is shown by, and the token ids of both.
 
-Letters: B samples, L tokens.
+Letters: B samples, A answers of each, L tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pam_ros.records import Language, Task
 from pam_ros.training.config import StageConfig
 from pam_ros.training.source import Entry, RegionEntry
 
-IGNORED = -100  # label of a token that is not learned
 END = "<|im_end|>"
 FIRST_CAPTION = 0.1  # share of later clips that are shown as if they were the first
 
@@ -35,20 +34,28 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Texts of B samples, padded on the right."""
+    """Texts of B samples, padded on the right: the questions of each with their answers, one after the other.
+
+    None of them sees another: each stands at the places right after what comes before them all.
+    """
 
     ids: Tensor  # (B, L) int64
-    labels: Tensor  # (B, L) int64: the id where it is to be learned, else IGNORED
-    is_label: Tensor  # (B,) bool: Task.LABEL
-    learned: Tensor  # (K,) int64: where in B·L there is something to be learned
+    places: Tensor  # (B, L) int64: place within its question and answer, from 0
+    parts: Tensor  # (B, L) int64: to which question and answer of the sample it belongs, from 0; padding: -1
+    labels: Tensor  # (K,) int64: ids of the tokens to be learned
+    learned: Tensor  # (K,) int64: where in B·L these are
+    answers: Tensor  # (K,) int64: to which of all answers each belongs
     weights: Tensor  # (K,) float32: what each of these counts in the loss
+    is_label: Tensor  # (answers,) bool: Task.LABEL
     asks_labels: bool  # whether any is a label; known without asking the device
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Tokens:
         """Every tensor changed: pinned, or sent somewhere."""
-        ids, labels = change(self.ids), change(self.labels)
-        where, weights = change(self.learned), change(self.weights)
-        return Tokens(ids, labels, change(self.is_label), where, weights, self.asks_labels)
+        ids, places, parts = change(self.ids), change(self.places), change(self.parts)
+        learned, labels = change(self.learned), change(self.labels)
+        answers, weights = change(self.answers), change(self.weights)
+        is_label = change(self.is_label)
+        return Tokens(ids, places, parts, labels, learned, answers, weights, is_label, self.asks_labels)
 
 
 def image_lessons(region: RegionEntry, config: StageConfig) -> list[tuple[Task, Language]]:
@@ -60,15 +67,19 @@ def image_lessons(region: RegionEntry, config: StageConfig) -> list[tuple[Task, 
     ]
 
 
-def image_lesson(
+def image_questions(
     random: np.random.Generator, region: RegionEntry, config: StageConfig, frame: int = 0
-) -> Lesson:
-    """A random image task of a region that has one."""
+) -> list[Lesson]:
+    """As many different image tasks of a region as are asked of a sample, or all that it has."""
     keys = image_lessons(region, config)
     weights = np.array([config.tasks[task] for task, _ in keys])
-    task, language = keys[random.choice(len(keys), p=weights / weights.sum())]
-    answer = str(random.choice(region.texts[task, language]))
-    return Lesson((frame,), text_after_rows(task, language), answer, task)
+    count = min(config.answers, len(keys))
+    lessons = []
+    for number in random.choice(len(keys), count, replace=False, p=weights / weights.sum()):
+        task, language = keys[number]
+        answer = _any(random, region.texts[task, language])
+        lessons.append(Lesson((frame,), text_after_rows(task, language), answer, task))
+    return lessons
 
 
 def clip_lessons(
@@ -83,22 +94,29 @@ def clip_lessons(
     ]
 
 
-def clip_lesson(
+def clip_questions(
     random: np.random.Generator, region: RegionEntry, where: tuple[int, int], config: StageConfig, frames: int
-) -> Lesson:
-    """A clip by `frames` of its frames; with carry-over the first is the last of the clip before."""
+) -> list[Lesson]:
+    """A clip by `frames` of its frames; with carry-over the first is the last of the clip before.
+
+    Asked for as often as questions are asked of a sample, in other wordings, the languages in turn.
+    """
     sequence, place = region.clips[where[0]], where[1]
     clip = sequence[place]
-    language = _choice(random, [code for code in clip.texts if code in config.languages])
-    previous = None
-    if place and language in sequence[place - 1].texts and random.random() >= FIRST_CAPTION:
-        previous = str(random.choice(sequence[place - 1].texts[language]))
+    languages = [code for code in clip.texts if code in config.languages]
+    turn = int(random.integers(len(languages)))
     carried = clip.start > 0 and frames > 1 and random.random() < config.carry_over
     own = frames - 1 if carried else frames
-    shown = _spread(random, clip.start, clip.end, own)
-    question = text_after_rows(Task.CLIP, language, previous)
-    answer = str(random.choice(clip.texts[language]))
-    return Lesson(((clip.start - 1,) if carried else ()) + shown, question, answer, Task.CLIP)
+    shown = ((clip.start - 1,) if carried else ()) + _spread(random, clip.start, clip.end, own)
+    lessons = []
+    for number in range(config.answers):
+        language = languages[(turn + number) % len(languages)]
+        previous = None
+        if place and language in sequence[place - 1].texts and random.random() >= FIRST_CAPTION:
+            previous = _any(random, sequence[place - 1].texts[language])
+        question = text_after_rows(Task.CLIP, language, previous)
+        lessons.append(Lesson(shown, question, _any(random, clip.texts[language]), Task.CLIP))
+    return lessons
 
 
 def _spread(random: np.random.Generator, start: int, end: int, count: int) -> tuple[int, ...]:
@@ -114,14 +132,14 @@ def _spread(random: np.random.Generator, start: int, end: int, count: int) -> tu
     return tuple(int(start + frame) for frame in frames)
 
 
-def _choice(random: np.random.Generator, items: Sequence[Language]) -> Language:
-    return items[int(random.integers(len(items)))]
+def _any(random: np.random.Generator, texts: Sequence[str]) -> str:
+    return texts[int(random.integers(len(texts)))]
 
 
-def context_lesson(
+def context_questions(
     random: np.random.Generator, region: RegionEntry, config: StageConfig
-) -> tuple[str, Lesson] | None:
-    """For the language model alone: a text of the region stands for its rows, and another is asked for."""
+) -> tuple[str, list[Lesson]] | None:
+    """For the language model alone: a text of the region stands for its rows, and others are asked for."""
     contexts = [
         text
         for (task, _), texts in region.texts.items()
@@ -133,11 +151,12 @@ def context_lesson(
         where = clips[int(random.integers(len(clips)))]
         clip = region.clips[where[0]][where[1]]
         hints = [text for texts in clip.texts.values() for text in texts]
-        named = [str(random.choice(contexts))] if contexts else []
-        return " ".join([*named, str(random.choice(hints))]), clip_lesson(random, region, where, config, 1)
+        named = [_any(random, contexts)] if contexts else []
+        told = " ".join([*named, _any(random, hints)])
+        return told, clip_questions(random, region, where, config, 1)
     if not contexts or not image_lessons(region, config):
         return None
-    return str(random.choice(contexts)), image_lesson(random, region, config)
+    return _any(random, contexts), image_questions(random, region, config)
 
 
 class Tokenisation:
@@ -153,22 +172,48 @@ class Tokenisation:
             self._seen[text] = self._language.encode_text(text)
         return self._seen[text]
 
-    def tokens(self, lessons: Sequence[Lesson], contexts: Sequence[str] | None = None) -> Tokens:
-        """Question, answer, end token of each, after its context if any. Only answers are learned."""
-        rows, learned = [], []
-        for place, lesson in enumerate(lessons):
-            given = self.ids(contexts[place]) if contexts is not None else []
-            before = [*given, *self.ids(lesson.question)]
-            answer = [*self.ids(lesson.answer), *self.ids(END)]
-            rows.append(before + answer)
-            learned.append([IGNORED] * len(before) + answer)
-        longest = max(map(len, rows))
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        labels = torch.full((len(rows), longest), IGNORED)
-        for place, (row, known) in enumerate(zip(rows, learned, strict=True)):
-            ids[place, : len(row)], labels[place, : len(row)] = torch.tensor(row), torch.tensor(known)
-        is_label = torch.tensor([lesson.task is Task.LABEL for lesson in lessons])
-        counts = labels != IGNORED
-        (where,) = counts.flatten().nonzero(as_tuple=True)
-        weights = (counts.sum(1, keepdim=True).clamp(min=1) ** -self._balance).expand_as(counts)[counts]
-        return Tokens(ids, labels, is_label, where, weights, bool(is_label.any()))
+    def tokens(self, samples: Sequence[Sequence[Lesson]], contexts: Sequence[str] | None = None) -> Tokens:
+        """Questions, answers and end tokens of each sample. Only answers are learned.
+
+        `contexts`: a text for each sample that comes before each of its questions.
+        """
+        count = len(samples)
+        ids: list[list[int]] = [[] for _ in range(count)]
+        places: list[list[int]] = [[] for _ in range(count)]
+        parts: list[list[int]] = [[] for _ in range(count)]
+        learned: list[tuple[int, int]] = []
+        answers: list[int] = []
+        weights: list[float] = []
+        for row, lessons in enumerate(samples):
+            given = self.ids(contexts[row]) if contexts is not None else []
+            for part, lesson in enumerate(lessons):
+                before = [*given, *self.ids(lesson.question)]
+                answer = [*self.ids(lesson.answer), *self.ids(END)]
+                whole, start = len(before) + len(answer), len(ids[row]) + len(before)
+                ids[row] += before + answer
+                places[row] += range(whole)
+                parts[row] += [part] * whole
+                learned += [(row, start + place) for place in range(len(answer))]
+                answers += [len(weights)] * len(answer)
+                weights.append(len(answer) ** -self._balance)
+        longest = max(map(len, ids))
+        where, of_answer = torch.from_numpy(np.array(learned)), torch.from_numpy(np.array(answers))
+        padded = _padded(ids, longest, 0)
+        return Tokens(
+            ids=padded,
+            places=_padded(places, longest, 0),
+            parts=_padded(parts, longest, -1),
+            labels=padded[where[:, 0], where[:, 1]],
+            learned=where[:, 0] * longest + where[:, 1],
+            answers=of_answer,
+            weights=torch.tensor(weights)[of_answer],
+            is_label=torch.tensor([lesson.task is Task.LABEL for each in samples for lesson in each]),
+            asks_labels=any(lesson.task is Task.LABEL for each in samples for lesson in each),
+        )
+
+
+def _padded(rows: Sequence[Sequence[int]], longest: int, padding: int) -> Tensor:
+    padded = np.full((len(rows), longest), padding)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = row
+    return torch.from_numpy(padded)
