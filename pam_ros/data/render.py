@@ -115,13 +115,11 @@ class SceneRenderer:
         self._camera = mujoco.MjvCamera()
         self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
         if SceneRenderer._gl is None:
-            SceneRenderer._gl = mujoco.GLContext(2 * width, height)
+            SceneRenderer._gl = mujoco.GLContext(width, height)
         SceneRenderer._gl.make_current()
         self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_50)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        # Picture and segments side by side, read at once: each reading waits for the GPU.
-        self._left, self._right = (mujoco.MjrRect(side * width, 0, width, height) for side in (0, 1))
-        self._both = mujoco.MjrRect(0, 0, 2 * width, height)
+        self._rect = mujoco.MjrRect(0, 0, width, height)
         names = [self._model.geom(i).name for i in range(self._model.ngeom)]
         owners = [(0, 0), *[self._owner.get(name, (0, 0)) for name in names]]  # by geom id + 1
         self._owner_of = np.array([instance + part * _PART_STEP for instance, part in owners], np.uint32)
@@ -156,17 +154,12 @@ class SceneRenderer:
             mujoco.mjtCatBit.mjCAT_ALL.value,
             self._view,
         )
-        mujoco.mjr_render(self._left, self._view, self._context)
-        flags = self._view.flags
-        flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
-        mujoco.mjr_render(self._right, self._view, self._context)
-        flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 0
-        seen = np.empty((self.height, 2 * self.width, 3), np.uint8)
-        distance = np.empty((self.height, 2 * self.width), np.float32)
-        mujoco.mjr_readPixels(seen, distance, self._both, self._context)
-        instances, parts, depth = self._segment(seen[:, self.width :], distance[:, self.width :])
+        rgb = np.empty((self.height, self.width, 3), np.uint8)
+        mujoco.mjr_render(self._rect, self._view, self._context)
+        mujoco.mjr_readPixels(rgb, None, self._rect, self._context)
+        instances, parts, depth = self._segment()
         return Rendered(
-            rgb=self._develop(seen[:, : self.width], frame),
+            rgb=self._develop(rgb, frame),
             instances=instances,
             parts=parts,
             depth_m=depth,
@@ -174,10 +167,15 @@ class SceneRenderer:
             pose=pose,
         )
 
-    def _segment(
-        self, coded: NDArray[np.uint8], depth: NDArray[np.float32]
-    ) -> tuple[NDArray[np.uint16], NDArray[np.uint8], NDArray[np.float32]]:
-        """(H, W) instances, parts, and depth in metres, top row first; from what was read, last row first."""
+    def _segment(self) -> tuple[NDArray[np.uint16], NDArray[np.uint8], NDArray[np.float32]]:
+        """(H, W) instances, parts, and depth in metres, top row first."""
+        flags = self._view.flags
+        flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
+        coded = np.empty((self.height, self.width, 3), np.uint8)
+        depth = np.empty((self.height, self.width), np.float32)
+        mujoco.mjr_render(self._rect, self._view, self._context)
+        mujoco.mjr_readPixels(coded, depth, self._rect, self._context)
+        flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 0
         segment = coded[::-1, :, 1].astype(np.uint16) << 8 | coded[::-1, :, 0]
         geom_of = np.zeros(self._view.ngeom + 1, np.int64)  # geom id + 1 by segment, 0 = nothing
         for geom in self._view.geoms[: self._view.ngeom]:
@@ -229,7 +227,7 @@ class SceneRenderer:
 
     def _visual(self) -> None:
         spec, scene = self._spec, self.scene
-        spec.visual.global_.offwidth, spec.visual.global_.offheight = 2 * self.width, self.height
+        spec.visual.global_.offwidth, spec.visual.global_.offheight = self.width, self.height
         spec.visual.quality.shadowsize, spec.visual.quality.offsamples = 2048, 4
         spec.visual.map.znear, spec.visual.map.zfar = 0.02, 12.0
         spec.visual.map.shadowclip = 2.0
