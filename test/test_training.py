@@ -348,15 +348,16 @@ def test_frequent_labels_are_asked_for_less_often() -> None:
     assert balanced([""] * 3, 0.5).tolist() == [1.0] * 3
 
 
-def test_quiet_bystanders_come_with_their_share() -> None:
+def test_bystanders_and_parts_come_with_their_share() -> None:
     moving = ((0, 8, "still"), (8, 20, "slides_left"))
     assert RegionEntry(segments=((0, 48, "still"),)).quiet
     assert not RegionEntry(segments=moving).quiet and not RegionEntry().quiet
-    weights = shared([True, False, False, False], 0.4)
-    assert weights.tolist() == pytest.approx([0.4, 0.2, 0.2, 0.2])
+    weights = shared([True, False, False, False], 0.4, np.array([9.0, 2.0, 2.0, 4.0]))
+    assert weights.tolist() == pytest.approx([0.4, 0.15, 0.15, 0.3])
     found = drawn(np.random.default_rng(0), weights.cumsum(), 20000)
     assert np.bincount(found) / 20000 == pytest.approx(weights, abs=0.02)
-    assert shared([True, True], 0.4).tolist() == shared([False, False], 0.4).tolist() == [1.0, 1.0]
+    for alike in ([True, True], [False, False]):
+        assert shared(alike, 0.4, np.array([1.0, 3.0])).tolist() == [1.0, 3.0]
 
 
 @pytest.mark.parametrize("balance", [0.0, 1.0])

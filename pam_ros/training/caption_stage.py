@@ -95,7 +95,9 @@ class CaptionDataset(Dataset[CaptionBatch]):
         ]
         regions = {key: source.entries[key[0]].regions[key[1]] for key in everything}
         self._images = [key for key in everything if image_lessons(regions[key], config)]
-        self._up_to = balanced([regions[key].label for key in self._images], config.label_balance).cumsum()
+        weights = balanced([regions[key].label for key in self._images], config.label_balance)
+        parts = [regions[key].part > 0 for key in self._images]
+        self._up_to = shared(parts, config.parts_share, weights).cumsum()
         self._clips = {
             frames: [
                 (key, where)
@@ -105,7 +107,9 @@ class CaptionDataset(Dataset[CaptionBatch]):
             for frames in config.clip_frames
         }
         self._clips_up_to = {
-            frames: shared([regions[key].quiet for key, _ in clips], config.quiet_share).cumsum()
+            frames: shared(
+                [regions[key].quiet for key, _ in clips], config.quiet_share, np.ones(len(clips))
+            ).cumsum()
             for frames, clips in self._clips.items()
         }
         self._lengths = [frames for frames, clips in self._clips.items() if clips]
@@ -175,13 +179,13 @@ def balanced(labels: Sequence[str], balance: float) -> NDArray[np.float64]:
     return np.nan_to_num(weights, nan=float(usual))
 
 
-def shared(chosen: Sequence[bool], share: float) -> NDArray[np.float64]:
-    """(N,) weights by which those that are chosen come with this share; alike where all or none are."""
+def shared(chosen: Sequence[bool], share: float, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) weights changed so that the chosen ones have this share of all; not where all or none are."""
     mask = np.array(chosen, dtype=bool)
-    some = mask.sum()
-    if some in (0, len(mask)):
-        return np.ones(len(mask))
-    return np.where(mask, share / some, (1 - share) / (len(mask) - some))
+    if mask.all() or not mask.any():
+        return weights
+    factors = np.where(mask, share / weights[mask].sum(), (1 - share) / weights[~mask].sum())
+    return np.asarray(weights * factors)
 
 
 def drawn(random: np.random.Generator, up_to: NDArray[np.float64], count: int) -> list[int]:

@@ -64,6 +64,8 @@ class StageConfig:
         carry_over: share of clips that begin with the last frame of the one before (paper, section 3.1).
         box_share: share of regions prompted by a box alone, 0..1; 1 where the data's masks are filled boxes.
         label_balance: how far frequent labels are asked for less often, 0 (not) .. 1 (all alike).
+        parts_share: share of questions about pictures that are about parts of things, 0..1. Parts have few
+            names: where they are asked for often, things that are hard to name are called by those.
         answer_balance: how far answers weigh alike, 0 (tokens do, as in the paper) .. 1 (answers do).
         where_weight: weight of the auxiliary loss that asks the semantic tokens where the region is.
         events_weight: weight of the auxiliary loss that asks the language model, after each frame of a clip,
@@ -110,6 +112,7 @@ class StageConfig:
     carry_over: float = 0.7
     box_share: float = 0.4
     label_balance: float = 0.0
+    parts_share: float = 0.05
     answer_balance: float = 0.0
     where_weight: float = 0.0
     events_weight: float = 0.0
@@ -126,8 +129,8 @@ class StageConfig:
             )
         for name, low, high in (
             ("steps", 1, 1e9), ("batch", 1, 1e6), ("answers", 1, 64), ("warmup", 0, 0.5),
-            ("final_rate", 0, 1),
-            ("video_share", 0, 1), ("box_share", 0, 1), ("label_balance", 0, 1), ("answer_balance", 0, 1),
+            ("final_rate", 0, 1), ("video_share", 0, 1), ("box_share", 0, 1), ("label_balance", 0, 1),
+            ("parts_share", 0, 1), ("answer_balance", 0, 1),
             ("correction", 0, 1), ("quiet_share", 0, 1), ("carry_over", 0, 1), ("clip_norm", 0, 1e9),
             ("video_frames", 1, 256), ("max_minutes", 0, 1e6), ("video_after", 0, 1e9),
         ):  # fmt: skip
