@@ -135,8 +135,8 @@ def object_line(thing: VideoObject, frames: int, fps: float, rng: np.random.Gene
 
 
 def _windows(begin: int, frames: int, fps: float, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Clips of 2.5 to 5.5 seconds from frame `begin` on; a rest much shorter than that is left out."""
-    period = max(2, round(float(rng.uniform(2.5, 5.5)) * fps))
+    """Clips of 1.5 to 5.5 seconds from frame `begin` on; a rest much shorter than that is left out."""
+    period = max(2, round(float(rng.uniform(1.5, 5.5)) * fps))
     windows = [(start, min(start + period, frames)) for start in range(begin, frames - 1, period)]
     if len(windows) > 1 and windows[-1][1] - windows[-1][0] < 0.4 * period:
         windows.pop()

@@ -16,7 +16,7 @@ from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Language, Region, Task
 from pam_ros.runtime.offline import Caption, caption_video
 
-PERIOD_S = 3.0  # of the clips; inside the 2.5..5.5 s of training's windows
+PERIOD_S = 3.0  # of the clips; inside the 1.5..5.5 s of training's windows
 SHORTEST_CLIP = 0.4  # of the period: training leaves shorter rests out, and so does the score
 SHOWN_FRAMES = 6  # on a case's picture
 WORDINGS = 3  # of right captions

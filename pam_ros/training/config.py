@@ -112,7 +112,7 @@ class StageConfig:
     carry_over: float = 0.7
     box_share: float = 0.4
     label_balance: float = 0.0
-    parts_share: float = 0.05
+    parts_share: float = 0.08
     answer_balance: float = 0.0
     where_weight: float = 0.0
     events_weight: float = 0.0
