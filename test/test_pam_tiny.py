@@ -65,7 +65,8 @@ def test_texts(model: Pam, samples: Samples) -> None:
     check(findings, least)  # 0.873, 0.841, 0.825
 
 
+@pytest.mark.timeout(600)
 def test_streaming_captions(model: Pam, samples: Samples) -> None:
     findings = Findings()
     evaluate_stream(model, samples.videos, findings, open_judge(), languages=[Language.EN])
-    check(findings, {"event_accuracy": 0.48})  # 0.52: its videos are fuller of events than others
+    check(findings, {"event_accuracy": 0.5})  # 0.52: its videos are fuller of events than others

@@ -1,6 +1,6 @@
 """Which question and answer a region gets, which frames it is shown by, and the token ids of both.
 
-Letters: B samples, A answers of each, L tokens.
+Letters: B samples, L tokens, K tokens to be learned, N answers of all samples.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Tokens:
     parts: Tensor  # (B, L) int64: to which question and answer of the sample it belongs, from 0; padding: -1
     labels: Tensor  # (K,) int64: ids of the tokens to be learned
     learned: Tensor  # (K,) int64: where in B·L these are
-    answers: Tensor  # (K,) int64: to which of all answers each belongs
+    answers: Tensor  # (K,) int64: to which of the N answers each belongs
     weights: Tensor  # (K,) float32: what each of these counts in the loss
-    is_label: Tensor  # (answers,) bool: Task.LABEL
+    is_label: Tensor  # (N,) bool: Task.LABEL
     asks_labels: bool  # whether any is a label; known without asking the device
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Tokens:
@@ -67,9 +67,7 @@ def image_lessons(region: RegionEntry, config: StageConfig) -> list[tuple[Task, 
     ]
 
 
-def image_questions(
-    random: np.random.Generator, region: RegionEntry, config: StageConfig, frame: int = 0
-) -> list[Lesson]:
+def image_questions(random: np.random.Generator, region: RegionEntry, config: StageConfig) -> list[Lesson]:
     """As many different image tasks of a region as are asked of a sample, or all that it has."""
     keys = image_lessons(region, config)
     weights = np.array([config.tasks[task] for task, _ in keys])
@@ -78,7 +76,7 @@ def image_questions(
     for number in random.choice(len(keys), count, replace=False, p=weights / weights.sum()):
         task, language = keys[number]
         answer = _any(random, region.texts[task, language])
-        lessons.append(Lesson((frame,), text_after_rows(task, language), answer, task))
+        lessons.append(Lesson((0,), text_after_rows(task, language), answer, task))
     return lessons
 
 
@@ -196,6 +194,7 @@ class Tokenisation:
                 learned += [(row, start + place) for place in range(len(answer))]
                 answers += [len(weights)] * len(answer)
                 weights.append(len(answer) ** -self._balance)
+        is_label = [lesson.task is Task.LABEL for lessons in samples for lesson in lessons]
         longest = max(map(len, ids))
         where, of_answer = torch.from_numpy(np.array(learned)), torch.from_numpy(np.array(answers))
         padded = _padded(ids, longest, 0)
@@ -207,8 +206,8 @@ class Tokenisation:
             learned=where[:, 0] * longest + where[:, 1],
             answers=of_answer,
             weights=torch.tensor(weights)[of_answer],
-            is_label=torch.tensor([lesson.task is Task.LABEL for each in samples for lesson in each]),
-            asks_labels=any(lesson.task is Task.LABEL for each in samples for lesson in each),
+            is_label=torch.tensor(is_label),
+            asks_labels=any(is_label),
         )
 
 
