@@ -131,7 +131,9 @@ class FakeModel:
         assert all(memory.shades for memory in memories), "tracked before it was prompted"
         return [self._observe(features, memory, memory.box) for memory in memories]
 
-    def rows(self, observations: Sequence[FakeObservation], *, fine: bool) -> list[FakeRows]:
+    def rows(
+        self, observations: Sequence[FakeObservation], *, fine: bool, closer: bool = False
+    ) -> list[FakeRows]:
         self._call("rows_fine" if fine else "rows_coarse", observations, 0.0)
         return [FakeRows(each.memory.number, each.shade, fine) for each in observations]
 

@@ -69,7 +69,7 @@ def test_features_have_the_grid(pam: Pam) -> None:
 def test_clicks_are_scaled_per_axis_and_a_box_is_its_two_corners(pam: Pam) -> None:
     features = pam.encode(picture())
     prompt = Prompt.from_clicks([(96 / 4, 72 / 2), (0, 71)], [1, 0], box_xyxy=(12, 9, 48, 36))
-    points, labels = pam.segmenter._clicks(features, [prompt])
+    points, labels = pam.segmenter._clicks([features.size], [prompt])
     assert points.dtype == torch.float32
     assert points[0, :3].tolist() == [[16, 16], [64, 64], [32, 64]]
     torch.testing.assert_close(points[0, 3], torch.tensor([0, 71 * 128 / 72]))

@@ -26,7 +26,7 @@ from pam_ros.share import share_folder
 from pam_ros.training.caption_stage import CaptionBatch, CaptionStage, balanced, drawn, shared
 from pam_ros.training.config import StageConfig, TrainingError, config_from, read_config
 from pam_ros.training.deepen import deepened, main
-from pam_ros.training.happening import UNKNOWN, EventHead, Events
+from pam_ros.training.happening import UNKNOWN, EventHead, Events, moved
 from pam_ros.training.loading import is_video_step, samples_of_step, video_steps_before
 from pam_ros.training.parts import open_model, part_of
 from pam_ros.training.places import where_loss, whereabouts
@@ -36,7 +36,7 @@ from pam_ros.training.run import Progress, rate_factor, run_stage
 from pam_ros.training.segment_stage import UNNAMED, CellsHead, Words, choose_regions
 from pam_ros.training.source import Entry, RegionEntry, ShardSource, open_sources, share_of
 from pam_ros.training.store import FrameStore, mask_of
-from pam_ros.training.taps import Kept, TapStore, codes_of, fill_store, told_of
+from pam_ros.training.taps import Kept, TapStore, codes_of, fill_store, small_regions, told_of
 from pam_ros.training.texts import Lesson, Tokenisation, clip_questions, image_questions
 from pam_ros.training.tokenizer import texts_of, train_tokenizer
 
@@ -278,11 +278,24 @@ def test_events_of_frames() -> None:
     assert events.numbers(region, [0, 2, 3]) == [1, 0, UNKNOWN]
     head = EventHead(8, events)
     states, truth = torch.randn(2, 3, 8), torch.tensor([[1, 0, UNKNOWN], [UNKNOWN] * 3])
-    loss, right = head(states, truth)
-    last = torch.nn.functional.cross_entropy(head.head(states[0, :2]), truth[0, :2], head.weights)
-    assert loss.item() == pytest.approx(last.item())
-    assert float(right) in (0.0, 0.5, 1.0)
-    assert head(states, torch.full((2, 3), UNKNOWN))[0].item() == 0.0
+    far = torch.full((2, 3, 3), float("nan"))
+    far[0, 1] = torch.tensor([0.5, 0.0, -0.5])
+    told = head(states, truth, far)
+    answers = head.head(states[0])
+    last = torch.nn.functional.cross_entropy(answers[:2, :2], truth[0, :2], head.weights)
+    assert told["event"].item() == pytest.approx(last.item())
+    off = torch.nn.functional.smooth_l1_loss(answers[1, 2:], far[0, 1])
+    assert told["moved"].item() == pytest.approx(off.item())
+    assert float(told["event_right"]) in (0.0, 0.5, 1.0)
+    assert float(told["acting_right"]) in (0.0, 1.0)
+    nothing = head(states, torch.full((2, 3), UNKNOWN), torch.full((2, 3, 3), float("nan")))
+    assert nothing["event"].item() == nothing["moved"].item() == 0.0
+
+
+def test_how_far_a_thing_has_moved() -> None:
+    region = RegionEntry(path_m=((0.0, 0.0, 0.0), (0.1, 0.0, 0.02), (0.3, -2.0, 0.02)))
+    assert np.allclose(moved(region, [1, 2]), [[0, 0, 0], [2, -5, 0]])  # decimetres; far is far
+    assert np.isnan(moved(RegionEntry(), [0, 1])).all()
 
 
 def test_events_are_asked_where_a_frame_ends(segmented: Path) -> None:
@@ -456,6 +469,7 @@ def test_taps_are_kept_of_the_regions_that_are_told_of(tiny: Path, segmented: Pa
     segmenter = load_model(str(segmented / "model"), device="cpu", dtype="float32").segmenter
     store = TapStore(source.entries, segmenter, 1, torch.float32)
     assert sum(fill_store(store, source, segmenter, config)) == 5
+    assert not store.index.closer
     regions = [len(entry.regions) for entry in source.entries]
     assert len(store.image) == regions[0] + regions[1] + 4 * (regions[2] + 1 + regions[4])
     last = len(silent)
@@ -474,6 +488,27 @@ def test_taps_are_kept_of_the_regions_that_are_told_of(tiny: Path, segmented: Pa
     assert not masks[1, 1:].any()
     kept = store.take(torch.tensor(store.index.find(3, last, 0, range(4))))
     assert torch.equal(kept.where, whereabouts(masks[1, 0]))
+
+
+def test_small_regions_of_pictures_are_kept_as_seen_from_near(tiny: Path, segmented: Path) -> None:
+    source = open_sources(["shapes:6", "shapes:2:4"])
+    config = stage(tiny, segmented, kind="caption", train=["perceiver"], steps=1, cache_taps=2)
+    segmenter = load_model(str(segmented / "model"), device="cpu", dtype="float32").segmenter
+    segmenter.closer_look = True
+    store = TapStore(source.entries, segmenter, 2, torch.float32)
+    small = small_regions(source.entries)
+    assert 0 < len(small) < 12  # of the pictures' 12
+    assert max(sample for sample, _ in small) < 6  # none of the videos'
+    assert sum(fill_store(store, source, segmenter, config)) == 8 + 2 * len(small)
+    for sample, region in small:
+        rows = [store.index.find_closest(sample, region, variant) for variant in (0, 1)]
+        whole = store.index.find(sample, region, 0, [0])
+        assert len({*rows, *whole}) == 3
+        near, first = store.take(torch.tensor(rows)).where, store.take(torch.tensor(whole)).where[0]
+        assert (near[:, 2:4] > first[2:4]).all()  # it fills more of what is seen
+        assert not torch.equal(near[0], near[1])  # cuts vary
+    large = next((0, region) for region in (0, 1) if (0, region) not in small)
+    assert store.index.find_closest(*large, 0) == store.index.find(*large, 0, [0])[0]
 
 
 def test_regions_that_vanish_are_often_chosen() -> None:

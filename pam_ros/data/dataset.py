@@ -97,6 +97,7 @@ class VideoObject:
         function: id of its function.
         segments: its events, one after the other, over the whole video.
         pixels: (T,) visible pixels of each frame; 0 = not in the picture or fully hidden.
+        path_m: (T, 3) metres to the right, away and up, as the camera sees the ground in the first frame.
         clips: the video split where its events change, captions continuing one another.
     """
 
@@ -105,6 +106,7 @@ class VideoObject:
     function: str
     segments: tuple[Segment, ...]
     pixels: NDArray[np.int64]
+    path_m: NDArray[np.float64]
     clips: tuple[Clip, ...]
 
 
@@ -267,6 +269,7 @@ def video_sample(
             break
     rng = np.random.default_rng([seed, 59])
     objects = []
+    axes = np.stack([play.stage.right, play.stage.away, np.array([0.0, 0.0, 1.0])])
     for index in range(play.own):
         pixels = np.array([np.count_nonzero(ids == index + 1) for ids in instances])
         if pixels[0] < width * height * SMALLEST_OBJECT:
@@ -274,11 +277,9 @@ def video_sample(
         facts = object_facts(scene, states[0], first, index)
         segments = with_hidden(play.events(index), pixels)
         clips = caption_windows(facts, segments, [(part.start, part.end) for part in segments], rng)
-        objects.append(
-            VideoObject(
-                index + 1, facts, ontology().entries[facts.category].function, segments, pixels, clips
-            )
-        )
+        path = np.array([states[frame][index].position for frame in range(frames)]) @ axes.T
+        function = ontology().entries[facts.category].function
+        objects.append(VideoObject(index + 1, facts, function, segments, pixels, path - path[0], clips))
     return VideoSample(
         seed,
         split,

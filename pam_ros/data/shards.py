@@ -127,6 +127,7 @@ def object_line(thing: VideoObject, frames: int, fps: float, rng: np.random.Gene
         "texts": texts_of(thing.facts, rng),
         "truth": _truth(thing.facts, thing.function),
         "pixels": thing.pixels.tolist(),
+        "path_mm": (thing.path_m * 1000).round().astype(int).tolist(),
         "segments": [[part.start, part.end, part.event] for part in thing.segments],
         "events": told([(part.start, part.end) for part in thing.segments]),
         "windows": told(_windows(0, frames, fps, rng)),
@@ -156,6 +157,7 @@ def write_image(
         "scene": sample.scene.kind,
         "seed": sample.seed,
         "split": sample.split,
+        "size": list(sample.instances.shape),
         "regions": [region_line(region, rng) for region in sample.regions],
     }
     if depth:

@@ -115,6 +115,7 @@ def _info(model: Pam, files: ModelFiles, device: torch.device, dtype: torch.dtyp
         dtype=str(dtype).removeprefix("torch."),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         licence="see the model's card" if description is None else description.licence,
+        closer_look=model.architecture.perceiver.closer_look,
     )
 
 

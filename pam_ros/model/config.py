@@ -44,6 +44,7 @@ class PerceiverConfig:
     heads: int = 8
     hidden: int = 2048  # of the MLPs
     input: PerceiverInput = PerceiverInput.AFTER
+    closer_look: bool = False  # texts of small regions are read from a cut of the frame, see `closer`
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> PerceiverConfig:

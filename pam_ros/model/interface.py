@@ -21,6 +21,7 @@ class ModelInfo:
     dtype: str
     parameters: int  # count
     licence: str
+    closer_look: bool = False  # texts of small regions are read from nearer, see `PerceptionModel.rows`
 
 
 class FrameFeatures(Protocol):
@@ -122,10 +123,11 @@ class PerceptionModel(Protocol):
     def track(self, features: Any, memories: Sequence[Any]) -> Sequence[Observation]:
         """Finds every remembered region in the next frame, batched, and remembers it there."""
 
-    def rows(self, observations: Sequence[Any], *, fine: bool) -> Sequence[FrameRows]:
+    def rows(self, observations: Sequence[Any], *, fine: bool, closer: bool = False) -> Sequence[FrameRows]:
         """Perceiver and projector, batched.
 
         `fine`: the density of an image and of a clip's first frame; else that of a clip's later frames.
+        `closer`: for texts of images; small regions are read from a cut of the frame, by models that do so.
         """
 
     def decode(self, requests: Sequence[DecodeRequest]) -> Decode:

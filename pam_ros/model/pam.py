@@ -22,7 +22,7 @@ from pam_ros.model.memory import RegionMemory
 from pam_ros.model.perceiver import SemanticPerceiver
 from pam_ros.model.projector import Projector
 from pam_ros.model.prompts import BEFORE_ROWS, text_after_rows
-from pam_ros.model.segmenter import FrameFeatures, Observation, Segmenter
+from pam_ros.model.segmenter import FrameFeatures, Observation, Segmenter, Tap
 from pam_ros.records import Prompt, Task
 
 REFERENCE_WINDOW = 4096  # Qwen2's default where config.json is silent
@@ -62,7 +62,9 @@ class Pam(nn.Module):
         self.architecture = architecture
         self.info = ModelInfo(name="", device="cpu", dtype="float32", parameters=0, licence="")
         self.max_new_tokens = 512
-        self.segmenter = Segmenter(instantiate(dict(architecture.sam2)), perceiver_input=perceiver.input)
+        self.segmenter = Segmenter(
+            instantiate(dict(architecture.sam2)), perceiver.input, closer_look=perceiver.closer_look
+        )
         self.perceiver = SemanticPerceiver(
             width=self.segmenter.width,
             semantic_tokens=perceiver.semantic_tokens,
@@ -130,16 +132,25 @@ class Pam(nn.Module):
     # ---- rows
 
     @torch.inference_mode()
-    def rows(self, observations: Sequence[Observation], *, fine: bool) -> list[FrameRows]:
-        """Perceiver and projector on B regions, batched → one FrameRows each."""
+    def rows(
+        self, observations: Sequence[Observation], *, fine: bool, closer: bool = False
+    ) -> list[FrameRows]:
+        """Perceiver and projector on B regions, batched → one FrameRows each.
+
+        `closer`: small regions from a closer look, see `Segmenter.look_closer`.
+        """
         if not observations:
             return []
-        return [FrameRows(rows) for rows in self.tap_rows(observations, fine=fine).unbind(0)]
+        taps = [observation.tap for observation in observations]
+        if closer:
+            looked = self.segmenter.look_closer(observations)
+            taps = [each.tap if each.closer is None else each.closer.tap for each in looked]
+        return [FrameRows(rows) for rows in self.tap_rows(taps, fine=fine).unbind(0)]
 
-    def tap_rows(self, observations: Sequence[Observation], *, fine: bool) -> Tensor:
-        """The same as one tensor (B, rows, H); gradients flow where they are wanted."""
-        image = torch.cat([observation.tap.image for observation in observations])
-        tokens = torch.cat([observation.tap.tokens for observation in observations])
+    def tap_rows(self, taps: Sequence[Tap], *, fine: bool) -> Tensor:
+        """The same of B taps as one tensor (B, rows, H); gradients flow where they are wanted."""
+        image = torch.cat([tap.image for tap in taps])
+        tokens = torch.cat([tap.tokens for tap in taps])
         semantic, refined = self.perceiver(image, tokens)
         rows: Tensor = self.projector(self.perceiver.shuffle(refined, fine=fine), semantic)
         return rows

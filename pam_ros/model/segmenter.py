@@ -24,15 +24,17 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from pam_ros.errors import CheckpointError
+from pam_ros.model.closer import cut_around
 from pam_ros.model.config import PerceiverInput
 from pam_ros.model.memory import MemoryEntry, MemoryTokens, RegionMemory, collate, memory_tokens
-from pam_ros.records import Prompt
+from pam_ros.records import Prompt, crop_mask
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 STABILITY_DELTA = 0.05  # PAM's flags for the stability pick
 STABILITY_THRESHOLD = 0.98
 MASK_PROMPT_LOGIT = 10.0  # SAM 2 takes a mask prompt as logits of ±10
+SMALLEST_CUT = 16  # pixels a side: there is nothing more to see in less
 REFINE_LOGIT_CLAMP = 32.0  # SAM 2 clamps the logits it feeds back when clicks refine a mask
 
 # What the flow below takes for granted of a SAM 2 configuration; SAM 2.1's have it.
@@ -58,6 +60,7 @@ class FrameFeatures:
     embedding: Tensor  # (1, C, h, w)
     position: Tensor  # (1, C, h, w) sine position code
     high_resolution: tuple[Tensor, ...]  # (1, C/8, 4h, 4w), (1, C/4, 2h, 2w)
+    image: NDArray[np.uint8] | None = None  # (H, W, 3) RGB, where regions may be looked at closer
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +71,36 @@ class Tap:
     tokens: Tensor  # (B, 2, C): the stability pick, then mask token 0
 
 
+@dataclass(frozen=True, slots=True)
+class Closer:
+    """What a closer look at a region shows, see `closer`."""
+
+    cut_xyxy: tuple[int, int, int, int]  # the part of the frame that was encoded again, pixels
+    mask_logits: Tensor  # (1, 1, 4h, 4w) over the cut
+    tap: Tap
+
+
 @dataclass(frozen=True)
 class Observation:
     """One region in one frame. Device tensors; `mask` and the scores copy to the host when first read."""
 
     size: tuple[int, int]  # (height, width) of the frame, pixels
-    mask_logits: Tensor  # (1, 1, 4h, 4w); far below 0 everywhere when the object is absent
+    mask_logits: Tensor  # (1, 1, 4h, 4w) over the frame; far below 0 everywhere when the object is absent
     mask_iou: Tensor  # () the model's estimate
     presence_logit: Tensor  # ()
     tap: Tap
     given: NDArray[np.bool_] | None = None  # (H, W) a mask prompt: the answer as it came, not resized twice
+    image: NDArray[np.uint8] | None = None  # the frame, see `FrameFeatures.image`
+    closer: Closer | None = None
 
     def mask_logits_at_frame_size(self) -> Tensor:
-        """(H, W) float32 mask logits at the frame's size."""
-        logits = self.mask_logits.float()
-        return interpolate(logits, size=self.size, mode="bilinear", align_corners=False)[0, 0]
+        """(H, W) float32 mask logits at the frame's size: those of the closer look where there is one."""
+        if self.closer is None:
+            return _resized_logits(self.mask_logits, self.size)
+        x1, y1, x2, y2 = self.closer.cut_xyxy
+        logits = self.mask_logits.new_full(self.size, NO_OBJ_SCORE, dtype=torch.float32)
+        logits[y1:y2, x1:x2] = _resized_logits(self.closer.mask_logits, (y2 - y1, x2 - x1))
+        return logits
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
@@ -120,7 +138,13 @@ class Segmenter(nn.Module):
     pixel_mean: Tensor  # (1, 3, 1, 1)
     pixel_std: Tensor  # (1, 3, 1, 1)
 
-    def __init__(self, sam2: SAM2Base, perceiver_input: PerceiverInput = PerceiverInput.AFTER) -> None:
+    def __init__(
+        self,
+        sam2: SAM2Base,
+        perceiver_input: PerceiverInput = PerceiverInput.AFTER,
+        *,
+        closer_look: bool = False,
+    ) -> None:
         """Drives `sam2`. Raises CheckpointError for a configuration that SAM 2.1's flow does not fit."""
         super().__init__()
         wrong = [f"{name} must be {value}" for name, value in ASSUMED.items() if getattr(sam2, name) != value]
@@ -128,6 +152,7 @@ class Segmenter(nn.Module):
             raise CheckpointError(f"this SAM 2 configuration is not supported: {', '.join(wrong)}")
         self.sam2 = sam2
         self.perceiver_input = perceiver_input
+        self.closer_look = closer_look
         self.image_size: int = sam2.image_size
         self.grid_size: int = sam2.sam_image_embedding_size
         self.width: int = sam2.hidden_dim
@@ -168,7 +193,8 @@ class Segmenter(nn.Module):
 
     def encode(self, image: NDArray[np.uint8]) -> FrameFeatures:
         """(H, W, 3) uint8 RGB → features; one pass serves every region of the frame."""
-        return self.encode_pixels(self.pixels(image), (image.shape[0], image.shape[1]))
+        features = self.encode_pixels(self.pixels(image), (image.shape[0], image.shape[1]))
+        return replace(features, image=image) if self.closer_look else features
 
     def encode_pixels(self, pixels: Tensor, size: tuple[int, int]) -> FrameFeatures:
         """(1, 3, S, S) normalised pixels of a frame of `size` (height, width) → features."""
@@ -201,7 +227,11 @@ class Segmenter(nn.Module):
         def run(chosen: list[int]) -> list[Observation]:
             return self._segment_alike(features, [prompts[i] for i in chosen], [memories[i] for i in chosen])
 
-        return _in_batches(range(len(prompts)), kind, run)
+        fresh = [memory.is_empty for memory in memories]
+        found = _in_batches(range(len(prompts)), kind, run)
+        # A correction means the mask that was shown, so from nearer it is asked for by that mask's box.
+        wanted = [prompt if new else None for prompt, new in zip(prompts, fresh, strict=True)]
+        return self.look_closer(found, wanted)
 
     def track(self, features: FrameFeatures, memories: Sequence[RegionMemory]) -> list[Observation]:
         """Finds remembered regions in the next frame and remembers them there."""
@@ -215,13 +245,56 @@ class Segmenter(nn.Module):
 
         return _in_batches(range(len(memories)), lambda i: tokens[i].shape_key, run)
 
+    def look_closer(
+        self, observations: Sequence[Observation], prompts: Sequence[Prompt | None] | None = None
+    ) -> list[Observation]:
+        """Small regions are segmented again in cuts of their frames, as one batch; others stay as they are.
+
+        By the box of the mask found, or the prompt where one is given. Nothing is remembered of it: tracking
+        goes on from the whole frame. Without `closer_look` nothing happens.
+        """
+        asked = [None] * len(observations) if prompts is None else prompts
+        cuts = {
+            i: cut
+            for i, (observation, prompt) in enumerate(zip(observations, asked, strict=True))
+            if (cut := _cut_of(observation, prompt)) is not None
+        }
+        if not cuts:
+            return list(observations)
+        pixels = torch.cat([self.pixels(cut.image) for cut in cuts.values()])
+        features = self.encode_pixels(pixels, (self.image_size, self.image_size))
+        backbone = features.embedding + self.sam2.no_mem_embed.view(1, -1, 1, 1)
+        rows = {i: row for row, i in enumerate(cuts)}
+
+        def run(chosen: list[int]) -> list[Observation]:
+            where = [rows[i] for i in chosen]
+            clicks = self._clicks([cuts[i].image.shape[:2] for i in chosen], [cuts[i].prompt for i in chosen])
+            decoded = self._decode_masks(_rows_of(features, where), backbone[where], clicks, None)
+            tap, seen = self._tap(decoded), (decoded.presence[:, 0] > 0).tolist()
+            answers = []
+            for row, i in enumerate(chosen):
+                if not seen[row]:
+                    answers.append(observations[i])
+                    continue
+                one = slice(row, row + 1)
+                near = Tap(tap.image[one], tap.tokens[one])
+                closer = Closer(cuts[i].xyxy, decoded.masks[one, :1].clone(), near)
+                given = observations[i].given is not None
+                iou = observations[i].mask_iou if given else decoded.ious[row, 0]
+                answers.append(replace(observations[i], mask_iou=iou, closer=closer))
+            return answers
+
+        looked = _in_batches(list(cuts), lambda i: cuts[i].clicks, run)
+        found = dict(zip(cuts, looked, strict=True))
+        return [found.get(i, observation) for i, observation in enumerate(observations)]
+
     def _segment_alike(
         self, features: FrameFeatures, prompts: list[Prompt], memories: list[RegionMemory]
     ) -> list[Observation]:
         """Regions whose prompts have the same number of clicks, as one batch."""
         if prompts[0].mask is not None:
             return self._segment_masks(features, prompts, memories)
-        clicks = self._clicks(features, prompts)
+        clicks = self._clicks([features.size] * len(prompts), prompts)
         if memories[0].index <= 0:  # new, or still on its first frame: there is no past to attend to
             no_memory = self.sam2.no_mem_embed.view(1, -1, 1, 1)
             backbone = (features.embedding + no_memory).expand(len(prompts), -1, -1, -1)
@@ -258,12 +331,14 @@ class Segmenter(nn.Module):
         found = self._finish(features, decoded, memories, prompted=True, answer=logits)
         return [replace(observation, given=mask) for observation, mask in zip(found, given, strict=True)]
 
-    def _clicks(self, features: FrameFeatures, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
-        """Prompts of K clicks each → (B, K, 2) float32 input pixels and (B, K) int32; a box is two clicks."""
-        height, width = features.size
-        scale = np.array([self.image_size / width, self.image_size / height], np.float32)
+    def _clicks(self, sizes: Sequence[tuple[int, ...]], prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        """Prompts of K clicks each → (B, K, 2) float32 input pixels and (B, K) int32; a box is two clicks.
+
+        `sizes`: (height, width) of the picture that each is about, pixels.
+        """
         points, labels = [], []
-        for prompt in prompts:
+        for (height, width), prompt in zip(sizes, prompts, strict=True):
+            scale = np.array([self.image_size / width, self.image_size / height], np.float32)
             corners = np.zeros((0, 2), np.float32) if prompt.box is None else prompt.box.reshape(2, 2)
             points.append(np.concatenate([corners, prompt.points]) * scale)
             labels.append(np.concatenate([np.array([2, 3], np.int32)[: len(corners)], prompt.labels]))
@@ -344,6 +419,7 @@ class Segmenter(nn.Module):
                     mask_iou=ious[i],
                     presence_logit=presence[i, 0],
                     tap=Tap(tap.image[i : i + 1], tap.tokens[i : i + 1]),
+                    image=features.image,
                 )
             )
         return observations
@@ -390,6 +466,70 @@ class Segmenter(nn.Module):
             num_obj_ptr_tokens=memory.pointer_count,
         )
         return fused.permute(1, 2, 0).reshape(count, *features.embedding.shape[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A part of a frame, and what is asked for in it."""
+
+    xyxy: tuple[int, int, int, int]  # pixels of the frame
+    image: NDArray[np.uint8]
+    prompt: Prompt  # in pixels of the cut
+
+    @property
+    def clicks(self) -> int:
+        """How many, the corners of a box with them."""
+        return len(self.prompt.points) + (2 if self.prompt.box is not None else 0)
+
+
+def _cut_of(observation: Observation, prompt: Prompt | None) -> _Cut | None:
+    """The closer look at a region; None where it is large, absent, was had, or the frame was not kept."""
+    image = observation.image
+    if image is None or observation.closer is not None:
+        return None
+    height, width = observation.size
+    box = crop_mask(observation.mask)[0]
+    x1, y1, x2, y2 = (float(side) for side in box / np.array([width, height] * 2))
+    shares = cut_around((x1, y1, x2, y2))
+    if shares is None:
+        return None
+    left, top, right, bottom = (
+        round(share * length) for share, length in zip(shares, (width, height) * 2, strict=True)
+    )
+    if min(right - left, bottom - top) < SMALLEST_CUT:
+        return None
+    cut = np.ascontiguousarray(image[top:bottom, left:right])
+    asked = _within(prompt, (left, top, right, bottom)) if prompt is not None else None
+    corner = np.array([left, top] * 2, np.float32)
+    return _Cut((left, top, right, bottom), cut, asked or Prompt(box=box - corner))
+
+
+def _within(prompt: Prompt, cut_xyxy: tuple[int, int, int, int]) -> Prompt | None:
+    """A prompt in pixels of a cut, without what lies outside; None for a mask or where nothing is left."""
+    left, top, right, bottom = cut_xyxy
+    limits = np.array([right - left, bottom - top] * 2, np.float32)
+    points = prompt.points - np.array([left, top], np.float32)
+    inside = ((points >= 0) & (points < limits[:2])).all(1)
+    box = None
+    if prompt.box is not None:
+        box = np.clip(prompt.box - np.array([left, top] * 2, np.float32), 0, limits)
+    if prompt.mask is not None or (box is not None and (box[:2] >= box[2:]).any()):
+        return None
+    if box is None and not (prompt.labels[inside] == 1).any():
+        return None
+    return Prompt(points=points[inside], labels=prompt.labels[inside], box=box)
+
+
+def _rows_of(features: FrameFeatures, rows: list[int]) -> FrameFeatures:
+    return replace(
+        features,
+        embedding=features.embedding[rows],
+        high_resolution=tuple(level[rows] for level in features.high_resolution),
+    )
+
+
+def _resized_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    return interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def _in_batches(

@@ -294,7 +294,7 @@ def warm_up(model: PerceptionModel) -> None:
     features, memory = model.encode(image), model.new_memory()
     observations = model.segment(features, [Prompt.from_clicks([(32, 32)])], [memory])
     model.track(model.encode(image), [memory])
-    rows = model.rows(observations, fine=True)
+    rows = model.rows(observations, fine=True, closer=True)
     decode = model.decode(
         [DecodeRequest(rows=tuple(rows), task=Task.LABEL, language=Language.EN, max_new_tokens=2)]
     )

@@ -117,7 +117,7 @@ class Engine:
         # 6. What is to be told: of regions prompted or to be described, of clips this frame enters or ends.
         shown = self._pass_on(camera, shown + self._described(camera, work.describe))
         for each in shown:
-            plan.want(each.sighting, fine=True)
+            plan.want(each.sighting, fine=True, closer=True)
         clips = self._captions.plan(camera, frame.stamp_ns, plan) if work.frame is not None else []
         watched = self._watches.plan(camera.name, frame.stamp_ns, plan) if work.frame is not None else []
 
@@ -141,7 +141,7 @@ class Engine:
             plan = RowPlan(self._model, self._faults)
             kept = self._pass_on(CameraTracks(name=ask.camera), [shown])
             for each in kept:
-                plan.want(each.sighting, fine=True)
+                plan.want(each.sighting, fine=True, closer=True)
             plan.run()
             self._tell(kept, plan)
 
@@ -210,7 +210,7 @@ class Engine:
     def _tell(self, shown: list[Shown], plan: RowPlan) -> None:
         group = object()
         for each in shown:
-            rows = plan.rows(each.sighting, fine=True)
+            rows = plan.rows(each.sighting, fine=True, closer=True)
             if isinstance(rows, PamError):
                 self._masks.refuse(each.ask, rows)
                 continue

@@ -50,7 +50,7 @@ def perceive_image(
         prompt.check_size(image.shape[0], image.shape[1])
     memories = [model.new_memory() for _ in prompts]
     observations = model.segment(model.encode(image), prompts, memories)
-    rows = [(each,) for each in model.rows(observations, fine=True)]
+    rows = [(each,) for each in model.rows(observations, fine=True, closer=True)]
     wanted = [(i, task, language) for i in range(len(prompts)) for task in tasks for language in languages]
     decode = model.decode([DecodeRequest(rows=rows[i], task=t, language=lang) for i, t, lang in wanted])
     texts: list[dict[tuple[Task, Language], Text]] = [{} for _ in prompts]

@@ -9,7 +9,8 @@ from torch import Generator, Tensor
 from pam_ros.training.prompting import random_numbers
 
 COVERED, CUT_AWAY = 0.4, 0.15  # shares of videos in which something moves in front, or the view is gone
-ZOOM = (0.65, 1.0)  # share of the picture that is seen
+ZOOM = (0.5, 1.0)  # share of the picture that is seen
+STRETCH = 0.85  # at least, of one axis against the other
 WHOLE = 0.4  # share of pictures that are seen whole, as at inference
 
 
@@ -33,7 +34,8 @@ def views(pixels: Tensor, ids: Tensor, generator: Generator) -> tuple[Tensor, Te
     """Pixels (N, T, 3, S, S) float, ids (N, T, S, S) int16: mirrored and zoomed, alike within a video."""
     count, side = pixels.shape[0], pixels.shape[-1]
     low, high = ZOOM
-    zoom = low + (high - low) * random_numbers(generator, count, 2)
+    zoom = low + (high - low) * random_numbers(generator, count, 1)
+    zoom = zoom * (STRETCH + (1 - STRETCH) * random_numbers(generator, count, 2))
     zoom = torch.where(random_numbers(generator, count, 1) < WHOLE, 1.0, zoom)
     shift = (random_numbers(generator, count, 2) * 2 - 1) * (1 - zoom)
     mirror = (random_numbers(generator, count) < 0.5).float() * 2 - 1

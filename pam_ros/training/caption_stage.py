@@ -23,12 +23,12 @@ from pam_ros.model.prompts import BEFORE_ROWS
 from pam_ros.model.segmenter import Tap
 from pam_ros.training import augment
 from pam_ros.training.config import StageConfig, StageKind, TrainingError
-from pam_ros.training.happening import EventHead, Events
+from pam_ros.training.happening import EventHead, Events, moved
 from pam_ros.training.loading import is_video_step
 from pam_ros.training.places import where_head, where_loss
-from pam_ros.training.source import RegionEntry, Source
+from pam_ros.training.source import WHOLE, RegionEntry, Source
 from pam_ros.training.store import mask_of
-from pam_ros.training.taps import Shown, TapIndex, TapStore, rolled_out
+from pam_ros.training.taps import Shown, TapIndex, TapStore, cut_of, rolled_out
 from pam_ros.training.texts import (
     Lesson,
     Tokenisation,
@@ -52,6 +52,7 @@ class CaptionBatch:
     pixels: Tensor | None = None  # (B, n, 3, S, S) uint8
     masks: Tensor | None = None  # (B, 1, n, S, S) bool
     happening: Tensor | None = None  # (B, n) int64, see `Events.numbers`; of clips only
+    moved: Tensor | None = None  # (B, n, 3) float32, see `happening.moved`; of clips only
 
     def to(self, device: torch.device) -> CaptionBatch:
         """A copy on another device."""
@@ -65,7 +66,7 @@ class CaptionBatch:
         """Every tensor changed."""
         seen = (
             None if tensor is None else change(tensor)
-            for tensor in (self.tap_rows, self.pixels, self.masks, self.happening)
+            for tensor in (self.tap_rows, self.pixels, self.masks, self.happening, self.moved)
         )
         return CaptionBatch(self.tokens.mapped(change), self.frames, self.clip, *seen)
 
@@ -82,10 +83,12 @@ class CaptionDataset(Dataset[CaptionBatch]):
         *,
         size: int,
         taps: TapIndex | None,
+        closer_look: bool,
         rank: int,
     ) -> None:
         self._source, self._config, self._tokenisation = source, config, tokenisation
         self._events, self._size, self._taps, self._rank = events, size, taps, rank
+        self._closer_look = closer_look
         usable = None if taps is None else taps.usable
         everything = [
             (sample, region)
@@ -151,24 +154,34 @@ class CaptionDataset(Dataset[CaptionBatch]):
         clip: bool,
     ) -> CaptionBatch:
         tokens, shown = self._tokenisation.tokens(lessons), [each[0].frames for each in lessons]
-        frames, happening = len(shown[0]), None
+        frames, happening, far = len(shown[0]), None, None
         if clip:
-            told = zip(keys, shown, strict=True)
-            happening = torch.tensor([self._events.numbers(self._region(key), seen) for key, seen in told])
+            told = [(self._region(key), seen) for key, seen in zip(keys, shown, strict=True)]
+            happening = torch.tensor([self._events.numbers(region, seen) for region, seen in told])
+            far = torch.tensor([moved(region, seen) for region, seen in told])
         if self._taps is not None:
+            variants = random.integers(self._taps.variants, size=len(keys)).tolist()
             rows = [
                 row
-                for (sample, region), seen in zip(keys, shown, strict=True)
-                for row in self._taps.find(sample, region, int(random.integers(self._taps.variants)), seen)
+                for (sample, region), variant, seen in zip(keys, variants, shown, strict=True)
+                for row in (
+                    self._taps.find(sample, region, variant, seen)
+                    if clip
+                    else [self._taps.find_closest(sample, region, variant)]
+                )
             ]
-            return CaptionBatch(tokens, frames, clip, tap_rows=torch.tensor(rows), happening=happening)
+            return CaptionBatch(
+                tokens, frames, clip, tap_rows=torch.tensor(rows), happening=happening, moved=far
+            )
         pixels, masks = [], []
         for (sample, region), seen in zip(keys, shown, strict=True):
-            scene = self._source.load(sample, seen, self._size)
+            near = self._closer_look and not clip
+            cut = cut_of(self._region((sample, region)).box, random) if near else WHOLE
+            scene = self._source.load(sample, seen, self._size, cut)
             pixels.append(torch.from_numpy(np.ascontiguousarray(scene.pixels.transpose(0, 3, 1, 2))))
             masks.append(torch.from_numpy(mask_of(scene.ids, self._region((sample, region)))[None]))
         views = torch.stack(pixels), torch.stack(masks)
-        return CaptionBatch(tokens, frames, clip, None, *views, happening)
+        return CaptionBatch(tokens, frames, clip, None, *views, happening, far)
 
 
 def balanced(labels: Sequence[str], balance: float) -> NDArray[np.float64]:
@@ -257,10 +270,10 @@ class CaptionStage(nn.Module):
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        if self.event_head is not None and batch.happening is not None:
+        if self.event_head is not None and batch.happening is not None and batch.moved is not None:
             closing = self._frame_ends(parts[0].shape[1], parts[1].shape[1], batch.frames)
             told = states[:, closing]  # (B, n, H)
-            figures["event"], figures["event_right"] = self.event_head(told, batch.happening)
+            figures |= self.event_head(told, batch.happening, batch.moved)
         places = seen.shape[1] + tokens.places
         states = transformer.model(
             inputs_embeds=embed(tokens.ids),
@@ -273,7 +286,9 @@ class CaptionStage(nn.Module):
         labels, weights = tokens.labels, tokens.weights
         loss = (F.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
         hits = logits.argmax(1) == labels
-        for name, weight in (("where", self._config.where_weight), ("event", self._config.events_weight)):
+        weights_of = {"where": self._config.where_weight}
+        weights_of |= dict.fromkeys(("event", "moved"), self._config.events_weight)
+        for name, weight in weights_of.items():
             if name in figures:
                 loss = loss + weight * figures[name]
         figures |= {"loss": loss, "token": hits.float().mean()}

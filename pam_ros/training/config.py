@@ -69,7 +69,7 @@ class StageConfig:
         answer_balance: how far answers weigh alike, 0 (tokens do, as in the paper) .. 1 (answers do).
         where_weight: weight of the auxiliary loss that asks the semantic tokens where the region is.
         events_weight: weight of the auxiliary loss that asks the language model, after each frame of a clip,
-            what happens in it; where the data say so.
+            what happens in it, and how far the thing has moved; where the data say so.
         cache_taps: keep what the Perceiver reads of every region in memory; 0 = off, else prompts per region.
         compile: on a GPU, fuse SAM 2's encoder with torch.compile (segment): faster steps after a minute.
     """

@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from pam_ros.data.jsonl import Box, Conversation, Stream, read_conversations, read_streams
+from pam_ros.model.closer import Cut
 from pam_ros.model.prompts import NO_PREVIOUS, TASK_TEXT
 from pam_ros.records import Language, Task
 from pam_ros.training.config import TrainingError
-from pam_ros.training.source import ClipEntry, Entry, RegionEntry, Scene, resized
+from pam_ros.training.source import WHOLE, ClipEntry, Entry, RegionEntry, Scene, resized
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class JsonlSource:
         self._pictures = [pictures for pictures, _ in samples]
         self.entries = [entry for _, entry in samples]
 
-    def load(self, index: int, frames: Sequence[int], size: int) -> Scene:
+    def load(self, index: int, frames: Sequence[int], size: int, cut: Cut = WHOLE) -> Scene:
         """Decodes some frames of a sample."""
         pictures = self._pictures[index]
         pixels = []
@@ -42,10 +43,13 @@ class JsonlSource:
         for frame in frames:
             with Image.open(pictures.frames[frame]) as picture:
                 width, height = picture.size
-                pixels.append(resized(np.asarray(picture.convert("RGB")), size))
+                pixels.append(resized(picture.convert("RGB"), size, cut))
+        left, top, right, bottom = cut
         x1, y1, x2, y2 = (
-            round(side * size / full)
-            for side, full in zip(pictures.box_xyxy, (width, height) * 2, strict=True)
+            min(max(round((side / full - low) / (high - low) * size), 0), size)
+            for side, full, low, high in zip(
+                pictures.box_xyxy, (width, height) * 2, (left, top) * 2, (right, bottom) * 2, strict=True
+            )
         )
         ids = np.zeros((len(frames), size, size), np.uint16)
         ids[0, y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)] = 1

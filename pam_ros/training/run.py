@@ -164,7 +164,14 @@ class Stage:
             size = self.pam.segmenter.image_size
             index = None if store is None else store.index
             self._by_step = CaptionDataset(
-                self.source, config, tokenisation, events, size=size, taps=index, rank=rank
+                self.source,
+                config,
+                tokenisation,
+                events,
+                size=size,
+                taps=index,
+                closer_look=self.pam.segmenter.closer_look,
+                rank=rank,
             )
         return CaptionStage(self.pam, store, config, events)
 
@@ -175,7 +182,8 @@ class Stage:
             kept.taps = None  # gives its memory back first
             dtype = EIGHT_BITS if config.precision == "bf16" else torch.float32
             store = TapStore(self.source.entries, segmenter, config.cache_taps, dtype)
-            with self._bar(len(self.source.entries), "what SAM 2 sees", "sample") as bar:
+            total = len(self.source.entries) + len(store.index.closer)
+            with self._bar(total, "what SAM 2 sees", "look") as bar:
                 for count in fill_store(store, self.source, segmenter, config):
                     bar.update(count)
             kept.taps_key, kept.taps = key, store

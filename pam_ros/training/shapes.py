@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pam_ros.model.closer import Cut
 from pam_ros.records import Language, Task
-from pam_ros.training.source import ClipEntry, Entry, RegionEntry, Scene
+from pam_ros.training.source import WHOLE, ClipEntry, Entry, RegionEntry, Scene
 
 COLOURS = {
     "red": ("红色", (220, 40, 40)),
@@ -31,7 +32,7 @@ class ShapesSource:
             for things in self._things
         ]
 
-    def load(self, index: int, frames: Sequence[int], size: int) -> Scene:
+    def load(self, index: int, frames: Sequence[int], size: int, cut: Cut = WHOLE) -> Scene:
         """Draws some frames of a sample."""
         total = self.entries[index].frames
         random = np.random.default_rng(index)
@@ -41,7 +42,7 @@ class ShapesSource:
         for row, (colour, shape, motion, x, y, radius) in enumerate(self._things[index]):
             for t, frame in enumerate(frames):
                 shift = 0.3 * frame / max(1, total - 1) if motion == "slides right" else 0.0
-                drawn = _drawn(shape, x + shift, y, radius, size)
+                drawn = _drawn(shape, x + shift, y, radius, size, cut)
                 ids[t][drawn] = row + 1
                 pixels[t][drawn] = COLOURS[colour][1]
         noise = random.integers(-8, 9, pixels.shape)
@@ -63,9 +64,10 @@ def _things(index: int) -> list[_Thing]:
     return things
 
 
-def _drawn(shape: str, x: float, y: float, radius: float, size: int) -> NDArray[np.bool_]:
-    grid = (np.arange(size) + 0.5) / size
-    dx, dy = np.abs(grid[None] - x), np.abs(grid[:, None] - y)
+def _drawn(shape: str, x: float, y: float, radius: float, size: int, cut: Cut) -> NDArray[np.bool_]:
+    middles = (np.arange(size) + 0.5) / size
+    across, down = cut[0] + (cut[2] - cut[0]) * middles, cut[1] + (cut[3] - cut[1]) * middles
+    dx, dy = np.abs(across[None] - x), np.abs(down[:, None] - y)
     if shape == "disc":
         return np.asarray(dx**2 + dy**2 < radius**2)
     inside = np.maximum(dx, dy) < radius
@@ -88,7 +90,9 @@ def _describe(row: int, thing: _Thing, frames: int) -> RegionEntry:
     for task, (english, chinese) in pairs.items():
         texts[task, Language.EN], texts[task, Language.ZH] = (english,), (chinese,)
     if frames < 2:
-        return RegionEntry(texts, instance=row + 1)
+        x, y, radius = thing[3:]
+        box = (x - radius, y - radius, x + radius, y + radius)
+        return RegionEntry(texts, instance=row + 1, box=box)
     caption = {
         Language.EN: (f"The {colour} {shape} {motion}.",),
         Language.ZH: (f"{colour_zh}的{shape_zh}{MOTIONS[motion]}。",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pam_ros.model.closer import Cut
 from pam_ros.records import Language, Task
 from pam_ros.training.config import TrainingError
 
 PART_STEP = 256  # an id picture's value is instance + PART_STEP * part
+WHOLE: Cut = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class RegionEntry:
     instance: int = 1
     part: int = 0  # 0 = the whole instance
     segments: tuple[tuple[int, int, str], ...] = ()  # what happens in a video: start, end (exclusive), event
+    path_m: tuple[tuple[float, ...], ...] = ()  # of a video: how far right, away, up it is in each frame
+    box: Cut | None = None  # around it in a picture; None where that is not known before it is decoded
 
     @property
     def label(self) -> str:
@@ -73,19 +78,27 @@ class Source(Protocol):
     def entries(self) -> Sequence[Entry]:
         """Everything but the pixels."""
 
-    def load(self, index: int, frames: Sequence[int], size: int) -> Scene:
-        """Decodes some frames of a sample, resized to `size` × `size` without keeping the aspect ratio."""
+    def load(self, index: int, frames: Sequence[int], size: int, cut: Cut = WHOLE) -> Scene:
+        """Decodes some frames of a sample, or a cut of them.
+
+        Resized to `size` × `size` without keeping the aspect ratio.
+        """
 
 
-def resized(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """(H, W, 3) → (S, S, 3), by the very filter that inference uses."""
-    return np.asarray(Image.fromarray(image).resize((size, size)))
+def resized(picture: Image.Image, size: int, cut: Cut = WHOLE) -> NDArray[np.uint8]:
+    """A cut of a picture → (S, S, 3), by the very filter that inference uses."""
+    width, height = picture.size
+    box = (cut[0] * width, cut[1] * height, cut[2] * width, cut[3] * height)
+    return np.asarray(picture.resize((size, size), box=box))
 
 
-def sample_ids(ids: NDArray[Any], size: int) -> NDArray[Any]:
-    """(H, W) → (S, S): the value under the middle of every new pixel."""
-    rows = ((np.arange(size) + 0.5) * ids.shape[0] / size).astype(int)
-    columns = ((np.arange(size) + 0.5) * ids.shape[1] / size).astype(int)
+def sample_ids(ids: NDArray[Any], size: int, cut: Cut = WHOLE) -> NDArray[Any]:
+    """A cut of (H, W) → (S, S): the value under the middle of every new pixel."""
+    middles = (np.arange(size) + 0.5) / size
+    rows, columns = (
+        np.minimum(((low + (high - low) * middles) * length).astype(int), length - 1)
+        for low, high, length in ((cut[1], cut[3], ids.shape[0]), (cut[0], cut[2], ids.shape[1]))
+    )
     picked: NDArray[Any] = ids[rows].take(columns, axis=1)
     return picked
 
@@ -116,20 +129,28 @@ class ShardSource:
         video = "frames" in line
         frames, ids = (line["frames"], line["ids"]) if video else ([line["image"]], [line["ids"]])
         self._files.append(_Files(folder, tuple(frames), tuple(ids)))
-        self.entries.append(Entry(len(frames), tuple(_region(region) for region in regions)))
+        size = line.get("size")
+        self.entries.append(Entry(len(frames), tuple(_region(region, size) for region in regions)))
 
-    def load(self, index: int, frames: Sequence[int], size: int) -> Scene:
+    def load(self, index: int, frames: Sequence[int], size: int, cut: Cut = WHOLE) -> Scene:
         """Decodes some frames of a sample."""
         files, pixels, ids = self._files[index], [], []
         for frame in frames:
-            with Image.open(files.folder / files.frames[frame]) as picture:
-                pixels.append(np.asarray(picture.resize((size, size))))
-            with Image.open(files.folder / files.ids[frame]) as picture:
-                ids.append(sample_ids(np.asarray(picture), size))
+            pixels.append(resized(_opened(files.folder / files.frames[frame]), size, cut))
+            ids.append(sample_ids(np.asarray(_opened(files.folder / files.ids[frame])), size, cut))
         return Scene(np.stack(pixels), np.stack(ids).astype(np.uint16))
 
 
-def _region(region: Mapping[str, Any]) -> RegionEntry:
+@lru_cache(maxsize=4)
+def _opened(path: Path) -> Image.Image:
+    """Decoded once for all the cuts of a picture."""
+    picture: Image.Image
+    with Image.open(path) as picture:
+        picture.load()
+        return picture
+
+
+def _region(region: Mapping[str, Any], size: Sequence[int] | None) -> RegionEntry:
     texts = {}
     for key, wordings in region.get("texts", {}).items():
         task, _, language = key.partition("/")
@@ -137,7 +158,13 @@ def _region(region: Mapping[str, Any]) -> RegionEntry:
     told = [region.get("events"), region.get("windows"), *region.get("later_windows", ())]
     sequences = [_clips(clips) for clips in told if clips]
     segments = tuple((int(start), int(end), str(event)) for start, end, event in region.get("segments", ()))
-    return RegionEntry(texts, tuple(sequences), int(region["instance"]), int(region.get("part", 0)), segments)
+    box = None
+    if size is not None and "box" in region:
+        x1, y1, x2, y2 = (float(side) for side in region["box"])
+        box = (x1 / size[1], y1 / size[0], x2 / size[1], y2 / size[0])
+    instance, part = int(region["instance"]), int(region.get("part", 0))
+    path = tuple(tuple(side / 1000 for side in place) for place in region.get("path_mm", ()))
+    return RegionEntry(texts, tuple(sequences), instance, part, segments, path, box)
 
 
 def _clips(clips: Sequence[Mapping[str, Any]]) -> tuple[ClipEntry, ...]:
@@ -160,10 +187,10 @@ class JoinedSource:
         self._where = [(source, i) for source in sources for i in range(len(source.entries))]
         self.entries = [source.entries[i] for source, i in self._where]
 
-    def load(self, index: int, frames: Sequence[int], size: int) -> Scene:
+    def load(self, index: int, frames: Sequence[int], size: int, cut: Cut = WHOLE) -> Scene:
         """Decodes some frames of a sample."""
         source, inner = self._where[index]
-        return source.load(inner, frames, size)
+        return source.load(inner, frames, size, cut)
 
 
 class _Share:
@@ -173,9 +200,9 @@ class _Share:
         self._source, self._rank, self._processes = source, rank, processes
         self.entries = source.entries[rank::processes]
 
-    def load(self, index: int, frames: Sequence[int], size: int) -> Scene:
+    def load(self, index: int, frames: Sequence[int], size: int, cut: Cut = WHOLE) -> Scene:
         """Decodes some frames of a sample."""
-        return self._source.load(self._rank + index * self._processes, frames, size)
+        return self._source.load(self._rank + index * self._processes, frames, size, cut)
 
 
 def share_of(source: Source, rank: int, processes: int) -> Source:

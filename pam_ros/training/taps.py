@@ -9,9 +9,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pam_ros.model.closer import Cut, cut_around
 from pam_ros.model.segmenter import Segmenter, Tap
 from pam_ros.training import augment
 from pam_ros.training.config import StageConfig
@@ -19,10 +21,12 @@ from pam_ros.training.places import whereabouts
 from pam_ros.training.prompting import first_prompts
 from pam_ros.training.rollout import normalised, picked, prompt, track
 from pam_ros.training.segment_stage import MIN_PIXELS
-from pam_ros.training.source import Entry, Source
+from pam_ros.training.source import WHOLE, Entry, Scene, Source
 from pam_ros.training.store import NO_CODE, THIS_PART, Codes, code_of, decoded
 
-IMAGES_AT_ONCE, VIDEOS_AT_ONCE = 96, 32  # many: tracking is many small steps, which a GPU does not feel
+# Many: tracking is many small steps, which a GPU does not feel.
+IMAGES_AT_ONCE, VIDEOS_AT_ONCE, CUTS_AT_ONCE = 96, 32, 512
+SPREAD, OFF = (0.85, 1.2), 0.12  # how cuts vary: sizes, and shares of their side
 EIGHT_BITS = torch.float8_e4m3fn  # its errors, of 2 % on average, are far below what another view changes
 
 
@@ -72,17 +76,24 @@ class TapIndex:
     Attributes:
         variants: how many taps, by other prompts, there are of every region.
         starts: (sample, region, variant) → row of its first frame.
+        closer: (sample, region, variant) → row of the closer look at a small region of a picture.
         usable: (sample, region) that can be prompted in their first frame.
     """
 
     variants: int
     starts: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    closer: dict[tuple[int, int, int], int] = field(default_factory=dict)
     usable: set[tuple[int, int]] = field(default_factory=set)
 
     def find(self, sample: int, region: int, variant: int, frames: Iterable[int]) -> list[int]:
         """Rows of some frames of a region."""
         start = self.starts[sample, region, variant]
         return [start + frame for frame in frames]
+
+    def find_closest(self, sample: int, region: int, variant: int) -> int:
+        """Row of what a text of a picture's region is read from."""
+        where = (sample, region, variant)
+        return self.closer.get(where, self.starts[where])
 
 
 class TapStore:
@@ -98,6 +109,10 @@ class TapStore:
                 for variant in range(variants):
                     self.index.starts[sample, region, variant] = rows
                     rows += entry.frames
+        for sample, region in small_regions(entries) if segmenter.closer_look else ():
+            for variant in range(variants):
+                self.index.closer[sample, region, variant] = rows
+                rows += 1
         grid, width, device = segmenter.grid_size, segmenter.width, segmenter.pixel_mean.device
         self._dtype = dtype
         kept = torch.uint8 if dtype is EIGHT_BITS else dtype  # as bytes: they can be indexed
@@ -122,6 +137,13 @@ class TapStore:
                 for kept, found in stores.items():
                     kept[start : start + frames] = found.reshape(*shape, *found.shape[1:])[:, row, column]
 
+    def put_closer(self, regions: Sequence[tuple[int, int]], variant: int, shown: Shown) -> None:
+        """Keeps closer looks at regions (sample, region)."""
+        image = shown.tap.image.to(self._dtype).view(self.image.dtype)
+        rows = [self.index.closer[sample, region, variant] for sample, region in regions]
+        where = torch.tensor(rows, device=self.image.device)
+        self.image[where], self.tokens[where], self.where[where] = image, shown.tap.tokens, shown.where
+
 
 @dataclass(slots=True)
 class Kept:
@@ -134,14 +156,46 @@ class Kept:
 def tap_key(config: StageConfig, segmenter: Segmenter) -> tuple[object, ...]:
     """Everything that taps depend on."""
     weights = sum(float(parameter.double().abs().sum()) for parameter in segmenter.parameters())
-    how = (config.cache_taps, config.precision, config.box_share, config.seed, segmenter.perceiver_input)
-    return config.data, *how, weights
+    how = (config.cache_taps, config.precision, config.box_share, config.seed)
+    return config.data, *how, segmenter.perceiver_input, segmenter.closer_look, weights
 
 
 def told_of(entry: Entry) -> list[int]:
     """The regions that are worth their taps: of a video those that have captions, where any has."""
     captioned = [place for place, region in enumerate(entry.regions) if region.clips]
     return captioned if entry.frames > 1 and captioned else list(range(len(entry.regions)))
+
+
+def small_regions(entries: Sequence[Entry]) -> list[tuple[int, int]]:
+    """(sample, region) of those in pictures that are looked at closer."""
+    return [
+        (sample, place)
+        for sample, entry in enumerate(entries)
+        for place, region in enumerate(entry.regions)
+        if region.box is not None and cut_around(region.box) is not None
+    ]
+
+
+def cut_of(box: Cut | None, random: np.random.Generator) -> Cut:
+    """A cut for a region in a box, varied; the whole picture for a large region."""
+    if box is None:
+        return WHOLE
+    x, y = random.uniform(-OFF, OFF, 2)
+    return cut_around(box, spread=float(random.uniform(*SPREAD)), off=(float(x), float(y))) or WHOLE
+
+
+class _Cuts:
+    """Closer looks at regions of a source as pictures of their own."""
+
+    def __init__(self, source: Source, regions: Sequence[tuple[int, int]], seed: int) -> None:
+        self._source, self._regions, self._seed = source, regions, seed
+        self.entries = [Entry(1, (source.entries[sample].regions[place],)) for sample, place in regions]
+
+    def load(self, index: int, frames: Sequence[int], size: int, cut: Cut = WHOLE) -> Scene:
+        """Decodes the cut; the same for the same seed."""
+        assert cut == WHOLE
+        varied = cut_of(self.entries[index].regions[0].box, np.random.default_rng([self._seed, index]))
+        return self._source.load(self._regions[index][0], frames, size, varied)
 
 
 def batches_of_equal_length(entries: Sequence[Entry]) -> Iterator[list[int]]:
@@ -157,9 +211,7 @@ def batches_of_equal_length(entries: Sequence[Entry]) -> Iterator[list[int]]:
             yield indices[start : start + at_once]
 
 
-def fill_store(
-    store: TapStore, source: Source, segmenter: Segmenter, config: StageConfig
-) -> Iterator[int]:
+def fill_store(store: TapStore, source: Source, segmenter: Segmenter, config: StageConfig) -> Iterator[int]:
     """Computes every tap; yields the number of samples done after each batch."""
     device, entries, size = segmenter.pixel_mean.device, source.entries, segmenter.image_size
     batches = list(batches_of_equal_length(entries))
@@ -189,6 +241,28 @@ def fill_store(
             if seen[row][column]
         }
         yield count
+    if segmenter.closer_look:
+        yield from _look_closer(store, source, segmenter, config)
+
+
+def _look_closer(store: TapStore, source: Source, segmenter: Segmenter, config: StageConfig) -> Iterator[int]:
+    """The same for small regions of pictures, each in a cut of its own."""
+    device, size = segmenter.pixel_mean.device, segmenter.image_size
+    for variant in range(store.index.variants):
+        regions = small_regions(source.entries)
+        seed = config.seed * 64 + variant
+        cuts = _Cuts(source, regions, seed)
+        starts = range(0, len(regions), CUTS_AT_ONCE)
+        groups = [[(i, 0) for i in range(len(regions))[start : start + CUTS_AT_ONCE]] for start in starts]
+        for start, (pixels, ids) in zip(starts, decoded(cuts, groups, size, config.workers), strict=True):
+            chosen = range(start, start + len(pixels))
+            masks = codes_of(cuts.entries, chosen, [[0]] * len(chosen), device).masks(ids.to(device)[:, None])
+            generator = Generator(device).manual_seed(seed * 1_000_003 + start)
+            coloured = augment.colours(pixels.to(device).permute(0, 3, 1, 2)[:, None], generator)
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                shown = rolled_out(segmenter, coloured, masks, generator, box_share=config.box_share)
+            store.put_closer([regions[i] for i in chosen], variant, shown)
+            yield len(chosen)
 
 
 def codes_of(
