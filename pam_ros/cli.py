@@ -297,7 +297,7 @@ def demo(
     ] = None,
     box: Annotated[str, typer.Option("--box", help="what to prompt on its first picture, pixels")] = "",
     click: Annotated[str, typer.Option("--click", help="the same as one click")] = "",
-    period: Annotated[float, typer.Option("--period", help="clip length of a caption, seconds")] = 2.0,
+    period: Annotated[float, typer.Option("--period", help="clip length of a caption, seconds")] = 3.0,
     language: Annotated[str, typer.Option("--language", help="of the captions: en or zh")] = "en",
     model: ModelOption = "pam-tiny",
     device: DeviceOption = "auto",

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Generator
 
 from pam_ros.errors import InputError
-from pam_ros.model.checkpoint import load_model
+from pam_ros.model.checkpoint import load_model, save_model
 from pam_ros.model.pam import Pam
 from pam_ros.model.prompts import BEFORE_ROWS
 from pam_ros.records import Language, Prompt, Task
@@ -26,6 +26,7 @@ from pam_ros.share import share_folder
 from pam_ros.training.caption_stage import CaptionBatch, CaptionStage, balanced, drawn, shared
 from pam_ros.training.config import StageConfig, TrainingError, config_from, read_config
 from pam_ros.training.deepen import deepened, main
+from pam_ros.training.export import export_model
 from pam_ros.training.happening import UNKNOWN, EventHead, Events, moved
 from pam_ros.training.loading import is_video_step, samples_of_step, video_steps_before
 from pam_ros.training.parts import open_model, part_of
@@ -350,6 +351,25 @@ def test_a_deeper_encoder_computes_the_same(segmented: Path, tmp_path: Path) -> 
         deepened(segmented / "model", 0)
     with pytest.raises(InputError, match=r"no sam2\.yaml"):
         deepened(tmp_path / "nowhere", 1)
+
+
+def test_sam2_moves_back_towards_an_older_one(tiny: Path, segmented: Path, tmp_path: Path) -> None:
+    trained = segmented / "model"
+    export_model(trained, tmp_path / "older")
+    older = load_model(str(tmp_path / "older"), device="cpu", dtype="float32")
+    for parameter in older.parameters():
+        parameter.add_(1.0)
+    save_model(older, tmp_path / "older", dtype=torch.float32)
+    export_model(trained, tmp_path / "blended", older=tmp_path / "older", share=0.25)
+    before, after = weights(trained), weights(tmp_path / "blended")
+    for name, tensor in before.items():
+        if tensor.is_floating_point() and name in dict(older.named_parameters()):
+            moved_by = 0.25 if part_of(name) == "segmenter" else 0.0
+            assert torch.allclose(after[name], tensor + moved_by, atol=2e-2), name
+    with pytest.raises(TrainingError, match=r"share is 1\.5; allowed: 0\.\.1"):
+        export_model(trained, tmp_path / "no", older=tmp_path / "older", share=1.5)
+    with pytest.raises(TrainingError, match="other tensors"):
+        export_model(trained, tmp_path / "no", older=share_folder("models", "*.yaml") / "pam-tiny", share=0.5)
 
 
 def test_frequent_labels_are_asked_for_less_often() -> None:

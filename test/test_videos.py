@@ -22,7 +22,7 @@ from pam_ros.data.occlusion import with_hidden
 from pam_ros.data.ontology import ontology
 from pam_ros.data.scenes import draw_scene
 from pam_ros.data.shards import LATER_CLOCKS, write_video
-from pam_ros.data.stage import Segment, Stage
+from pam_ros.data.stage import RESTS, Segment, Stage
 from pam_ros.records import Language
 
 
@@ -202,6 +202,6 @@ def test_the_small_set_holds_every_event(tmp_path: Path) -> None:
 def test_the_demo_clip_plays_what_its_truth_says() -> None:
     stage = demo_stage()
     assert len(stage.frames) == 120
-    events = [part.event for part in stage.tracks[0] if part.event not in ("still", "stays_covered")]
-    assert events == ["slides_left", "covered", "uncovered", "slides_right"]
+    events = [part.event for part in stage.tracks[0] if part.event not in RESTS]
+    assert events == ["lifted", "put_down", "covered", "uncovered", "slides_right"]
     assert {part.event for part in stage.tracks[1]} == {"still"}

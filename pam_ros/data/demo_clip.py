@@ -1,6 +1,6 @@
-"""The robot clip that ships: a kettle slides, is covered by a box, appears again, and slides back.
+"""The robot clip that ships: a gripper lifts a kettle and puts it down, a box covers it, and it slides away.
 
-`python -m pam_ros.data.demo_clip --out FOLDER` writes demo_clip.mp4 (H.264) and demo_clip.json, its truth.
+`python -m pam_ros.data.demo_clip --out config/demo` writes clip.mp4 (H.264) and clip.json, its truth.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pam_ros.data.catalogue import build_shape, cover_for, draw_object
+from pam_ros.data.catalogue import build_shape, cover_for, draw_object, gripper_for
 from pam_ros.data.dataset import box_of
 from pam_ros.data.materials import COLOURS, FINISHES, Finish
 from pam_ros.data.render import Rendered, SceneRenderer
@@ -22,7 +22,7 @@ from pam_ros.data.stage import Stage
 
 SEED, SPLIT = 7, "test"
 WIDTH, HEIGHT, FPS, SECONDS = 640, 480, 10, 12
-KETTLE, MUG, TOASTER, COVER = range(4)
+KETTLE, MUG, TOASTER, COVER, GRIPPER = range(5)
 
 
 def _object(
@@ -51,12 +51,13 @@ def _object(
 
 
 def demo_scene() -> SceneSpec:
-    """A kettle, a mug and a toaster on a kitchen counter; the fourth object is the cover, waiting above."""
+    """A kettle, a mug and a toaster on a kitchen counter; cover and gripper wait above."""
     objects = (
         _object("kettle", 39, "red", "enamel", (0.13, 0.02, 0.0), 205),
         _object("mug", 89, "blue", "ceramic", (-0.36, -0.07, 0.0), -40),
         _object("toaster", 29, "silver", "metal", (0.44, 0.17, 0.0), 12),
         cover_for(np.random.default_rng(SEED), 0.31, 0.28, 0.27),
+        gripper_for(np.random.default_rng(SEED), 0.1),
     )
     fixtures = (
         FixtureSpec(
@@ -91,23 +92,34 @@ def _camera(time_s: float) -> CameraSpec:
 
 
 def demo_stage() -> Stage:
-    """The clip's motion: the kettle slides left, is covered, uncovered, and slides right."""
+    """The clip's motion: the kettle is lifted, put down, covered, uncovered, and slides right."""
     stage = Stage(demo_scene(), FPS)
-    stage.now[COVER].visible = stage.frames[0][COVER].visible = False
-    up = np.array([0.0, 0.0, 0.62])
-    stage.still(stage.seconds(1.6))
-    stage.slide(KETTLE, -stage.right, 0.24, stage.seconds(1.9), "slides_left")
-    stage.still(stage.seconds(1.3))
+    for waiting in (COVER, GRIPPER):
+        stage.now[waiting].visible = stage.frames[0][waiting].visible = False
+    up, lift = np.array([0.0, 0.0, 0.62]), 0.13
+    stage.still(stage.seconds(0.6))
+    above = stage.now[KETTLE].position + np.array([0.0, 0.0, stage.height(KETTLE) + 0.25])
+    stage.place(GRIPPER, above)
+    stage.carry(GRIPPER, np.array([0.0, 0.0, -0.3]), stage.seconds(0.7), {GRIPPER: "slides_closer"})
+    stage.rise(KETTLE, lift, stage.seconds(1.4), "lifted", (GRIPPER,))
+    _rest(stage, 1.2, "held")
+    stage.rise(KETTLE, -lift, stage.seconds(1.4), "put_down", (GRIPPER,))
+    stage.carry(GRIPPER, np.array([0.0, 0.0, 0.45]), stage.seconds(0.7), {GRIPPER: "lifted"})
+    stage.place(GRIPPER, stage.now[GRIPPER].position, visible=False)
     stage.place(COVER, stage.now[KETTLE].position + up)
     stage.carry(COVER, -up, stage.seconds(1.4), {KETTLE: "covered", COVER: "put_down"})
-    stage.still(stage.seconds(1.4))
-    stage.tracks[KETTLE][-1] = replace(stage.tracks[KETTLE][-1], event="stays_covered")
+    _rest(stage, 1.0, "stays_covered")
     stage.carry(COVER, up, stage.seconds(1.4), {KETTLE: "uncovered", COVER: "lifted"})
     stage.place(COVER, stage.now[COVER].position, visible=False)
-    stage.still(stage.seconds(1.2))
+    stage.still(stage.seconds(0.6))
     stage.slide(KETTLE, stage.right, 0.2, stage.seconds(1.7), "slides_right")
     stage.finish(FPS * SECONDS)
     return stage
+
+
+def _rest(stage: Stage, duration_s: float, name: str) -> None:
+    stage.still(stage.seconds(duration_s))
+    stage.tracks[KETTLE][-1] = replace(stage.tracks[KETTLE][-1], event=name)
 
 
 def render_demo() -> tuple[list[Rendered], Stage]:
@@ -121,37 +133,35 @@ def render_demo() -> tuple[list[Rendered], Stage]:
 
 
 def truth(shown: list[Rendered], stage: Stage) -> dict[str, Any]:
-    """What happens, to check what PAM says: boxes at frame 0, events in seconds, visible pixels by frame."""
+    """What is true of the clip: boxes (x1, y1, x2, y2; far edges exclusive) at frame 0, events in seconds."""
     objects = []
     for index in (KETTLE, MUG, TOASTER):
         thing = stage.scene.objects[index]
-        x1, y1, x2, y2 = box_of(shown[0].instances == index + 1)
         events = [
             {"start_s": part.start / FPS, "end_s": part.end / FPS, "event": part.event}
             for part in stage.tracks[index]
         ]
-        pixels = [int((frame.instances == index + 1).sum()) for frame in shown]
         objects.append(
             {
                 "id": index + 1,
                 "category": thing.category,
                 "colour": thing.colour,
                 "material": thing.material,
-                "box": [x1, y1, x2, y2],
+                "box": list(box_of(shown[0].instances == index + 1)),
                 "events": events,
-                "visible_pixels": pixels,
             }
         )
     return {
-        "file": "demo_clip.mp4",
+        "about": "A kettle on a kitchen counter, filmed by a slowly moving robot camera; "
+        "rendered by this project: python -m pam_ros.data.demo_clip",
+        "licence": "Apache-2.0",
         "width": WIDTH,
         "height": HEIGHT,
         "fps": FPS,
         "frames": len(shown),
         "seed": SEED,
         "split": SPLIT,
-        "command": "python -m pam_ros.data.demo_clip --out FOLDER",
-        "box_format": "x1 y1 x2 y2 pixels at frame 0, far edges exclusive",
+        "prompt_box_xyxy": objects[0]["box"],
         "objects": objects,
     }
 
@@ -161,13 +171,11 @@ def main() -> None:
     import av  # only here: nothing else in this room writes videos
 
     parser = argparse.ArgumentParser(description="Render the demo clip.")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder to write demo_clip.mp4 and demo_clip.json to"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write clip.mp4 and clip.json to")
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     shown, stage = render_demo()
-    with av.open(str(out / "demo_clip.mp4"), "w") as container:
+    with av.open(str(out / "clip.mp4"), "w") as container:
         stream: Any = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt, stream.options = (
             WIDTH,
@@ -178,7 +186,7 @@ def main() -> None:
         for frame in shown:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.rgb, format="rgb24")))
         container.mux(stream.encode())
-    (out / "demo_clip.json").write_text(json.dumps(truth(shown, stage), indent=1) + "\n", encoding="utf-8")
+    (out / "clip.json").write_text(json.dumps(truth(shown, stage), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

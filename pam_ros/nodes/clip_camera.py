@@ -1,7 +1,7 @@
 """Plays a video file as a camera: `image`, once through at its own speed, then the process ends.
 
 With the parameter `hold` it repeats the first picture until the service `~/play` is called, so that
-there is time to prompt an object on it.
+there is time to prompt an object on it. The answer's message is the stamp at which it begins, nanoseconds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ClipCamera(Node):
 
     def _play(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._holding = False
-        response.success = True
+        response.success, response.message = True, str(self.get_clock().now().nanoseconds)
         return response
 
     def _tick(self) -> None:

@@ -22,6 +22,7 @@ from pam_ros.srv import CaptionNow, PerceiveRegion
 LOAD_TIMEOUT_S = 600.0
 ANSWER_TIMEOUT_S = 300.0
 FRAME_TIMEOUT_S = 60.0
+SHORTEST_CLIP = 0.4  # of the period: what the clip's end leaves over may be too short to tell anything of
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,7 @@ def run_demo(
         robot.wait_for_active(LOAD_TIMEOUT_S)
         _wait_for_frame(robot)
         region = _prompt(robot, chosen, tell)
-        robot.node.create_subscription(StreamingCaption, "/pam/streaming_captions", _printer(tell), 50)
-        _play(robot, processes, region.id, language, tell)
+        _play(robot, processes, region.id, period_s, language, tell)
         codes = {module: processes.end(module) for module in ("recorder", "main")}
         if any(codes.values()):
             raise StateError(f"a process did not end well: {codes}")
@@ -108,13 +108,20 @@ def _prompt(robot: Client, chosen: DemoInput, tell: Callable[[str], None]) -> Re
 
 
 def _play(
-    robot: Client, processes: Processes, region_id: int, language: str, tell: Callable[[str], None]
+    robot: Client,
+    processes: Processes,
+    region_id: int,
+    period_s: float,
+    language: str,
+    tell: Callable[[str], None],
 ) -> None:
     """Starts captions and clip; at the clip's end the last caption is asked for."""
     camera = processes.running["clip_camera"]
     on = Parameter("streaming.enabled", value=True).to_parameter_msg()
     robot.call(SetParameters, "/pam_manager/set_parameters", SetParameters.Request(parameters=[on]))
-    robot.call(Trigger, "/clip_camera/play", Trigger.Request())
+    begin_ns = int(robot.call(Trigger, "/clip_camera/play", Trigger.Request()).message)
+    printer = _printer(begin_ns, SHORTEST_CLIP * period_s, tell)
+    robot.node.create_subscription(StreamingCaption, "/pam/streaming_captions", printer, 50)
     tell("playing")
     robot.wait(lambda: camera.poll() is not None, "the clip's end", timeout_s=3600.0)
     if processes.end("clip_camera"):
@@ -126,15 +133,17 @@ def _play(
     robot.spin(1.0)
 
 
-def _printer(tell: Callable[[str], None]) -> Callable[[StreamingCaption], None]:
-    begin_ns: list[int] = []
+def _printer(
+    begin_ns: int, shortest_s: float, tell: Callable[[str], None]
+) -> Callable[[StreamingCaption], None]:
+    """Prints captions with their clips' times, seconds from the clip's begin."""
 
     def show(message: StreamingCaption) -> None:
-        if not message.final:
-            return
-        start_ns, end_ns = stamp_ns(message.clip_start), stamp_ns(message.clip_end)
-        begin_ns.append(start_ns)
-        span = f"{(start_ns - begin_ns[0]) / 1e9:.1f}-{(end_ns - begin_ns[0]) / 1e9:.1f} s"
-        tell(f"[{span}] region {message.region_id}: {message.text} ({message.latency_s:.1f} s later)")
+        start_s, end_s = (
+            (stamp_ns(stamp) - begin_ns) / 1e9 for stamp in (message.clip_start, message.clip_end)
+        )
+        if message.final and end_s - start_s >= shortest_s:
+            span = f"{start_s:.1f} to {end_s:.1f} s"
+            tell(f"[{span}] region {message.region_id}: {message.text} ({message.latency_s:.1f} s later)")
 
     return show

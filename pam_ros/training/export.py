@@ -9,12 +9,39 @@ from pathlib import Path
 import torch
 
 from pam_ros.model.checkpoint import load_model, save_model
+from pam_ros.model.pam import Pam
+from pam_ros.training.config import TrainingError
 
 
-def export_model(trained: Path, folder: Path) -> float:
-    """Writes the model into `folder`; returns the weights' size in MB."""
-    save_model(load_model(str(trained), device="cpu", dtype="float32"), folder, dtype=torch.float16)
+def export_model(trained: Path, folder: Path, *, older: Path | None = None, share: float = 0.0) -> float:
+    """Writes the model into `folder`; returns the weights' size in MB. `older`, `share`: see `blend`."""
+    model = _opened(trained)
+    if older is not None:
+        blend(model, _opened(older), share)
+    save_model(model, folder, dtype=torch.float16)
     return (folder / "model.safetensors").stat().st_size / 1e6
+
+
+@torch.no_grad()
+def blend(model: Pam, older: Pam, share: float) -> None:
+    """Moves SAM 2's weights towards those it was trained on from: `share` of the way, 0..1.
+
+    What training on went too far in comes back (Wortsman et al., "Robust fine-tuning of zero-shot models",
+    2022). Raises TrainingError for another share, or a SAM 2 of other sizes.
+    """
+    if not 0 <= share <= 1:
+        raise TrainingError(f"the older model's share is {share}; allowed: 0..1")
+    ours, theirs = model.segmenter.state_dict(), older.segmenter.state_dict()
+    if {name: each.shape for name, each in ours.items()} != {n: each.shape for n, each in theirs.items()}:
+        raise TrainingError(
+            "the older model's SAM 2 has other tensors; blend a model with the one it began from"
+        )
+    for name, tensor in ours.items():
+        tensor.lerp_(theirs[name], share)
+
+
+def _opened(folder: Path) -> Pam:
+    return load_model(str(folder), device="cpu", dtype="float32")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,8 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write a trained model as it ships, in half precision.")
     parser.add_argument("trained", type=Path, help="a stage's model folder, e.g. runs/stage2/model")
     parser.add_argument("folder", type=Path, help="where it ships, e.g. models/pam-tiny")
+    parser.add_argument("--older", type=Path, help="the model whose SAM 2 was trained on, to blend with")
+    parser.add_argument("--share", type=float, default=0.3, help="of the older one's weights, 0..1")
     given = parser.parse_args(arguments)
-    print(f"{export_model(given.trained, given.folder):.1f} MB in {given.folder}")
+    size = export_model(given.trained, given.folder, older=given.older, share=given.share)
+    print(f"{size:.1f} MB in {given.folder}")
 
 
 if __name__ == "__main__":
