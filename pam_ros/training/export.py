@@ -12,6 +12,9 @@ from pam_ros.model.checkpoint import load_model, save_model
 from pam_ros.model.pam import Pam
 from pam_ros.training.config import TrainingError
 
+# Parts of the names of the weights that only tracking uses: memory, pointers, whether the object is in view.
+TRACKING = ("memory_", "maskmem_", "obj_ptr", "no_obj", "mask_downsample", "pred_obj_score")
+
 
 def export_model(trained: Path, folder: Path, *, older: Path | None = None, share: float = 0.0) -> float:
     """Writes the model into `folder`; returns the weights' size in MB. `older`, `share`: see `blend`."""
@@ -24,10 +27,10 @@ def export_model(trained: Path, folder: Path, *, older: Path | None = None, shar
 
 @torch.no_grad()
 def blend(model: Pam, older: Pam, share: float) -> None:
-    """Moves SAM 2's weights towards those it was trained on from: `share` of the way, 0..1.
+    """Moves what SAM 2 tracks by towards the model it was trained on from: `share` of the way, 0..1.
 
-    What training on went too far in comes back (Wortsman et al., "Robust fine-tuning of zero-shot models",
-    2022). Raises TrainingError for another share, or a SAM 2 of other sizes.
+    What it lost where it was trained on mostly with pictures comes back (Wortsman et al., "Robust fine-tuning
+    of zero-shot models", 2022). Raises TrainingError for another share, or a SAM 2 of other sizes.
     """
     if not 0 <= share <= 1:
         raise TrainingError(f"the older model's share is {share}; allowed: 0..1")
@@ -37,7 +40,8 @@ def blend(model: Pam, older: Pam, share: float) -> None:
             "the older model's SAM 2 has other tensors; blend a model with the one it began from"
         )
     for name, tensor in ours.items():
-        tensor.lerp_(theirs[name], share)
+        if any(part in name for part in TRACKING):
+            tensor.lerp_(theirs[name], share)
 
 
 def _opened(folder: Path) -> Pam:
@@ -49,8 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write a trained model as it ships, in half precision.")
     parser.add_argument("trained", type=Path, help="a stage's model folder, e.g. runs/stage2/model")
     parser.add_argument("folder", type=Path, help="where it ships, e.g. models/pam-tiny")
-    parser.add_argument("--older", type=Path, help="the model whose SAM 2 was trained on, to blend with")
-    parser.add_argument("--share", type=float, default=0.3, help="of the older one's weights, 0..1")
+    parser.add_argument(
+        "--older", type=Path, help="the model whose SAM 2 was trained on: keep what it tracks by"
+    )
+    parser.add_argument("--share", type=float, default=1.0, help="of the older one's weights there, 0..1")
     given = parser.parse_args(arguments)
     size = export_model(given.trained, given.folder, older=given.older, share=given.share)
     print(f"{size:.1f} MB in {given.folder}")
