@@ -69,4 +69,4 @@ def test_texts(model: Pam, samples: Samples) -> None:
 def test_streaming_captions(model: Pam, samples: Samples) -> None:
     findings = Findings()
     evaluate_stream(model, samples.videos, findings, open_judge(), languages=[Language.EN])
-    check(findings, {"event_accuracy": 0.5})  # 0.52: its videos are fuller of events than others
+    check(findings, {"event_accuracy": 0.6})  # 0.65: its videos are fuller of events than others

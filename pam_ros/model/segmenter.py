@@ -270,23 +270,24 @@ class Segmenter(nn.Module):
             where = [rows[i] for i in chosen]
             clicks = self._clicks([cuts[i].image.shape[:2] for i in chosen], [cuts[i].prompt for i in chosen])
             decoded = self._decode_masks(_rows_of(features, where), backbone[where], clicks, None)
-            tap, seen = self._tap(decoded), (decoded.presence[:, 0] > 0).tolist()
+            found = (decoded.presence[:, 0] > 0) & (decoded.masks[:, 0].flatten(1) > 0).any(1)
+            tap, seen = self._tap(decoded), found.tolist()
             answers = []
             for row, i in enumerate(chosen):
                 if not seen[row]:
                     answers.append(observations[i])
                     continue
                 one = slice(row, row + 1)
-                near = Tap(tap.image[one], tap.tokens[one])
-                closer = Closer(cuts[i].xyxy, decoded.masks[one, :1].clone(), near)
+                own = Tap(tap.image[one], tap.tokens[one])
+                closer = Closer(cuts[i].xyxy, decoded.masks[one, :1].clone(), own)
                 given = observations[i].given is not None
                 iou = observations[i].mask_iou if given else decoded.ious[row, 0]
                 answers.append(replace(observations[i], mask_iou=iou, closer=closer))
             return answers
 
         looked = _in_batches(list(cuts), lambda i: cuts[i].clicks, run)
-        found = dict(zip(cuts, looked, strict=True))
-        return [found.get(i, observation) for i, observation in enumerate(observations)]
+        near = dict(zip(cuts, looked, strict=True))
+        return [near.get(i, observation) for i, observation in enumerate(observations)]
 
     def _segment_alike(
         self, features: FrameFeatures, prompts: list[Prompt], memories: list[RegionMemory]
