@@ -24,8 +24,8 @@ from pam_ros.evaluation.texts import function_is_right, label_is_right
 from pam_ros.records import Language
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
-# Shares of the two labels, the two explanations, and the captions. These are all right where the machine keeps up;
-# where others use both cores, clips lose frames and end late: then half of them are.
+# Shares of the two labels, the two explanations, and the captions. All are right where the machine keeps up;
+# where others use both cores, clips lose frames and end late: then half of the captions are.
 LEAST_RIGHT = {"label": 1.0, "function": 1.0, "events": 0.5}
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
 REAL_CLIPS = {"03_bedroom.mp4": "295,2,534,404", "02_juggle.mp4": ""}
