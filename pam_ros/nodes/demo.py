@@ -140,10 +140,11 @@ def _printer(
 
     def show(message: StreamingCaption) -> None:
         start_s, end_s = (
-            (stamp_ns(stamp) - begin_ns) / 1e9 for stamp in (message.clip_start, message.clip_end)
+            round((stamp_ns(stamp) - begin_ns) / 1e9, 1) + 0.0  # no "-0.0"
+            for stamp in (message.clip_start, message.clip_end)
         )
         if message.final and end_s - start_s >= shortest_s:
-            span = f"{start_s:.1f} to {end_s:.1f} s"
+            span = f"{start_s} to {end_s} s"
             tell(f"[{span}] region {message.region_id}: {message.text} ({message.latency_s:.1f} s later)")
 
     return show
