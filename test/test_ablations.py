@@ -27,13 +27,14 @@ from pam_ros.media import write_image
 from pam_ros.model.checkpoint import architecture_of, load_model, save_model
 from pam_ros.model.interface import DecodeRequest
 from pam_ros.model.pam import Pam
+from pam_ros.model.segmenter import picked
 from pam_ros.records import Language, Task
 from pam_ros.training import ablations, run
 from pam_ros.training.ablations import VARIANTS, Plan, check, renewed, run_ablations, teacher_forced
 from pam_ros.training.config import TrainingError
 from pam_ros.training.parts import open_model, parameter_groups
 from pam_ros.training.prompting import Clicks
-from pam_ros.training.rollout import picked, prompt, track
+from pam_ros.training.rollout import prompt, track
 
 tiny = test_training.tiny  # an architecture far smaller than pam-tiny, without weights
 BY_NAME = {variant.name: variant for variant in VARIANTS}

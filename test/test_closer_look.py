@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fakes import FakeModel
 from numpy.typing import NDArray
-from tiny_models import assert_same, click, encoded, tiny_pam
+from tiny_models import SMALL_SET, assert_same, click, encoded, shipped_model, tiny_pam
 
 from pam_ros.evaluation.masks import inner_point
 from pam_ros.evaluation.samples import EvaluationImage, Kind, read_folder
-from pam_ros.model.checkpoint import load_model
 from pam_ros.model.closer import LEAST, MOST, ROOM, cut_around
 from pam_ros.model.interface import ModelInfo
 from pam_ros.model.pam import Pam
@@ -28,16 +26,13 @@ from pam_ros.training.shapes import ShapesSource
 from pam_ros.training.source import ShardSource
 from pam_ros.training.taps import cut_of
 
-SMALL_SET = Path(__file__).parent / "data" / "scenes"
 Pixels = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[Pam]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield load_model("pam-tiny", device="cpu")
-    torch.set_num_threads(threads)
+    with shipped_model() as pam:
+        yield pam
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,9 @@ figures of other scenes stand in models/pam-tiny/README.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import pytest
-import torch
+from tiny_models import SMALL_SET, shipped_model
 
 from pam_ros.evaluation.cases import Findings
 from pam_ros.evaluation.judges import open_judge
@@ -19,20 +18,16 @@ from pam_ros.evaluation.samples import Samples, read_folder
 from pam_ros.evaluation.stream import evaluate_stream
 from pam_ros.evaluation.texts import evaluate_texts, open_similarity
 from pam_ros.evaluation.video import evaluate_video
-from pam_ros.model.checkpoint import load_model
 from pam_ros.model.pam import Pam
 from pam_ros.records import Language
 
-SMALL_SET = Path(__file__).parent / "data" / "scenes"
 DESCRIBED, TRACKED = 16, 4  # of its 32 pictures and 8 videos, where an answer takes long
 
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[Pam]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield load_model("pam-tiny", device="cpu")
-    torch.set_num_threads(threads)
+    with shipped_model() as pam:
+        yield pam
 
 
 @pytest.fixture(scope="module")

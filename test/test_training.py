@@ -21,6 +21,7 @@ from pam_ros.errors import InputError
 from pam_ros.model.checkpoint import load_model, save_model
 from pam_ros.model.pam import Pam
 from pam_ros.model.prompts import BEFORE_ROWS
+from pam_ros.model.segmenter import picked
 from pam_ros.records import Language, Prompt, Task
 from pam_ros.share import share_folder
 from pam_ros.training.caption_stage import CaptionBatch, CaptionStage, balanced, drawn, shared
@@ -32,7 +33,7 @@ from pam_ros.training.loading import is_video_step, samples_of_step, video_steps
 from pam_ros.training.parts import open_model, part_of
 from pam_ros.training.places import where_loss, whereabouts
 from pam_ros.training.prompting import Clicks, box, click, correction, first_prompts
-from pam_ros.training.rollout import picked, prompt, track
+from pam_ros.training.rollout import prompt, track
 from pam_ros.training.run import Progress, rate_factor, run_stage
 from pam_ros.training.segment_stage import UNNAMED, CellsHead, Words, choose_regions
 from pam_ros.training.source import Entry, RegionEntry, ShardSource, open_sources, share_of

@@ -7,7 +7,8 @@ Weights come from each tensor's name, so they are the same on every machine.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from pam_ros.evaluation.parity import rule_tensor
-from pam_ros.model.checkpoint import architecture_of, read_tokenizer
+from pam_ros.model.checkpoint import architecture_of, load_model, read_tokenizer
 from pam_ros.model.pam import Pam
 from pam_ros.model.segmenter import FrameFeatures, Observation
 from pam_ros.model.weights import SAM2_PREFIX, official_name
 from pam_ros.records import Prompt
 from pam_ros.share import share_folder
+
+SMALL_SET = Path(__file__).parent / "data" / "scenes"  # the test set that ships
 
 WIDTH = 32  # of SAM 2 and the Perceiver
 MEMORY_WIDTH = 8
@@ -166,6 +169,15 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
     tokenizer = read_tokenizer(share_folder("models", "*.yaml") / "pam-tiny")
     assert tokenizer is not None
     return tokenizer
+
+
+@contextmanager
+def shipped_model() -> Iterator[Pam]:
+    """The shipped pam-tiny, on one thread: what it computes is to be the same on every machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield load_model("pam-tiny", device="cpu")
+    torch.set_num_threads(threads)
 
 
 def tiny_pam(prefix: str = "", **language: Any) -> Pam:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 Cut = tuple[float, float, float, float]  # (x1, y1, x2, y2) as shares of the frame's width and height
 
-ROOM = (
-    2.5  # a cut's side, in sides of its region: what a thing stands on and beside belongs to its description
-)
+# A cut's side, in sides of its region: what a thing stands on and beside belongs to its description.
+ROOM = 2.5
 LEAST, MOST = 0.5, 0.8  # shares of the frame: smaller cuts blur, larger ones bring nothing
 
 

@@ -63,6 +63,16 @@ class FrameFeatures:
     image: NDArray[np.uint8] | None = None  # (H, W, 3) RGB, where regions may be looked at closer
 
 
+def picked(features: FrameFeatures, rows: Tensor | slice | list[int]) -> FrameFeatures:
+    """Features of N frames → of B regions; `rows` says on which frame each lies."""
+    return FrameFeatures(
+        size=features.size,
+        embedding=features.embedding[rows],
+        position=features.position[rows],
+        high_resolution=tuple(level[rows] for level in features.high_resolution),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Tap:
     """What the Semantic Perceiver reads, from inside the mask decoder; where, says `PerceiverInput`."""
@@ -263,13 +273,13 @@ class Segmenter(nn.Module):
             return list(observations)
         pixels = torch.cat([self.pixels(cut.image) for cut in cuts.values()])
         features = self.encode_pixels(pixels, (self.image_size, self.image_size))
-        backbone = features.embedding + self.sam2.no_mem_embed.view(1, -1, 1, 1)
+        backbone = self.without_memory(features)
         rows = {i: row for row, i in enumerate(cuts)}
 
         def run(chosen: list[int]) -> list[Observation]:
             where = [rows[i] for i in chosen]
             clicks = self._clicks([cuts[i].image.shape[:2] for i in chosen], [cuts[i].prompt for i in chosen])
-            decoded = self._decode_masks(_rows_of(features, where), backbone[where], clicks, None)
+            decoded = self._decode_masks(picked(features, where), backbone[where], clicks, None)
             found = (decoded.presence[:, 0] > 0) & (decoded.masks[:, 0].flatten(1) > 0).any(1)
             tap, seen = self._tap(decoded), found.tolist()
             answers = []
@@ -297,8 +307,7 @@ class Segmenter(nn.Module):
             return self._segment_masks(features, prompts, memories)
         clicks = self._clicks([features.size] * len(prompts), prompts)
         if memories[0].index <= 0:  # new, or still on its first frame: there is no past to attend to
-            no_memory = self.sam2.no_mem_embed.view(1, -1, 1, 1)
-            backbone = (features.embedding + no_memory).expand(len(prompts), -1, -1, -1)
+            backbone = self.without_memory(features).expand(len(prompts), -1, -1, -1)
         else:
             parts = [memory_tokens(self.sam2, memory, memory.index) for memory in memories]
             backbone = torch.cat([self._attend_memory(features, part) for part in parts])
@@ -454,6 +463,11 @@ class Segmenter(nn.Module):
             encoded = encoded + absent * sam2.no_obj_embed_spatial[..., None, None]
         return encoded
 
+    def without_memory(self, features: FrameFeatures) -> Tensor:
+        """The image embedding of regions that have no past, (N, C, h, w)."""
+        embedding: Tensor = features.embedding + self.sam2.no_mem_embed.view(1, -1, 1, 1)
+        return embedding
+
     def _attend_memory(self, features: FrameFeatures, memory: MemoryTokens) -> Tensor:
         """Memory attention for B regions → (B, C, h, w)."""
         count = memory.tokens.shape[1]
@@ -519,14 +533,6 @@ def _within(prompt: Prompt, cut_xyxy: tuple[int, int, int, int]) -> Prompt | Non
     if box is None and not (prompt.labels[inside] == 1).any():
         return None
     return Prompt(points=points[inside], labels=prompt.labels[inside], box=box)
-
-
-def _rows_of(features: FrameFeatures, rows: list[int]) -> FrameFeatures:
-    return replace(
-        features,
-        embedding=features.embedding[rows],
-        high_resolution=tuple(level[rows] for level in features.high_resolution),
-    )
 
 
 def _resized_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -16,7 +16,7 @@ from pam_ros.training.config import TrainingError
 TRACKING = ("memory_", "maskmem_", "obj_ptr", "no_obj", "mask_downsample", "pred_obj_score")
 
 
-def export_model(trained: Path, folder: Path, *, older: Path | None = None, share: float = 0.0) -> float:
+def export_model(trained: Path, folder: Path, *, older: Path | None = None, share: float = 1.0) -> float:
     """Writes the model into `folder`; returns the weights' size in MB. `older`, `share`: see `blend`."""
     model = _opened(trained)
     if older is not None:

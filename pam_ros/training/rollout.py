@@ -17,7 +17,7 @@ from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 
 from pam_ros.model.memory import MemoryEntry, RegionMemory, memory_tokens
-from pam_ros.model.segmenter import REFINE_LOGIT_CLAMP, FrameFeatures, Segmenter, Tap, _Decoded
+from pam_ros.model.segmenter import REFINE_LOGIT_CLAMP, FrameFeatures, Segmenter, Tap, _Decoded, picked
 from pam_ros.training.prompting import Clicks
 
 FEW_CHANNELS = 16
@@ -73,16 +73,6 @@ def normalised(segmenter: Segmenter, pixels: Tensor) -> Tensor:
     return (pixels.float() / 255 - segmenter.pixel_mean) / segmenter.pixel_std
 
 
-def picked(features: FrameFeatures, rows: Tensor | slice) -> FrameFeatures:
-    """Features of N frames → of B regions; `rows` says on which frame each lies."""
-    return FrameFeatures(
-        size=features.size,
-        embedding=features.embedding[rows],
-        position=features.position[rows],
-        high_resolution=tuple(level[rows] for level in features.high_resolution),
-    )
-
-
 def prompt(
     segmenter: Segmenter,
     features: FrameFeatures,
@@ -97,7 +87,7 @@ def prompt(
     """
     previous = None
     if memory.index <= 0:
-        backbone = features.embedding + segmenter.sam2.no_mem_embed.view(1, -1, 1, 1)
+        backbone = segmenter.without_memory(features)
     else:
         tokens = memory_tokens(segmenter.sam2, memory, memory.index)
         backbone = segmenter._attend_memory(features, tokens)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from pam_ros.model.pam import Pam
-from pam_ros.model.segmenter import FrameFeatures, Tap
+from pam_ros.model.segmenter import FrameFeatures, Tap, picked
 from pam_ros.records import Language, Task
 from pam_ros.training import augment
 from pam_ros.training.config import StageConfig, TrainingError
@@ -25,7 +25,7 @@ from pam_ros.training.loading import is_video_step, samples_of_step, video_steps
 from pam_ros.training.losses import compare_masks, mask_losses
 from pam_ros.training.places import where_head, where_loss, whereabouts
 from pam_ros.training.prompting import correction, first_prompts, on_host, random_numbers
-from pam_ros.training.rollout import Found, normalised, picked, prompt, track
+from pam_ros.training.rollout import Found, normalised, prompt, track
 from pam_ros.training.source import Entry, RegionEntry
 from pam_ros.training.store import ANY_PART, NO_CODE, THIS_PART, Codes, FrameStore, sent
 

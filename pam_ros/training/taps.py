@@ -14,12 +14,12 @@ import torch
 from torch import Generator, Tensor
 
 from pam_ros.model.closer import Cut, cut_around
-from pam_ros.model.segmenter import Segmenter, Tap
+from pam_ros.model.segmenter import Segmenter, Tap, picked
 from pam_ros.training import augment
 from pam_ros.training.config import StageConfig
 from pam_ros.training.places import whereabouts
 from pam_ros.training.prompting import first_prompts
-from pam_ros.training.rollout import normalised, picked, prompt, track
+from pam_ros.training.rollout import normalised, prompt, track
 from pam_ros.training.segment_stage import MIN_PIXELS
 from pam_ros.training.source import WHOLE, Entry, Scene, Source
 from pam_ros.training.store import NO_CODE, THIS_PART, Codes, code_of, decoded
@@ -227,11 +227,7 @@ def fill_store(store: TapStore, source: Source, segmenter: Segmenter, config: St
         ids = ids.to(device).reshape(count, -1, size, size)
         masks = codes_of(entries, samples, places, device).masks(ids)
         for variant in range(store.index.variants):
-            seed = (config.seed * 64 + variant) * 1_000_003 + number
-            generator = Generator(device).manual_seed(seed)
-            coloured = augment.colours(pixels, generator)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                shown = rolled_out(segmenter, coloured, masks, generator, box_share=config.box_share)
+            shown = _coloured_and_seen(segmenter, pixels, masks, config, variant, number)
             store.put(samples, entries, variant, shown)
         seen = (masks[:, :, 0].sum((2, 3)) >= MIN_PIXELS).tolist()
         store.index.usable |= {
@@ -248,21 +244,29 @@ def fill_store(store: TapStore, source: Source, segmenter: Segmenter, config: St
 def _look_closer(store: TapStore, source: Source, segmenter: Segmenter, config: StageConfig) -> Iterator[int]:
     """The same for small regions of pictures, each in a cut of its own."""
     device, size = segmenter.pixel_mean.device, segmenter.image_size
+    regions = small_regions(source.entries)
+    starts = range(0, len(regions), CUTS_AT_ONCE)
+    groups = [[(i, 0) for i in range(len(regions))[start : start + CUTS_AT_ONCE]] for start in starts]
     for variant in range(store.index.variants):
-        regions = small_regions(source.entries)
-        seed = config.seed * 64 + variant
-        cuts = _Cuts(source, regions, seed)
-        starts = range(0, len(regions), CUTS_AT_ONCE)
-        groups = [[(i, 0) for i in range(len(regions))[start : start + CUTS_AT_ONCE]] for start in starts]
+        cuts = _Cuts(source, regions, config.seed * 64 + variant)
         for start, (pixels, ids) in zip(starts, decoded(cuts, groups, size, config.workers), strict=True):
             chosen = range(start, start + len(pixels))
             masks = codes_of(cuts.entries, chosen, [[0]] * len(chosen), device).masks(ids.to(device)[:, None])
-            generator = Generator(device).manual_seed(seed * 1_000_003 + start)
-            coloured = augment.colours(pixels.to(device).permute(0, 3, 1, 2)[:, None], generator)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                shown = rolled_out(segmenter, coloured, masks, generator, box_share=config.box_share)
+            pixels = pixels.to(device).permute(0, 3, 1, 2)[:, None]
+            shown = _coloured_and_seen(segmenter, pixels, masks, config, variant, start)
             store.put_closer([regions[i] for i in chosen], variant, shown)
             yield len(chosen)
+
+
+def _coloured_and_seen(
+    segmenter: Segmenter, pixels: Tensor, masks: Tensor, config: StageConfig, variant: int, number: int
+) -> Shown:
+    """`rolled_out` in colours of the batch's own: `number` is that of the batch."""
+    device = pixels.device
+    generator = Generator(device).manual_seed((config.seed * 64 + variant) * 1_000_003 + number)
+    coloured = augment.colours(pixels, generator)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        return rolled_out(segmenter, coloured, masks, generator, box_share=config.box_share)
 
 
 def codes_of(
