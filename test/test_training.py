@@ -24,7 +24,7 @@ from pam_ros.model.prompts import BEFORE_ROWS
 from pam_ros.model.segmenter import picked
 from pam_ros.records import Language, Prompt, Task
 from pam_ros.share import share_folder
-from pam_ros.training.caption_stage import CaptionBatch, CaptionStage, balanced, drawn, shared
+from pam_ros.training.caption_stage import CaptionBatch, CaptionDataset, CaptionStage, balanced, drawn, shared
 from pam_ros.training.config import StageConfig, TrainingError, config_from, read_config
 from pam_ros.training.deepen import deepened, main
 from pam_ros.training.export import TRACKING, export_model
@@ -36,9 +36,10 @@ from pam_ros.training.prompting import Clicks, box, click, correction, first_pro
 from pam_ros.training.rollout import prompt, track
 from pam_ros.training.run import Progress, rate_factor, run_stage
 from pam_ros.training.segment_stage import UNNAMED, CellsHead, Words, choose_regions
-from pam_ros.training.source import Entry, RegionEntry, ShardSource, open_sources, share_of
+from pam_ros.training.shapes import ShapesSource
+from pam_ros.training.source import ClipEntry, Entry, RegionEntry, ShardSource, open_sources, share_of
 from pam_ros.training.store import FrameStore, mask_of
-from pam_ros.training.taps import Kept, TapStore, codes_of, fill_store, small_regions, told_of
+from pam_ros.training.taps import Kept, TapIndex, TapStore, codes_of, fill_store, small_regions, told_of
 from pam_ros.training.texts import Lesson, Tokenisation, clip_questions, image_questions
 from pam_ros.training.tokenizer import texts_of, train_tokenizer
 
@@ -395,6 +396,30 @@ def test_bystanders_and_parts_come_with_their_share() -> None:
     assert np.bincount(found) / 20000 == pytest.approx(weights, abs=0.02)
     for alike in ([True, True], [False, False]):
         assert shared(alike, 0.4, np.array([1.0, 3.0])).tolist() == [1.0, 3.0]
+
+
+@pytest.mark.parametrize(("balance", "rare"), [(0.0, 0.2), (1.0, 0.5)])
+def test_rare_events_are_told_of_as_often_as_asked(segmented: Path, balance: float, rare: float) -> None:
+    config = replace(
+        stage(segmented, segmented, kind="caption", train=["perceiver"], steps=1, video_share=1.0),
+        event_balance=balance, video_batch=2000, clip_frames=(4,), answers=1, languages=(Language.EN,),
+    )  # fmt: skip
+    moving = ((0, 4, "slides_left"), (4, 20, "still"))
+    clips = [
+        ClipEntry(4 * i, 4 * i + 4, {Language.EN: (f"{i}",)}, "still" if i else "moves") for i in range(5)
+    ]
+    region = RegionEntry(clips=(tuple(clips),), segments=moving)
+    source = ShapesSource(count=1, frames=20)
+    source.entries = [Entry(20, (region,))]
+    tokenisation = Tokenisation(load_model("pam-tiny", device="cpu").language)
+    taps = TapIndex(1, starts={(0, 0, 0): 0}, usable={(0, 0)})
+    told = CaptionDataset(
+        source, config, tokenisation, Events(source.entries), size=64, taps=taps, closer_look=False, rank=0
+    )
+    rows = told[0].tap_rows
+    assert rows is not None
+    first = rows.reshape(2000, 4)[:, -1] < 4  # which clip is shown
+    assert float(first.float().mean()) == pytest.approx(rare, abs=0.04)
 
 
 @pytest.mark.parametrize("balance", [0.0, 1.0])

@@ -109,12 +109,15 @@ class CaptionDataset(Dataset[CaptionBatch]):
             ]
             for frames in config.clip_frames
         }
-        self._clips_up_to = {
-            frames: shared(
-                [regions[key].quiet for key, _ in clips], config.quiet_share, np.ones(len(clips))
-            ).cumsum()
-            for frames, clips in self._clips.items()
-        }
+        self._clips_up_to = {}
+        for frames, clips in self._clips.items():
+            quiet = [regions[key].quiet for key, _ in clips]
+            told = [
+                "" if rests else regions[key].clips[row][place].event
+                for rests, (key, (row, place)) in zip(quiet, clips, strict=True)
+            ]
+            weights = balanced(told, config.event_balance)
+            self._clips_up_to[frames] = shared(quiet, config.quiet_share, weights).cumsum()
         self._lengths = [frames for frames, clips in self._clips.items() if clips]
         if not self._images and config.video_share < 1:
             raise TrainingError(
@@ -185,7 +188,7 @@ class CaptionDataset(Dataset[CaptionBatch]):
 
 
 def balanced(labels: Sequence[str], balance: float) -> NDArray[np.float64]:
-    """(N,) weights of regions: one by the power `balance` of how often its label comes; "" is as the mean."""
+    """(N,) weights: one by the power `balance` of how often the label comes; "" is as the mean."""
     counts = Counter(labels)
     weights = np.array([counts[label] ** -balance if label else np.nan for label in labels])
     usual = np.nanmean(weights) if any(labels) else 1.0

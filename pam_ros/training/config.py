@@ -61,6 +61,8 @@ class StageConfig:
         tasks: weight of each image task; languages: those trained.
         clip_frames: how many frames a clip may have, drawn per step.
         quiet_share: share of clips of regions of which the data say that nothing changes in the whole video.
+        event_balance: how far frequent events are told of less often, 0 (not) .. 1 (all alike), in clips of
+            regions that change.
         carry_over: share of clips that begin with the last frame of the one before (paper, section 3.1).
         box_share: share of regions prompted by a box alone, 0..1; 1 where the data's masks are filled boxes.
         label_balance: how far frequent labels are asked for less often, 0 (not) .. 1 (all alike).
@@ -109,6 +111,7 @@ class StageConfig:
     languages: tuple[Language, ...] = (Language.EN, Language.ZH)
     clip_frames: tuple[int, ...] = (16,)
     quiet_share: float = 0.35
+    event_balance: float = 0.0
     carry_over: float = 0.7
     box_share: float = 0.4
     label_balance: float = 0.0
@@ -131,7 +134,7 @@ class StageConfig:
             ("steps", 1, 1e9), ("batch", 1, 1e6), ("answers", 1, 64), ("warmup", 0, 0.5),
             ("final_rate", 0, 1), ("video_share", 0, 1), ("box_share", 0, 1), ("label_balance", 0, 1),
             ("parts_share", 0, 1), ("answer_balance", 0, 1),
-            ("correction", 0, 1), ("quiet_share", 0, 1), ("carry_over", 0, 1), ("clip_norm", 0, 1e9),
+            ("correction", 0, 1), ("quiet_share", 0, 1), ("event_balance", 0, 1), ("carry_over", 0, 1), ("clip_norm", 0, 1e9),
             ("video_frames", 1, 256), ("max_minutes", 0, 1e6), ("video_after", 0, 1e9),
         ):  # fmt: skip
             value = getattr(self, name)

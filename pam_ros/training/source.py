@@ -28,6 +28,7 @@ class ClipEntry:
     start: int
     end: int
     texts: Mapping[Language, tuple[str, ...]]
+    event: str = ""  # what happens, joined by "+"; "" where the data do not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,7 @@ def _clips(clips: Sequence[Mapping[str, Any]]) -> tuple[ClipEntry, ...]:
             texts={
                 Language.parse(key.partition("/")[2]): tuple(texts) for key, texts in clip["texts"].items()
             },
+            event=str(clip.get("event", "")),
         )
         for clip in clips
     )

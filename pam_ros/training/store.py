@@ -57,18 +57,22 @@ class _Decoder(Dataset[tuple[Tensor, Tensor]]):
 
 
 def decoded(
-    source: Source, groups: Sequence[Sequence[Place]], size: int, workers: int
+    source: Source, groups: Sequence[Sequence[Place]], size: int, workers: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Frames of each group, decoded ahead by processes: pixels (F, S, S, 3) uint8 and ids (F, S, S) int16."""
+    """Frames of each group, decoded ahead by processes: pixels (F, S, S, 3) uint8 and ids (F, S, S) int16.
+
+    They are sent to a GPU while it still works on the group before.
+    """
     stretches = [
         [group[start : start + FRAMES_AT_ONCE] for start in range(0, len(group), FRAMES_AT_ONCE)]
         for group in groups
     ]
     flat = [stretch for parts in stretches for stretch in parts]
     decoder = _Decoder(source, flat, size)
-    loader = iter(DataLoader(decoder, batch_size=1, num_workers=workers, collate_fn=_only))
+    pinned = device.type == "cuda"
+    loader = iter(DataLoader(decoder, batch_size=1, num_workers=workers, collate_fn=_only, pin_memory=pinned))
     for parts in stretches:
-        found = [next(loader) for _ in parts]
+        found = [[tensor.to(device, non_blocking=True) for tensor in next(loader)] for _ in parts]
         yield torch.cat([pixels for pixels, _ in found]), torch.cat([ids for _, ids in found])
 
 
@@ -99,11 +103,11 @@ class FrameStore:
         groups = [
             self._rows[start : start + FRAMES_AT_ONCE] for start in range(0, len(self._rows), FRAMES_AT_ONCE)
         ]
-        for pixels, ids in decoded(source, groups, self.pixels.shape[2], workers):
+        for pixels, ids in decoded(source, groups, self.pixels.shape[2], workers, device):
             rows = slice(first, first + len(ids))
             first = rows.stop
-            self.pixels[rows] = pixels.to(device).permute(0, 3, 1, 2)
-            self.ids[rows] = ids.to(device)
+            self.pixels[rows] = pixels.permute(0, 3, 1, 2)
+            self.ids[rows] = ids
             codes = Codes(self.codes.value[samples[rows]], self.codes.bits[samples[rows]])
             areas.append(codes.masks(self.ids[rows][:, None]).sum((2, 3, 4), dtype=torch.int32))
             yield len(ids)

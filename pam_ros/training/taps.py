@@ -25,7 +25,7 @@ from pam_ros.training.source import WHOLE, Entry, Scene, Source
 from pam_ros.training.store import NO_CODE, THIS_PART, Codes, code_of, decoded
 
 # Many: tracking is many small steps, which a GPU does not feel.
-IMAGES_AT_ONCE, VIDEOS_AT_ONCE, CUTS_AT_ONCE = 96, 32, 512
+IMAGES_AT_ONCE, VIDEOS_AT_ONCE, CUTS_AT_ONCE = 96, 64, 512
 SPREAD, OFF = (0.85, 1.2), 0.12  # how cuts vary: sizes, and shares of their side
 EIGHT_BITS = torch.float8_e4m3fn  # its errors, of 2 % on average, are far below what another view changes
 
@@ -219,17 +219,19 @@ def fill_store(store: TapStore, source: Source, segmenter: Segmenter, config: St
         [(sample, frame) for sample in samples for frame in range(entries[sample].frames)]
         for samples in batches
     ]
-    found = decoded(source, frames, size, config.workers)
+    found = decoded(source, frames, size, config.workers, device)
     for number, (samples, (pixels, ids)) in enumerate(zip(batches, found, strict=True)):
         count = len(samples)
-        pixels = pixels.to(device).reshape(count, -1, size, size, 3).permute(0, 1, 4, 2, 3)
+        pixels = pixels.reshape(count, -1, size, size, 3).permute(0, 1, 4, 2, 3)
         places = [told_of(entries[sample]) for sample in samples]
-        ids = ids.to(device).reshape(count, -1, size, size)
+        ids = ids.reshape(count, -1, size, size)
         masks = codes_of(entries, samples, places, device).masks(ids)
+        seen = (
+            masks[:, :, 0].sum((2, 3)) >= MIN_PIXELS
+        ).tolist()  # waits for the device: before its long work
         for variant in range(store.index.variants):
             shown = _coloured_and_seen(segmenter, pixels, masks, config, variant, number)
             store.put(samples, entries, variant, shown)
-        seen = (masks[:, :, 0].sum((2, 3)) >= MIN_PIXELS).tolist()
         store.index.usable |= {
             (sample, region)
             for row, sample in enumerate(samples)
@@ -249,10 +251,11 @@ def _look_closer(store: TapStore, source: Source, segmenter: Segmenter, config: 
     groups = [[(i, 0) for i in range(len(regions))[start : start + CUTS_AT_ONCE]] for start in starts]
     for variant in range(store.index.variants):
         cuts = _Cuts(source, regions, config.seed * 64 + variant)
-        for start, (pixels, ids) in zip(starts, decoded(cuts, groups, size, config.workers), strict=True):
+        found = decoded(cuts, groups, size, config.workers, device)
+        for start, (pixels, ids) in zip(starts, found, strict=True):
             chosen = range(start, start + len(pixels))
-            masks = codes_of(cuts.entries, chosen, [[0]] * len(chosen), device).masks(ids.to(device)[:, None])
-            pixels = pixels.to(device).permute(0, 3, 1, 2)[:, None]
+            masks = codes_of(cuts.entries, chosen, [[0]] * len(chosen), device).masks(ids[:, None])
+            pixels = pixels.permute(0, 3, 1, 2)[:, None]
             shown = _coloured_and_seen(segmenter, pixels, masks, config, variant, start)
             store.put_closer([regions[i] for i in chosen], variant, shown)
             yield len(chosen)
