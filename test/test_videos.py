@@ -17,13 +17,18 @@ import pytest
 from pam_ros.data import small_set
 from pam_ros.data.dataset import VideoObject, VideoSample, events_between, video_play, video_sample
 from pam_ros.data.demo_clip import demo_stage
+from pam_ros.data.facts import Facts
 from pam_ros.data.judge import judge
 from pam_ros.data.occlusion import with_hidden
 from pam_ros.data.ontology import ontology
 from pam_ros.data.scenes import draw_scene
-from pam_ros.data.shards import LATER_CLOCKS, write_video
+from pam_ros.data.shards import LATER_CLOCKS, backward_segments, object_line, write_video
 from pam_ros.data.stage import RESTS, Segment, Stage
 from pam_ros.records import Language
+from pam_ros.training.config import StageConfig, StageKind
+from pam_ros.training.happening import Events, moved
+from pam_ros.training.source import ShardSource
+from pam_ros.training.texts import clip_questions
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +127,53 @@ def test_every_object_is_told_of_by_several_clocks(tmp_path: Path) -> None:
             assert all(later["start"] == clip["end"] for clip, later in pairwise(clips))
             assert clips[-1]["end"] <= 32
             assert all(clip["event"] == "+".join(events_of(thing, clip)) for clip in clips)
+
+
+def test_what_can_be_played_backwards_is_told_of_backwards(tmp_path: Path) -> None:
+    parts = [
+        (0, 10, "still"),
+        (10, 26, "slides_right"),
+        (26, 30, "still"),
+        (30, 36, "falls"),
+        (36, 60, "still"),
+    ]
+    segments = tuple(Segment(*part) for part in parts)
+    turned = backward_segments(segments, 60)
+    assert [(part.start, part.end, part.event) for part in turned] == [
+        (0, 25, "still"), (25, 31, ""), (31, 35, "still"), (35, 51, "slides_left"), (51, 60, "still"),
+    ]  # fmt: skip
+    path = np.zeros((60, 3))
+    path[:, 0] = np.clip(np.arange(60) - 9, 0, 16) * 0.01  # it has moved in the event's first frame
+    seen = np.full(60, 500)
+    thing = VideoObject(
+        1, Facts("mug", "object", colour="red", place=("table", "")), "drink", segments, seen, path, ()
+    )
+    rng = np.random.default_rng(0)
+    config = StageConfig(
+        StageKind.CAPTION, model="", data=(), out="", train=("language",), steps=1, carry_over=0.5
+    )
+    told = set()
+    for _ in range(20):
+        line = object_line(thing, 60, 8.0, rng)
+        video = {"frames": ["0.jpg"] * 60, "ids": ["0.png"] * 60, "regions": [line]}
+        (tmp_path / "index.jsonl").write_text(json.dumps(video), encoding="utf-8")
+        (entry,) = ShardSource(tmp_path).entries
+        (region,) = entry.regions
+        events = Events([entry])
+        for clips in region.clips:
+            for place, clip in enumerate(clips):
+                if not clip.backward:
+                    continue
+                told.add(clip.event)
+                assert clip.end < 60 and not (clip.start < 35 and clip.end > 29)  # not while it falls
+                assert place == 0 or clip.end == clips[place - 1].start
+                shown = clip_questions(rng, region, (region.clips.index(clips), place), config, 4)[0].frames
+                assert list(shown) == sorted(shown, reverse=True)
+                far = moved(region, shown)[-1][0]
+                happens = {events.names[number] for number in events.numbers(region, shown)}
+                assert happens <= {"still", "slides_left"}
+                assert far <= 0 and (clip.event != "slides_left" or far < -0.5)
+    assert told == {"still", "slides_left"}
 
 
 def events_of(thing: VideoObject, clip: dict[str, Any]) -> tuple[str, ...]:

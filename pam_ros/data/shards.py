@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,24 @@ from pam_ros.data.captions import describe
 from pam_ros.data.dataset import Clip, ImageSample, RegionTruth, VideoObject, VideoSample, caption_windows
 from pam_ros.data.facts import Facts
 from pam_ros.data.render import PARTS
+from pam_ros.data.stage import RESTS, Segment
 from pam_ros.records import IMAGE_TASKS, Language
 
 PART_STEP = 256
 WORDINGS = 3
 LATER_CLOCKS = 4  # by which an object's clips are cut once more
+BACKWARD_CLOCKS = 3  # by which they are cut while the video is played backwards
+TURNED = (
+    ("slides_left", "slides_right"),
+    ("slides_closer", "slides_away"),
+    ("lifted", "put_down"),
+    ("covered", "uncovered"),
+    ("leaves", "returns"),
+    ("opens", "closes"),
+)
+# What an event is when it is played backwards; the others (falls, tips over, pushes) would be nothing known.
+BACKWARDS = {one: other for pair in TURNED for one, other in (pair, pair[::-1])}
+BACKWARDS |= {event: event for event in (*RESTS, "hidden")}
 Picture = NDArray[np.uint8]
 
 
@@ -112,14 +126,17 @@ def object_line(thing: VideoObject, frames: int, fps: float, rng: np.random.Gene
     """One object of a video: what happens to it, as [start, end, event], and sequences of clips.
 
     `events` are cut where they change, `windows` by the clock, each of `later_windows` by another clock that
-    starts inside the video.
+    starts inside the video. `backward` has segments and windows of the video played backwards, where that
+    shows something known: the same pictures, with other events.
     """
 
-    def told(cuts: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-        return clip_lines([caption_windows(thing.facts, thing.segments, cuts, rng) for _ in range(WORDINGS)])
+    def told(
+        cuts: Sequence[tuple[int, int]], segments: Sequence[Segment] = thing.segments
+    ) -> list[dict[str, Any]]:
+        return clip_lines([caption_windows(thing.facts, segments, cuts, rng) for _ in range(WORDINGS)])
 
     begins = rng.integers(1, max(2, frames * 2 // 3), LATER_CLOCKS)
-    return {
+    line: dict[str, Any] = {
         "instance": thing.instance,
         "part": 0,
         "category": thing.facts.category,
@@ -133,6 +150,37 @@ def object_line(thing: VideoObject, frames: int, fps: float, rng: np.random.Gene
         "windows": told(_windows(0, frames, fps, rng)),
         "later_windows": [told(_windows(int(begin), frames, fps, rng)) for begin in begins],
     }
+    turned = backward_segments(thing.segments, frames)
+    if len(turned) > 1:
+        sequences = []
+        for begin in rng.integers(1, max(2, frames * 2 // 3), BACKWARD_CLOCKS):
+            windows = _windows(int(begin), frames, fps, rng)
+            for possible, stretch in groupby(windows, lambda window: _possible(turned, *window)):
+                clips = told(list(stretch), turned) if possible else []
+                for clip in clips:
+                    clip["start"], clip["end"] = frames - clip["end"], frames - clip["start"]
+                sequences += [clips] if clips else []
+        segments = [[frames - part.end, frames - part.start, part.event] for part in turned if part.event]
+        line["backward"] = {"segments": segments, "windows": sequences}
+    return line
+
+
+def backward_segments(segments: Sequence[Segment], frames: int) -> list[Segment]:
+    """What happens when a video is played backwards, by its own clock: its frame 0 is the last one.
+
+    Events that cannot be played backwards are "". A frame of an event shows what has moved by then, so that
+    backwards an event begins one frame later.
+    """
+    turned = []
+    for part in reversed(segments):
+        start = frames - part.end + (part.end < frames)
+        end = frames - part.start + (part.start > 0)
+        turned.append(replace(part, start=start, end=end, event=BACKWARDS.get(part.event, "")))
+    return [part for part in turned if part.end > part.start]
+
+
+def _possible(segments: Sequence[Segment], start: int, end: int) -> bool:
+    return all(part.event for part in segments if part.start < end and part.end > start)
 
 
 def _windows(begin: int, frames: int, fps: float, rng: np.random.Generator) -> list[tuple[int, int]]:

@@ -134,7 +134,8 @@ class StageConfig:
             ("steps", 1, 1e9), ("batch", 1, 1e6), ("answers", 1, 64), ("warmup", 0, 0.5),
             ("final_rate", 0, 1), ("video_share", 0, 1), ("box_share", 0, 1), ("label_balance", 0, 1),
             ("parts_share", 0, 1), ("answer_balance", 0, 1),
-            ("correction", 0, 1), ("quiet_share", 0, 1), ("event_balance", 0, 1), ("carry_over", 0, 1), ("clip_norm", 0, 1e9),
+            ("correction", 0, 1), ("quiet_share", 0, 1), ("event_balance", 0, 1),
+            ("carry_over", 0, 1), ("clip_norm", 0, 1e9),
             ("video_frames", 1, 256), ("max_minutes", 0, 1e6), ("video_after", 0, 1e9),
         ):  # fmt: skip
             value = getattr(self, name)

@@ -28,17 +28,19 @@ class Events:
         counts: Counter[str] = Counter()
         for entry in entries:
             for region in entry.regions:
-                for start, end, event in region.segments if region.clips else ():
+                segments = (*region.segments, *region.backward_segments) if region.clips else ()
+                for start, end, event in segments:
                     counts[event] += end - start
         self.names = sorted(counts)
         self.counts = [counts[name] for name in self.names]  # frames of each
         self._numbers = {name: number for number, name in enumerate(self.names)}
 
     def numbers(self, region: RegionEntry, frames: Sequence[int]) -> list[int]:
-        """What happens to the region in these frames; UNKNOWN where the data do not say."""
+        """What happens to the region in these frames, in their order; UNKNOWN where the data do not say."""
+        segments = region.backward_segments if frames[0] > frames[-1] else region.segments
         return [
             next(
-                (self._numbers[event] for start, end, event in region.segments if start <= frame < end),
+                (self._numbers[event] for start, end, event in segments if start <= frame < end),
                 UNKNOWN,
             )
             for frame in frames

@@ -215,7 +215,7 @@ class Stage:
     # ---- the loop
 
     def run(self) -> None:
-        """Trains to the end of the schedule or of the time, saves, and writes the trained model."""
+        """Trains to the end of the schedule or of the time, and saves."""
         config, main = self.config, self.accelerator.is_main_process
         journal = Journal(self.out, main)
         begun = time.monotonic() - 60 * self.progress.minutes
@@ -244,8 +244,6 @@ class Stage:
         bar.close()
         journal.close()
         self.save()
-        if main:
-            save_model(self.pam, self.out / "model", dtype=torch.float32)
         self.accelerator.wait_for_everyone()  # the next stage reads what was written
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
@@ -293,7 +291,9 @@ class Stage:
     # ---- checkpoints
 
     def save(self) -> None:
-        """Writes everything that is needed to go on exactly from here."""
+        """Writes the model as it is, and everything that is needed to go on exactly from here."""
+        if self.accelerator.is_main_process:
+            save_model(self.pam, self.out / "model", dtype=torch.float32)
         # Not as safetensors: they would drop a head that is tied to the embedding, with a warning each time.
         self.accelerator.save_state(str(self.out / "checkpoint"), safe_serialization=False)
 

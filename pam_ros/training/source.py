@@ -23,12 +23,16 @@ WHOLE: Cut = (0.0, 0.0, 1.0, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class ClipEntry:
-    """A stretch of a video with its captions, in many wordings; frames start..end, end exclusive."""
+    """A stretch of a video with its captions, in many wordings; frames start..end, end exclusive.
+
+    A `backward` one is shown from its last frame to its first, and has a frame after it.
+    """
 
     start: int
     end: int
     texts: Mapping[Language, tuple[str, ...]]
     event: str = ""  # what happens, joined by "+"; "" where the data do not say
+    backward: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class RegionEntry:
     instance: int = 1
     part: int = 0  # 0 = the whole instance
     segments: tuple[tuple[int, int, str], ...] = ()  # what happens in a video: start, end (exclusive), event
+    backward_segments: tuple[tuple[int, int, str], ...] = ()  # the same where it is played backwards
     path_m: tuple[tuple[float, ...], ...] = ()  # of a video: how far right, away, up it is in each frame
     box: Cut | None = None  # around it in a picture; None where that is not known before it is decoded
 
@@ -157,18 +162,23 @@ def _region(region: Mapping[str, Any], size: Sequence[int] | None) -> RegionEntr
         task, _, language = key.partition("/")
         texts[Task.parse(task), Language.parse(language)] = tuple(wordings)
     told = [region.get("events"), region.get("windows"), *region.get("later_windows", ())]
+    backward = region.get("backward", {})
     sequences = [_clips(clips) for clips in told if clips]
-    segments = tuple((int(start), int(end), str(event)) for start, end, event in region.get("segments", ()))
+    sequences += [_clips(clips, backward=True) for clips in backward.get("windows", ())]
+    segments, turned = (
+        tuple((int(start), int(end), str(event)) for start, end, event in played.get("segments", ()))
+        for played in (region, backward)
+    )
     box = None
     if size is not None and "box" in region:
         x1, y1, x2, y2 = (float(side) for side in region["box"])
         box = (x1 / size[1], y1 / size[0], x2 / size[1], y2 / size[0])
     instance, part = int(region["instance"]), int(region.get("part", 0))
     path = tuple(tuple(side / 1000 for side in place) for place in region.get("path_mm", ()))
-    return RegionEntry(texts, tuple(sequences), instance, part, segments, path, box)
+    return RegionEntry(texts, tuple(sequences), instance, part, segments, turned, path, box)
 
 
-def _clips(clips: Sequence[Mapping[str, Any]]) -> tuple[ClipEntry, ...]:
+def _clips(clips: Sequence[Mapping[str, Any]], *, backward: bool = False) -> tuple[ClipEntry, ...]:
     return tuple(
         ClipEntry(
             start=int(clip["start"]),
@@ -177,6 +187,7 @@ def _clips(clips: Sequence[Mapping[str, Any]]) -> tuple[ClipEntry, ...]:
                 Language.parse(key.partition("/")[2]): tuple(texts) for key, texts in clip["texts"].items()
             },
             event=str(clip.get("event", "")),
+            backward=backward,
         )
         for clip in clips
     )

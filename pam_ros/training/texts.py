@@ -103,9 +103,10 @@ def clip_questions(
     clip = sequence[place]
     languages = [code for code in clip.texts if code in config.languages]
     turn = int(random.integers(len(languages)))
-    carried = clip.start > 0 and frames > 1 and random.random() < config.carry_over
-    own = frames - 1 if carried else frames
-    shown = ((clip.start - 1,) if carried else ()) + _spread(random, clip.start, clip.end, own)
+    before = clip.end if clip.backward else clip.start - 1  # the frame before the clip
+    carried = before >= 0 and frames > 1 and random.random() < config.carry_over
+    own = _spread(random, clip.start, clip.end, frames - 1 if carried else frames)
+    shown = ((before,) if carried else ()) + (own[::-1] if clip.backward else own)
     lessons = []
     for number in range(config.answers):
         language = languages[(turn + number) % len(languages)]
