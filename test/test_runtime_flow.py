@@ -175,11 +175,22 @@ def test_lost_too_long_is_removed_with_a_warning_and_its_requests_end():
 
 
 @pytest.mark.parametrize(
-    ("presence", "pixels", "state"),
-    [(0.49, True, "LOST"), (0.5, True, "TRACKED"), (0.9, False, "LOST"), (float("nan"), True, "LOST")],
+    ("presence", "pixels", "score", "prompted", "state"),
+    [
+        (0.49, True, 0.8, False, "LOST"),
+        (0.5, True, 0.8, False, "TRACKED"),
+        (0.9, False, 0.8, False, "LOST"),
+        (float("nan"), True, 0.8, False, "LOST"),
+        (0.9, True, 0.24, False, "LOST"),
+        (0.9, True, 0.25, False, "TRACKED"),
+        (0.9, True, 0.01, True, "TRACKED"),
+        (0.9, False, 0.8, True, "LOST"),
+        (0.49, True, 0.8, True, "LOST"),
+    ],
 )
-def test_what_counts_as_lost(presence, pixels, state):
-    seen = Sighting(FakeObservation(FakeMemory(1), 0, np.full((4, 6), pixels), 0.8, presence), 0, "", 0.0)
+def test_what_counts_as_lost(presence, pixels, score, prompted, state):
+    found = FakeObservation(FakeMemory(1), 0, np.full((4, 6), pixels), score, presence)
+    seen = Sighting(found, 0, "", 0.0, prompted)
     track = Track(1, FakeMemory(1), 0, seen, deque())
     track.observe(seen)
     assert track.state.name == state

@@ -12,7 +12,7 @@ from pam_ros.evaluation.pictures import image_case
 from pam_ros.evaluation.samples import SUFFIX, EvaluationImage, Mask
 from pam_ros.model.interface import Observation, PerceptionModel
 from pam_ros.records import Prompt, Region, RegionState, crop_mask
-from pam_ros.runtime.tracks import LOST_BELOW
+from pam_ros.runtime.tracks import is_in_view
 
 SMALLEST_OBJECT = 0.0015  # of the picture's area: what the data ask about (data.dataset.SMALLEST_OBJECT)
 WHOLE_KEYS = ("mask_iou_box", "mask_iou_click")
@@ -88,7 +88,7 @@ def _evaluate_image(model: PerceptionModel, image: EvaluationImage, findings: Fi
 
 def as_region(observation: Observation) -> Region:
     """What the runtime shows of an observation: no mask where the object is said to be absent."""
-    present = observation.presence_score >= LOST_BELOW
+    present = is_in_view(observation, prompted=True)
     box, mask = crop_mask(observation.mask if present else np.zeros(observation.mask.shape, np.bool_))
     state = RegionState.TRACKED if present else RegionState.LOST
     return Region(1, state, box, mask, observation.mask_score, observation.presence_score, {}, 0, 0)

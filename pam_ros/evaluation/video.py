@@ -63,7 +63,7 @@ def boundary_f(truth: Mask, found: Mask) -> float:
 def follow(model: PerceptionModel, video: EvaluationVideo) -> Iterator[list[Region]]:
     """Prompts every region by its box on the first frame and tracks all; yields them frame by frame.
 
-    Each is what the runtime publishes: lost, with an empty mask, where its presence is below 0.5.
+    Each is what the runtime publishes: lost, with an empty mask, where `runtime.tracks.is_in_view` says so.
     """
     tracks: list[Track] = []
     for index, frame in enumerate(video.frames()):
@@ -71,7 +71,7 @@ def follow(model: PerceptionModel, video: EvaluationVideo) -> Iterator[list[Regi
         if index == 0:
             memories = [model.new_memory() for _ in video.regions]
             seen = model.segment(features, [region.prompt() for region in video.regions], memories)
-            first = [Sighting(each, frame.stamp_ns, "", 0.0) for each in seen]
+            first = [Sighting(each, frame.stamp_ns, "", 0.0, prompted=True) for each in seen]
             tracks = [
                 Track(i + 1, memories[i], frame.stamp_ns, each, deque(maxlen=1))
                 for i, each in enumerate(first)
@@ -79,7 +79,7 @@ def follow(model: PerceptionModel, video: EvaluationVideo) -> Iterator[list[Regi
         else:
             seen = model.track(features, [track.memory for track in tracks])
         for track, observation in zip(tracks, seen, strict=True):
-            track.observe(Sighting(observation, frame.stamp_ns, "", 0.0))
+            track.observe(Sighting(observation, frame.stamp_ns, "", 0.0, prompted=index == 0))
         yield [track.snapshot() for track in tracks]
 
 

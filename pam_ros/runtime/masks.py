@@ -199,7 +199,7 @@ class Masks:
             return None
         observation, memory = result
         arrived_s = camera.arrived_s if frame is camera.frame else ask.arrived_s
-        sighting = Sighting(observation, frame.stamp_ns, frame.frame_id, arrived_s)
+        sighting = Sighting(observation, frame.stamp_ns, frame.frame_id, arrived_s, prompted=True)
         track = camera.regions.get(ask.request.region_id)
         if track is None:
             boxes: deque[tuple[int, Box]] = deque(maxlen=self.options.frame_history)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pam_ros.model.interface import DecodeRequest, FrameRows, Observation, PerceptionModel
 from pam_ros.records import Frame, Language, Prompt, Region, RegionState, Task, Text, crop_mask
-from pam_ros.runtime.tracks import LOST_BELOW
+from pam_ros.runtime.tracks import is_in_view
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,10 @@ def perceive_image(
             on_text(i + 1, task, language, delta.text)
             if delta.final:
                 texts[i][task, language] = Text(delta.text, 0)
-    return [_region(i + 1, seen, texts[i], 0, 0) for i, seen in enumerate(observations)]
+    return [
+        _region(i + 1, seen, texts[i], 0, 0, is_in_view(seen, prompted=True))
+        for i, seen in enumerate(observations)
+    ]
 
 
 def caption_video(
@@ -106,9 +109,13 @@ def caption_video(
             stories = list(texts)
             clips = [[rows] for rows in model.rows(seen, fine=True)] if carry_over else [[] for _ in prompts]
             sequence += 1
-        for i, observation in enumerate(seen):
-            last_seen[i] = frame.stamp_ns if observation.presence_score >= LOST_BELOW else last_seen[i]
-        regions = tuple(_region(i + 1, o, {}, stamps_ns[0], last_seen[i]) for i, o in enumerate(seen))
+        present = [is_in_view(observation, prompted=step.index == 0) for observation in seen]
+        last_seen = [
+            frame.stamp_ns if here else before for here, before in zip(present, last_seen, strict=True)
+        ]
+        regions = tuple(
+            _region(i + 1, seen[i], {}, stamps_ns[0], last_seen[i], present[i]) for i in range(len(seen))
+        )
         yield VideoStep(frame, regions, tuple(captions))
 
 
@@ -169,8 +176,8 @@ def _region(
     texts: dict[tuple[Task, Language], Text],
     created_ns: int,
     seen_ns: int,
+    present: bool,
 ) -> Region:
-    present = observation.presence_score >= LOST_BELOW
     box, mask = crop_mask(observation.mask if present else np.zeros(observation.mask.shape, np.bool_))
     return Region(
         region_id=region_id,

@@ -15,26 +15,37 @@ from pam_ros.records import Frame, Language, Region, RegionState, Task, Text, cr
 from pam_ros.runtime.statistics import CameraStatistics, RateMeter, Smoothed
 
 LOST_BELOW = 0.5  # presence score
+# Mask score. What is tracked with less is not there: with its object gone, a mask is a few pixels somewhere.
+NO_MASK_BELOW = 0.25
 EMPTY_BOX = np.zeros(4, np.float32)
 EMPTY_MASK = np.zeros((0, 0), np.bool_)
 
 Box = NDArray[np.float32]  # (4,) x1, y1, x2, y2, pixels; x2, y2 exclusive
 
 
+def is_in_view(found: Observation, *, prompted: bool) -> bool:
+    """False where the region is lost. A mask without a pixel is lost as well: there is nothing to show.
+
+    What somebody pointed at is taken by its presence alone, however poor its mask.
+    """
+    present = found.presence_score >= LOST_BELOW and bool(found.mask.any())
+    return present and (prompted or found.mask_score >= NO_MASK_BELOW)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sighting:
-    """A region looked for in one frame."""
+    """A region looked for in one frame; `prompted` in that frame, or tracked."""
 
     observation: Observation
     stamp_ns: int
     frame_id: str
     arrived_s: float  # when the frame came, seconds of the runtime's clock
+    prompted: bool = False
 
     @property
     def in_view(self) -> bool:
-        """False where it is lost. A mask without a pixel is lost as well: there is nothing to show."""
-        found = self.observation
-        return float(found.presence_score) >= LOST_BELOW and bool(found.mask.any())
+        """See `is_in_view`."""
+        return is_in_view(self.observation, prompted=self.prompted)
 
 
 @dataclass(slots=True, eq=False)
