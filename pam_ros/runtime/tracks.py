@@ -16,7 +16,7 @@ from pam_ros.runtime.statistics import CameraStatistics, RateMeter, Smoothed
 
 LOST_BELOW = 0.5  # presence score
 # Mask score. What is tracked with less is not there: with its object gone, a mask is a few pixels somewhere.
-NO_MASK_BELOW = 0.25
+NO_MASK_BELOW = 0.15
 EMPTY_BOX = np.zeros(4, np.float32)
 EMPTY_MASK = np.zeros((0, 0), np.bool_)
 
