@@ -165,7 +165,9 @@ def caption(
         for step in steps:
             for each in step.captions:
                 newest[each.region_id] = each.text
-                print(f"[{each.start_ns / 1e9:.1f}-{each.end_ns / 1e9:.1f} s] {each.region_id}: {each.text}")
+                print(
+                    f"[{each.start_ns / 1e9:.1f}-{each.end_ns / 1e9:.1f} s] {each.region_id}: {each.text}"
+                )
                 captions.write(
                     json.dumps(asdict(each) | {"language": spoken.value}, ensure_ascii=False) + "\n"
                 )

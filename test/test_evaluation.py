@@ -159,7 +159,9 @@ def test_lost_must_be_said_in_half_of_the_gone_frames(
 
 
 @pytest.mark.parametrize(("found_after", "expected"), [(7, 1.0), (8, 0.0)])
-def test_it_must_be_found_again_within_eight_frames(shards: Path, found_after: int, expected: float) -> None:
+def test_it_must_be_found_again_within_eight_frames(
+    shards: Path, found_after: int, expected: float
+) -> None:
     def blind(mask: Mask, frame: int) -> Mask:
         return empty(mask, frame) if 12 <= frame < 12 + found_after else mask
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -135,7 +135,7 @@ def object_line(thing: VideoObject, frames: int, fps: float, rng: np.random.Gene
     ) -> list[dict[str, Any]]:
         return clip_lines([caption_windows(thing.facts, segments, cuts, rng) for _ in range(WORDINGS)])
 
-    begins = rng.integers(1, max(2, frames * 2 // 3), LATER_CLOCKS)
+    begins = _begins(frames, LATER_CLOCKS, rng)
     line: dict[str, Any] = {
         "instance": thing.instance,
         "part": 0,
@@ -148,20 +148,16 @@ def object_line(thing: VideoObject, frames: int, fps: float, rng: np.random.Gene
         "segments": [[part.start, part.end, part.event] for part in thing.segments],
         "events": told([(part.start, part.end) for part in thing.segments]),
         "windows": told(_windows(0, frames, fps, rng)),
-        "later_windows": [told(_windows(int(begin), frames, fps, rng)) for begin in begins],
+        "later_windows": [told(_windows(begin, frames, fps, rng)) for begin in begins],
     }
     turned = backward_segments(thing.segments, frames)
     if len(turned) > 1:
-        sequences = []
-        for begin in rng.integers(1, max(2, frames * 2 // 3), BACKWARD_CLOCKS):
-            windows = _windows(int(begin), frames, fps, rng)
-            for possible, stretch in groupby(windows, lambda window: _possible(turned, *window)):
-                clips = told(list(stretch), turned) if possible else []
-                for clip in clips:
-                    clip["start"], clip["end"] = frames - clip["end"], frames - clip["start"]
-                sequences += [clips] if clips else []
-        segments = [[frames - part.end, frames - part.start, part.event] for part in turned if part.event]
-        line["backward"] = {"segments": segments, "windows": sequences}
+        line["backward"] = {
+            "segments": [
+                [frames - part.end, frames - part.start, part.event] for part in turned if part.event
+            ],
+            "windows": [_turned(told(cuts, turned), frames) for cuts in _possible(turned, frames, fps, rng)],
+        }
     return line
 
 
@@ -179,8 +175,29 @@ def backward_segments(segments: Sequence[Segment], frames: int) -> list[Segment]
     return [part for part in turned if part.end > part.start]
 
 
-def _possible(segments: Sequence[Segment], start: int, end: int) -> bool:
-    return all(part.event for part in segments if part.start < end and part.end > start)
+def _possible(
+    segments: Sequence[Segment], frames: int, fps: float, rng: np.random.Generator
+) -> Iterator[list[tuple[int, int]]]:
+    """Sequences of windows of a video played backwards in which nothing happens that cannot be."""
+
+    def known(window: tuple[int, int]) -> bool:
+        return all(part.event for part in segments if part.start < window[1] and part.end > window[0])
+
+    for begin in _begins(frames, BACKWARD_CLOCKS, rng):
+        for told, windows in groupby(_windows(begin, frames, fps, rng), known):
+            if told:
+                yield list(windows)
+
+
+def _turned(clips: list[dict[str, Any]], frames: int) -> list[dict[str, Any]]:
+    """Clips by the clock of a video played backwards, with their places in the video."""
+    return [clip | {"start": frames - clip["end"], "end": frames - clip["start"]} for clip in clips]
+
+
+def _begins(frames: int, count: int, rng: np.random.Generator) -> list[int]:
+    """Where clocks begin that do not begin with the video."""
+    begins: list[int] = rng.integers(1, max(2, frames * 2 // 3), count).tolist()
+    return begins
 
 
 def _windows(begin: int, frames: int, fps: float, rng: np.random.Generator) -> list[tuple[int, int]]:

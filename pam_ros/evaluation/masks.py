@@ -10,8 +10,9 @@ import numpy as np
 from pam_ros.evaluation.cases import Case, Findings
 from pam_ros.evaluation.pictures import image_case
 from pam_ros.evaluation.samples import SUFFIX, EvaluationImage, Mask
-from pam_ros.model.interface import Observation, PerceptionModel
-from pam_ros.records import Prompt, Region, RegionState, crop_mask
+from pam_ros.model.interface import PerceptionModel
+from pam_ros.records import Prompt, Region, crop_mask
+from pam_ros.runtime.offline import shown_region
 from pam_ros.runtime.tracks import is_in_view
 
 SMALLEST_OBJECT = 0.0015  # of the picture's area: what the data ask about (data.dataset.SMALLEST_OBJECT)
@@ -74,7 +75,7 @@ def _evaluate_image(model: PerceptionModel, image: EvaluationImage, findings: Fi
         place, truth = asked[i % len(asked)]
         region = image.regions[place]
         kind = "box" if i < len(asked) else "click"
-        answer = as_region(observation)
+        answer = shown_region(1, observation, present=is_in_view(observation, prompted=True))
         findings.add(
             Case(
                 metric=f"mask_iou_{kind}{SUFFIX[region.kind]}",
@@ -84,14 +85,6 @@ def _evaluate_image(model: PerceptionModel, image: EvaluationImage, findings: Fi
                 picture=image_case(image, place, prompts[i], answer),
             )
         )
-
-
-def as_region(observation: Observation) -> Region:
-    """What the runtime shows of an observation: no mask where the object is said to be absent."""
-    present = is_in_view(observation, prompted=True)
-    box, mask = crop_mask(observation.mask if present else np.zeros(observation.mask.shape, np.bool_))
-    state = RegionState.TRACKED if present else RegionState.LOST
-    return Region(1, state, box, mask, observation.mask_score, observation.presence_score, {}, 0, 0)
 
 
 def full_mask(region: Region, size: tuple[int, ...]) -> Mask:

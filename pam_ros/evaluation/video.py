@@ -71,15 +71,16 @@ def follow(model: PerceptionModel, video: EvaluationVideo) -> Iterator[list[Regi
         if index == 0:
             memories = [model.new_memory() for _ in video.regions]
             seen = model.segment(features, [region.prompt() for region in video.regions], memories)
-            first = [Sighting(each, frame.stamp_ns, "", 0.0, prompted=True) for each in seen]
-            tracks = [
-                Track(i + 1, memories[i], frame.stamp_ns, each, deque(maxlen=1))
-                for i, each in enumerate(first)
-            ]
         else:
             seen = model.track(features, [track.memory for track in tracks])
-        for track, observation in zip(tracks, seen, strict=True):
-            track.observe(Sighting(observation, frame.stamp_ns, "", 0.0, prompted=index == 0))
+        sightings = [Sighting(each, frame.stamp_ns, "", 0.0, prompted=index == 0) for each in seen]
+        if index == 0:
+            tracks = [
+                Track(i + 1, memories[i], frame.stamp_ns, each, deque(maxlen=1))
+                for i, each in enumerate(sightings)
+            ]
+        for track, sighting in zip(tracks, sightings, strict=True):
+            track.observe(sighting)
         yield [track.snapshot() for track in tracks]
 
 

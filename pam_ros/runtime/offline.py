@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,7 @@ def perceive_image(
             if delta.final:
                 texts[i][task, language] = Text(delta.text, 0)
     return [
-        _region(i + 1, seen, texts[i], 0, 0, is_in_view(seen, prompted=True))
+        shown_region(i + 1, seen, present=is_in_view(seen, prompted=True), texts=texts[i])
         for i, seen in enumerate(observations)
     ]
 
@@ -114,7 +115,8 @@ def caption_video(
             frame.stamp_ns if here else before for here, before in zip(present, last_seen, strict=True)
         ]
         regions = tuple(
-            _region(i + 1, seen[i], {}, stamps_ns[0], last_seen[i], present[i]) for i in range(len(seen))
+            shown_region(i + 1, each, present=here, created_ns=stamps_ns[0], seen_ns=last_ns)
+            for i, (each, here, last_ns) in enumerate(zip(seen, present, last_seen, strict=True))
         )
         yield VideoStep(frame, regions, tuple(captions))
 
@@ -170,14 +172,16 @@ def _caption(
     return texts
 
 
-def _region(
+def shown_region(
     region_id: int,
     observation: Observation,
-    texts: dict[tuple[Task, Language], Text],
-    created_ns: int,
-    seen_ns: int,
+    *,
     present: bool,
+    texts: Mapping[tuple[Task, Language], Text] = MappingProxyType({}),
+    created_ns: int = 0,
+    seen_ns: int = 0,
 ) -> Region:
+    """What is shown of an observation: no mask where it is not `present`, see `tracks.is_in_view`."""
     box, mask = crop_mask(observation.mask if present else np.zeros(observation.mask.shape, np.bool_))
     return Region(
         region_id=region_id,

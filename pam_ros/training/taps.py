@@ -226,9 +226,8 @@ def fill_store(store: TapStore, source: Source, segmenter: Segmenter, config: St
         places = [told_of(entries[sample]) for sample in samples]
         ids = ids.reshape(count, -1, size, size)
         masks = codes_of(entries, samples, places, device).masks(ids)
-        seen = (
-            masks[:, :, 0].sum((2, 3)) >= MIN_PIXELS
-        ).tolist()  # waits for the device: before its long work
+        # This waits for the device, so it comes before its long work.
+        seen = (masks[:, :, 0].sum((2, 3)) >= MIN_PIXELS).tolist()
         for variant in range(store.index.variants):
             shown = _coloured_and_seen(segmenter, pixels, masks, config, variant, number)
             store.put(samples, entries, variant, shown)
