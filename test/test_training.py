@@ -27,7 +27,7 @@ from pam_ros.share import share_folder
 from pam_ros.training.caption_stage import CaptionBatch, CaptionDataset, CaptionStage, balanced, drawn, shared
 from pam_ros.training.config import StageConfig, TrainingError, config_from, read_config
 from pam_ros.training.deepen import deepened, main
-from pam_ros.training.export import TRACKING, export_model
+from pam_ros.training.export import TRACKING, Blended, export_model
 from pam_ros.training.happening import UNKNOWN, EventHead, Events, moved
 from pam_ros.training.loading import is_video_step, samples_of_step, video_steps_before
 from pam_ros.training.parts import open_model, part_of
@@ -355,8 +355,9 @@ def test_a_deeper_encoder_computes_the_same(segmented: Path, tmp_path: Path) -> 
         deepened(tmp_path / "nowhere", 1)
 
 
-def test_what_sam2_tracks_by_moves_back_towards_an_older_one(
-    tiny: Path, segmented: Path, tmp_path: Path
+@pytest.mark.parametrize("what", list(Blended))
+def test_weights_move_back_towards_an_older_model(
+    tiny: Path, segmented: Path, tmp_path: Path, what: Blended
 ) -> None:
     trained = segmented / "model"
     export_model(trained, tmp_path / "older")
@@ -364,17 +365,20 @@ def test_what_sam2_tracks_by_moves_back_towards_an_older_one(
     for parameter in older.parameters():
         parameter.add_(1.0)
     save_model(older, tmp_path / "older", dtype=torch.float32)
-    export_model(trained, tmp_path / "blended", older=tmp_path / "older", share=0.25)
+    export_model(trained, tmp_path / "blended", older=tmp_path / "older", share=0.25, what=what)
     before, after = weights(trained), weights(tmp_path / "blended")
     for name, tensor in before.items():
         if tensor.is_floating_point() and name in dict(older.named_parameters()):
-            tracks = part_of(name) == "segmenter" and any(part in name for part in TRACKING)
-            assert torch.allclose(after[name], tensor + 0.25 * tracks, atol=2e-2), name
+            seen = part_of(name) == "segmenter"
+            tracks = seen and any(part in name for part in TRACKING)
+            moves = tracks if what is Blended.TRACKING else not seen
+            assert torch.allclose(after[name], tensor + 0.25 * moves, atol=2e-2), name
     assert sum("memory_attention" in name for name in before) > 10
     with pytest.raises(TrainingError, match=r"share is 1\.5; allowed: 0\.\.1"):
-        export_model(trained, tmp_path / "no", older=tmp_path / "older", share=1.5)
+        export_model(trained, tmp_path / "no", older=tmp_path / "older", share=1.5, what=what)
+    shipped = share_folder("models", "*.yaml") / "pam-tiny"
     with pytest.raises(TrainingError, match="other tensors"):
-        export_model(trained, tmp_path / "no", older=share_folder("models", "*.yaml") / "pam-tiny", share=0.5)
+        export_model(trained, tmp_path / "no", older=shipped, share=0.5, what=what)
 
 
 def test_frequent_labels_are_asked_for_less_often() -> None:

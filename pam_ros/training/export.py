@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 
 import torch
@@ -11,37 +12,56 @@ import torch
 from pam_ros.model.checkpoint import load_model, save_model
 from pam_ros.model.pam import Pam
 from pam_ros.training.config import TrainingError
+from pam_ros.training.parts import part_of
 
 # Parts of the names of the weights that only tracking uses: memory, pointers, whether the object is in view.
 TRACKING = ("memory_", "maskmem_", "obj_ptr", "no_obj", "mask_downsample", "pred_obj_score")
 
 
-def export_model(trained: Path, folder: Path, *, older: Path | None = None, share: float = 1.0) -> float:
-    """Writes the model into `folder`; returns the weights' size in MB. `older`, `share`: see `blend`."""
+class Blended(Enum):
+    """Which weights move towards the older model's."""
+
+    TRACKING = "tracking"  # what SAM 2 tracks by, see TRACKING
+    TEXTS = "texts"  # all but SAM 2
+
+    def holds(self, name: str) -> bool:
+        """Whether a weight of this name belongs to it."""
+        if self is Blended.TEXTS:
+            return part_of(name) != "segmenter"
+        return part_of(name) == "segmenter" and any(part in name for part in TRACKING)
+
+
+def export_model(
+    trained: Path,
+    folder: Path,
+    *,
+    older: Path | None = None,
+    share: float = 1.0,
+    what: Blended = Blended.TRACKING,
+) -> float:
+    """Writes the model into `folder`; returns the weights' size in MB. The others: see `blend`."""
     model = _opened(trained)
     if older is not None:
-        blend(model, _opened(older), share)
+        blend(model, _opened(older), share, what)
     save_model(model, folder, dtype=torch.float16)
     return (folder / "model.safetensors").stat().st_size / 1e6
 
 
 @torch.no_grad()
-def blend(model: Pam, older: Pam, share: float) -> None:
-    """Moves what SAM 2 tracks by towards the model it was trained on from: `share` of the way, 0..1.
+def blend(model: Pam, older: Pam, share: float, what: Blended = Blended.TRACKING) -> None:
+    """Moves some weights towards those of the model it was trained on from: `share` of the way, 0..1.
 
-    What it lost where it was trained on mostly with pictures comes back (Wortsman et al., "Robust fine-tuning
-    of zero-shot models", 2022). Raises TrainingError for another share, or a SAM 2 of other sizes.
+    What it lost where it was trained on mostly other data comes back: tracking after mostly pictures, names
+    after fewer pictures (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022). Raises
+    TrainingError for another share, or models of other sizes.
     """
     if not 0 <= share <= 1:
         raise TrainingError(f"the older model's share is {share}; allowed: 0..1")
-    ours, theirs = model.segmenter.state_dict(), older.segmenter.state_dict()
+    ours, theirs = ({n: each for n, each in m.named_parameters() if what.holds(n)} for m in (model, older))
     if {name: each.shape for name, each in ours.items()} != {n: each.shape for n, each in theirs.items()}:
-        raise TrainingError(
-            "the older model's SAM 2 has other tensors; blend a model with the one it began from"
-        )
+        raise TrainingError("the older model has other tensors; blend a model with the one it began from")
     for name, tensor in ours.items():
-        if any(part in name for part in TRACKING):
-            tensor.lerp_(theirs[name], share)
+        tensor.lerp_(theirs[name], share)
 
 
 def _opened(folder: Path) -> Pam:
@@ -54,11 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("trained", type=Path, help="a stage's model folder, e.g. runs/stage2/model")
     parser.add_argument("folder", type=Path, help="where it ships, e.g. models/pam-tiny")
     parser.add_argument(
-        "--older", type=Path, help="the model whose SAM 2 was trained on: keep what it tracks by"
+        "--older", type=Path, help="the model that was trained on: go back towards its weights"
     )
-    parser.add_argument("--share", type=float, default=1.0, help="of the older one's weights there, 0..1")
+    halves = [each.value for each in Blended]
+    parser.add_argument("--what", choices=halves, default=halves[0], help="which weights go back")
+    parser.add_argument("--share", type=float, default=1.0, help="of the older model, 0..1")
     given = parser.parse_args(arguments)
-    size = export_model(given.trained, given.folder, older=given.older, share=given.share)
+    what = Blended(given.what)
+    size = export_model(given.trained, given.folder, older=given.older, share=given.share, what=what)
     print(f"{size:.1f} MB in {given.folder}")
 
 
