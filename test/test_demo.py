@@ -24,9 +24,10 @@ from pam_ros.evaluation.texts import function_is_right, label_is_right
 from pam_ros.records import Language
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
-# Shares of the two labels, the two explanations, and the captions. All are right where the machine keeps up;
-# where others use both cores, clips lose frames and end late: then half of the captions are.
-LEAST_RIGHT = {"label": 1.0, "function": 1.0, "events": 0.5}
+# Shares of the two labels, the two explanations, and the captions. All are right where the machine keeps up,
+# but where a clip begins varies by a frame or two. Where others use both cores, clips lose frames and end late.
+LEAST_RIGHT = {"label": 1.0, "function": 1.0, "events": 0.75}
+LEAST_RIGHT_LATE, LATE_S = {**LEAST_RIGHT, "events": 0.5}, 2.0
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
 REAL_CLIPS = {"03_bedroom.mp4": "295,2,534,404", "02_juggle.mp4": ""}
 
@@ -81,16 +82,18 @@ def check_truth(out: Path, printed: str) -> None:
         "label": [label_is_right(text["label"], language, region) for language, text in said.items()],
         "function": [function_is_right(text["explain"], language, region) for language, text in said.items()],
     }
-    heard = re.findall(r"\[(-?[\d.]+) to ([\d.]+) s\] region 1: (.+) \(", printed)
+    heard = re.findall(r"\[(-?[\d.]+) to ([\d.]+) s\] region 1: (.+) \(([\d.]+) s later", printed)
     assert len(heard) >= 3, printed
     right["events"] = [
         events_are_right(
             text, Language.EN, events_in(region, round(float(start) * fps), round(float(end) * fps))
         )
-        for start, end, text in heard
+        for start, end, text, _ in heard
     ]
     shares = {what: sum(found) / len(found) for what, found in right.items()}
-    assert all(shares[what] >= least for what, least in LEAST_RIGHT.items()), (shares, said, heard)
+    keeps_up = all(float(later) < LATE_S for *_, later in heard)
+    bars = LEAST_RIGHT if keeps_up else LEAST_RIGHT_LATE
+    assert all(shares[what] >= least for what, least in bars.items()), (shares, said, heard)
 
 
 @pytest.mark.timeout(400)

@@ -50,18 +50,18 @@ def test_masks(model: Pam, samples: Samples) -> None:
 def test_tracking(model: Pam, samples: Samples) -> None:
     findings = Findings()
     evaluate_video(model, samples.videos[:TRACKED], findings)
-    check(findings, {"jf_video": 0.88, "recovery_rate": 0.9})  # 0.887, 1
+    check(findings, {"jf_video": 0.88, "recovery_rate": 0.9})  # 0.884, 1
 
 
 def test_texts(model: Pam, samples: Samples) -> None:
     findings = Findings()
     evaluate_texts(model, samples.images[:DESCRIBED], findings, similarity=open_similarity(None))
     least = {"label_accuracy_en": 0.84, "label_accuracy_zh": 0.88, "function_accuracy": 0.86}
-    check(findings, least)  # 0.857, 0.921, 0.889
+    check(findings, least)  # 0.857, 0.889, 0.889
 
 
 @pytest.mark.timeout(600)
 def test_streaming_captions(model: Pam, samples: Samples) -> None:
     findings = Findings()
     evaluate_stream(model, samples.videos, findings, open_judge(), languages=[Language.EN])
-    check(findings, {"event_accuracy": 0.6})  # 0.65: its videos are fuller of events than others
+    check(findings, {"event_accuracy": 0.75})  # 0.79: its videos are fuller of events than others
