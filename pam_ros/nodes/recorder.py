@@ -6,14 +6,17 @@ Start it in the node's namespace, e.g. `-r __ns:=/pam`: it hears `regions`, `str
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from pam_ros import media
@@ -97,13 +100,17 @@ def region_line(region: Region) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Records until it is interrupted."""
-    rclpy.init(args=sys.argv)
+    """Records until interrupted, then ends between two messages: no encoder is left within a picture."""
+    rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
+    interrupted = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: interrupted.set())
     recorder = Recorder()
+    executor = SingleThreadedExecutor()
+    executor.add_node(recorder)
     try:
-        rclpy.spin(recorder)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        while not interrupted.is_set():
+            executor.spin_once(timeout_sec=0.2)
     finally:
         recorder.close()
         recorder.destroy_node()
