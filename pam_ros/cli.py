@@ -251,6 +251,9 @@ def evaluate(
         str | None, typer.Option("--embedder", help="sentence-transformers model that compares labels")
     ] = None,
     carry_over: CarryOverOption = True,
+    open_meshes: Annotated[
+        bool, typer.Option("--open-meshes", help="ask about other makers' objects alone; `pam scenes meshes`")
+    ] = False,
     model: ModelOption = "pam-tiny",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -265,9 +268,20 @@ def evaluate(
 
     if data is not None and seed:
         raise PromptError("--data brings its own samples and --seed renders some: give one of them")
+    if data is not None and open_meshes:
+        raise PromptError("--open-meshes is about rendered scenes, --data brings its own: give one of them")
     parts = Part.parse(only)
     plan = Plan(
-        tuple(seed or [1]), count, parts, data, cache, judge, judge_model, embedder, carry_over=carry_over
+        tuple(seed or [1]),
+        count,
+        parts,
+        data,
+        cache,
+        judge,
+        judge_model,
+        embedder,
+        carry_over=carry_over,
+        open_meshes=open_meshes,
     )
     if json_file is not None:
         writable_file(json_file)

@@ -108,7 +108,8 @@ def size_of(category: str, shape: Shape, scale: float) -> str:
     return "small" if share < SMALL else "large" if share > LARGE else "medium"
 
 
-def _varied(rng: np.random.Generator, colour: str) -> Rgb:
+def named_rgb(rng: np.random.Generator, colour: str) -> Rgb:
+    """A named colour, a little varied; 0..1."""
     red, green, blue = np.clip(
         np.asarray(COLOURS[colour]) * rng.uniform(0.85, 1.12) + rng.uniform(-0.03, 0.03, 3), 0.01, 1
     )
@@ -138,8 +139,8 @@ def draw_object(rng: np.random.Generator, split: str, category: str, lying: floa
         colour=colour,
         accent=accent,
         material=material,
-        body_rgb=_varied(rng, colour),
-        accent_rgb=_varied(rng, accent),
+        body_rgb=named_rgb(rng, colour),
+        accent_rgb=named_rgb(rng, accent),
         finish=FINISHES[material],
         print_seed=draw_number(rng, split, 10_000),
         size=size_of(category, shape, scale),
@@ -193,7 +194,7 @@ def _prop(category: str, shape: Shape, colour: str, material: str, rng: np.rando
         colour,
         "black",
         material,
-        _varied(rng, colour),
+        named_rgb(rng, colour),
         COLOURS["black"],
         finish,
         0,

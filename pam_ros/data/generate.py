@@ -24,7 +24,10 @@ VIDEO_RATES_FPS = (4.0, 6.0, 8.0)
 
 @dataclass(frozen=True, slots=True)
 class ShardJob:
-    """One shard to render: samples first..last (exclusive) of a seed and split; `until` is a time.time()."""
+    """One shard to render: samples first..last (exclusive) of a seed and split; `until` is a time.time().
+
+    `open_meshes`: see `scenes.draw_scene`.
+    """
 
     kind: str  # "images" or "clips"
     seed: int
@@ -36,6 +39,7 @@ class ShardJob:
     height: int
     frames: int
     until: float
+    open_meshes: float = 0.0
 
     @property
     def name(self) -> str:
@@ -72,12 +76,14 @@ def render_shard(job: ShardJob) -> ShardDone:
                 shards.write_image(
                     folder,
                     f"{index - job.first:04d}",
-                    dataset.image_sample(seed, job.split, job.width, job.height),
+                    dataset.image_sample(seed, job.split, job.width, job.height, job.open_meshes),
                 )
             )
             continue
         fps = VIDEO_RATES_FPS[int(np.random.default_rng([seed, 5]).integers(len(VIDEO_RATES_FPS)))]
-        video = dataset.video_sample(seed, job.split, job.frames, fps, job.width, job.height)
+        video = dataset.video_sample(
+            seed, job.split, job.frames, fps, job.width, job.height, job.open_meshes
+        )
         lines.append(shards.write_video(folder, f"v{index - job.first}", video))
     if lines:
         shards.write_index(folder, lines)
@@ -96,13 +102,15 @@ def plan(
     height: int,
     frames: int,
     until: float,
+    open_meshes: float = 0.0,
 ) -> list[ShardJob]:
     """All shards of a run, images and videos mixed, so that a run cut short holds both."""
     jobs: list[tuple[float, ShardJob]] = []
     for kind, count, each in (("images", images, IMAGES_PER_SHARD), ("clips", videos, VIDEOS_PER_SHARD)):
         for first in range(0, count, each):
+            last = min(first + each, count)
             job = ShardJob(
-                kind, seed, split, first, min(first + each, count), out, width, height, frames, until
+                kind, seed, split, first, last, out, width, height, frames, until, open_meshes
             )
             jobs.append((first / count, job))
     return [job for _, job in sorted(jobs, key=lambda pair: (pair[0], pair[1].kind))]
@@ -133,6 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--height", type=int, default=384)
+    parser.add_argument(
+        "--open-meshes", type=float, default=0.0, help="share of meshes by others, see `pam scenes meshes`"
+    )
     options = parser.parse_args(arguments)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # many processes, one thread each
@@ -149,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         height=options.height,
         frames=options.frames,
         until=until,
+        open_meshes=options.open_meshes,
     )
     images = videos = frames = 0
     shown = start

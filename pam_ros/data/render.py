@@ -16,6 +16,7 @@ from PIL import Image, ImageFilter
 
 from pam_ros.data import textures
 from pam_ros.data.materials import FIXED, Finish, Rgb
+from pam_ros.data.mesh_store import worn_picture
 from pam_ros.data.parts import Piece
 from pam_ros.data.prints import printed
 from pam_ros.data.shapes import Mesh, box, cross, rotation
@@ -275,6 +276,9 @@ class SceneRenderer:
         if slot == "print":
             picture = printed(thing.category, thing.print_seed, thing.body_rgb, thing.accent_rgb)
             return self._material(name, (1, 1, 1), Finish(0.15, 0.3), self._texture(name, picture))
+        if slot == "picture":
+            texture = self._texture(name, worn_picture(thing.picture))
+            return self._material(name, (1, 1, 1), Finish(0.15, 0.3), texture)
         if slot == "body":
             return self._material(name, thing.body_rgb, thing.finish)
         if slot == "accent":

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pam_ros.data.catalogue import CATEGORIES, check_split, draw_object, largest_extent_m
 from pam_ros.data.ontology import ontology
+from pam_ros.data.open_meshes import varied
 from pam_ros.data.parts import between, chance
 from pam_ros.data.render import rest_rotation
 from pam_ros.data.rooms import KINDS, Area, Room, draw_room
@@ -92,14 +93,18 @@ def draw_scene(
     kind: str | None = None,
     objects: tuple[int, int] = (2, 8),
     categories: tuple[str, ...] = (),
+    open_meshes: float = 0.0,
 ) -> SceneSpec:
     """The scene of a seed. `objects` is the smallest and largest number drawn; crowded places get fewer.
 
-    With `categories` the first object drawn is of one of these.
+    With `categories` the first object drawn is of one of these. `open_meshes` is the share of objects, of the
+    kinds that have any, whose mesh is another maker's; 0 draws ours alone, see `open_meshes.py`.
 
-    Raises ValueError for an unknown split or kind.
+    Raises ValueError for an unknown split or kind or a share not in 0..1, MeshStoreError without open meshes.
     """
     check_split(split)
+    if not 0 <= open_meshes <= 1:
+        raise ValueError(f"open meshes are a share of the objects, in 0..1, not {open_meshes}")
     if kind is not None and kind not in KINDS:
         raise ValueError(f"unknown kind of scene {kind!r}; allowed: {', '.join(KINDS)}")
     rng = np.random.default_rng([seed, SPLIT_SALT[split]])
@@ -113,7 +118,8 @@ def draw_scene(
     first = categories[int(chosen * len(categories))] if categories else None
     if first and zoom is CLOSE:
         zoom = MIDDLE
-    placed = _place_objects(rng, split, room, zoom, wanted, between(rng, 0.004, 0.05), first)
+    makers = Makers(split, open_meshes, np.random.default_rng([seed, SPLIT_SALT[split], 83]))
+    placed = _place_objects(rng, makers, room, zoom, wanted, between(rng, 0.004, 0.05), first)
     camera = draw_camera(rng, kind, zoom, placed)
     return SceneSpec(
         seed,
@@ -142,14 +148,28 @@ def draw_category(rng: Rng, kind: str, zoom: Zoom) -> str:
     return fitting[int(rng.choice(len(fitting), p=weights / weights.sum()))]
 
 
+@dataclass(frozen=True, slots=True)
+class Makers:
+    """Who makes the objects of a scene: see `draw_scene`."""
+
+    split: str
+    share: float
+    rng: Rng  # of its own, so that a share of 0 draws the same scene as ever
+
+    def draw(self, rng: Rng, category: str) -> ObjectSpec:
+        """An object of this category, not yet placed."""
+        thing = draw_object(rng, self.split, category)
+        return varied(thing, self.split, self.share, self.rng) if self.share else thing
+
+
 def _place_objects(
-    rng: Rng, split: str, room: Room, zoom: Zoom, wanted: int, gap: float, first: str | None = None
+    rng: Rng, makers: Makers, room: Room, zoom: Zoom, wanted: int, gap: float, first: str | None = None
 ) -> list[ObjectSpec]:
     placed: list[ObjectSpec] = []
     taken: list[tuple[_Footprint, str]] = []
     special = {area.fixture: area for area in room.areas[1:]}
     drawn = [
-        draw_object(rng, split, first if first and number == 0 else draw_category(rng, room.kind, zoom))
+        makers.draw(rng, first if first and number == 0 else draw_category(rng, room.kind, zoom))
         for number in range(wanted)
     ]
     sizes = [resting_size(thing) for thing in drawn]
@@ -172,7 +192,7 @@ def _place_objects(
             placed.append(candidate)
             taken.append((mark, level))
             break
-    return placed or _place_objects(rng, split, room, MIDDLE, wanted, gap)
+    return placed or _place_objects(rng, makers, room, MIDDLE, wanted, gap)
 
 
 def _draw_area(rng: Rng, room: Room, thing: ObjectSpec) -> Area:

@@ -105,6 +105,7 @@ def region_line(region: RegionTruth, rng: np.random.Generator) -> dict[str, Any]
         "box": list(region.box_xyxy),
         "texts": texts_of(region.facts, rng),
         "truth": _truth(region.facts, region.function),
+        "mesh": region.mesh_id,
     }
 
 
@@ -143,6 +144,7 @@ def object_line(thing: VideoObject, frames: int, fps: float, rng: np.random.Gene
         "background": False,
         "texts": texts_of(thing.facts, rng),
         "truth": _truth(thing.facts, thing.function),
+        "mesh": thing.mesh_id,
         "pixels": thing.pixels.tolist(),
         "path_mm": (thing.path_m * 1000).round().astype(int).tolist(),
         "segments": [[part.start, part.end, part.event] for part in thing.segments],

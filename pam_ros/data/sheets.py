@@ -25,18 +25,26 @@ PALETTE = (
 
 
 def render_folder(
-    out: Path, seed: int, count: int, split: str, videos: int = 0, width: int = 640, height: int = 480
+    out: Path,
+    seed: int,
+    count: int,
+    split: str,
+    videos: int = 0,
+    width: int = 640,
+    height: int = 480,
+    open_meshes: float = 0.0,
 ) -> int:
     """Renders images and videos into a folder, with depth and poses; returns the number of samples."""
     out.mkdir(parents=True, exist_ok=True)
     lines = [
-        write_image(out, f"{index:04d}", image_sample(seed + index, split, width, height), depth=True)
+        write_image(
+            out, f"{index:04d}", image_sample(seed + index, split, width, height, open_meshes), depth=True
+        )
         for index in range(count)
     ]
-    lines += [
-        write_video(out, f"v{index}", video_sample(seed + index, split, width=width, height=height))
-        for index in range(videos)
-    ]
+    for index in range(videos):
+        video = video_sample(seed + index, split, width=width, height=height, open_meshes=open_meshes)
+        lines.append(write_video(out, f"v{index}", video))
     write_index(out, lines)
     return len(lines)
 
@@ -96,14 +104,22 @@ def video_tiles(sample: VideoSample, count: int = 5) -> list[Picture]:
 
 
 def contact_sheet(
-    seed: int, count: int, split: str, videos: int = 0, columns: int = 5, tile_width: int = 320
+    seed: int,
+    count: int,
+    split: str,
+    videos: int = 0,
+    columns: int = 5,
+    tile_width: int = 320,
+    open_meshes: float = 0.0,
 ) -> Picture:
     """(H, W, 3) uint8: `count` images and rows of `videos` videos."""
-    tiles = [image_tile(image_sample(seed + index, split)) for index in range(count)]
+    tiles = [
+        image_tile(image_sample(seed + index, split, open_meshes=open_meshes)) for index in range(count)
+    ]
     while len(tiles) % columns:
         tiles.append(np.zeros((384, 512, 3), np.uint8))
     for index in range(videos):
-        tiles += video_tiles(video_sample(seed + index, split), columns)
+        tiles += video_tiles(video_sample(seed + index, split, open_meshes=open_meshes), columns)
     small = [_shrunk(tile, tile_width) for tile in tiles]
     rows = [np.concatenate(small[start : start + columns], 1) for start in range(0, len(small), columns)]
     return np.asarray(np.concatenate(rows), np.uint8)

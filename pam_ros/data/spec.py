@@ -33,6 +33,7 @@ class ObjectSpec:
         position: (x, y, z) metres of the lowest point below its centre.
         yaw_deg: rotation about z.
         place: id of the fixture it stands on.
+        picture: file of the open meshes whose texture it wears in slot "picture", or "".
     """
 
     category: str
@@ -51,6 +52,7 @@ class ObjectSpec:
     position: tuple[float, float, float]
     yaw_deg: float
     place: str
+    picture: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ class Plan:
         judge_url, judge_model: an OpenAI-compatible endpoint that judges continuity; None = the offline rule.
         embedder: sentence-transformers model for the similarity of labels; None = by letters.
         carry_over: streaming clips start with the last frame of the clip before (paper, section 3.1).
+        open_meshes: only objects by other makers are asked about, see `render_samples`.
     """
 
     seeds: tuple[int, ...] = (1,)
@@ -84,6 +85,7 @@ class Plan:
     judge_model: str | None = None
     embedder: str | None = None
     carry_over: bool = True
+    open_meshes: bool = False
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -185,6 +187,7 @@ def _samples(plan: Plan, seed: int | None, folder: Path, progress: Progress) -> 
         folder,
         progress,
         absences=plan.absences if Part.VIDEO in plan.parts else 0,
+        open_meshes=plan.open_meshes,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,7 @@ class EvaluationRegion:
         events: (videos) clips with captions, cut where what happens changes; () where it is not spoken of.
         windows: (videos) clips with captions, cut by the clock.
         instance, part: which pixels of the id pictures are its own; 0, 0 where there are none.
+        mesh_id: "" where the data do not say.
     """
 
     name: str
@@ -90,6 +91,12 @@ class EvaluationRegion:
     windows: tuple[Event, ...] = ()
     instance: int = 0
     part: int = 0
+    mesh_id: str = ""
+
+    @property
+    def by_others(self) -> bool:
+        """Whether its mesh is one of `open_meshes.TABLE`: "category/package/file"."""
+        return self.mesh_id.count("/") == 2
 
     def prompt(self) -> Prompt:
         """Its box as a prompt."""
@@ -260,6 +267,7 @@ def _region(place: int, raw: Mapping[str, Any], box: Sequence[float]) -> Evaluat
         windows=tuple(_event(clip) for clip in raw.get("windows", ())),
         instance=int(raw["instance"]),
         part=part,
+        mesh_id=raw.get("mesh", ""),
     )
 
 
@@ -285,14 +293,24 @@ def render_samples(
     progress: Callable[[str], None] = lambda line: None,
     *,
     absences: int = 0,
+    open_meshes: bool = False,
 ) -> Samples:
     """Renders test scenes into `folder` and reads them back; what lies there already is not rendered again.
 
-    Besides `videos` videos there are up to `absences` of the following seeds, see `Samples`.
+    Besides `videos` videos there are up to `absences` of the following seeds, see `Samples`. With
+    `open_meshes` objects are meshes of other makers where their kind has one for tests, and only these are
+    regions; there are no absences then.
     Pictures are JPEG, as training's are and a camera's mostly; masks are exact. What lies there is not looked
     at closely: a folder filled by another version of the scenes must be emptied by hand.
     """
     first = seed * SEEDS_PER_RUN
+    if open_meshes:
+        found = [_rendered("open-image", first + i, folder, progress) for i in range(images)]
+        found += [_rendered("open-video", first + i, folder, progress) for i in range(videos)]
+        return Samples(
+            tuple(_by_others(image) for each in found for image in each.images),
+            tuple(_by_others(video) for each in found for video in each.videos),
+        )
     pictures = [_rendered("image", first + i, folder, progress) for i in range(images)]
     films = [_rendered("video", first + i, folder, progress) for i in range(videos)]
     chosen = _with_absence(first + videos, absences, progress)
@@ -324,6 +342,13 @@ def _actor_only(video: EvaluationVideo) -> EvaluationVideo:
     return replace(video, regions=tuple(each for each in video.regions if each.instance == video.actor))
 
 
+Sample = TypeVar("Sample", EvaluationImage, EvaluationVideo)
+
+
+def _by_others(sample: Sample) -> Sample:
+    return replace(sample, regions=tuple(region for region in sample.regions if region.by_others))
+
+
 def _rendered(kind: str, seed: int, folder: Path, progress: Callable[[str], None]) -> Samples:
     progress(f"rendering {kind} {seed}")
     _render(kind, seed, folder)
@@ -342,10 +367,12 @@ def _render(kind: str, seed: int, folder: Path) -> None:
 
     half = folder / f".{home.name}.{os.getpid()}"  # renamed when complete: nothing half done is ever read
     half.mkdir(parents=True, exist_ok=True)
-    if kind == "image":
-        line = shards.write_image(half, "picture", dataset.image_sample(seed, "test"))
+    share = 1.0 if kind.startswith("open") else 0.0
+    if kind.endswith("image"):
+        sample = dataset.image_sample(seed, "test", open_meshes=share)
+        line = shards.write_image(half, "picture", sample)
     else:
-        video = dataset.video_sample(seed, "test", VIDEO_FRAMES, VIDEO_FPS)
+        video = dataset.video_sample(seed, "test", VIDEO_FRAMES, VIDEO_FPS, open_meshes=share)
         line = shards.write_video(half, "frames", video)
     shards.write_index(half, [line])
     try:
