@@ -216,18 +216,19 @@ def test_several_seeds_give_mean_and_spread(shards: Path, monkeypatch: pytest.Mo
     asked: list[tuple[int, ...]] = []
 
     def render(
-        seed: int, images: int, videos: int, folder: Path, progress: object, *, absences: int
+        seed: int, images: int, videos: int, folder: Path, tell: object, *, absences: int, open_meshes: bool
     ) -> Samples:
-        asked.append((seed, images, videos, absences))
+        asked.append((seed, images, videos, absences, open_meshes))
         blur = shifted_by_5 if seed == 2 else lambda mask, frame: mask
         model.blur = blur
         return read_folder(shards)
 
     model = SeeingModel()
     monkeypatch.setattr(run_module, "render_samples", render)
-    with evaluation(model, Plan(seeds=(1, 2), count=9, parts=(Part.MASKS, Part.VIDEO))) as found:
+    plan = Plan(seeds=(1, 2), count=9, parts=(Part.MASKS, Part.VIDEO), open_meshes=True)
+    with evaluation(model, plan) as found:
         row = rows_of(found)[0]
-    assert asked == [(1, 9, 2, 1), (2, 9, 2, 1)]
+    assert asked == [(1, 9, 2, 1, True), (2, 9, 2, 1, True)]
     assert row.metric == "mask_iou_box" and row.high == 1.0 and row.low is not None and row.low < 0.7
     assert row.value == pytest.approx((row.low + 1) / 2) and row.samples == 4
     assert row.spread_text().endswith("..1.000")
