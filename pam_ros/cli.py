@@ -252,7 +252,8 @@ def evaluate(
     ] = None,
     carry_over: CarryOverOption = True,
     open_meshes: Annotated[
-        bool, typer.Option("--open-meshes", help="ask about other makers' objects alone; `pam scenes meshes`")
+        bool,
+        typer.Option("--only-open-meshes", help="ask about other makers' objects alone: `pam scenes meshes`"),
     ] = False,
     model: ModelOption = "pam-tiny",
     device: DeviceOption = "auto",
@@ -269,7 +270,7 @@ def evaluate(
     if data is not None and seed:
         raise PromptError("--data brings its own samples and --seed renders some: give one of them")
     if data is not None and open_meshes:
-        raise PromptError("--open-meshes is about rendered scenes, --data brings its own: give one of them")
+        raise PromptError("--only-open-meshes is about rendered scenes, not --data: give one of them")
     parts = Part.parse(only)
     plan = Plan(
         tuple(seed or [1]),

@@ -29,7 +29,8 @@ from pam_ros.data.parts import Piece, Shape
 from pam_ros.data.render import PARTS, SceneRenderer, first_states
 from pam_ros.data.scenes import draw_scene
 from pam_ros.data.shapes import Mesh, box
-from pam_ros.evaluation.samples import render_samples
+from pam_ros.errors import OutputError
+from pam_ros.evaluation.samples import SampleError, render_samples
 
 SMALL = (192, 144)
 FETCHED = store_path().exists()
@@ -122,9 +123,28 @@ def test_what_pip_says_is_passed_on(empty: Path, monkeypatch: pytest.MonkeyPatch
 def test_scenes_that_ask_for_what_is_not_there_say_how_to_get_it(empty: Path) -> None:
     out = str(empty / "scenes")
     done = CliRunner().invoke(scenes_app, ["render", "--count", "3", "--open-meshes", "1", "--out", out])
-    assert done.exit_code == 2 and "pam scenes meshes" in " ".join(done.output.replace("│", " ").split())
-    with pytest.raises(ValueError, match="share"):
-        draw_scene(0, "train", open_meshes=1.5)
+    assert done.exit_code == 1 and "pam scenes meshes" in str(done.exception)
+    with pytest.raises(MeshStoreError, match="pam scenes meshes"):
+        render_samples(5, 1, 0, empty, open_meshes=True)
+
+
+def test_a_share_outside_0_to_1_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(scenes_app, ["render", "--open-meshes", "2", "--out", str(tmp_path)])
+    assert done.exit_code == 2 and "in 0..1, not 2.0" in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_damaged_store_and_a_place_that_cannot_be_written_are_named(
+    shop: list[list[str]], empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fetch(["shop/box.stl"])
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(MeshStoreError, match=r"damaged .* again with `pam scenes meshes`"):
+        stored("shop/box.stl")
+    (empty / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(empty / "file"))
+    with pytest.raises(OutputError):
+        fetch(["shop/box.stl"])
+    assert len(shop) == 1  # refused before anything was downloaded
 
 
 def test_an_older_store_is_told_apart(shop: list[list[str]]) -> None:
@@ -159,6 +179,17 @@ def test_a_cut_shares_out_every_face_once() -> None:
         ("black", "", 0, 2),
     ]
     assert cut[1].mesh.vertices[:, 2].min() == high[2]
+
+
+def test_a_print_is_read_from_left_to_right_on_every_side() -> None:
+    printed = open_meshes._with_uv(box(2, 2, 2), wrapped=False)
+    assert printed.uv is not None
+    corners, uv = printed.vertices[printed.faces], printed.uv[printed.faces]
+    for corner, place in zip(corners, uv, strict=True):
+        normal = np.cross(corner[1] - corner[0], corner[2] - corner[0])
+        if not normal[2]:  # right as one stands before it, z up
+            along = (corner - corner.mean(0)) @ np.cross([0, 0, 1], normal)
+            assert (along * (place[:, 0] - place[:, 0].mean()) >= 0).all()
 
 
 def test_a_wrapped_print_has_no_seam() -> None:
@@ -253,3 +284,5 @@ def test_an_evaluation_can_ask_about_other_makers_objects_alone(tmp_path: Path) 
     assert regions and all(region.by_others for region in regions)
     names = {region.mesh_id.partition("/")[2] for region in regions}
     assert names <= {made.name for made in TABLE if made.split == "test"}
+    with pytest.raises(SampleError, match="no object of another maker in 1 picture"):
+        render_samples(5, 1, 0, tmp_path, open_meshes=True)

