@@ -179,6 +179,24 @@ def test_streaming_captions(robot: Robot) -> None:
         assert caption.frame_count > 1
 
 
+def test_a_caption_finished_after_the_last_picture_is_drawn() -> None:
+    with pam("model:=fake:words=40,step_s=0.05", "autostart:=true") as (robot, _):
+        robot.wait_for_active()
+        assert robot.set_parameter("/pam_manager", "streaming.period_s", 0.5) == ""
+        assert robot.set_parameter("/pam_manager", "streaming.enabled", True) == ""
+        overlays = robot.collect(Image, "/pam/overlay", 200)
+        captions = robot.collect(StreamingCaption, "/pam/streaming_captions", 200)
+        with Camera(robot) as camera:
+            robot.perceive(click(30, 30))
+            wait_until(lambda: captions, "a growing caption")
+        last_ns = camera.sent_ns[-1]
+        wait_until(lambda: overlays and stamp_of(overlays[-1]) == last_ns, "the last picture's overlay")
+        assert not any(caption.final for caption in captions), "the model was too fast for this test"
+        drawn = len(overlays)
+        wait_until(lambda: len(overlays) > drawn, "the overlay with the caption")
+    assert captions[-1].final and stamp_of(overlays[-1]) == last_ns
+
+
 def test_dead_publisher_and_a_new_one(robot: Robot) -> None:
     messages, diagnostics = robot.collect(RegionArray, "/pam/regions"), robot.diagnostics()
     with Camera(robot, dies=True):

@@ -93,10 +93,12 @@ class Outputs:
         )
 
     def on_caption(self, event: CaptionEvent) -> None:
-        """Publishes a growing or finished caption."""
+        """Publishes a growing or finished caption; a finished one has the overlay drawn again, with it."""
         if event.region_id in self._words:
             self._words[event.region_id] = event.text
         self._captions.publish(caption_message(event))
+        if event.final and self._newest is not None and self._overlay.wanted:
+            self._overlay.offer(self._newest, dict(self._words))
 
     def clear(self) -> None:
         """Forgets the regions: the engine was stopped."""
