@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -129,6 +131,11 @@ def test_chinese_without_a_font_leaves_the_id_and_a_hint(monkeypatch: pytest.Mon
         bare = draw_overlay(picture(), [region(1, box)])
         np.testing.assert_array_equal(chinese, bare)
         assert changed(bare)[120:149, 50:100].any(), "not even the id"
+        names = {(Task.LABEL, Language.ZH): Text("水壶", 0), (Task.LABEL, Language.EN): Text("kettle", 0)}
+        both = replace(region(1, box), texts=names)
+        kettle = draw_overlay(picture(), [region(1, box, "kettle")])
+        np.testing.assert_array_equal(draw_overlay(picture(), [both]), kettle)
+        assert (kettle != bare).any()
     finally:
         overlay._font.cache_clear()
 

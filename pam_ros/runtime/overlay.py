@@ -139,7 +139,7 @@ def _write(
     blocks = []
     for region in regions:
         lost = region.state is RegionState.LOST
-        heading = f"#{region.region_id} {_label(region)}".strip() + (": lost" if lost else "")
+        heading = f"#{region.region_id} {_label(region, font)}".strip() + (": lost" if lost else "")
         lines = _wrap(_drawable(heading, font), font, widest)[:1]
         if not lost:
             lines += _wrap(_drawable(captions.get(region.region_id, ""), font), font, widest)
@@ -164,8 +164,10 @@ def _write(
     return np.array(picture)
 
 
-def _label(region: Region) -> str:
-    return next((text.text for (task, _), text in region.texts.items() if task is Task.LABEL), "")
+def _label(region: Region, font: Font) -> str:
+    """The first label that the font has all characters of, whatever its language; else the first."""
+    labels = [text.text for (task, _), text in region.texts.items() if task is Task.LABEL]
+    return next((label for label in labels if _drawable(label, font) == label), "".join(labels[:1]))
 
 
 def _wrap(text: str, font: Font, width_px: int) -> list[str]:
