@@ -35,6 +35,7 @@ BUILDERS = {
 CATEGORIES = tuple(BUILDERS)
 MESHES_PER_CATEGORY = 400  # numbers 0..399; the last digit decides the split
 TEXTURES_PER_FAMILY = 120
+LYING = 0.12  # share of objects that lie, of those that can
 ODD_SIZES = 0.14  # share of objects that are clearly smaller than usual, and as many larger
 SMALL, LARGE = 0.82, 1.22  # of the usual extent: where texts begin to speak of size
 PASSERS = ("cereal_box", "carton", "can", "paper_roll", "pot", "toolbox", "basket", "plant", "paint_can")
@@ -116,7 +117,12 @@ def named_rgb(rng: np.random.Generator, colour: str) -> Rgb:
     return float(red), float(green), float(blue)
 
 
-def draw_object(rng: np.random.Generator, split: str, category: str, lying: float = 0.12) -> ObjectSpec:
+def draw_yaw(rng: np.random.Generator, front: bool) -> float:
+    """Degrees: any, or of what has a `front` (-y), so that the camera sees it."""
+    return between(rng, -38, 38) if front else between(rng, -180, 180)
+
+
+def draw_object(rng: np.random.Generator, split: str, category: str, lying: float = LYING) -> ObjectSpec:
     """An object of a category with mesh, colours and material of this split, not yet placed."""
     number = draw_number(rng, split, MESHES_PER_CATEGORY)
     shape = build_shape(category, number)
@@ -147,7 +153,7 @@ def draw_object(rng: np.random.Generator, split: str, category: str, lying: floa
         scale=scale,
         rest_deg=shape.rests[rest],
         position=(0.0, 0.0, 0.0),
-        yaw_deg=between(rng, -38, 38) if front else between(rng, -180, 180),
+        yaw_deg=draw_yaw(rng, front),
         place="",
     )
 

@@ -40,14 +40,11 @@ def render(
 
     A region's "mesh" there is "kettle/myosuite/kettle" where another maker's, "kettle/17" where ours.
     """
-    from pam_ros.data.mesh_store import MeshStoreError
     from pam_ros.data.sheets import render_folder  # imports MuJoCo, which the other commands do not need
 
     try:
         writable_folder(out)
         written = render_folder(out, seed, count, split, videos, width, height, open_meshes)
-    except MeshStoreError:
-        raise
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"{written} samples in {out}")
@@ -63,7 +60,6 @@ def show(
     open_meshes: OpenMeshes = 0.0,
 ) -> None:
     """Make a contact sheet that a person can look at."""
-    from pam_ros.data.mesh_store import MeshStoreError
     from pam_ros.data.sheets import contact_sheet, save_sheet
 
     if count + videos == 0:
@@ -71,8 +67,6 @@ def show(
     try:
         writable_file(out)
         save_sheet(out, contact_sheet(seed, count, split, videos, open_meshes=open_meshes))
-    except MeshStoreError:
-        raise
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"wrote {out}")
@@ -88,6 +82,6 @@ def meshes() -> None:
     with Console().status("fetching") as status:
         path = mesh_store.fetch(open_meshes.files(), lambda line: status.update(f"fetching {line}"))
     for package in mesh_store.PACKAGES:
-        own = sorted(mesh.name for mesh in open_meshes.TABLE if mesh.name.startswith(f"{package.name}/"))
-        typer.echo(f"{package.name} {package.version}, {package.licence}: {len(own)} meshes")
+        own = sum(mesh.name.startswith(f"{package.name}/") for mesh in open_meshes.TABLE)
+        typer.echo(f"{package.name} {package.version}, {package.licence}: {own} meshes")
     typer.echo(f"wrote {path}")

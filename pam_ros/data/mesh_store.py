@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pam_ros.data.shapes import Mesh
-from pam_ros.errors import TRAINING_EXTRA, InputError
+from pam_ros.errors import TRAINING_EXTRA, StateError
 from pam_ros.output_files import writable_folder
 
 PICTURE_SIDE = 256  # pixels: objects are seen smaller than that
 
 
-class MeshStoreError(InputError):
+class MeshStoreError(StateError):
     """The open meshes are not there or cannot be fetched; the message says what to do."""
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.data.catalogue import named_rgb, size_of, usual_extent_m
+from pam_ros.data.catalogue import LYING, draw_yaw, named_rgb, size_of, usual_extent_m
 from pam_ros.data.materials import FINISHES
 from pam_ros.data.mesh_store import stored
 from pam_ros.data.ontology import ontology
@@ -26,7 +26,6 @@ Rng = np.random.Generator
 Vector = tuple[float, float, float]
 STRETCH, BEND, TAPER = 0.09, 0.018, 0.12  # deviation of ln; of the extent; of the width, foot to top
 PLAIN = 0.35  # share of printed things that come without their print
-LYING = 0.12
 
 OBJECTS = "myosuite/simhive/object_sim"
 FURNITURE = "myosuite/simhive/furniture_sim"
@@ -96,9 +95,10 @@ class OpenMesh:
         return f"{path.partition('/')[0]}/{path.rpartition('/')[2].partition('.')[0]}"
 
 
-def _thing(category: str, name: str = "", **more: object) -> OpenMesh:
+def _thing(category: str, name: str = "", slot: str = "body", part: str = "", **more: object) -> OpenMesh:
     name = name or category
-    return OpenMesh(category, (File(f"{OBJECTS}/{name}/{name}.stl"),), **more)  # type: ignore[arg-type]
+    file = File(f"{OBJECTS}/{name}/{name}.stl", slot, part)
+    return OpenMesh(category, (file,), **more)  # type: ignore[arg-type]
 
 
 def _scan(category: str, name: str, **more: object) -> OpenMesh:
@@ -128,29 +128,12 @@ TABLE: tuple[OpenMesh, ...] = (
     _thing("mug", cuts=(Cut("body", "handle", (0.725, 0, 0)),)),
     _thing("flashlight", split="test", turn=(0, 90, 0), cuts=(Cut("lamp", high=(0.004, 1, 1)),)),
     _thing("frying_pan", "fryingpan", cuts=(Cut("black", "handle", (0.645, 0, 0)),)),
-    OpenMesh(
-        "hammer",
-        (File(f"{OBJECTS}/hammer/hammer.stl", "body", "handle"),),
-        cuts=(Cut("steel", high=(0.125, 1, 1)),),
-    ),
+    _thing("hammer", part="handle", cuts=(Cut("steel", high=(0.125, 1, 1)),)),
     _thing("headphones"),
-    OpenMesh(
-        "knife",
-        (File(f"{OBJECTS}/knife/knife.stl", "body", "handle"),),
-        cuts=(Cut("steel", "blade", (0, 0.42, 0)),),
-    ),
-    OpenMesh(
-        "light_bulb",
-        (File(f"{OBJECTS}/lightbulb/lightbulb.stl", "bulb"),),
-        cuts=(Cut("steel", high=(0.26, 1, 1)),),
-    ),
+    _thing("knife", part="handle", cuts=(Cut("steel", "blade", (0, 0.42, 0)),)),
+    _thing("light_bulb", "lightbulb", "bulb", cuts=(Cut("steel", high=(0.26, 1, 1)),)),
     _thing("computer_mouse", "mouse"),
-    OpenMesh(
-        "scissors",
-        (File(f"{OBJECTS}/scissors/scissors.stl", "body", "handle"),),
-        split="test",
-        cuts=(Cut("steel", "blade", high=(1, 0.53, 1)),),
-    ),
+    _thing("scissors", part="handle", split="test", cuts=(Cut("steel", "blade", high=(1, 0.53, 1)),)),
     _thing(
         "teapot",
         cuts=(
@@ -300,17 +283,14 @@ def open_shape(name: str) -> Shape:
     low, high = Shape(tuple(pieces)).bounds()
     foot = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
     scale = usual_extent_m(made.category) / float(np.linalg.norm(high - low))
-    cut = [part for piece in pieces for part in _cut(piece, made.cuts, low, high)]
-    pieces = [
-        replace(piece, mesh=Mesh((piece.mesh.vertices - foot) * scale, piece.mesh.faces, piece.mesh.uv))
-        for piece in cut
-    ]
-    pieces = [
-        replace(piece, mesh=_with_uv(piece.mesh, made.wrapped)) if piece.slot == "print" else piece
-        for piece in pieces
-    ]
-    joints = [_scaled(joint, foot, np.full(3, scale)) for joint in made.joints]
-    return Shape(tuple(pieces), tuple(joints), made.rests, made.faces_camera)
+
+    def finished(piece: Piece) -> Piece:
+        mesh = Mesh((piece.mesh.vertices - foot) * scale, piece.mesh.faces, piece.mesh.uv)
+        return replace(piece, mesh=_with_uv(mesh, made.wrapped) if piece.slot == "print" else mesh)
+
+    cut = tuple(finished(part) for piece in pieces for part in _cut(piece, made.cuts, low, high))
+    joints = tuple(_scaled(joint, foot, np.full(3, scale)) for joint in made.joints)
+    return Shape(cut, joints, made.rests, made.faces_camera)
 
 
 def _turned(mesh: Mesh, turn: Vector) -> Mesh:
@@ -370,22 +350,29 @@ def varied(thing: ObjectSpec, split: str, share: float, rng: Rng) -> ObjectSpec:
     if others and chance(rng, share):
         thing = _made_by(others[int(rng.integers(len(others)))], thing, rng)
     shape = thing.shape
-    if not thing.picture and any(piece.slot == "print" for piece in shape.pieces) and chance(rng, PLAIN):
-        plain = "darkglass" if thing.category == "laptop" else "body"
-        pieces = [replace(piece, slot=plain) if piece.slot == "print" else piece for piece in shape.pieces]
-        shape = replace(shape, pieces=tuple(pieces))
+    if not thing.picture and _has_slot(shape, "print") and chance(rng, PLAIN):
+        shape = _repainted(shape, "print", "darkglass" if thing.category == "laptop" else "body")
     if thing.category != "ball":  # nobody calls an egg a ball
         shape = deformed(shape, rng)
     return replace(thing, shape=shape, size=size_of(thing.category, shape, thing.scale))
 
 
+def _has_slot(shape: Shape, slot: str) -> bool:
+    return any(piece.slot == slot for piece in shape.pieces)
+
+
+def _repainted(shape: Shape, slot: str, other: str) -> Shape:
+    """With another material slot in place of `slot`."""
+    pieces = [replace(piece, slot=other) if piece.slot == slot else piece for piece in shape.pieces]
+    return replace(shape, pieces=tuple(pieces))
+
+
 def _made_by(made: OpenMesh, thing: ObjectSpec, rng: Rng) -> ObjectSpec:
     shape = open_shape(made.name)
-    pictured = any(piece.slot == "picture" for piece in shape.pieces)
+    pictured = _has_slot(shape, "picture")
     keeps_picture = pictured and chance(rng, 0.7)
-    if pictured and not keeps_picture:
-        pieces = [replace(piece, slot="body") if piece.slot == "picture" else piece for piece in shape.pieces]
-        shape = replace(shape, pieces=tuple(pieces))
+    if not keeps_picture:
+        shape = _repainted(shape, "picture", "body")
     if made.colour and (keeps_picture or not pictured):
         looks = ontology().entries[thing.category].looks
         material = next(material for material, colours in looks if made.colour in colours)
@@ -406,7 +393,7 @@ def _made_by(made: OpenMesh, thing: ObjectSpec, rng: Rng) -> ObjectSpec:
         shape=shape,
         picture=made.files[0].path if keeps_picture else "",
         rest_deg=shape.rests[rest],
-        yaw_deg=between(rng, -38, 38) if shape.faces_camera else between(rng, -180, 180),
+        yaw_deg=draw_yaw(rng, shape.faces_camera),
     )
 
 

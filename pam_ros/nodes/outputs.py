@@ -75,8 +75,7 @@ class Outputs:
             )
         if result.regions and result.regions[-1].region_id > LARGEST_LABEL:
             self._log.warn_once(f"regions with ids above {LARGEST_LABEL} are not in ~/label_image")
-        if self._overlay.wanted:
-            self._overlay.offer(result, dict(self._words))
+        self._draw()
 
     def on_text(self, event: TextEvent) -> None:
         """Shows a growing text on the overlay; a finished one sends the newest regions again, now with it.
@@ -97,7 +96,11 @@ class Outputs:
         if event.region_id in self._words:
             self._words[event.region_id] = event.text
         self._captions.publish(caption_message(event))
-        if event.final and self._newest is not None and self._overlay.wanted:
+        if event.final:
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._newest is not None and self._overlay.wanted:
             self._overlay.offer(self._newest, dict(self._words))
 
     def clear(self) -> None:
