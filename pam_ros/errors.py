@@ -1,27 +1,26 @@
 """The exceptions users meet: what was wrong, what came, what is allowed, what to do.
 
-    PamError
-    ├── InputError            bad input: the caller can mend it, nothing else is disturbed
-    │   ├── ImageError            an image or its message cannot be used
-    │   ├── PromptError           clicks, box or mask cannot be used on this image
-    │   ├── TaskError             an unknown task
-    │   ├── LanguageError         an unknown language
-    │   ├── UnknownRegionError    no region of that id
-    │   ├── OutputError           a folder or file for results cannot be written
-    │   ├── NoFrameError          a prompt came before the first frame
-    │   └── StaleFrameError       the prompt's stamp is older than every buffered frame
-    ├── StateError            right request, wrong moment
-    │   ├── NotActiveError        the manager is not active
-    │   ├── CapacityError         a bound is reached (regions, queued requests)
-    │   └── CancelledError        the request was cancelled, or its region removed
-    └── ModelError            the model cannot be built, loaded or used
-        ├── ModelNotFoundError    no such model, folder or file
-        ├── CheckpointError       missing, unexpected, mis-shaped or truncated tensors
-        ├── DeviceError           an unknown or absent device
-        ├── MemoryLimitError      too little memory: needed and free are named
-        └── InferenceError        the model failed while it worked on a request
+PamError
+├── InputError            bad input: the caller can mend it, nothing else is disturbed
+│   ├── ImageError            an image or its message cannot be used
+│   ├── PromptError           clicks, box or mask cannot be used on this image
+│   ├── TaskError             an unknown task
+│   ├── LanguageError         an unknown language
+│   ├── UnknownRegionError    no region of that id
+│   ├── OutputError           a folder or file for results cannot be written
+│   ├── NoFrameError          a prompt came before the first frame
+│   └── StaleFrameError       the prompt's stamp is older than every buffered frame
+├── StateError            right request, wrong moment
+│   ├── NotActiveError        the manager is not active
+│   ├── CapacityError         a bound is reached (regions, queued requests)
+│   └── CancelledError        the request was cancelled, or its region removed
+└── ModelError            the model cannot be built, loaded or used
+    ├── ModelNotFoundError    no such model, folder or file
+    ├── CheckpointError       missing, unexpected, mis-shaped or truncated tensors
+    ├── DeviceError           an unknown or absent device
+    ├── MemoryLimitError      too little memory: needed and free are named
+    └── InferenceError        the model failed while it worked on a request
 """
-
 
 TRAINING_EXTRA = "scenes, training and evaluation need the extra `training`: pip install '.[training]'"
 
@@ -50,12 +49,20 @@ class LanguageError(InputError):
     """The language is not one of `Language`."""
 
 
+class DatasetError(InputError):
+    """A dataset is missing, empty or malformed; the message names the file and the line."""
+
+
 class OutputError(InputError):
     """A folder or file for results cannot be written; the message says why."""
 
 
 class UnknownRegionError(InputError):
     """No region has this id; the message lists the ids that exist."""
+
+
+class NothingFoundError(InputError):
+    """The prompt is valid, but no object was found there; the message gives the score."""
 
 
 class NoFrameError(InputError):

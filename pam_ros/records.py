@@ -199,8 +199,8 @@ class Region:
         mask: (y2 - y1, x2 - x1) bool, the mask cut to `box_xyxy`; (0, 0) when lost.
         mask_score: the model's own estimate of the mask's IoU, 0..1.
         presence_score: probability that the object is in view, 0..1.
-        texts: what is known so far, final texts only.
-        created_ns: stamp of the frame it was prompted on; seen_ns: of the last frame it was seen in.
+        texts: what is known so far, final texts only, in the order in which they were asked for.
+        created_ns: stamp of the frame it was prompted on; last_visible_ns: of the last frame it was seen in.
     """
 
     region_id: int
@@ -211,15 +211,38 @@ class Region:
     presence_score: float
     texts: Mapping[tuple[Task, Language], Text]
     created_ns: int
-    seen_ns: int
+    last_visible_ns: int
+    source_id: str = ""  # `id` of the detection it was made from; "" if a person or a service prompted it
+    source_class: str = ""  # class of that detection, as the detector names it; "" if unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One answer of the language model; `stamp_ns` is that of the frame (or last frame) it speaks of."""
+    """One generated text.
+
+    Attributes:
+        stamp_ns: stamp of the frame (of a clip: its last frame) that the text describes.
+        confidence: probability that the text is right, 0..1; None if it is not known.
+    """
 
     text: str
     stamp_ns: int
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One box of a detector, with what the detector says about it.
+
+    Attributes:
+        box_xyxy: (x1, y1, x2, y2) pixels of the frame it was detected in.
+        source_id: the detector's own id of the object, "" if it gives none.
+        source_class: the detector's class of the object, "" if it gives none.
+    """
+
+    box_xyxy: tuple[float, float, float, float]
+    source_id: str = ""
+    source_class: str = ""
 
 
 def crop_mask(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

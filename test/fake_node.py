@@ -35,7 +35,7 @@ class BallastModel(FakeModel):
 def load_fake(
     name_or_path: str, *, device: str, dtype: str, memory_limit_gib: float, progress: Progress | None
 ) -> FakeModel:
-    """Builds what the name asks for."""
+    """Builds what the name requests for."""
     kind, _, details = name_or_path.partition(":")
     if kind == "fail":
         held = np.ones(100 << 20, np.uint8)  # what a loader has read when it fails

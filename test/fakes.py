@@ -1,6 +1,6 @@
 """A perception model without weights: exact, instant, and told by the test what goes wrong.
 
-It answers with what it was asked, so that a test reads in the answer which frames, rows and prompts reached
+It answers with what it was asked, so that a test reads in the answer which frames, embeddings and prompts reached
 it: a mask is the prompt's box (or a square around its first click), a text names task, language and what it
 saw.
 """
@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.model.interface import DecodeRequest, ModelInfo, TextDelta
+from pam_ros.model.interface import FIRST_FRAME_STRIDE, GenerationRequest, ModelInfo, TextDelta
 from pam_ros.records import Prompt, Task
 
 CLICK_REACH = 4  # a click's mask is the square this many pixels around it
-FINE_ROWS, COARSE_ROWS = 10, 3
+STRIDE_2_TOKENS, STRIDE_4_TOKENS = 10, 3
 
 
 @dataclass(eq=False)
@@ -52,15 +52,15 @@ class FakeObservation:
 
 
 @dataclass(eq=False)
-class FakeRows:
-    """Rows of one region in one frame."""
+class FakeEmbeddings:
+    """Embeddings of one region in one frame."""
 
     region: int  # number of its memory
     shade: int
-    fine: bool
+    stride: int
 
     def __len__(self) -> int:
-        return FINE_ROWS if self.fine else COARSE_ROWS
+        return STRIDE_2_TOKENS if self.stride == FIRST_FRAME_STRIDE else STRIDE_4_TOKENS
 
 
 @dataclass(eq=False)
@@ -93,7 +93,7 @@ class FakeModel:
     fault: Callable[[str, Sequence[object]], None] | None = None
     max_calls: int = 2000
     calls: list[tuple[str, int]] = field(default_factory=list)
-    batches: list[tuple[DecodeRequest, ...]] = field(default_factory=list)
+    batches: list[tuple[GenerationRequest, ...]] = field(default_factory=list)
     memories: int = 0
     steps: int = 0
     closed: bool = False
@@ -131,17 +131,19 @@ class FakeModel:
         assert all(memory.shades for memory in memories), "tracked before it was prompted"
         return [self._observe(features, memory, memory.box) for memory in memories]
 
-    def rows(
-        self, observations: Sequence[FakeObservation], *, fine: bool, closer: bool = False
-    ) -> list[FakeRows]:
-        self._call("rows_fine" if fine else "rows_coarse", observations, 0.0)
-        return [FakeRows(each.memory.number, each.shade, fine) for each in observations]
+    def embeddings(
+        self, observations: Sequence[FakeObservation], *, stride: int, crop: bool = False
+    ) -> list[FakeEmbeddings]:
+        self._call(
+            "embedded_stride2" if stride == FIRST_FRAME_STRIDE else "embedded_stride4", observations, 0.0
+        )
+        return [FakeEmbeddings(each.memory.number, each.shade, stride) for each in observations]
 
-    def decode(self, requests: Sequence[DecodeRequest]) -> FakeDecode:
+    def decode(self, requests: Sequence[GenerationRequest]) -> FakeGeneration:
         self._call("decode", requests, 0.0)
         if len(self.batches) < self.max_calls:
             self.batches.append(tuple(requests))
-        return FakeDecode(self, requests)
+        return FakeGeneration(self, requests)
 
     def close(self) -> None:
         self.closed = True
@@ -178,10 +180,10 @@ class FakeModel:
             time.sleep(cost_s)
 
 
-class FakeDecode:
+class FakeGeneration:
     """Implements Decode: one step of prefill, then one word a step for every request."""
 
-    def __init__(self, model: FakeModel, requests: Sequence[DecodeRequest]) -> None:
+    def __init__(self, model: FakeModel, requests: Sequence[GenerationRequest]) -> None:
         self.requests = tuple(requests)
         self.cancelled: set[int] = set()
         self._model = model
@@ -217,18 +219,20 @@ class FakeDecode:
         self._open.discard(index)
 
 
-def text_of(request: DecodeRequest) -> str:
+def text_of(request: GenerationRequest) -> str:
     """The first word of a request's text: `label-en-r1s100` names task, language, region and shade.
 
     A clip's has every frame (`f` fine, `c` coarse) and how the previous caption begins:
     `clip-en-r1f100c110<none`.
     """
     if request.task is not Task.CLIP:
-        (rows,) = request.rows
+        (rows,) = request.embeddings
         return f"{request.task.value}-{request.language.value}-r{rows.region}s{rows.shade}"
-    frames = "".join(f"{'f' if rows.fine else 'c'}{rows.shade}" for rows in request.rows)
+    frames = "".join(
+        f"{'f' if rows.stride == FIRST_FRAME_STRIDE else 'c'}{rows.shade}" for rows in request.embeddings
+    )
     previous = "none" if request.previous_caption is None else request.previous_caption.split("<")[0]
-    return f"clip-{request.language.value}-r{request.rows[0].region}{frames}<{previous}"
+    return f"clip-{request.language.value}-r{request.embeddings[0].region}{frames}<{previous}"
 
 
 def _box(prompt: Prompt, size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -11,7 +11,7 @@ from fakes import FakeModel, Recorder
 
 from pam_ros.errors import PamError
 from pam_ros.records import Frame, Language, Prompt, Region, Task
-from pam_ros.runtime.engine import Engine, PromptRequest, Ticket
+from pam_ros.runtime.engine import Engine, PromptRequest, RequestHandle
 from pam_ros.runtime.options import EngineOptions
 
 
@@ -84,15 +84,15 @@ class Stepped:
         self.engine.submit_frame(make_frame(stamp_s, shade, camera, size))
         self.turn()
 
-    def ask(self, prompt: Prompt | None = None, camera: str = "front", **more: Any) -> Ticket[Region]:
+    def ask(self, prompt: Prompt | None = None, camera: str = "front", **more: Any) -> RequestHandle[Region]:
         """Perceives; one English label unless told otherwise."""
         return self.engine.perceive(camera, PromptRequest(prompt=prompt, **more))
 
     def region(self, prompt: Prompt | None = None, camera: str = "front", **more: Any) -> Region:
         """Perceives without texts and takes turns until answered."""
-        ticket = self.ask(prompt or click(), camera, tasks=(), **more)
+        handle = self.ask(prompt or click(), camera, tasks=(), **more)
         self.settle()
-        return ticket.future.result(0)
+        return handle.future.result(0)
 
     def detect(self, *boxes: tuple[float, float, float, float], stamp_s: float | None = None) -> None:
         """Detections without texts, and one turn."""
@@ -119,9 +119,9 @@ def stepped(*cameras: str, model: FakeModel | None = None, **options: Any) -> St
     return Stepped(engine, model, heard, clock)
 
 
-def error_of(ticket: Ticket[Any]) -> PamError:
+def error_of(handle: RequestHandle[Any]) -> PamError:
     """Why the request failed."""
-    error = ticket.future.exception(0)
+    error = handle.future.exception(0)
     assert isinstance(error, PamError), error
     return error
 

@@ -13,10 +13,9 @@ import pytest
 import test_training
 import torch
 from evaluation_world import write_shards
-from telling_model import TellingModel, facts_of, region_of
+from scripted_model import ScriptedModel, facts_of, region_of
 from tiny_models import LANGUAGE, box, click, fill_by_rule, picture, sam2_tiny, tiny_tokenizer
 
-from pam_ros.data.captions import clip_caption, describe
 from pam_ros.errors import CheckpointError
 from pam_ros.evaluation.cases import Findings
 from pam_ros.evaluation.judges import RuleJudge
@@ -24,15 +23,16 @@ from pam_ros.evaluation.samples import EvaluationImage, EvaluationVideo, Kind, S
 from pam_ros.evaluation.stream import evaluate_stream, events_in
 from pam_ros.evaluation.texts import evaluate_texts
 from pam_ros.media import write_image
-from pam_ros.model.checkpoint import architecture_of, load_model, save_model
-from pam_ros.model.interface import DecodeRequest
+from pam_ros.model.interface import FIRST_FRAME_STRIDE, GenerationRequest
+from pam_ros.model.loading.checkpoint import architecture_of, load_model, save_model
 from pam_ros.model.pam import Pam
-from pam_ros.model.segmenter import picked
+from pam_ros.model.vision.segmenter import picked
 from pam_ros.records import Language, Task
+from pam_ros.simulator.texts.captions import clip_caption, describe
 from pam_ros.training import ablations, run
 from pam_ros.training.ablations import VARIANTS, Plan, check, renewed, run_ablations, teacher_forced
 from pam_ros.training.config import TrainingError
-from pam_ros.training.parts import open_model, parameter_groups
+from pam_ros.training.modules import open_model, parameter_groups
 from pam_ros.training.prompting import Clicks
 from pam_ros.training.rollout import prompt, track
 
@@ -67,10 +67,10 @@ def test_any_number_of_semantic_tokens(count: int, tmp_path: Path) -> None:
     pam = pam_with(semantic_tokens=count)
     memory = pam.new_memory()
     (seen,) = pam.segment(pam.encode(picture()), [box()], [memory])
-    (rows,) = pam.rows([seen], fine=True)
+    (rows,) = pam.embeddings([seen], stride=FIRST_FRAME_STRIDE)
     visual = (pam.segmenter.grid_size // 2) ** 2
     assert len(rows) == visual + 1 + count + 1  # both separators stay
-    request = DecodeRequest(rows=(rows,), task=Task.LABEL, language=Language.EN, max_new_tokens=3)
+    request = GenerationRequest(embeddings=(rows,), task=Task.LABEL, language=Language.EN, max_new_tokens=3)
     decode = pam.decode([request])
     while not decode.done:
         decode.step()
@@ -87,7 +87,7 @@ def test_no_semantic_tokens_still_train(tiny: Path, tmp_path: Path) -> None:
     parameters = [each for group in parameter_groups(pam, config) for each in group["params"]]
     assert all(parameter.numel() for parameter in parameters)
     semantic, refined = pam.perceiver(torch.randn(2, 128, 4, 4), torch.randn(2, 2, 128))
-    rows = pam.projector(pam.perceiver.shuffle(refined, fine=True), semantic)
+    rows = pam.projector(pam.perceiver.shuffle(refined, stride=FIRST_FRAME_STRIDE), semantic)
     rows.square().sum().backward()
     assert rows.shape[1] == 4 + 2
     assert float(pam.perceiver.layers[0].mlp.layers[0].weight.grad.abs().sum()) > 0
@@ -101,32 +101,37 @@ def test_inputs_of_the_perceiver() -> None:
     frames = [picture(step) for step in range(3)]
     models = {name: pam_with(input=name) for name in ("after", "image_before", "before")}
     prompts = [click(), box()]
-    taps: dict[str, list[Any]] = {}
+    region_features: dict[str, list[Any]] = {}
     for name, pam in models.items():
         memories = [pam.new_memory() for _ in prompts]
         seen = pam.segment(pam.encode(frames[0]), [click(), click(60, 40)], memories)
-        taps[name] = [seen, *(pam.track(pam.encode(frame), memories) for frame in frames[1:])]
+        region_features[name] = [seen, *(pam.track(pam.encode(frame), memories) for frame in frames[1:])]
     pam = models["before"]
     own = pam.segmenter.sam2.sam_mask_decoder.mask_tokens.weight
     for step in range(3):
-        for after, image_before, before in zip(*(taps[name][step] for name in models), strict=True):
+        for after, image_before, before in zip(
+            *(region_features[name][step] for name in models), strict=True
+        ):
             assert torch.equal(after.mask_logits, before.mask_logits)  # masks and memory are not touched
             assert torch.equal(after.mask_logits, image_before.mask_logits)
-            assert torch.equal(image_before.tap.tokens, after.tap.tokens)
-            assert torch.equal(image_before.tap.image, before.tap.image)
-            assert not torch.allclose(after.tap.image, before.tap.image)
-            assert torch.equal(before.tap.tokens[0, 1], own[0])
-            assert any(torch.equal(before.tap.tokens[0, 0], each) for each in own)
+            assert torch.equal(image_before.decoder_features.tokens, after.decoder_features.tokens)
+            assert torch.equal(image_before.decoder_features.image, before.decoder_features.image)
+            assert not torch.allclose(after.decoder_features.image, before.decoder_features.image)
+            assert torch.equal(before.decoder_features.tokens[0, 1], own[0])
+            assert any(torch.equal(before.decoder_features.tokens[0, 0], each) for each in own)
     # On the first frame no prompt shows in it; later ones, through memory, differ from region to region.
     embedding = pam.encode(frames[0]).embedding + pam.segmenter.sam2.no_mem_embed.view(1, -1, 1, 1)
-    first, second = (seen.tap.image for seen in taps["before"][0])
+    first, second = (seen.decoder_features.image for seen in region_features["before"][0])
     assert torch.equal(first, second) and torch.equal(first, embedding)
-    assert not torch.equal(taps["before"][1][0].tap.image, taps["before"][1][1].tap.image)
+    assert not torch.equal(
+        region_features["before"][1][0].decoder_features.image,
+        region_features["before"][1][1].decoder_features.image,
+    )
 
 
 @pytest.mark.parametrize("name", ["image_before", "before"])
 def test_training_reads_what_inference_reads(name: str) -> None:
-    """Two regions as one training batch, a click each: the taps of `Segmenter`, also through memory."""
+    """Two regions as one training batch, a click each: the region_features of `Segmenter`, also through memory."""
     pam = pam_with(input=name)
     segmenter, frames = pam.segmenter, [picture(step, size=(128, 128)) for step in range(2)]
     clicks = Clicks(torch.tensor([[[30.0, 30.0]], [[60.0, 40.0]]]), torch.ones(2, 1, dtype=torch.int32))
@@ -140,8 +145,12 @@ def test_training_reads_what_inference_reads(name: str) -> None:
         else:
             seen, found = pam.track(features, memories), track(segmenter, both, memory)
         for row, each in enumerate(seen):
-            torch.testing.assert_close(found.tap.image[row], each.tap.image[0], atol=1e-4, rtol=1e-3)
-            torch.testing.assert_close(found.tap.tokens[row], each.tap.tokens[0], atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(
+                found.decoder_features.image[row], each.decoder_features.image[0], atol=1e-4, rtol=1e-3
+            )
+            torch.testing.assert_close(
+                found.decoder_features.tokens[row], each.decoder_features.tokens[0], atol=1e-4, rtol=1e-3
+            )
 
 
 def test_the_input_is_kept_and_checked(tmp_path: Path) -> None:
@@ -168,8 +177,8 @@ def base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What was run: stages with their settings; and of which inputs frames were decoded and taps computed."""
-    seen: dict[str, Any] = {"run": {}, "taps": []}
+    """What was run: stages with their settings; and of which inputs frames were decoded and region_features computed."""
+    seen: dict[str, Any] = {"run": {}, "region_features": []}
     run_stage, fill_store = ablations.run_stage, run.fill_store
 
     def noted_stage(config: Any, **options: Any) -> Any:
@@ -178,7 +187,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return run_stage(config, **options)
 
     def noted_taps(store: Any, source: Any, segmenter: Any, config: Any) -> Any:
-        seen["taps"].append(segmenter.perceiver_input.value)
+        seen["region_features"].append(segmenter.perceiver_input.value)
         return fill_store(store, source, segmenter, config)
 
     monkeypatch.setattr(ablations, "run_stage", noted_stage)
@@ -212,7 +221,7 @@ def test_variants_share_what_they_can(
     assert stages["run"][f"{after}-stage1-stage2"].model == str(out / f"{after}-stage1" / "model")
     carried = {name for name, config in stages["run"].items() if config.carry_over}
     assert {name for name in expected if "no_carry_over" not in name} == carried
-    assert stages["taps"] == ["after", "before"]
+    assert stages["region_features"] == ["after", "before"]
 
     record = json.loads((out / "ablations.json").read_text())
     results = record["variants"]
@@ -296,18 +305,18 @@ def samples(tmp_path: Path) -> Samples:
 def test_the_check_counts_as_the_evaluation_does(samples: Samples, wrong: bool) -> None:
     """`wrong`: the second object is taken for the first, and in the video nothing ever happens."""
 
-    def answer(number: int, request: DecodeRequest) -> str:
+    def answer(number: int, request: GenerationRequest) -> str:
         random = np.random.default_rng(number)
         if request.task is Task.CLIP:
-            clip = (0, 24) if request.rows[-1].shade <= 24 else (24, 48)
+            clip = (0, 24) if request.embeddings[-1].shade <= 24 else (24, 48)
             events = ("still",) if wrong else events_in(samples.videos[0].regions[0], *clip)
             return clip_caption(facts_of("mug"), events, (), request.language, random)
         category = "mug" if wrong and number == 2 else samples.images[0].regions[number - 1].category
         return describe(facts_of(category), request.task, request.language, random)
 
-    found = check(TellingModel(answer=answer), samples, carry_over=True)
+    found = check(ScriptedModel(answer=answer), samples, carry_over=True)
     assert found == dict.fromkeys(CHECKED, 0.5 if wrong else 1.0)
     findings, told_in = Findings(), (Language.EN,)
-    evaluate_texts(TellingModel(answer=answer), samples.images, findings)
-    evaluate_stream(TellingModel(answer=answer), samples.videos, findings, RuleJudge(), languages=told_in)
+    evaluate_texts(ScriptedModel(answer=answer), samples.images, findings)
+    evaluate_stream(ScriptedModel(answer=answer), samples.videos, findings, RuleJudge(), languages=told_in)
     assert found == {name: findings.scores()[name] for name in found}

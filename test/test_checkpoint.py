@@ -22,10 +22,10 @@ from tiny_models import (
 )
 from torch import Tensor
 
-import pam_ros.model.checkpoint as checkpoint
+import pam_ros.model.loading.checkpoint as checkpoint
 from pam_ros.errors import CheckpointError, DeviceError, MemoryLimitError, ModelNotFoundError, PamError
-from pam_ros.model.checkpoint import find_files, load_model, load_official, save_model
-from pam_ros.model.interface import DecodeRequest
+from pam_ros.model.interface import FIRST_FRAME_STRIDE, GenerationRequest
+from pam_ros.model.loading.checkpoint import find_files, load_model, load_official, save_model
 from pam_ros.model.pam import Pam
 from pam_ros.records import IMAGE_TASKS, Language
 
@@ -221,8 +221,10 @@ def test_bfloat16_load_keeps_the_exact_numbers_where_they_count(
 
 def answers(pam: Pam) -> list[str]:
     (observation,) = pam.segment(pam.encode(picture()), [click()], [pam.new_memory()])
-    rows = tuple(pam.rows([observation], fine=True))
-    decode = pam.decode([DecodeRequest(rows, task, Language.EN, max_new_tokens=6) for task in IMAGE_TASKS])
+    rows = tuple(pam.embeddings([observation], stride=FIRST_FRAME_STRIDE))
+    decode = pam.decode(
+        [GenerationRequest(rows, task, Language.EN, max_new_tokens=6) for task in IMAGE_TASKS]
+    )
     texts = {delta.index: delta.text for _ in range(40) for delta in decode.step()}
     assert decode.done
     return [texts[i] for i in range(len(IMAGE_TASKS))]

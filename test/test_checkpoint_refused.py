@@ -20,10 +20,10 @@ from tiny_models import (
 )
 from torch import Tensor
 
-import pam_ros.model.checkpoint as checkpoint
+import pam_ros.model.loading.checkpoint as checkpoint
 from pam_ros.errors import CheckpointError, ModelNotFoundError
-from pam_ros.model.checkpoint import load_model
 from pam_ros.model.config import sam2_config
+from pam_ros.model.loading.checkpoint import load_model
 
 TOWER = "model.vision_tower.sam2_model_predictor."
 EMBEDDING = "model.embed_tokens.weight"

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pam_ros import cli, media
-from pam_ros.cli import main
+from pam_ros import media
+from pam_ros.cli import evaluate, perceive
+from pam_ros.cli.main import main
 
 
 def pam(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "pam_ros.cli", *arguments],
+        [sys.executable, "-m", "pam_ros.cli.main", *arguments],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -152,7 +153,8 @@ def test_what_cannot_be_written_is_said_before_anything_is_loaded(
     with media.VideoWriter(tmp_path / "clip.mp4") as film:
         film.write(media.read_image(picture), 0)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_load", lambda *options: pytest.fail("it was loaded"))
+    for module in (evaluate, perceive):
+        monkeypatch.setattr(module, "load", lambda *options: pytest.fail("it was loaded"))
     monkeypatch.setattr(sys, "argv", ["pam", *(argument.format(place=place) for argument in arguments)])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -164,7 +166,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_loaded(
 def test_without_the_training_packages_scenes_name_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    for module in [name for name in sys.modules if name.startswith("pam_ros.data.")]:
+    for module in [name for name in sys.modules if name.startswith("pam_ros.simulator.")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "mujoco", None)
     monkeypatch.setattr(sys, "argv", ["pam", "scenes", "render", "--out", str(tmp_path / "scenes")])

@@ -298,7 +298,7 @@ def region(
         presence_score=0.75,
         texts=texts or {},
         created_ns=1_000_000_002,
-        seen_ns=2_000_000_001,
+        last_visible_ns=2_000_000_001,
     )
 
 

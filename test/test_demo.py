@@ -17,11 +17,11 @@ from ros_harness import pam, wait_until
 from sensor_msgs.msg import Image
 
 from pam_ros import media
-from pam_ros.data.ontology import ontology
 from pam_ros.evaluation.samples import EvaluationRegion, Kind
 from pam_ros.evaluation.stream import events_are_right, events_in
 from pam_ros.evaluation.texts import function_is_right, label_is_right
 from pam_ros.records import Language
+from pam_ros.simulator.ontology import ontology
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 # Shares of the two labels, the two explanations, and the captions. All are right where the machine keeps up,
@@ -33,7 +33,7 @@ REAL_CLIPS = {"03_bedroom.mp4": "295,2,534,404", "02_juggle.mp4": ""}
 
 
 def run(*arguments: str, cwd: Path, timeout_s: float) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pam_ros.cli", *arguments]
+    command = [sys.executable, "-m", "pam_ros.cli.main", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
@@ -123,7 +123,7 @@ def test_the_demo_runs_on_real_clips(name: str, tmp_path: Path):
 
 def test_the_camera_ends_quietly_when_it_is_interrupted():
     clip = Path(__file__).resolve().parents[1] / "config" / "demo" / "clip.mp4"
-    script = ("-m", "pam_ros.nodes.clip_camera")
+    script = ("-m", "pam_ros.nodes.tools.clip_camera")
     with pam(f"clip:={clip}", "hold:=true", script=script) as (robot, camera):
         pictures = robot.collect(Image, "/image", qos_profile_sensor_data)
         wait_until(lambda: pictures, "a picture")

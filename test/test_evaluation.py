@@ -10,13 +10,13 @@ import torch
 from evaluation_world import Mask, SeeingModel, Thing, empty, paint, shifted_by_5, square, write_shards
 from fakes import FakeModel
 
-from pam_ros.data.dataset import SMALLEST_OBJECT as ASKED_ABOUT
 from pam_ros.evaluation.cases import Findings
 from pam_ros.evaluation.masks import SMALLEST_OBJECT, evaluate_masks, inner_point, mask_iou
 from pam_ros.evaluation.samples import read_folder
 from pam_ros.evaluation.speed import evaluate_speed
 from pam_ros.evaluation.video import absences_in, boundary, boundary_f, evaluate_video
 from pam_ros.records import Task
+from pam_ros.simulator.samples import SMALLEST_OBJECT as ASKED_ABOUT
 
 
 @pytest.fixture
@@ -159,9 +159,7 @@ def test_lost_must_be_said_in_half_of_the_gone_frames(
 
 
 @pytest.mark.parametrize(("found_after", "expected"), [(7, 1.0), (8, 0.0)])
-def test_it_must_be_found_again_within_eight_frames(
-    shards: Path, found_after: int, expected: float
-) -> None:
+def test_it_must_be_found_again_within_eight_frames(shards: Path, found_after: int, expected: float) -> None:
     def blind(mask: Mask, frame: int) -> Mask:
         return empty(mask, frame) if 12 <= frame < 12 + found_after else mask
 

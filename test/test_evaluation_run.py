@@ -12,8 +12,9 @@ import pytest
 from evaluation_world import HEIGHT, SCENE, WIDTH, Box, SeeingModel, paint, shifted_by_5, write_shards
 from numpy.typing import NDArray
 
-from pam_ros import cli, media
-from pam_ros.data import jsonl
+from pam_ros import media
+from pam_ros.cli import main as cli
+from pam_ros.datasets import pam_jsonl as jsonl
 from pam_ros.errors import InputError, StateError
 from pam_ros.evaluation import run as run_module
 from pam_ros.evaluation.cases import Case, Findings
@@ -32,7 +33,7 @@ from pam_ros.evaluation.run import (
 from pam_ros.evaluation.samples import Kind, SampleError, Samples, read_folder, render_samples
 from pam_ros.evaluation.video import evaluate_video
 from pam_ros.evaluation.wording import Wording, add_wordings
-from pam_ros.model.prompts import TASK_TEXT
+from pam_ros.model.text.prompts import TASK_TEXT
 from pam_ros.records import Language, Task
 
 

@@ -12,15 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from telling_model import TellingModel, region_of
+from scripted_model import ScriptedModel, region_of
 
-from pam_ros.data.captions import clip_caption
-from pam_ros.data.facts import Facts
 from pam_ros.evaluation.cases import Findings
-from pam_ros.evaluation.judges import ChatJudge, JudgeError, RuleJudge, Story, open_judge
+from pam_ros.evaluation.judges import CaptionSequence, ChatJudge, JudgeError, RuleJudge, open_judge
 from pam_ros.evaluation.samples import EvaluationVideo, Event
 from pam_ros.evaluation.stream import (
-    ToldClip,
+    CaptionedClip,
     chosen_regions,
     evaluate_stream,
     events_are_right,
@@ -28,8 +26,10 @@ from pam_ros.evaluation.stream import (
     right_captions,
     told,
 )
-from pam_ros.model.interface import DecodeRequest
+from pam_ros.model.interface import GenerationRequest
 from pam_ros.records import Language
+from pam_ros.simulator.texts.captions import clip_caption
+from pam_ros.simulator.texts.facts import Facts
 
 EN, ZH = Language.EN, Language.ZH
 
@@ -63,22 +63,22 @@ def video(tmp_path: Path) -> EvaluationVideo:
     )
 
 
-def truth_teller(video: EvaluationVideo, shift: int = 0, period: int = 24) -> TellingModel:
+def truth_teller(video: EvaluationVideo, shift: int = 0, period: int = 24) -> ScriptedModel:
     """Captions every clip with its truth, or with that of the clip `shift` clips on; with the right link."""
     clips = [(start, min(start + period, 48)) for start in range(0, 48, period)]
 
-    def answer(number: int, request: DecodeRequest) -> str:
+    def answer(number: int, request: GenerationRequest) -> str:
         chosen = chosen_regions(video)
         region = video.regions[chosen[(number - 1) % len(chosen)]]  # the second language counts on
-        last = request.rows[-1].shade - 1  # a frame's shade is its index plus 1
+        last = request.embeddings[-1].shade - 1  # a frame's shade is its index plus 1
         place = next(i for i, (start, end) in enumerate(clips) if start <= last < end)
         events = [events_in(region, *clip) for clip in clips]
         previous = events[place - 1] if place else ()
-        told_events = events[(place + shift) % len(clips)]
+        described_events = events[(place + shift) % len(clips)]
         facts = Facts(region.category, "object", colour="red", material="metal")
-        return clip_caption(facts, told_events, previous, request.language, np.random.default_rng(last))
+        return clip_caption(facts, described_events, previous, request.language, np.random.default_rng(last))
 
-    return TellingModel(answer=answer)
+    return ScriptedModel(answer=answer)
 
 
 def test_the_truth_of_a_clip_is_that_of_training_windows(video: EvaluationVideo) -> None:
@@ -119,7 +119,9 @@ def test_clips_lie_where_the_truth_is_read(video: EvaluationVideo, carry_over: b
     assert [clip.events for clip in clips[0]] == [("slides_left",), ("lifted",)]
     assert [clip.events for clip in clips[1]] == [("still",), ("still",)]
     shades = [
-        [row.shade - 1 for row in request.rows] for request in model.asked if request.rows[0].region == 1
+        [row.shade - 1 for row in request.embeddings]
+        for request in model.asked
+        if request.embeddings[0].region == 1
     ]
     assert shades[1][0] == (23 if carry_over else 24) and shades[1][-1] == 47
     assert [len(each) for each in shades] == [16, 16]
@@ -133,7 +135,7 @@ def test_a_short_rest_is_not_scored(video: EvaluationVideo) -> None:
     assert [(clip.start, clip.end) for clip in clips] == [(0, 32), (32, 48)]
 
 
-def stream_scores(model: TellingModel, video: EvaluationVideo) -> tuple[dict[str, float | None], Findings]:
+def stream_scores(model: ScriptedModel, video: EvaluationVideo) -> tuple[dict[str, float | None], Findings]:
     findings = Findings()
     evaluate_stream(model, [video], findings, RuleJudge())
     return findings.scores(), findings
@@ -164,7 +166,7 @@ def test_data_that_do_not_say_what_happens(video: EvaluationVideo) -> None:
     captions = {EN: ("The mug slides to the left.",)}
     events = (Event(0, 30, (), captions), Event(30, 48, (), {}))
     plain = replace(video.regions[0], segments=(), category="", events=events)
-    model = TellingModel(answer=lambda region, request: "The mug slides to the left.")
+    model = ScriptedModel(answer=lambda region, request: "The mug slides to the left.")
     scores, findings = stream_scores(model, replace(video, regions=(plain,), actor=0))
     assert {request.language for request in model.asked} == {EN}  # there is nothing to compare Chinese with
     assert scores["event_accuracy"] is None and scores["continuity"] is None
@@ -175,8 +177,8 @@ def test_data_that_do_not_say_what_happens(video: EvaluationVideo) -> None:
 # ---- judges
 
 
-def story(*captions: str, events: tuple[tuple[str, ...], ...], language: Language = EN) -> Story:
-    return Story("video 1 region 1", language, captions, ("",) * len(captions), "mug", events)
+def story(*captions: str, events: tuple[tuple[str, ...], ...], language: Language = EN) -> CaptionSequence:
+    return CaptionSequence("video 1 region 1", language, captions, ("",) * len(captions), "mug", events)
 
 
 FIRST = "The red mug slides to the left."
@@ -304,6 +306,6 @@ def test_a_judge_needs_a_model() -> None:
 
 def test_told_clips_hold_no_pixels_of_pictures(video: EvaluationVideo) -> None:
     (clip, *_) = told(truth_teller(video), video, (0,), EN, 3.0, True)[0]
-    assert isinstance(clip, ToldClip)
+    assert isinstance(clip, CaptionedClip)
     assert [index for index, _ in clip.regions] == sorted({index for index, _ in clip.regions})
     assert all(region.mask.size <= 24 * 32 for _, region in clip.regions)

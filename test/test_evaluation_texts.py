@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from telling_model import TellingModel, region_of
+from scripted_model import ScriptedModel, region_of
 
 from pam_ros.errors import InputError
 from pam_ros.evaluation.cases import Findings
 from pam_ros.evaluation.samples import EvaluationImage, Kind
 from pam_ros.evaluation.texts import LetterSimilarity, evaluate_texts, open_similarity, semantic_iou
 from pam_ros.evaluation.wording import Wording, add_wordings, cider, meteor, rouge_l, tokens
-from pam_ros.model.interface import DecodeRequest
+from pam_ros.model.interface import GenerationRequest
 from pam_ros.records import Language, Task
 
 EN, ZH = Language.EN, Language.ZH
@@ -124,14 +124,14 @@ def picture(tmp_path: Path) -> EvaluationImage:
     return EvaluationImage("image 1", path, None, tuple(regions))
 
 
-def texts_found(picture: EvaluationImage, shift: int) -> tuple[Findings, TellingModel]:
+def texts_found(picture: EvaluationImage, shift: int) -> tuple[Findings, ScriptedModel]:
     """Every object gets the texts of the object `shift` places on; the table gets its own."""
 
-    def answer(region: int, request: DecodeRequest) -> str:
+    def answer(region: int, request: GenerationRequest) -> str:
         place = (region - 1 + shift) % 3 if region <= 3 else 3
         return picture.regions[place].texts[request.task, request.language][1]
 
-    model = TellingModel()
+    model = ScriptedModel()
     model.answer = answer
     findings = Findings()
     evaluate_texts(model, [picture], findings)
@@ -178,7 +178,7 @@ def test_without_known_ids_labels_are_compared_and_functions_missing(picture: Ev
         for region, label in zip(picture.regions, ("Odd thing", "mug", "x", "y"), strict=True)
     ]
     said = ("odd thing.", "cup", "", "y")
-    model = TellingModel(answer=lambda region, request: said[region - 1])
+    model = ScriptedModel(answer=lambda region, request: said[region - 1])
     findings = Findings()
     evaluate_texts(model, [replace(picture, regions=tuple(plain))], findings)
     assert findings.scores()["label_accuracy_en"] == 1 / 2

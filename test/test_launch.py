@@ -60,9 +60,7 @@ def constant(name: str) -> tuple[str, ...]:
 def literals(function: str) -> set[str]:
     """What `function("…")` is called with, and `function["…"]` is assigned to, anywhere in the file."""
     tree = ast.parse(FILE.read_text())
-    calls = [
-        (call.func, call.args[0]) for call in ast.walk(tree) if isinstance(call, ast.Call) and call.args
-    ]
+    calls = [(call.func, call.args[0]) for call in ast.walk(tree) if isinstance(call, ast.Call) and call.args]
     items = [(item.value, item.slice) for item in ast.walk(tree) if isinstance(item, ast.Subscript)]
     return {
         str(key.value)

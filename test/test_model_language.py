@@ -1,4 +1,4 @@
-"""The language model: prefill, branches off shared prefixes, batches, windows, streaming, limits."""
+"""The language model: prefill, sequences off shared prefixes, batches, windows, streaming, limits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from tiny_models import HIDDEN, box, click, encoded, tiny_pam, tiny_tokenizer
 from torch import Tensor
 
-import pam_ros.model.language as language_module
+import pam_ros.model.text.language_model as language_module
 from pam_ros.errors import CapacityError
-from pam_ros.model.interface import DecodeRequest, TextDelta
-from pam_ros.model.language import Branch, Cohort, TextDecode
-from pam_ros.model.pam import FrameRows, Pam, attention_window
-from pam_ros.model.prompts import BEFORE_ROWS
+from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE, GenerationRequest, TextDelta
+from pam_ros.model.pam import Pam, RegionEmbeddings, attention_window
+from pam_ros.model.text.language_model import GenerationBatch, TextGeneration, TextSequence
+from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
 from pam_ros.records import IMAGE_TASKS, Language, Task
 
 
@@ -35,7 +35,7 @@ def prefixes(count: int, length: int) -> Tensor:
 
 
 def plainly(pam: Pam, prefix: Tensor, suffix: Sequence[int], count: int) -> list[int]:
-    """Greedy tokens without cache, batch or branches: the whole text anew for every token."""
+    """Greedy tokens without cache, batch or sequences: the whole text anew for every token."""
     ids = list(suffix)
     out: list[int] = []
     for _ in range(count):
@@ -46,15 +46,15 @@ def plainly(pam: Pam, prefix: Tensor, suffix: Sequence[int], count: int) -> list
     return out
 
 
-def run(cohort: Cohort) -> None:
+def run(batch: GenerationBatch) -> None:
     for _ in range(10_000):
-        if not cohort.running or all(branch.finished for branch in cohort.running):
+        if not batch.running or all(sequence.finished for sequence in batch.running):
             return
-        cohort.step()
-    raise AssertionError("the cohort does not end")
+        batch.step()
+    raise AssertionError("the batch does not end")
 
 
-def finish(decode: TextDecode) -> dict[int, list[TextDelta]]:
+def finish(decode: TextGeneration) -> dict[int, list[TextDelta]]:
     """Every delta of every request, in order."""
     deltas: dict[int, list[TextDelta]] = defaultdict(list)
     for _ in range(10_000):
@@ -65,10 +65,12 @@ def finish(decode: TextDecode) -> dict[int, list[TextDelta]]:
     raise AssertionError("the decode does not end")
 
 
-def seen_rows(pam: Pam, count: int = 3) -> list[FrameRows]:
+def seen_rows(pam: Pam, count: int = 3) -> list[RegionEmbeddings]:
     frames = encoded(pam, 1)
     prompts = [box(), click(60, 20), box(40, 10, 90, 60)][:count]
-    return pam.rows(pam.segment(frames[0], prompts, [pam.new_memory() for _ in prompts]), fine=True)
+    return pam.embeddings(
+        pam.segment(frames[0], prompts, [pam.new_memory() for _ in prompts]), stride=FIRST_FRAME_STRIDE
+    )
 
 
 # ---- prefill, cache, window
@@ -107,21 +109,21 @@ def test_prefill_in_chunks_equals_one_shot(
     which: str, chunk: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pam: Pam = request.getfixturevalue(which)
-    monkeypatch.setitem(language_module.PREFILL_ROWS, "cpu", chunk)
+    monkeypatch.setitem(language_module.PREFILL_TOKENS, "cpu", chunk)
     prefix = prefixes(1, 150)
-    branch = Branch(index=0, prefix=0, suffix=[5, 6, 7], max_new_tokens=12)
-    cohort = Cohort(pam.language, prefix, [branch], stop_ids=())
+    sequence = TextSequence(index=0, prefix=0, suffix=[5, 6, 7], max_new_tokens=12)
+    batch = GenerationBatch(pam.language, prefix, [sequence], stop_ids=())
     steps = 0
-    while not branch.finished:
-        cohort.step()
+    while not sequence.finished:
+        batch.step()
         steps += 1
     assert steps == -(-150 // chunk) + 12
-    assert branch.tokens == plainly(pam, prefix[0], [5, 6, 7], 12)
+    assert sequence.tokens == plainly(pam, prefix[0], [5, 6, 7], 12)
 
 
 @pytest.mark.parametrize("which", ["pam", "windowed"])
 def test_a_batch_of_branches_equals_one_by_one(which: str, request: pytest.FixtureRequest) -> None:
-    """Suffixes and answers of different length, branches of three prefixes, two of them stopping early."""
+    """Suffixes and answers of different length, sequences of three prefixes, two of them stopping early."""
     pam: Pam = request.getfixturevalue(which)
     shared = prefixes(3, 90)
     suffixes = [[11, 12, 13], [21], list(range(100, 160)), [31, 32], [41, 42, 43, 44]]
@@ -135,35 +137,38 @@ def test_a_batch_of_branches_equals_one_by_one(which: str, request: pytest.Fixtu
     stop = expected[1][9]
     cut = [tokens[: tokens.index(stop)] if stop in tokens else tokens for tokens in expected]
     assert len(cut[1]) < lengths[1]
-    branches = [
-        Branch(index=i, prefix=parents[i], suffix=suffixes[i], max_new_tokens=lengths[i]) for i in range(5)
+    sequences = [
+        TextSequence(index=i, prefix=parents[i], suffix=suffixes[i], max_new_tokens=lengths[i])
+        for i in range(5)
     ]
-    run(Cohort(pam.language, shared, branches, stop_ids=[stop]))
-    assert [branch.tokens for branch in branches] == cut
-    assert all(branch.finished for branch in branches)
+    run(GenerationBatch(pam.language, shared, sequences, stop_ids=[stop]))
+    assert [sequence.tokens for sequence in sequences] == cut
+    assert all(sequence.finished for sequence in sequences)
 
 
 def test_cancelling_midway_leaves_the_others_as_they_are(pam: Pam) -> None:
     shared = prefixes(1, 40)
-    branches = [Branch(index=i, prefix=0, suffix=[50 + i] * (i + 1), max_new_tokens=15) for i in range(3)]
-    cohort = Cohort(pam.language, shared, branches, stop_ids=())
-    decode = TextDecode(pam.language, [cohort])
-    while len(branches[0].tokens) < 6:
+    sequences = [
+        TextSequence(index=i, prefix=0, suffix=[50 + i] * (i + 1), max_new_tokens=15) for i in range(3)
+    ]
+    batch = GenerationBatch(pam.language, shared, sequences, stop_ids=())
+    decode = TextGeneration(pam.language, [batch])
+    while len(sequences[0].tokens) < 6:
         decode.step()
     decode.cancel(1)
     decode.cancel(1)
     told = [delta.index for step in range(3) for delta in decode.step()]
     assert 1 not in told
-    assert len(cohort.running) == 2  # it costs nothing more
+    assert len(batch.running) == 2  # it costs nothing more
     finish(decode)
-    for branch in (branches[0], branches[2]):
-        assert branch.tokens == plainly(pam, shared[0], branch.suffix, 15)
-    assert len(branches[1].tokens) == 6
+    for sequence in (sequences[0], sequences[2]):
+        assert sequence.tokens == plainly(pam, shared[0], sequence.suffix, 15)
+    assert len(sequences[1].tokens) == 6
 
 
 def test_cancelling_everything_ends_a_decode(pam: Pam) -> None:
     (rows,) = seen_rows(pam, 1)
-    decode = pam.decode([DecodeRequest((rows,), task, Language.EN) for task in IMAGE_TASKS])
+    decode = pam.decode([GenerationRequest((rows,), task, Language.EN) for task in IMAGE_TASKS])
     decode.step()
     for index in range(4):
         decode.cancel(index)
@@ -179,7 +184,7 @@ def test_cancelling_everything_ends_a_decode(pam: Pam) -> None:
 def test_tasks_and_languages_from_one_prefill_equal_one_by_one(pam: Pam) -> None:
     rows = seen_rows(pam, 2)
     requests = [
-        DecodeRequest((each,), task, language, max_new_tokens=6 + 3 * i)
+        GenerationRequest((each,), task, language, max_new_tokens=6 + 3 * i)
         for each in rows
         for language in Language
         for i, task in enumerate(IMAGE_TASKS)
@@ -195,20 +200,20 @@ def test_tasks_and_languages_from_one_prefill_equal_one_by_one(pam: Pam) -> None
 def test_identical_rows_share_one_prefill(pam: Pam, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = seen_rows(pam, 2)
     prefilled: list[tuple[int, ...]] = []
-    chunk = Cohort._prefill_chunk
+    chunk = GenerationBatch._prefill_chunk
 
-    def counting(cohort: Cohort) -> None:
-        before = cohort._filled
-        chunk(cohort)
-        prefilled.append((len(cohort._prefixes), cohort._filled - before))
+    def counting(batch: GenerationBatch) -> None:
+        before = batch._filled
+        chunk(batch)
+        prefilled.append((len(batch._prefixes), batch._filled - before))
 
-    monkeypatch.setattr(Cohort, "_prefill_chunk", counting)
-    tasks = [DecodeRequest((first,), task, Language.EN, max_new_tokens=2) for task in IMAGE_TASKS]
+    monkeypatch.setattr(GenerationBatch, "_prefill_chunk", counting)
+    tasks = [GenerationRequest((first,), task, Language.EN, max_new_tokens=2) for task in IMAGE_TASKS]
     finish(pam.decode(tasks))
-    length = len(first) + len(pam.language.encode_text(BEFORE_ROWS))
+    length = len(first) + len(pam.language.encode_text(TEXT_BEFORE_IMAGE))
     assert sum(count * rows for count, rows in prefilled) == length
     prefilled.clear()
-    finish(pam.decode([*tasks, DecodeRequest((second,), Task.LABEL, Language.ZH, max_new_tokens=2)]))
+    finish(pam.decode([*tasks, GenerationRequest((second,), Task.LABEL, Language.ZH, max_new_tokens=2)]))
     assert sum(count * rows for count, rows in prefilled) == 2 * length
 
 
@@ -217,15 +222,17 @@ def test_an_image_and_clips_of_other_lengths_in_one_decode(pam: Pam) -> None:
     memory = pam.new_memory()
     observations = pam.segment(frames[0], [box()], [memory])
     observations += [pam.track(frame, [memory])[0] for frame in frames[1:]]
-    rows = pam.rows(observations[:1], fine=True) + pam.rows(observations[1:], fine=False)
+    rows = pam.embeddings(observations[:1], stride=FIRST_FRAME_STRIDE) + pam.embeddings(
+        observations[1:], stride=LATER_FRAME_STRIDE
+    )
     requests = [
-        DecodeRequest(tuple(rows[:1]), Task.LABEL, Language.EN, max_new_tokens=4),
-        DecodeRequest(tuple(rows), Task.CLIP, Language.EN, "A cup moves.", max_new_tokens=9),
-        DecodeRequest(tuple(rows[:1]), Task.CLIP, Language.ZH, max_new_tokens=6),
-        DecodeRequest(tuple(rows[:3]), Task.CLIP, Language.EN, max_new_tokens=5),
+        GenerationRequest(tuple(rows[:1]), Task.LABEL, Language.EN, max_new_tokens=4),
+        GenerationRequest(tuple(rows), Task.CLIP, Language.EN, "A cup moves.", max_new_tokens=9),
+        GenerationRequest(tuple(rows[:1]), Task.CLIP, Language.ZH, max_new_tokens=6),
+        GenerationRequest(tuple(rows[:3]), Task.CLIP, Language.EN, max_new_tokens=5),
     ]
     decode = pam.decode(requests)
-    assert len(decode._cohorts) == 4  # an image and a clip of that one frame differ by the frame's separator
+    assert len(decode._batches) == 4  # an image and a clip of that one frame differ by the frame's separator
     together = finish(decode)
     for i, request in enumerate(requests):
         assert together[i][-1].text == finish(pam.decode([request]))[0][-1].text
@@ -238,17 +245,21 @@ def test_clips_of_one_to_fifteen_frames(pam: Pam, count: int) -> None:
     observations = pam.segment(frames[0], [click()], [memory])
     for frame in frames[1:]:
         observations += pam.track(frame, [memory])
-    rows = pam.rows(observations[:1], fine=True) + pam.rows(observations[1:], fine=False)
+    rows = pam.embeddings(observations[:1], stride=FIRST_FRAME_STRIDE) + pam.embeddings(
+        observations[1:], stride=LATER_FRAME_STRIDE
+    )
     fine, coarse = 16 + 1 + 4 + 1, 4 + 1 + 4 + 1
-    assert pam.visual_rows(rows, clip=True).shape == (fine + 1 + (count - 1) * (coarse + 1), HIDDEN)
-    deltas = finish(pam.decode([DecodeRequest(tuple(rows), Task.CLIP, Language.EN, max_new_tokens=3)]))
+    assert pam.prompt_embeddings(rows, clip=True).shape == (fine + 1 + (count - 1) * (coarse + 1), HIDDEN)
+    deltas = finish(pam.decode([GenerationRequest(tuple(rows), Task.CLIP, Language.EN, max_new_tokens=3)]))
     assert deltas[0][-1].final
 
 
 def test_previous_caption_reaches_the_model(pam: Pam) -> None:
     rows = tuple(seen_rows(pam, 1))
     texts = {
-        finish(pam.decode([DecodeRequest(rows, Task.CLIP, Language.EN, said, max_new_tokens=8)]))[0][-1].text
+        finish(pam.decode([GenerationRequest(rows, Task.CLIP, Language.EN, said, max_new_tokens=8)]))[0][
+            -1
+        ].text
         for said in (None, "A dog runs.", "A cat sleeps.")
     }
     assert len(texts) == 3
@@ -262,7 +273,7 @@ def test_max_new_tokens_of_request_and_model() -> None:
     rows = tuple(seen_rows(pam, 1))
     pam.max_new_tokens = 5
     for wanted, expected in ((3, 3), (50, 5)):
-        decode = pam.decode([DecodeRequest(rows, Task.LABEL, Language.EN, max_new_tokens=wanted)])
+        decode = pam.decode([GenerationRequest(rows, Task.LABEL, Language.EN, max_new_tokens=wanted)])
         deltas = finish(decode)[0]
         assert len(deltas) == expected
         assert [delta.final for delta in deltas] == [False] * (expected - 1) + [True]
@@ -270,16 +281,16 @@ def test_max_new_tokens_of_request_and_model() -> None:
 
 def test_context_overflow_is_refused_and_answers_are_cut_to_the_room_left() -> None:
     pam = tiny_pam(tokenizer_model_max_length=300)
-    assert pam.language.max_rows == 300
+    assert pam.language.context_length == 300
     rows = tuple(seen_rows(pam, 1))
-    with pytest.raises(CapacityError, match=r"needs \d+ rows.*takes 300.*fewer frames"):
-        pam.decode([DecodeRequest(rows * 20, Task.CLIP, Language.EN)])
+    with pytest.raises(CapacityError, match=r"needs \d+ tokens.*takes 300.*fewer frames"):
+        pam.decode([GenerationRequest(rows * 20, Task.CLIP, Language.EN)])
     with pytest.raises(CapacityError, match="shorter previous caption"):
-        pam.decode([DecodeRequest(rows, Task.CLIP, Language.EN, "word " * 400)])
-    decode = pam.decode([DecodeRequest(rows * 9, Task.CLIP, Language.EN)])
-    branch = decode._branches[0]
-    prompt = 9 * (len(rows[0]) + 1) + len(pam.language.encode_text(BEFORE_ROWS)) + len(branch.suffix)
-    assert branch.max_new_tokens == 300 - prompt
+        pam.decode([GenerationRequest(rows, Task.CLIP, Language.EN, "word " * 400)])
+    decode = pam.decode([GenerationRequest(rows * 9, Task.CLIP, Language.EN)])
+    sequence = decode._sequences[0]
+    prompt = 9 * (len(rows[0]) + 1) + len(pam.language.encode_text(TEXT_BEFORE_IMAGE)) + len(sequence.suffix)
+    assert sequence.max_new_tokens == 300 - prompt
     assert finish(decode)[0][-1].final
 
 
@@ -287,15 +298,15 @@ def test_a_stop_token_ends_the_answer_and_is_not_shown(pam: Pam) -> None:
     vocabulary = tiny_tokenizer().get_vocab()
     assert pam.language.stop_ids == {vocabulary["<|im_end|>"], vocabulary["<|endoftext|>"]}
     rows = tuple(seen_rows(pam, 1))
-    request = DecodeRequest(rows, Task.DETAIL, Language.EN, max_new_tokens=20)
+    request = GenerationRequest(rows, Task.DETAIL, Language.EN, max_new_tokens=20)
     decode = pam.decode([request])
     finish(decode)
-    tokens = decode._branches[0].tokens
+    tokens = decode._sequences[0].tokens
     stop = tokens[7]
     decode = pam.decode([request])
-    decode._cohorts[0]._stop_ids = frozenset([stop])
+    decode._batches[0]._stop_ids = frozenset([stop])
     deltas = finish(decode)[0]
-    assert decode._branches[0].tokens == tokens[: tokens.index(stop)]
+    assert decode._sequences[0].tokens == tokens[: tokens.index(stop)]
     assert deltas[-1].final
     assert not any(delta.final for delta in deltas[:-1])
 
@@ -307,10 +318,10 @@ def test_rows_of_the_vocabulary_that_no_token_stands_for_are_never_chosen() -> N
     pam.language.transformer.lm_head.weight[known:] *= 100
     rows = tuple(seen_rows(pam, 1))
     decode = pam.decode(
-        [DecodeRequest(rows, Task.LABEL, Language.EN, max_new_tokens=20, temperature=t) for t in (0, 1)]
+        [GenerationRequest(rows, Task.LABEL, Language.EN, max_new_tokens=20, temperature=t) for t in (0, 1)]
     )
     finish(decode)
-    assert max(token for branch in decode._branches.values() for token in branch.tokens) < known
+    assert max(token for sequence in decode._sequences.values() for token in sequence.tokens) < known
 
 
 def test_temperature(pam: Pam) -> None:
@@ -318,7 +329,7 @@ def test_temperature(pam: Pam) -> None:
 
     def text(temperature: float, seed: int) -> str:
         torch.manual_seed(seed)
-        request = DecodeRequest(rows, Task.BRIEF, Language.EN, max_new_tokens=10, temperature=temperature)
+        request = GenerationRequest(rows, Task.BRIEF, Language.EN, max_new_tokens=10, temperature=temperature)
         return finish(pam.decode([request]))[0][-1].text
 
     assert len({text(0.0, seed) for seed in range(4)}) == 1  # greedy draws nothing
@@ -329,8 +340,8 @@ def test_temperature(pam: Pam) -> None:
 
 def test_a_sampling_branch_does_not_disturb_a_greedy_one(pam: Pam) -> None:
     rows = tuple(seen_rows(pam, 1))
-    greedy = DecodeRequest(rows, Task.BRIEF, Language.EN, max_new_tokens=10)
-    sampled = DecodeRequest(rows, Task.BRIEF, Language.EN, max_new_tokens=10, temperature=2.0)
+    greedy = GenerationRequest(rows, Task.BRIEF, Language.EN, max_new_tokens=10)
+    sampled = GenerationRequest(rows, Task.BRIEF, Language.EN, max_new_tokens=10, temperature=2.0)
     assert finish(pam.decode([sampled, greedy]))[1][-1].text == finish(pam.decode([greedy]))[0][-1].text
 
 
@@ -340,7 +351,7 @@ def test_a_sampling_branch_does_not_disturb_a_greedy_one(pam: Pam) -> None:
 def test_partial_texts_are_prefixes_of_the_final_one(pam: Pam) -> None:
     rows = seen_rows(pam, 2)
     requests = [
-        DecodeRequest((each,), Task.DETAIL, language, max_new_tokens=30)
+        GenerationRequest((each,), Task.DETAIL, language, max_new_tokens=30)
         for each in rows
         for language in Language
     ]

@@ -11,11 +11,19 @@ import pytest
 import torch
 from tiny_models import box, click, encoded, picture, tiny_pam
 
-from pam_ros.model.checkpoint import OFFICIAL_SAM2, architecture_of
 from pam_ros.model.config import sam2_config
-from pam_ros.model.interface import DecodeRequest, FrameFeatures, FrameRows, Observation, PerceptionModel
+from pam_ros.model.interface import (
+    FIRST_FRAME_STRIDE,
+    LATER_FRAME_STRIDE,
+    FrameFeatures,
+    GenerationRequest,
+    Observation,
+    PerceptionModel,
+    RegionEmbeddings,
+)
+from pam_ros.model.loading.checkpoint import OFFICIAL_SAM2, architecture_of
+from pam_ros.model.loading.weights import official_name, our_name
 from pam_ros.model.pam import Pam
-from pam_ros.model.weights import official_name, our_name
 from pam_ros.records import Language, Task
 
 
@@ -26,10 +34,10 @@ def test_the_whole_flow_through_the_protocol() -> None:
     memory = model.new_memory()
     seen: Observation = model.segment(features, [click()], [memory])[0]
     found: Observation = model.track(model.encode(picture(1)), [memory])[0]
-    first: FrameRows = model.rows([seen], fine=True)[0]
-    second: FrameRows = model.rows([found], fine=False)[0]
+    first: RegionEmbeddings = model.embeddings([seen], stride=FIRST_FRAME_STRIDE)[0]
+    second: RegionEmbeddings = model.embeddings([found], stride=LATER_FRAME_STRIDE)[0]
     assert (len(first), len(second)) == (22, 10)
-    decode = model.decode([DecodeRequest((first, second), Task.CLIP, Language.EN, max_new_tokens=4)])
+    decode = model.decode([GenerationRequest((first, second), Task.CLIP, Language.EN, max_new_tokens=4)])
     deltas = [delta for _ in range(20) for delta in decode.step()]
     assert decode.done
     assert deltas[-1].final
@@ -78,11 +86,14 @@ def test_half_precision_runs_and_keeps_positions_exact(dtype: torch.dtype) -> No
         overlap = (ours.mask & theirs.mask).sum() / (ours.mask | theirs.mask).sum()
         assert overlap > 0.9
         assert abs(ours.presence_score - theirs.presence_score) < 0.02
-    rows, exact_rows = pam.rows(seen[:1], fine=True), exact.rows(exact_seen[:1], fine=True)
+    rows, exact_rows = (
+        pam.embeddings(seen[:1], stride=FIRST_FRAME_STRIDE),
+        exact.embeddings(exact_seen[:1], stride=FIRST_FRAME_STRIDE),
+    )
     assert rows[0].tensor.dtype == dtype
     assert relative(rows[0].tensor, exact_rows[0].tensor) < 0.05
     decode = pam.decode(
-        [DecodeRequest(tuple(rows), task, Language.ZH, max_new_tokens=3) for task in list(Task)[:3]]
+        [GenerationRequest(tuple(rows), task, Language.ZH, max_new_tokens=3) for task in list(Task)[:3]]
     )
     while not decode.done:
         decode.step()
@@ -239,17 +250,17 @@ def test_official_sizes_have_the_official_names_and_shapes(
     assert all(name.startswith("model.vision_tower.sam2_model_predictor.") for name in sam2)
     payload = 4 * sum(state[our_name(name)].numel() for name in sam2)
     assert 0 < 898_083_611 - payload < 1_000_000
-    assert pam.language.max_rows == 12288
+    assert pam.language.context_length == 12288
     assert pam.language.window == 131073
     assert pam.language.transformer.config.rope_parameters["rope_theta"] == 1e6
 
     # 1024 visual rows, 16 semantic ones and two separators: 1042; a clip of 16 frames: 5168
     assert pam.segmenter.image_size == 1024
     assert pam.segmenter.grid_size == 64
-    tap = torch.empty(1, 256, 64, 64, device="meta"), torch.empty(1, 2, 256, device="meta")
-    semantic, refined = pam.perceiver(*tap)
-    fine = pam.projector(pam.perceiver.shuffle(refined, fine=True), semantic)
-    coarse = pam.projector(pam.perceiver.shuffle(refined, fine=False), semantic)
+    decoder_features = torch.empty(1, 256, 64, 64, device="meta"), torch.empty(1, 2, 256, device="meta")
+    semantic, refined = pam.perceiver(*decoder_features)
+    fine = pam.projector(pam.perceiver.shuffle(refined, stride=FIRST_FRAME_STRIDE), semantic)
+    coarse = pam.projector(pam.perceiver.shuffle(refined, stride=LATER_FRAME_STRIDE), semantic)
     assert fine.shape == (1, 1042, numbers["hidden_size"])
-    clip = pam.projector.clip_rows([fine[0], *[coarse[0]] * 15])
+    clip = pam.projector.clip_embeddings([fine[0], *[coarse[0]] * 15])
     assert clip.shape == (5168, numbers["hidden_size"])

@@ -7,9 +7,10 @@ import torch
 from tiny_models import GRID, HIDDEN, WIDTH, box, encoded, tiny_pam
 from torch import Tensor
 
+from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
 from pam_ros.model.perceiver import Attention, SemanticPerceiver, TwoWayBlock, pixel_shuffle
 from pam_ros.model.projector import Projector
-from pam_ros.model.prompts import BEFORE_ROWS, text_after_rows
+from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE, text_after_image
 from pam_ros.records import Language, Task
 
 
@@ -103,7 +104,10 @@ def test_pixel_shuffle_order(stride: int) -> None:
 def test_densities() -> None:
     perceiver = SemanticPerceiver(width=16, semantic_tokens=3, depth=1, heads=4, hidden=8)
     image = torch.randn(2, 8, 8, 16)
-    fine, coarse = perceiver.shuffle(image, fine=True), perceiver.shuffle(image, fine=False)
+    fine, coarse = (
+        perceiver.shuffle(image, stride=FIRST_FRAME_STRIDE),
+        perceiver.shuffle(image, stride=LATER_FRAME_STRIDE),
+    )
     assert torch.equal(fine, pixel_shuffle(image, 2))
     torch.testing.assert_close(coarse, perceiver.proj(pixel_shuffle(image, 4)))
     assert fine.shape == (2, 16, 64)
@@ -130,7 +134,7 @@ def test_rows_stand_in_order() -> None:
 def test_clip_rows_close_every_frame() -> None:
     projector = Projector(width=8, language_width=6)
     first, second = torch.randn(7, 6), torch.randn(3, 6)
-    rows = projector.clip_rows([first, second])
+    rows = projector.clip_embeddings([first, second])
     newline = projector.frame_newline[None]
     assert torch.equal(rows, torch.cat([first, newline, second, newline]))
 
@@ -140,15 +144,15 @@ def test_rows_of_a_batch_equal_one_by_one() -> None:
     (features,) = encoded(pam, 1)
     prompts = [box(), box(40, 10, 90, 60), box(0, 0, 20, 70)]
     observations = pam.segment(features, prompts, [pam.new_memory() for _ in prompts])
-    for fine, count in ((True, (GRID // 2) ** 2), (False, (GRID // 4) ** 2)):
-        batch = pam.rows(observations, fine=fine)
+    for stride, count in ((2, (GRID // 2) ** 2), (4, (GRID // 4) ** 2)):
+        batch = pam.embeddings(observations, stride=stride)
         assert [len(rows) for rows in batch] == [count + 1 + 4 + 1] * 3
         for rows, observation in zip(batch, observations, strict=True):
-            (alone,) = pam.rows([observation], fine=fine)
+            (alone,) = pam.embeddings([observation], stride=stride)
             torch.testing.assert_close(rows.tensor, alone.tensor)
             assert rows.tensor.shape == (len(rows), HIDDEN)
-    assert pam.rows([], fine=True) == []
-    assert observations[0].tap.tokens.shape == (1, 2, WIDTH)
+    assert pam.embeddings([], stride=FIRST_FRAME_STRIDE) == []
+    assert observations[0].decoder_features.tokens.shape == (1, 2, WIDTH)
 
 
 # ---- prompts: letter for letter what the weights were trained on
@@ -170,18 +174,18 @@ TEXTS = {
 
 
 def test_prompts_letter_for_letter() -> None:
-    assert BEFORE_ROWS == HEAD
+    assert TEXT_BEFORE_IMAGE == HEAD
     for task in Task:
         for language in Language:
-            assert text_after_rows(task, language) == f"\n{TEXTS[task, language]}{TAIL}"
+            assert text_after_image(task, language) == f"\n{TEXTS[task, language]}{TAIL}"
 
 
 def test_previous_caption_goes_into_clip_prompts_only() -> None:
     said = "A {previous} cup."  # braces of the caption's own stay as they are
     expected = f"\nProvide a caption for this subject in this video.\nPrevious caption: {said}{TAIL}"
-    assert text_after_rows(Task.CLIP, Language.EN, said) == expected
-    assert text_after_rows(Task.CLIP, Language.ZH, said).startswith(
+    assert text_after_image(Task.CLIP, Language.EN, said) == expected
+    assert text_after_image(Task.CLIP, Language.ZH, said).startswith(
         "\n对该视频中的目标对象提供一个描述。\n历史描述：A"
     )
-    assert said not in text_after_rows(Task.BRIEF, Language.EN, said)
-    assert text_after_rows(Task.CLIP, Language.EN, "") == f"\n{TEXTS[Task.CLIP, Language.EN]}{TAIL}"
+    assert said not in text_after_image(Task.BRIEF, Language.EN, said)
+    assert text_after_image(Task.CLIP, Language.EN, "") == f"\n{TEXTS[Task.CLIP, Language.EN]}{TAIL}"

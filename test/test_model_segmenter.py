@@ -27,9 +27,9 @@ from tiny_models import (
 from torch import Tensor
 
 from pam_ros.errors import CheckpointError, PromptError
-from pam_ros.model.memory import MAX_CONDITIONING, RegionMemory
 from pam_ros.model.pam import Pam
-from pam_ros.model.segmenter import Observation, Segmenter, _Decoded
+from pam_ros.model.vision.memory_bank import MAX_CONDITIONING, RegionMemory
+from pam_ros.model.vision.segmenter import Observation, Segmenter, _Decoded
 from pam_ros.records import Prompt
 
 
@@ -108,8 +108,8 @@ def test_observation_shapes_and_ranges(pam: Pam) -> None:
     assert 0 <= observation.mask_score <= 1
     assert 0.5 < observation.presence_score < 1
     assert observation.mask_logits.shape == (1, 1, 4 * GRID, 4 * GRID)
-    assert observation.tap.image.shape == (1, WIDTH, GRID, GRID)
-    assert observation.tap.tokens.shape == (1, 2, WIDTH)
+    assert observation.decoder_features.image.shape == (1, WIDTH, GRID, GRID)
+    assert observation.decoder_features.tokens.shape == (1, 2, WIDTH)
     assert observation.mask.any()
     assert not observation.mask.all()
 
@@ -126,7 +126,12 @@ def test_stability_pick(pam: Pam) -> None:
     ious = torch.tensor([[0.9, 0.1, 0.3, 0.2]]).repeat(4, 1)
     tokens = torch.arange(4.0)[None, :, None].expand(4, 4, WIDTH)
     decoded = _Decoded(masks, ious, torch.ones(4, 1), tokens, torch.zeros(4, WIDTH, 2, 2))
-    assert pam.segmenter._tap(decoded).tokens[..., 0].tolist() == [[0, 0], [2, 0], [0, 0], [0, 0]]
+    assert pam.segmenter._decoder_features(decoded).tokens[..., 0].tolist() == [
+        [0, 0],
+        [2, 0],
+        [0, 0],
+        [0, 0],
+    ]
 
 
 def test_absent_object_has_an_empty_mask_and_is_remembered_as_absent() -> None:
@@ -153,10 +158,10 @@ def test_mask_prompt_returns_the_mask_and_a_tap(pam: Pam) -> None:
         assert np.array_equal(observation.mask, mask)
         assert observation.mask_score == 1
         assert observation.presence_score > 0.99
-        assert observation.tap.tokens.isfinite().all()
+        assert observation.decoder_features.tokens.isfinite().all()
         shown = (observation.mask_logits_at_frame_size() > 0).numpy()
         assert (shown & mask).sum() / (shown | mask).sum() > 0.9
-    assert not torch.allclose(found[0].tap.tokens, found[1].tap.tokens)
+    assert not torch.allclose(found[0].decoder_features.tokens, found[1].decoder_features.tokens)
     tracked = pam.track(features, memories)
     assert not torch.allclose(tracked[0].mask_logits, tracked[1].mask_logits)
 

@@ -63,12 +63,12 @@ def test_clips_follow_one_another(carry_over):
     assert [round(c.start_ns / 1e9, 1) for c in captions] == [0.0, 2.0, 4.0]
     requests = [request for batch in model.batches for request in batch]
     assert [request.previous_caption for request in requests] == [None, captions[0].text, captions[1].text]
-    first = requests[1].rows[0]
-    assert first.fine
+    first = requests[1].embeddings[0]
+    assert first.stride == 2
     assert first.shade == (
         20 if carry_over else 21
     )  # the last frame of the first clip, or the second's own first
-    assert not any(rows.fine for rows in requests[1].rows[1:])
+    assert not any(embeddings.stride == 2 for embeddings in requests[1].embeddings[1:])
 
 
 def test_an_object_out_of_view_is_lost_and_found():
@@ -81,7 +81,7 @@ def test_an_object_out_of_view_is_lost_and_found():
     )
     states = [step.regions[0].state for step in steps]
     assert states == [RegionState.TRACKED] * 3 + [RegionState.LOST] + [RegionState.TRACKED] * 2
-    assert steps[3].regions[0].seen_ns == played[2].stamp_ns
+    assert steps[3].regions[0].last_visible_ns == played[2].stamp_ns
 
 
 def test_several_regions_tasks_and_languages_of_one_picture():
@@ -99,7 +99,7 @@ def test_several_regions_tasks_and_languages_of_one_picture():
     assert all(len(region.texts) == 4 for region in regions)
     assert len(set(heard)) == 8
     (batch,) = model.batches  # one batch for everything
-    assert len({id(request.rows) for request in batch}) == 2  # one prefill each
+    assert len({id(request.embeddings) for request in batch}) == 2  # one prefill each
 
 
 def test_a_prompt_outside_the_picture_is_refused():

@@ -8,13 +8,13 @@ from itertools import product
 import numpy as np
 import pytest
 
-from pam_ros.data.captions import clip_caption, describe
-from pam_ros.data.catalogue import BUILDERS, CATEGORIES
-from pam_ros.data.facts import Facts, Mention
-from pam_ros.data.judge import judge
-from pam_ros.data.materials import COLOURS, FINISHES
-from pam_ros.data.ontology import ontology
 from pam_ros.records import IMAGE_TASKS, Language, Task
+from pam_ros.simulator.assets.catalogue import BUILDERS, CATEGORIES
+from pam_ros.simulator.assets.materials import COLOURS, FINISHES
+from pam_ros.simulator.ontology import ontology
+from pam_ros.simulator.texts.captions import clip_caption, describe
+from pam_ros.simulator.texts.facts import Facts, Mention
+from pam_ros.simulator.texts.judge import judge
 
 EN, ZH = Language.EN, Language.ZH
 

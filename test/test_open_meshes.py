@@ -18,19 +18,19 @@ import trimesh
 from PIL import Image
 from typer.testing import CliRunner
 
-from pam_ros.data import mesh_store, open_meshes
-from pam_ros.data.catalogue import CATEGORIES, SPLITS, build_shape, usual_extent_m
-from pam_ros.data.cli import scenes_app
-from pam_ros.data.dataset import image_sample, video_sample
-from pam_ros.data.materials import COLOURS, FIXED
-from pam_ros.data.mesh_store import MeshStoreError, Package, fetch, store_path, stored
-from pam_ros.data.open_meshes import TABLE, Cut, choices, deformed, open_shape
-from pam_ros.data.parts import Piece, Shape
-from pam_ros.data.render import PARTS, SceneRenderer, first_states
-from pam_ros.data.scenes import draw_scene
-from pam_ros.data.shapes import Mesh, box
+from pam_ros.cli.scenes import scenes_app
 from pam_ros.errors import OutputError
 from pam_ros.evaluation.samples import SampleError, render_samples
+from pam_ros.simulator.assets import mesh_store, open_meshes
+from pam_ros.simulator.assets.catalogue import CATEGORIES, SPLITS, build_shape, usual_extent_m
+from pam_ros.simulator.assets.materials import COLOURS, FIXED
+from pam_ros.simulator.assets.mesh_store import MeshStoreError, Package, fetch, store_path, stored
+from pam_ros.simulator.assets.meshes import Mesh, box
+from pam_ros.simulator.assets.open_meshes import TABLE, Cut, choices, deformed, open_shape
+from pam_ros.simulator.assets.parts import Piece, Shape
+from pam_ros.simulator.render import PARTS, SceneRenderer, first_states
+from pam_ros.simulator.samples import image_sample, video_sample
+from pam_ros.simulator.scene.scenes import draw_scene
 
 SMALL = (192, 144)
 FETCHED = store_path().exists()

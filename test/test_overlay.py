@@ -30,7 +30,7 @@ def region(region_id: int, box: tuple[int, int, int, int] | None, label: str = "
         presence_score=1.0,
         texts={(Task.LABEL, Language.EN): Text(label, 0)} if label else {},
         created_ns=0,
-        seen_ns=0,
+        last_visible_ns=0,
     )
 
 

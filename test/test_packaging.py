@@ -196,7 +196,7 @@ def test_pip_installs_what_needs_no_ros(tmp_path: Path) -> None:
     for name in ("setup.py", "pyproject.toml", "package.xml"):
         shutil.copy(ROOT / name, source)
     command = [
-        sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation",
+        sys.executable, "-m", "pip", "install", "--is_static", "--no-deps", "--no-index", "--no-build-isolation",
         "--ignore-installed", "--prefix", prefix, source,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -19,7 +19,8 @@ from tiny_models import LANGUAGE, picture, sam2_tiny, tiny_pam
 
 from pam_ros.errors import InputError
 from pam_ros.evaluation.parity import CaseResult, iou, rule_tensor, run_parity
-from pam_ros.model.weights import SAM2_PREFIX, official_name
+from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
+from pam_ros.model.loading.weights import SAM2_PREFIX, official_name
 from pam_ros.records import Prompt
 
 GOLDEN = Path(os.environ.get("PAM_ROS_GOLDEN") or Path(__file__).resolve().parents[2] / "shared" / "golden")
@@ -72,7 +73,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     memory = pam.new_memory()
     prompt = Prompt.from_clicks(CASES["image"]["points_xy"], CASES["image"]["labels"])
     (seen,) = pam.segment(pam.encode(frames[1]), [prompt], [memory])
-    record(expected, "image", pam, pam.rows([seen], fine=True)[0].tensor, every=1)
+    record(expected, "image", pam, pam.embeddings([seen], stride=FIRST_FRAME_STRIDE)[0].tensor, every=1)
     expected["image.mask_logits_sub4"] = seen.mask_logits_at_frame_size()[::4, ::4].numpy()
     expected["image.score"] = seen.presence_logit.numpy()
 
@@ -83,7 +84,10 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kept = [
         found[i] for i in (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 17)
     ]  # linspace(1, 17, 15), integers
-    parts = [pam.rows(found[:1], fine=True)[0].tensor, *(pam.rows([o], fine=False)[0].tensor for o in kept)]
+    parts = [
+        pam.embeddings(found[:1], stride=FIRST_FRAME_STRIDE)[0].tensor,
+        *(pam.embeddings([o], stride=LATER_FRAME_STRIDE)[0].tensor for o in kept),
+    ]
     newline = pam.projector.frame_newline[None]
     record(expected, "video", pam, torch.cat([part for rows in parts for part in (rows, newline)]), every=7)
     masks = np.stack([observation.mask for observation in found])

@@ -61,12 +61,12 @@ def test_every_module_is_in_the_tree_with_its_own_first_line():
 def test_the_snippet_that_asks_the_node_runs(tmp_path: Path):
     (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(snippet.splitlines()) <= 25
-    (tmp_path / "ask.py").write_text(snippet, encoding="utf-8")
+    (tmp_path / "request.py").write_text(snippet, encoding="utf-8")
     with pam(*FAKE_ACTIVE) as (robot, _), Camera(robot, size=(480, 640)):
         robot.wait_for_active()
         wait_until(lambda: robot.perceive(click(3, 3)).status.code == Status.OK, "a first frame")
         done = subprocess.run(
-            [sys.executable, "ask.py"],
+            [sys.executable, "request.py"],
             cwd=tmp_path,
             env=os.environ | {"ROS_DOMAIN_ID": str(robot.domain)},
             capture_output=True,

@@ -37,7 +37,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Good and broken copies of pam-tiny as files on disk."""
     from safetensors.torch import load_file, save_file
 
-    from pam_ros.model.checkpoint import load_model, save_model
+    from pam_ros.model.loading.checkpoint import load_model, save_model
 
     root = tmp_path_factory.mktemp("models")
     good = root / "good"

@@ -152,7 +152,7 @@ def test_clip_of_a_prompt_with_growing_feedback(robot: Robot) -> None:
     assert caption.text.startswith("clip-zh")
     assert caption.frame_count > 5
     assert stamp_of(caption) in camera.sent_ns
-    watched = [feedback.watched_s for feedback in goal.feedback]
+    watched = [feedback.recorded_s for feedback in goal.feedback]
     assert watched == sorted(watched)
     assert watched[-1] == pytest.approx(1.0, abs=0.2)
     partial = [feedback.partial_text for feedback in goal.feedback if feedback.partial_text]

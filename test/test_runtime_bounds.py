@@ -5,7 +5,7 @@ import tracemalloc
 from collections import deque
 
 import pytest
-from fakes import FakeMemory, FakeModel, FakeObservation, FakeRows
+from fakes import FakeEmbeddings, FakeMemory, FakeModel, FakeObservation
 from stepped_engine import click, make_frame, ns, stepped
 
 from pam_ros.records import Language, Task
@@ -43,11 +43,11 @@ def live(rig, first, count):
         rig.ask(click(3, 3), camera, image=make_frame(0, size=(8, 12)).image)
         rig.engine.caption_now(camera, k % 50, Language.EN)
         if k % 3 == 0:
-            ticket = rig.engine.caption_clip(
+            handle = rig.engine.caption_clip(
                 camera, PromptRequest(click(2, 2)), 1.0, Language.ZH, lambda *_: None
             )
             if k % 2:
-                ticket.cancel()
+                handle.cancel()
         rig.engine.detections(
             camera, [(k % 9, 1, k % 9 + 3, 6)], ns((k - 2) / 10), (Task.LABEL,), (Language.EN,)
         )
@@ -89,7 +89,7 @@ def test_containers_stay_bounded():
 
 def counted():
     gc.collect()
-    kinds = (FakeMemory, FakeObservation, FakeRows)
+    kinds = (FakeMemory, FakeObservation, FakeEmbeddings)
     objects = [type(thing) for thing in gc.get_objects()]
     return len(objects), sum(objects.count(kind) for kind in kinds)
 
@@ -127,7 +127,7 @@ def test_nothing_is_kept_of_regions_that_are_gone():
     assert counted()[1] == 0
     assert rig.engine._captions._rolling == {}
     assert rig.engine._watches.count == 0
-    assert rig.engine._tickets == set()
+    assert rig.engine._handles == set()
 
 
 def test_nothing_is_kept_after_a_stop():

@@ -41,10 +41,10 @@ def test_rows_are_computed_when_a_frame_enters_once_and_batched():
     rig.model.calls.clear()
     for stamp_s in (1.1, 1.5, 1.6):
         rig.frame(stamp_s)
-    assert [call for call in rig.model.calls if call[0].startswith("rows")] == [
-        ("rows_fine", 1),  # 1.1: the second region's first frame
-        ("rows_coarse", 1),  # 1.5: the first region's; the second's next instant is 1.6
-        ("rows_coarse", 1),
+    assert [call for call in rig.model.calls if call[0].startswith("embedded")] == [
+        ("embedded_stride2", 1),  # 1.1: the second region's first frame
+        ("embedded_stride4", 1),  # 1.5: the first region's; the second's next instant is 1.6
+        ("embedded_stride4", 1),
     ]
 
 
@@ -108,7 +108,7 @@ def test_streaming_can_be_switched_while_running():
     rig.frame(1.0, 100)
     rig.region()
     play(rig, [(2.0, 110), (3.0, 120)])
-    assert rig.model.count("rows_fine") == 0  # nothing is collected
+    assert rig.model.count("embedded_stride2") == 0  # nothing is collected
     rig.engine.options = replace(rig.engine.options, streaming=True)
     play(rig, [(4.0, 130), (5.0, 140)])
     assert captions(rig) == ["clip-en-r1f130c140<none"]
@@ -158,7 +158,7 @@ def test_a_frame_whose_rows_fail_is_left_out_of_its_clip():
     rig = streaming_rig()
 
     def fault(name, details):
-        if name == "rows_coarse" and details[0].shade == 105:
+        if name == "embedded_stride4" and details[0].shade == 105:
             raise RuntimeError("no rows")
 
     rig.model.fault = fault
@@ -215,9 +215,9 @@ def test_a_replaced_clip_keeps_its_place_in_line():
 def test_caption_now_ends_the_clip_and_starts_the_next():
     rig = streaming_rig(period_s=4.0, clip_frames=5)
     play(rig, [(2.0, 110), (2.5, 115)])  # 2.5 is no planned instant, and is the newest
-    ticket = rig.engine.caption_now("front", 1, Language.EN)
+    handle = rig.engine.caption_now("front", 1, Language.EN)
     rig.settle()
-    event = ticket.future.result(0)
+    event = handle.future.result(0)
     assert event.text == "clip-en-r1f100c110c115<none"
     assert (event.final, event.clip_end_ns, event.sequence) == (True, ns(2.5), 0)
     assert rig.heard.captions == [event]
@@ -247,11 +247,11 @@ def test_caption_now_without_streaming_starts_with_one_frame_and_collects_from_t
 def test_caption_now_twice_at_once_and_while_another_is_decoded():
     rig = streaming_rig()
     play(rig, [(1.5, 105)])
-    tickets = [rig.engine.caption_now("front", 1, Language.EN) for _ in range(2)]
+    handles = [rig.engine.caption_now("front", 1, Language.EN) for _ in range(2)]
     rig.settle()
-    texts = [ticket.future.result(0).text for ticket in tickets]
+    texts = [handle.future.result(0).text for handle in handles]
     assert [text.split("<")[0] for text in texts] == ["clip-en-r1f100c105", "clip-en-r1f105"]
-    assert [ticket.future.result(0).sequence for ticket in tickets] == [0, 1]
+    assert [handle.future.result(0).sequence for handle in handles] == [0, 1]
 
 
 def test_caption_now_uses_rows_that_were_computed_for_a_text_of_the_same_frame():
@@ -261,7 +261,7 @@ def test_caption_now_uses_rows_that_were_computed_for_a_text_of_the_same_frame()
     rig.ask(region_id=1)
     rig.engine.caption_now("front", 1, Language.EN)
     rig.turn()
-    assert rig.model.sizes("rows_fine") == [1]
+    assert rig.model.sizes("embedded_stride2") == [1]
 
 
 def test_caption_now_of_a_region_out_of_view_tells_of_what_was_seen():
@@ -270,13 +270,13 @@ def test_caption_now_of_a_region_out_of_view_tells_of_what_was_seen():
     rig.frame(1.0, 100)
     rig.region()
     rig.frame(1.1, 0)
-    ticket = rig.engine.caption_now("front", 1, Language.EN)
+    handle = rig.engine.caption_now("front", 1, Language.EN)
     rig.settle()
-    assert ticket.future.result(0).text == "clip-en-r1f100<none"
+    assert handle.future.result(0).text == "clip-en-r1f100<none"
     rig.frame(1.2, 0)
-    ticket = rig.engine.caption_now("front", 1, Language.EN)
+    handle = rig.engine.caption_now("front", 1, Language.EN)
     rig.settle()
-    assert ticket.future.result(0).text == "clip-en-r1f100c0<clip-en-r1f100"  # and now that it left
+    assert handle.future.result(0).text == "clip-en-r1f100c0<clip-en-r1f100"  # and now that it left
 
 
 def test_caption_now_fails_clearly():
@@ -284,27 +284,27 @@ def test_caption_now_fails_clearly():
     rig.frame(1.0)
     assert isinstance(error_of(rig.engine.caption_now("front", 1, Language.EN)), UnknownRegionError)
     rig.region()
-    tickets = [rig.engine.caption_now("front", 1, Language.EN) for _ in range(3)]
-    assert isinstance(error_of(tickets[2]), CapacityError)
+    handles = [rig.engine.caption_now("front", 1, Language.EN) for _ in range(3)]
+    assert isinstance(error_of(handles[2]), CapacityError)
 
     def fault(name, details):
-        if name == "rows_fine":
+        if name == "embedded_stride2":
             raise RuntimeError("no rows")
 
     rig.model.fault = fault
     rig.settle()
-    assert isinstance(error_of(tickets[0]), InferenceError)
+    assert isinstance(error_of(handles[0]), InferenceError)
 
 
 def test_caption_now_can_be_cancelled_mid_decode():
     rig = stepped(model=FakeModel(words=1000))
     rig.frame(1.0)
     rig.region()
-    ticket = rig.engine.caption_now("front", 1, Language.EN)
+    handle = rig.engine.caption_now("front", 1, Language.EN)
     for _ in range(4):
         rig.turn()
     assert rig.engine.statistics().decoding == 1
-    ticket.cancel()
+    handle.cancel()
     rig.turn()
     assert rig.engine.statistics().decoding == 0
-    assert isinstance(error_of(ticket), CancelledError)
+    assert isinstance(error_of(handle), CancelledError)

@@ -8,12 +8,12 @@ from fakes import FakeMemory, FakeObservation
 from stepped_engine import ns
 
 from pam_ros.runtime.clip_buffer import ClipBuffer
-from pam_ros.runtime.tracks import Sighting
+from pam_ros.runtime.tracks import TrackObservation
 
 
 def sighting(stamp_s, presence=0.9):
     found = FakeObservation(FakeMemory(1), 0, np.ones((4, 6), bool), 0.8, presence)
-    return Sighting(observation=found, stamp_ns=ns(stamp_s), frame_id="", arrived_s=0.0)
+    return TrackObservation(output=found, stamp_ns=ns(stamp_s), frame_id="", arrived_s=0.0)
 
 
 def sampled(clip, stamps_s):
@@ -72,7 +72,7 @@ def test_a_carried_frame_stands_at_the_first_instant():
     first = ClipBuffer(start_ns=0, period_s=1.0, max_frames=3)
     first.add(sighting(0), None)
     clip = ClipBuffer(start_ns=ns(1), period_s=1.0, max_frames=3, carried=first.frames[0])
-    assert not clip.wants_fine
+    assert clip.next_stride == 4
     assert sampled(clip, [1.0, 1.1, 1.5, 2.0]) == [1.5, 2.0]
     assert clip.new_frames == 2
 

@@ -68,7 +68,7 @@ def test_detections_of_an_earlier_frame_are_segmented_there():
         rig.frame(1.0 + k / 10, 100 + k)
     rig.detect((5, 5, 15, 15), stamp_s=1.0)
     (region,) = rig.heard.frames[-1].regions
-    assert (region.created_ns, region.seen_ns) == (ns(1.0), ns(1.2))
+    assert (region.created_ns, region.last_visible_ns) == (ns(1.0), ns(1.2))
 
 
 def test_a_detector_that_draws_boxes_much_larger_than_masks_still_knows_its_object():

@@ -45,7 +45,7 @@ def test_prompts_outside_the_picture_fail_alone():
     bad = [rig.ask(click(60, 10)), rig.ask(Prompt.from_mask(np.ones((10, 10))))]
     good = rig.ask(click(59, 39), tasks=())
     rig.settle()
-    assert [type(error_of(ticket)) for ticket in bad] == [PromptError, PromptError]
+    assert [type(error_of(handle)) for handle in bad] == [PromptError, PromptError]
     assert good.future.result(0).region_id == 1
 
 
@@ -60,10 +60,10 @@ def test_a_mask_prompt():
 def test_more_regions_than_allowed():
     rig = stepped(max_regions=2)
     rig.frame(1.0)
-    tickets = [rig.ask(click(x), tasks=()) for x in (10, 20, 30)]
+    handles = [rig.ask(click(x), tasks=()) for x in (10, 20, 30)]
     rig.settle()
-    assert [ticket.future.exception(0) is None for ticket in tickets] == [True, True, False]
-    error = error_of(tickets[2])
+    assert [handle.future.exception(0) is None for handle in handles] == [True, True, False]
+    error = error_of(handles[2])
     assert isinstance(error, CapacityError)
     assert "has 2 regions, 2 are allowed" in str(error)
     assert rig.region(click(30), region_id=2).region_id == 2  # refining needs no room
@@ -74,11 +74,11 @@ def test_more_regions_than_allowed():
 def test_more_requests_than_may_wait():
     rig = stepped(max_queued_requests=3)
     rig.frame(1.0)
-    tickets = [rig.ask(click(x)) for x in (10, 20, 30, 40)]
-    assert isinstance(error_of(tickets[3]), CapacityError)
+    handles = [rig.ask(click(x)) for x in (10, 20, 30, 40)]
+    assert isinstance(error_of(handles[3]), CapacityError)
     assert rig.engine.statistics().queued == 3
     rig.settle()
-    assert all(ticket.future.exception(0) is None for ticket in tickets[:3])
+    assert all(handle.future.exception(0) is None for handle in handles[:3])
     assert rig.engine.statistics().queued == 0
 
 
@@ -112,12 +112,12 @@ def test_a_prompt_the_model_fails_on_fails_alone():
     rig = stepped()
     rig.frame(1.0)
     rig.model.fault = fail_where("segment", lambda prompt: prompt.points[0, 0] == 20)
-    tickets = [rig.ask(click(x), tasks=()) for x in (10, 20, 30)]
+    handles = [rig.ask(click(x), tasks=()) for x in (10, 20, 30)]
     rig.settle()
-    error = error_of(tickets[1])
+    error = error_of(handles[1])
     assert isinstance(error, InferenceError)
     assert "segmenting failed: RuntimeError: numbers ran out" in str(error)
-    assert [tickets[k].future.result(0).region_id for k in (0, 2)] == [1, 2]
+    assert [handles[k].future.result(0).region_id for k in (0, 2)] == [1, 2]
 
 
 def test_a_region_the_model_cannot_track_is_lost_alone():
@@ -140,9 +140,9 @@ def test_a_frame_the_model_cannot_encode():
     rig.region()
     rig.model.fault = fail_where("encode", lambda shade: shade == 50)
     rig.engine.submit_frame(make_frame(1.1, 50))
-    ticket = rig.ask(click())
+    handle = rig.ask(click())
     rig.settle()
-    assert isinstance(error_of(ticket), InferenceError)
+    assert isinstance(error_of(handle), InferenceError)
     assert rig.heard.frames[-1].regions[0].state is RegionState.LOST
     rig.frame(1.2)
     assert rig.heard.frames[-1].regions[0].state is RegionState.TRACKED
@@ -151,7 +151,7 @@ def test_a_frame_the_model_cannot_encode():
 def test_rows_the_model_cannot_compute():
     rig = stepped()
     rig.frame(1.0)
-    rig.model.fault = fail_where("rows_fine", lambda seen: seen.memory.number == 1)
+    rig.model.fault = fail_where("embedded_stride2", lambda seen: seen.memory.number == 1)
     bad, good = rig.ask(click(10)), rig.ask(click(20))
     rig.settle()
     assert isinstance(error_of(bad), InferenceError)
@@ -164,18 +164,18 @@ def test_a_fault_of_the_runtime_itself_leaves_nobody_waiting(monkeypatch):
     rig.frame(1.0)
     rig.region()
     monkeypatch.setattr(rig.engine, "_publish", lambda *_: 1 / 0)
-    tickets = [rig.ask(click()), rig.engine.caption_now("front", 1, Language.EN)]
+    handles = [rig.ask(click()), rig.engine.caption_now("front", 1, Language.EN)]
     rig.turn()
-    assert [type(error_of(ticket)) for ticket in tickets] == [InferenceError] * 2
+    assert [type(error_of(handle)) for handle in handles] == [InferenceError] * 2
 
 
 def test_a_listener_that_raises_is_logged_and_disturbs_nothing(caplog):
     rig = stepped(model=FakeModel())
     rig.heard._keep = lambda *_: 1 / 0
     rig.engine.submit_frame(make_frame(1.0))
-    ticket = rig.ask(click())
+    handle = rig.ask(click())
     rig.settle()
-    assert ticket.future.result(0).texts
+    assert handle.future.result(0).texts
     assert "listener.on_frame failed" in caplog.text
     assert len(caplog.records) == 2  # on_frame and on_text once each, however many events
 

@@ -10,7 +10,7 @@ from stepped_engine import ALL_TEXTS, box, click, error_of, make_frame, ns, step
 from pam_ros.errors import CancelledError, InputError
 from pam_ros.records import Language, RegionState, Task
 from pam_ros.runtime.events import FrameResult, TextEvent
-from pam_ros.runtime.tracks import Sighting, Track
+from pam_ros.runtime.tracks import Track, TrackObservation
 
 
 def test_without_regions_frames_are_reported_and_not_encoded():
@@ -40,10 +40,10 @@ def test_results_carry_stamp_frame_id_size_and_picture():
 
 def test_a_prompt_shows_in_its_frame_and_masks_come_before_texts():
     rig = stepped()
-    ticket = rig.ask(click(), tasks=(Task.LABEL,))
-    assert isinstance(error_of(ticket), InputError)  # no frame yet
+    handle = rig.ask(click(), tasks=(Task.LABEL,))
+    assert isinstance(error_of(handle), InputError)  # no frame yet
     rig.engine.submit_frame(make_frame(1.0))
-    ticket = rig.ask(click(30, 20))
+    handle = rig.ask(click(30, 20))
     rig.settle()
     kinds = [type(event) for event in rig.heard.order]
     assert kinds == [FrameResult, TextEvent, TextEvent, TextEvent]
@@ -53,9 +53,9 @@ def test_a_prompt_shows_in_its_frame_and_masks_come_before_texts():
     assert region.box_xyxy.tolist() == [26, 16, 34, 24]
     assert region.mask.shape == (8, 8)
     assert region.mask.all()
-    assert (region.created_ns, region.seen_ns) == (ns(1.0), ns(1.0))
+    assert (region.created_ns, region.last_visible_ns) == (ns(1.0), ns(1.0))
     assert [event.final for event in rig.heard.texts] == [False, False, True]
-    answer = ticket.future.result(0)
+    answer = handle.future.result(0)
     assert answer.region_id == 1
     assert answer.texts[Task.LABEL, Language.EN].text == "label-en-r1s100 w w"
     assert answer.texts[Task.LABEL, Language.EN].stamp_ns == ns(1.0)
@@ -90,16 +90,16 @@ def test_one_encoder_pass_and_one_batch_each_for_tracking_and_new_prompts():
 def test_all_texts_of_a_frame_are_one_batch_with_one_prefill_a_region():
     rig = stepped()
     rig.engine.submit_frame(make_frame(1.0))
-    tickets = [rig.ask(click(x), **ALL_TEXTS) for x in (10, 30)]
+    handles = [rig.ask(click(x), **ALL_TEXTS) for x in (10, 30)]
     rig.settle()
     (batch,) = rig.model.batches
     assert len(batch) == 8
-    assert all(request.rows is batch[0].rows for request in batch[:4])
-    assert all(request.rows is batch[4].rows for request in batch[4:])
-    assert batch[0].rows is not batch[4].rows
-    assert rig.model.sizes("rows_fine") == [2]
-    for ticket in tickets:
-        assert list(ticket.future.result(0).texts) == [
+    assert all(request.embeddings is batch[0].embeddings for request in batch[:4])
+    assert all(request.embeddings is batch[4].embeddings for request in batch[4:])
+    assert batch[0].embeddings is not batch[4].embeddings
+    assert rig.model.sizes("embedded_stride2") == [2]
+    for handle in handles:
+        assert list(handle.future.result(0).texts) == [
             (task, language) for language in (Language.EN, Language.ZH) for task in (Task.LABEL, Task.BRIEF)
         ]
 
@@ -112,7 +112,7 @@ def test_two_questions_about_one_region_share_its_rows():
     second = rig.ask(region_id=region_id, tasks=(Task.DETAIL,))
     rig.settle()
     (batch,) = rig.model.batches
-    assert batch[0].rows is batch[1].rows
+    assert batch[0].embeddings is batch[1].embeddings
     assert (first.future.done(), second.future.done()) == (True, True)
 
 
@@ -151,8 +151,8 @@ def test_lost_keeps_id_and_memory_and_is_found_again():
     assert lost.box_xyxy.tolist() == [0, 0, 0, 0]
     assert lost.mask.shape == (0, 0)
     assert lost.presence_score == pytest.approx(0.05)
-    assert still_lost.seen_ns == ns(1.0)
-    assert (found.region_id, found.seen_ns, found.created_ns) == (1, ns(2.0), ns(1.0))
+    assert still_lost.last_visible_ns == ns(1.0)
+    assert (found.region_id, found.last_visible_ns, found.created_ns) == (1, ns(2.0), ns(1.0))
     statistics = rig.engine.statistics().cameras[0]
     assert (statistics.regions_tracked, statistics.regions_lost) == (1, 0)
 
@@ -162,7 +162,7 @@ def test_lost_too_long_is_removed_with_a_warning_and_its_requests_end():
     rig.model.words = 100
     rig.frame(1.0)
     rig.region()
-    ticket = rig.ask(region_id=1)
+    handle = rig.ask(region_id=1)
     rig.turn()
     rig.frame(2.0, 0)
     rig.frame(3.0, 0)
@@ -170,7 +170,7 @@ def test_lost_too_long_is_removed_with_a_warning_and_its_requests_end():
     rig.frame(3.1, 0)
     assert rig.shown[-1] == []
     assert "region 1 was out of view for 1.1 s" in rig.heard.warnings[-1][1]
-    assert isinstance(error_of(ticket), CancelledError)
+    assert isinstance(error_of(handle), CancelledError)
     assert isinstance(error_of(rig.ask(region_id=1)), InputError)
 
 
@@ -190,7 +190,7 @@ def test_lost_too_long_is_removed_with_a_warning_and_its_requests_end():
 )
 def test_what_counts_as_lost(presence, pixels, score, prompted, state):
     found = FakeObservation(FakeMemory(1), 0, np.full((4, 6), pixels), score, presence)
-    seen = Sighting(found, 0, "", 0.0, prompted)
+    seen = TrackObservation(found, 0, "", 0.0, prompted)
     track = Track(1, FakeMemory(1), 0, seen, deque())
     track.observe(seen)
     assert track.state.name == state

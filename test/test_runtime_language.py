@@ -21,11 +21,11 @@ def rig_with_regions(count, **options):
 
 def ask_one_by_one(rig, count, **more):
     """One request a turn, so that each is a decode of its own."""
-    tickets = []
+    handles = []
     for k in range(count):
-        tickets.append(rig.ask(region_id=1 + k % len(rig.engine._cameras["front"].regions), **more))
+        handles.append(rig.ask(region_id=1 + k % len(rig.engine._cameras["front"].regions), **more))
         rig.turn()
-    return tickets
+    return handles
 
 
 def finals(rig):
@@ -63,14 +63,14 @@ def test_a_new_request_does_not_wait_for_a_long_text_to_end():
 def test_four_decodes_run_at_once_and_the_others_wait_in_line():
     rig = rig_with_regions(1)
     rig.model.stepping.clear()
-    tickets = ask_one_by_one(rig, 7)
+    handles = ask_one_by_one(rig, 7)
     statistics = rig.engine.statistics()
     assert (statistics.decoding, statistics.queued) == (4, 3)
     assert len(rig.model.batches) == 4
     rig.model.stepping.set()
     done = []
-    for k, ticket in enumerate(tickets):
-        ticket.future.add_done_callback(lambda _, k=k: done.append(k))
+    for k, handle in enumerate(handles):
+        handle.future.add_done_callback(lambda _, k=k: done.append(k))
     rig.settle()
     assert sorted(done) == list(range(7))
     assert done[-1] == 6
@@ -80,10 +80,10 @@ def test_four_decodes_run_at_once_and_the_others_wait_in_line():
 def test_the_queue_behind_running_decodes_is_bounded():
     rig = rig_with_regions(1, max_queued_requests=2)
     rig.model.stepping.clear()
-    tickets = ask_one_by_one(rig, 7)
-    assert [ticket.future.done() for ticket in tickets] == [False] * 6 + [True]
-    assert isinstance(error_of(tickets[6]), CapacityError)
-    assert "2 requests are waiting and 2 may" in str(error_of(tickets[6]))
+    handles = ask_one_by_one(rig, 7)
+    assert [handle.future.done() for handle in handles] == [False] * 6 + [True]
+    assert isinstance(error_of(handles[6]), CapacityError)
+    assert "2 requests are waiting and 2 may" in str(error_of(handles[6]))
 
 
 def test_requests_in_the_workers_hands_count_as_waiting():
@@ -91,7 +91,7 @@ def test_requests_in_the_workers_hands_count_as_waiting():
     refused = []
 
     def ask_more(name, details):
-        if name == "rows_fine":
+        if name == "embedded_stride2":
             refused.append(rig.ask(region_id=1))
 
     rig.model.fault = ask_more
@@ -122,10 +122,10 @@ def test_cancel_mid_decode_stops_its_texts_only():
 def test_a_batch_nobody_waits_for_is_dropped():
     rig = rig_with_regions(1)
     rig.model.words = 10_000
-    ticket = rig.ask(region_id=1)
+    handle = rig.ask(region_id=1)
     for _ in range(4):
         rig.turn()
-    ticket.cancel()
+    handle.cancel()
     assert rig.turn() is False
     assert rig.engine.statistics().decoding == 0
 
@@ -133,8 +133,8 @@ def test_a_batch_nobody_waits_for_is_dropped():
 def test_cancelled_while_it_waits():
     rig = rig_with_regions(1)
     rig.model.stepping.clear()
-    tickets = ask_one_by_one(rig, 6)
-    tickets[5].cancel()
+    handles = ask_one_by_one(rig, 6)
+    handles[5].cancel()
     rig.turn()
     assert rig.engine.statistics().queued == 1
     rig.model.stepping.set()
@@ -145,23 +145,27 @@ def test_cancelled_while_it_waits():
 def test_texts_stop_at_max_new_tokens():
     rig = rig_with_regions(1, max_new_tokens=2)
     rig.model.words = 50
-    ticket = rig.ask(region_id=1)
+    handle = rig.ask(region_id=1)
     rig.settle()
-    assert ticket.future.result(0).texts[Task.LABEL, Language.EN].text == "label-en-r1s100 w"
+    assert handle.future.result(0).texts[Task.LABEL, Language.EN].text == "label-en-r1s100 w"
 
 
 def test_a_failed_step_costs_the_guilty_request_only():
     rig = rig_with_regions(3)
 
     def fault(name, details):
-        if name == "step" and any(request.rows[0].region == 2 for request in details) and rig.model.steps > 2:
+        if (
+            name == "step"
+            and any(request.embeddings[0].region == 2 for request in details)
+            and rig.model.steps > 2
+        ):
             raise RuntimeError("numbers ran out")
 
     rig.model.fault = fault
-    tickets = [rig.ask(region_id=k) for k in (1, 2, 3)]
+    handles = [rig.ask(region_id=k) for k in (1, 2, 3)]
     rig.settle()
-    assert isinstance(error_of(tickets[1]), InferenceError)
-    assert [tickets[k].future.exception(0) for k in (0, 2)] == [None, None]
+    assert isinstance(error_of(handles[1]), InferenceError)
+    assert [handles[k].future.exception(0) for k in (0, 2)] == [None, None]
     assert [len(batch) for batch in rig.model.batches] == [3, 1, 1, 1]
     assert sorted(finals(rig)) == [1, 3]
 
@@ -170,24 +174,24 @@ def test_a_batch_that_cannot_start_is_started_apart():
     rig = rig_with_regions(3)
 
     def fault(name, details):
-        if name == "decode" and any(request.rows[0].region == 2 for request in details):
+        if name == "decode" and any(request.embeddings[0].region == 2 for request in details):
             raise CapacityError("the prompt is too long")
 
     rig.model.fault = fault
-    tickets = [rig.ask(region_id=k) for k in (1, 2, 3)]
+    handles = [rig.ask(region_id=k) for k in (1, 2, 3)]
     rig.settle()
-    assert str(error_of(tickets[1])) == "the prompt is too long"  # a PamError reaches its caller as it is
-    assert all(tickets[k].future.result(0).texts for k in (0, 2))
+    assert str(error_of(handles[1])) == "the prompt is too long"  # a PamError reaches its caller as it is
+    assert all(handles[k].future.result(0).texts for k in (0, 2))
 
 
 def test_a_decode_that_ends_without_a_final_text_fails_its_request(monkeypatch):
     rig = rig_with_regions(1)
-    ticket = rig.ask(region_id=1)
+    handle = rig.ask(region_id=1)
     rig.turn()
     decode = rig.engine._queue._running[0].decode
     monkeypatch.setattr(decode, "step", lambda: decode._open.clear() or [TextDelta(0, "half", False)])
     rig.settle()
-    assert "without a final text" in str(error_of(ticket))
+    assert "without a final text" in str(error_of(handle))
 
 
 def test_reports_of_texts_that_ended_are_not_passed_on(monkeypatch):
@@ -224,11 +228,11 @@ def test_statistics_tell_of_latency_and_speed():
     rig.model.words = 20
     before = rig.engine.statistics()
     assert (before.tokens_per_s, before.text_latency_s) == (0.0, 0.0)
-    ticket = rig.ask(region_id=1)
+    handle = rig.ask(region_id=1)
     for _ in range(21):
         rig.clock.now_s += 0.1
         rig.turn()
-    assert ticket.future.done()
+    assert handle.future.done()
     after = rig.engine.statistics()
     assert after.text_latency_s == pytest.approx(2.1)
     assert after.tokens_per_s == pytest.approx(10.0, rel=0.1)

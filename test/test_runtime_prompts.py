@@ -23,10 +23,10 @@ def test_the_newest_frame_is_used_again_when_no_other_comes():
     rig = stepped()
     rig.frame(1.0)
     rig.clock.now_s += 60
-    ticket = rig.ask(click(), tasks=())
+    handle = rig.ask(click(), tasks=())
     rig.clock.now_s += 0.5
     rig.turn()
-    assert ticket.future.result(0).created_ns == ns(1.0)
+    assert handle.future.result(0).created_ns == ns(1.0)
     assert rig.shown == [[], [1]]
     assert rig.heard.frames[1].stamp_ns == ns(1.0)
     assert rig.heard.frames[1].latency_s == pytest.approx(0.5)
@@ -48,16 +48,16 @@ def test_a_stamped_prompt_is_segmented_on_its_frame_and_tracked_to_the_newest():
     for k, shade in enumerate((101, 102, 103, 104)):
         rig.frame(1.0 + k / 10, shade)
     rig.model.calls.clear()
-    ticket = rig.ask(click(40), stamp_ns=ns(1.11))  # within the tolerance of 1.1
+    handle = rig.ask(click(40), stamp_ns=ns(1.11))  # within the tolerance of 1.1
     rig.engine.submit_frame(make_frame(1.4, 105))
     rig.settle()
     assert rig.model.calls[:4] == [("encode", 1), ("segment", 1), ("encode", 1), ("track", 2)]
     assert rig.shown[-1] == [1, 2]
     assert rig.heard.frames[-1].stamp_ns == ns(1.4)
     shown = rig.heard.frames[-1].regions[1]
-    assert (shown.created_ns, shown.seen_ns) == (ns(1.1), ns(1.4))
-    answer = ticket.future.result(0)
-    assert (answer.created_ns, answer.seen_ns) == (ns(1.1), ns(1.1))
+    assert (shown.created_ns, shown.last_visible_ns) == (ns(1.1), ns(1.4))
+    answer = handle.future.result(0)
+    assert (answer.created_ns, answer.last_visible_ns) == (ns(1.1), ns(1.1))
     assert answer.texts[Task.LABEL, Language.EN].text.startswith("label-en-r2s102")  # of the frame clicked on
     assert answer.texts[Task.LABEL, Language.EN].stamp_ns == ns(1.1)
 
@@ -72,7 +72,7 @@ def test_a_stamped_prompt_needs_no_further_frame_to_be_tracked_to_the_newest():
     assert rig.model.calls == [("encode", 1), ("segment", 1), ("track", 1)]  # the other is there
     assert rig.shown[-1] == [1, 2]
     assert rig.heard.frames[-1].stamp_ns == ns(1.2)
-    assert rig.heard.frames[-1].regions[1].seen_ns == ns(1.2)
+    assert rig.heard.frames[-1].regions[1].last_visible_ns == ns(1.2)
 
 
 def test_a_prompt_with_the_newest_stamp_costs_no_second_pass_even_when_a_newer_frame_came():
@@ -80,33 +80,33 @@ def test_a_prompt_with_the_newest_stamp_costs_no_second_pass_even_when_a_newer_f
     rig.frame(1.0)
     rig.region(click(10))
     rig.model.calls.clear()
-    ticket = rig.ask(click(40), stamp_ns=ns(1.0), tasks=())
+    handle = rig.ask(click(40), stamp_ns=ns(1.0), tasks=())
     rig.engine.submit_frame(make_frame(1.1))
     rig.settle()
     assert rig.model.count("encode") == 1  # 1.1 only
-    assert ticket.future.result(0).created_ns == ns(1.0)
+    assert handle.future.result(0).created_ns == ns(1.0)
 
 
 def test_prompts_find_frames_that_were_dropped():
     rig = stepped()
     for k in range(5):
         rig.engine.submit_frame(make_frame(1.0 + k / 10, 100 + k))
-    ticket = rig.ask(click(), stamp_ns=ns(1.2))
+    handle = rig.ask(click(), stamp_ns=ns(1.2))
     rig.settle()
-    assert ticket.future.result(0).texts[Task.LABEL, Language.EN].text.startswith("label-en-r1s102")
+    assert handle.future.result(0).texts[Task.LABEL, Language.EN].text.startswith("label-en-r1s102")
 
 
 def test_many_earlier_frames_are_worked_off_one_a_turn():
     rig = stepped()
     for k in range(6):
         rig.frame(1.0 + k / 10, 100 + k)
-    tickets = [rig.ask(click(5 + 8 * k), tasks=(), stamp_ns=ns(1.0 + k / 10)) for k in range(5)]
+    handles = [rig.ask(click(5 + 8 * k), tasks=(), stamp_ns=ns(1.0 + k / 10)) for k in range(5)]
     rig.engine.submit_frame(make_frame(1.6))
     rig.turn()
-    assert [ticket.future.done() for ticket in tickets] == [True] + [False] * 4
+    assert [handle.future.done() for handle in handles] == [True] + [False] * 4
     assert rig.model.count("encode") == 2
     rig.settle()
-    assert all(ticket.future.done() for ticket in tickets)
+    assert all(handle.future.done() for handle in handles)
     assert rig.shown[-1] == [1, 2, 3, 4, 5]
 
 
@@ -177,9 +177,9 @@ def test_refining_on_an_earlier_frame_goes_on_from_there():
         100,
         102,
     ]  # found, refined, found
-    assert refined.seen_ns == ns(1.0)
+    assert refined.last_visible_ns == ns(1.0)
     shown = rig.heard.frames[-1].regions[0]
-    assert (shown.seen_ns, shown.box_xyxy.tolist()) == (ns(1.2), [36, 26, 44, 34])
+    assert (shown.last_visible_ns, shown.box_xyxy.tolist()) == (ns(1.2), [36, 26, 44, 34])
 
 
 def test_two_clicks_on_one_region_at_once_are_applied_one_after_the_other():
@@ -187,11 +187,11 @@ def test_two_clicks_on_one_region_at_once_are_applied_one_after_the_other():
     rig.frame(1.0)
     rig.region()
     rig.model.calls.clear()
-    tickets = [rig.ask(click(x, 30), region_id=1, tasks=()) for x in (20, 40)]
+    handles = [rig.ask(click(x, 30), region_id=1, tasks=()) for x in (20, 40)]
     new = rig.ask(click(50, 10), tasks=())
     rig.turn()
     assert rig.model.sizes("segment") == [2, 1]
-    assert [ticket.future.result(0).box_xyxy[0] for ticket in tickets] == [16, 36]
+    assert [handle.future.result(0).box_xyxy[0] for handle in handles] == [16, 36]
     assert new.future.result(0).region_id == 2
 
 
@@ -201,9 +201,9 @@ def test_describing_uses_what_is_there_and_needs_no_frame():
     rig.region()
     rig.frame(1.1, 111)
     rig.model.calls.clear()
-    ticket = rig.ask(region_id=1, tasks=(Task.EXPLAIN,))
+    handle = rig.ask(region_id=1, tasks=(Task.EXPLAIN,))
     rig.settle()
-    assert ticket.future.result(0).texts[Task.EXPLAIN, Language.EN].text.startswith("explain-en-r1s111")
+    assert handle.future.result(0).texts[Task.EXPLAIN, Language.EN].text.startswith("explain-en-r1s111")
     assert not {"encode", "segment", "track"} & {name for name, _ in rig.model.calls}
     assert len(rig.heard.frames) == 3  # nothing new to show
     silent = rig.ask(region_id=1, tasks=())
@@ -216,9 +216,9 @@ def test_answers_hold_what_was_asked_first_and_then_what_else_is_known():
     rig.frame(1.0)
     rig.ask(click(), tasks=(Task.LABEL,))
     rig.settle()
-    ticket = rig.ask(region_id=1, tasks=(Task.BRIEF,))
+    handle = rig.ask(region_id=1, tasks=(Task.BRIEF,))
     rig.settle()
-    assert [task for task, _ in ticket.future.result(0).texts] == [Task.BRIEF, Task.LABEL]
+    assert [task for task, _ in handle.future.result(0).texts] == [Task.BRIEF, Task.LABEL]
 
 
 def test_describing_a_lost_region_tells_of_its_last_sighting():
@@ -226,9 +226,9 @@ def test_describing_a_lost_region_tells_of_its_last_sighting():
     rig.frame(1.0, 100)
     rig.region()
     rig.frame(1.1, 0)
-    ticket = rig.ask(region_id=1)
+    handle = rig.ask(region_id=1)
     rig.settle()
-    answer = ticket.future.result(0)
+    answer = handle.future.result(0)
     assert answer.state is RegionState.LOST
     assert answer.texts[Task.LABEL, Language.EN].text.startswith("label-en-r1s100")
     assert answer.texts[Task.LABEL, Language.EN].stamp_ns == ns(1.0)
@@ -238,14 +238,14 @@ def test_removing_mid_decode_fails_the_request_and_stops_the_words():
     rig = stepped()
     rig.model.words = 1000
     rig.frame(1.0)
-    ticket = rig.ask(click(), **ALL_TEXTS)
+    handle = rig.ask(click(), **ALL_TEXTS)
     other = rig.ask(click(10))
     for _ in range(5):
         rig.turn()
     rig.engine.remove_region("front", 1)
     rig.turn()
-    assert isinstance(error_of(ticket), CancelledError)
-    assert "region 1 was removed" in str(error_of(ticket))
+    assert isinstance(error_of(handle), CancelledError)
+    assert "region 1 was removed" in str(error_of(handle))
     assert rig.engine.statistics().decoding == 1  # the other goes on
     rig.heard.texts.clear()
     rig.turn()
@@ -285,7 +285,7 @@ def test_requests_on_their_way_when_their_region_is_removed():
     asked.append(rig.engine.caption_now("front", 1, Language.EN))
     rig.engine.remove_region("front", 1)
     rig.settle()
-    assert [type(error_of(ticket)) for ticket in asked] == [CancelledError] * 3
+    assert [type(error_of(handle)) for handle in asked] == [CancelledError] * 3
 
 
 def test_removal_while_the_frame_is_being_worked_on():
@@ -306,11 +306,11 @@ def test_removal_while_the_frame_is_being_worked_on():
 def test_cancelled_before_its_turn_nothing_is_done():
     rig = stepped()
     rig.frame(1.0)
-    ticket = rig.ask(click())
-    ticket.cancel()
-    ticket.cancel()
+    handle = rig.ask(click())
+    handle.cancel()
+    handle.cancel()
     rig.settle()
-    assert isinstance(error_of(ticket), CancelledError)
+    assert isinstance(error_of(handle), CancelledError)
     assert rig.model.calls == []
     assert rig.shown == [[]]
 
@@ -320,10 +320,10 @@ def test_cancelled_before_its_turn_nothing_is_done():
 
 def test_an_own_image_is_answered_without_tracking_or_reports():
     rig = stepped()
-    ticket = rig.ask(box(5, 5, 25, 15), image=picture(77, (20, 30)), stamp_ns=ns(9.0), **ALL_TEXTS)
+    handle = rig.ask(box(5, 5, 25, 15), image=picture(77, (20, 30)), stamp_ns=ns(9.0), **ALL_TEXTS)
     rig.settle()
-    answer = ticket.future.result(0)
-    assert (answer.region_id, answer.created_ns, answer.seen_ns) == (0, ns(9.0), ns(9.0))
+    answer = handle.future.result(0)
+    assert (answer.region_id, answer.created_ns, answer.last_visible_ns) == (0, ns(9.0), ns(9.0))
     assert answer.box_xyxy.tolist() == [5, 5, 25, 15]
     assert answer.texts[Task.LABEL, Language.ZH].text.startswith("label-zh-r1s77")
     assert len(answer.texts) == 4
@@ -334,9 +334,9 @@ def test_an_own_image_is_answered_without_tracking_or_reports():
 
 def test_own_images_do_not_wait_for_a_busy_camera_to_rest():
     rig = stepped()
-    ticket = rig.ask(click(), image=picture(), tasks=())
+    handle = rig.ask(click(), image=picture(), tasks=())
     rig.frame(1.0)
-    assert ticket.future.done()
+    assert handle.future.done()
 
 
 def test_own_images_fail_clearly():

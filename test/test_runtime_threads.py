@@ -49,8 +49,8 @@ def test_one_thread_owns_the_model_and_answers(engines, heard):
     engine.start()
     assert len(workers()) == 1
     engine.submit_frame(make_frame(1.0))
-    ticket = engine.perceive("front", PromptRequest(prompt=click()))
-    assert ticket.future.result(20).texts
+    handle = engine.perceive("front", PromptRequest(prompt=click()))
+    assert handle.future.result(20).texts
     assert model.threads == {workers()[0].ident}
     assert threading.get_ident() not in model.threads
 
@@ -59,13 +59,13 @@ def test_a_long_decode_does_not_make_frames_late(engines, heard):
     model = FakeModel(words=10_000, costs=Costs(step_s=0.002))
     engine = engines(model)
     engine.submit_frame(make_frame(0.0))
-    ticket = engine.perceive("front", PromptRequest(prompt=click(), tasks=(Task.DETAIL,)))
+    handle = engine.perceive("front", PromptRequest(prompt=click(), tasks=(Task.DETAIL,)))
     heard.wait_for(lambda: len(heard.texts) > 2)
     before = len(heard.frames)
     for k in range(1, 51):
         engine.submit_frame(make_frame(float(k)))
         heard.wait_for(lambda k=k: heard.frames[-1].stamp_ns == k * 10**9)
-    assert not ticket.future.done()
+    assert not handle.future.done()
     assert len(heard.frames) - before == 50
     assert all(result.regions for result in heard.frames[before:])
     assert engine.statistics().cameras[0].dropped == 0
@@ -91,7 +91,7 @@ def test_stop_in_the_middle_of_everything(engines, heard):
     started_s = time.monotonic()
     engine.stop()
     assert time.monotonic() - started_s < 5  # the decodes take a quarter of an hour
-    assert all(isinstance(ticket.future.exception(0), CancelledError) for ticket in asked)
+    assert all(isinstance(handle.future.exception(0), CancelledError) for handle in asked)
     assert workers() == []
     heard_by_then = len(heard.order)
     statistics = engine.statistics()
@@ -103,7 +103,7 @@ def test_stop_in_the_middle_of_everything(engines, heard):
     )
     engine.stop()
     assert len(heard.order) == heard_by_then
-    assert engine._tickets == set()
+    assert engine._handles == set()
     assert engine._watches.count == 0
 
 
@@ -126,9 +126,9 @@ def test_stop_fails_what_has_not_begun(heard):
     engine = Engine(model=FakeModel(), cameras=["front"], options=EngineOptions(), listener=heard)
     engine._inbox.open()  # no thread takes anything
     engine.submit_frame(make_frame(1.0))
-    tickets = [engine.perceive("front", PromptRequest(prompt=click())) for _ in range(3)]
+    handles = [engine.perceive("front", PromptRequest(prompt=click())) for _ in range(3)]
     engine.stop()
-    assert all(isinstance(ticket.future.exception(0), CancelledError) for ticket in tickets)
+    assert all(isinstance(handle.future.exception(0), CancelledError) for handle in handles)
 
 
 def test_a_callback_may_call_the_engine_and_even_stop_it(engines, heard):
@@ -153,11 +153,11 @@ def test_stop_waits_for_the_piece_of_work_at_hand_only(engines, heard):
     model = FakeModel(words=10**6, costs=Costs(encode_s=0.1))
     engine = engines(model)
     engine.submit_frame(make_frame(1.0))
-    ticket = engine.perceive("front", PromptRequest(prompt=click()))
+    handle = engine.perceive("front", PromptRequest(prompt=click()))
     while not model.calls:
         time.sleep(0.001)
     engine.stop()
-    assert isinstance(ticket.future.exception(0), CancelledError)
+    assert isinstance(handle.future.exception(0), CancelledError)
     assert model.count("encode") == 1
     assert heard.frames == []  # nothing is reported once it is stopped
 
@@ -168,29 +168,29 @@ def test_many_threads_at_once(engines, heard):
 
     def use(seed):
         random = np.random.default_rng(seed)
-        tickets = []
+        handles = []
         try:
             for k in range(60):
                 camera = "ab"[int(random.integers(2))]
                 engine.submit_frame(make_frame(k / 10 + 1, camera=camera))
                 action = random.integers(6)
                 if action < 2:
-                    tickets.append(
+                    handles.append(
                         engine.perceive(camera, PromptRequest(prompt=click(*random.uniform(5, 35, 2))))
                     )
                 elif action == 2:
                     engine.detections(camera, [(5, 5, 20, 20)], None, (Task.LABEL,), (Language.EN,))
-                elif action == 3 and tickets:
-                    tickets[int(random.integers(len(tickets)))].cancel()
+                elif action == 3 and handles:
+                    handles[int(random.integers(len(handles)))].cancel()
                 elif action == 4:
-                    tickets.append(engine.caption_now(camera, int(random.integers(1, 20)), Language.EN))
+                    handles.append(engine.caption_now(camera, int(random.integers(1, 20)), Language.EN))
                 elif random.integers(10) == 0:
                     engine.clear_regions(camera)
                 engine.statistics()
-            undone = wait([ticket.future for ticket in tickets], 10).not_done
+            undone = wait([handle.future for handle in handles], 10).not_done
             assert not undone
-            for ticket in tickets:
-                assert ticket.future.exception() is None or isinstance(ticket.future.exception(), PamError)
+            for handle in handles:
+                assert handle.future.exception() is None or isinstance(handle.future.exception(), PamError)
         except BaseException as error:
             errors.append(error)
 
@@ -200,7 +200,7 @@ def test_many_threads_at_once(engines, heard):
     for thread in threads:
         thread.join(30)
     assert errors == []
-    assert engine._tickets == set()
+    assert engine._handles == set()
     assert len(workers()) == 1
 
 

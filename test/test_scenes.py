@@ -15,10 +15,19 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from pam_ros.data import jsonl
-from pam_ros.data.catalogue import CATEGORIES, HELD_OUT_FAMILIES, build_shape, draw_object, split_of_number
-from pam_ros.data.cli import scenes_app
-from pam_ros.data.dataset import (
+from pam_ros.cli.scenes import scenes_app
+from pam_ros.datasets import pam_jsonl as jsonl
+from pam_ros.records import Language
+from pam_ros.simulator.assets.catalogue import (
+    CATEGORIES,
+    HELD_OUT_FAMILIES,
+    build_shape,
+    draw_object,
+    split_of_number,
+)
+from pam_ros.simulator.export import id_picture, write_image, write_index, write_video
+from pam_ros.simulator.render import PARTS, SceneRenderer, first_states
+from pam_ros.simulator.samples import (
     LARGEST_PART,
     ImageSample,
     VideoSample,
@@ -26,13 +35,10 @@ from pam_ros.data.dataset import (
     video_play,
     video_sample,
 )
-from pam_ros.data.judge import judge
-from pam_ros.data.render import PARTS, SceneRenderer, first_states
-from pam_ros.data.rooms import KINDS
-from pam_ros.data.scenes import draw_scene, footprint
-from pam_ros.data.shards import id_picture, write_image, write_index, write_video
-from pam_ros.data.spec import CameraSpec, SceneSpec
-from pam_ros.records import Language
+from pam_ros.simulator.scene.rooms import KINDS
+from pam_ros.simulator.scene.scenes import draw_scene, footprint
+from pam_ros.simulator.spec import CameraSpec, SceneSpec
+from pam_ros.simulator.texts.judge import judge
 
 SMALL = (192, 144)
 

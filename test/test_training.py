@@ -17,31 +17,48 @@ import yaml
 from PIL import Image
 from torch import Generator
 
-from pam_ros.errors import InputError
-from pam_ros.model.checkpoint import load_model, save_model
+from pam_ros.datasets.coloured_shapes import ShapesSource
+from pam_ros.datasets.registry import open_sources, process_shard
+from pam_ros.datasets.schema import ClipEntry, Entry, RegionEntry
+from pam_ros.datasets.shards import ShardSource
+from pam_ros.errors import DatasetError, InputError
+from pam_ros.model.loading.checkpoint import load_model, save_model
 from pam_ros.model.pam import Pam
-from pam_ros.model.prompts import BEFORE_ROWS
-from pam_ros.model.segmenter import picked
+from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
+from pam_ros.model.vision.segmenter import picked
 from pam_ros.records import Language, Prompt, Task
 from pam_ros.share import share_folder
-from pam_ros.training.caption_stage import CaptionBatch, CaptionDataset, CaptionStage, balanced, drawn, shared
 from pam_ros.training.config import StageConfig, TrainingError, config_from, read_config
-from pam_ros.training.deepen import deepened, main
 from pam_ros.training.export import TRACKING, Blended, export_model
-from pam_ros.training.happening import UNKNOWN, EventHead, Events, moved
+from pam_ros.training.features.feature_store import (
+    FeatureIndex,
+    FeatureStore,
+    StageCache,
+    captioned_regions,
+    codes_of,
+    fill_store,
+    small_regions,
+)
+from pam_ros.training.features.frame_store import FrameStore, mask_of
+from pam_ros.training.heads.box_head import box_loss, normalised_boxes
+from pam_ros.training.heads.event_head import UNKNOWN, EventHead, Events, moved
 from pam_ros.training.loading import is_video_step, samples_of_step, video_steps_before
-from pam_ros.training.parts import open_model, part_of
-from pam_ros.training.places import where_loss, whereabouts
+from pam_ros.training.modules import open_model, part_of
 from pam_ros.training.prompting import Clicks, box, click, correction, first_prompts
+from pam_ros.training.qa_examples import QAExample, Tokenisation, clip_questions, image_questions
 from pam_ros.training.rollout import prompt, track
 from pam_ros.training.run import Progress, rate_factor, run_stage
-from pam_ros.training.segment_stage import UNNAMED, CellsHead, Words, choose_regions
-from pam_ros.training.shapes import ShapesSource
-from pam_ros.training.source import ClipEntry, Entry, RegionEntry, ShardSource, open_sources, share_of
-from pam_ros.training.store import FrameStore, mask_of
-from pam_ros.training.taps import Kept, TapIndex, TapStore, codes_of, fill_store, small_regions, told_of
-from pam_ros.training.texts import Lesson, Tokenisation, clip_questions, image_questions
+from pam_ros.training.stages.caption_stage import (
+    CaptionBatch,
+    CaptionDataset,
+    CaptionStage,
+    balanced,
+    drawn,
+    shared,
+)
+from pam_ros.training.stages.segment_stage import UNNAMED, CellsHead, Words, choose_regions
 from pam_ros.training.tokenizer import texts_of, train_tokenizer
+from pam_ros.training.tools.deepen import deepened, main
 
 SIZE = 64
 DATA = ["shapes:24", "shapes:8:6"]
@@ -80,7 +97,7 @@ def segment_stage(tiny: Path, out: Path, **values: Any) -> StageConfig:
     """Stage 0, pictures and videos."""
     fixed = {
         "kind": "segment", "fresh": True, "train": ["segmenter"], "steps": 12, "image_regions": 1,
-        "video_share": 0.25, "video_batch": 2, "video_frames": 3, "loss_size": 16, "words_weight": 0.2,
+        "video_fraction": 0.25, "video_batch": 2, "video_frames": 3, "loss_size": 16, "words_weight": 0.2,
         "group_weight": 0.5,
         "learning_rate": 2e-3,
     }  # fmt: skip
@@ -130,22 +147,27 @@ def test_language_and_caption_stages_learn_and_freeze(segmented: Path, tmp_path:
         "video_batch": 4,
     }
     plan: list[tuple[str, dict[str, Any]]] = [
-        ("language", {"kind": "language", "train": ["language"], "video_share": 0.3}),
-        ("stage1", {"kind": "caption", "train": ["perceiver", "projector"], "cache_taps": 1}),
+        ("language", {"kind": "language", "train": ["language"], "video_fraction": 0.3}),
+        ("stage1", {"kind": "caption", "train": ["perceiver", "projector"], "cache_features": 1}),
         (
             "stage1_5",
-            {"kind": "caption", "train": ["perceiver", "projector"], "cache_taps": 1, "video_share": 0.5},
+            {
+                "kind": "caption",
+                "train": ["perceiver", "projector"],
+                "cache_features": 1,
+                "video_fraction": 0.5,
+            },
         ),
     ]
-    # The last stage computes taps on the fly, as it must where they do not fit into memory.
+    # The last stage computes region_features on the fly, as it must where they do not fit into memory.
     last: dict[str, Any] = {
         "kind": "caption",
         "train": ["perceiver", "projector", "language"],
         "learning_rate": 3e-3,
     }
-    balance = {"label_balance": 0.5, "answer_balance": 0.5, "where_weight": 1.0, "events_weight": 0.5}
-    plan.append(("stage2", {**last, **balance, "video_share": 0.25, "steps": 12}))
-    model, kept = segmented / "model", Kept()
+    balance = {"label_balance": 0.5, "answer_balance": 0.5, "box_weight": 1.0, "events_weight": 0.5}
+    plan.append(("stage2", {**last, **balance, "video_fraction": 0.25, "steps": 12}))
+    model, kept = segmented / "model", StageCache()
     for name, values in plan:
         out = tmp_path / name
         run_stage(stage(model, out, **{"steps": 24, **small, **values}), kept=kept)
@@ -173,7 +195,7 @@ def test_resuming_is_exact(tiny: Path, tmp_path: Path) -> None:
 def _run_until(config: StageConfig, step: int) -> Progress:
     from pam_ros.training.run import Stage
 
-    run = Stage(config, Kept())
+    run = Stage(config, StageCache())
     for _, batch in zip(range(step), run.batches(), strict=False):
         run._step(batch)
         run.progress.step += 1
@@ -187,7 +209,7 @@ def test_resume_needs_a_checkpoint(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_a_stage_out_of_time_ends_cleanly(tiny: Path, tmp_path: Path) -> None:
-    run_stage(segment_stage(tiny, tmp_path, steps=10_000, max_minutes=1e-4, video_share=0))
+    run_stage(segment_stage(tiny, tmp_path, steps=10_000, max_minutes=1e-4, video_fraction=0))
     assert (tmp_path / "model" / "model.safetensors").is_file()
     assert (tmp_path / "checkpoint").is_dir()
 
@@ -196,7 +218,7 @@ def test_a_stage_out_of_time_ends_cleanly(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_rollout_equals_inference(tiny: Path, tmp_path: Path) -> None:
-    """Regions of two pictures as one batch: the very taps and masks of `Segmenter`, one by one."""
+    """Regions of two pictures as one batch: the very region_features and masks of `Segmenter`, one by one."""
     pam: Pam = open_model(segment_stage(tiny, tmp_path))
     torch.nn.init.constant_(pam.segmenter.sam2.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 3.0)
     segmenter = pam.segmenter.eval()
@@ -222,10 +244,16 @@ def test_rollout_equals_inference(tiny: Path, tmp_path: Path) -> None:
                 else:
                     (seen,) = segmenter.track(alone, [single[video]])
                 torch.testing.assert_close(
-                    found.tap.image[video : video + 1], seen.tap.image, atol=1e-4, rtol=1e-3
+                    found.decoder_features.image[video : video + 1],
+                    seen.decoder_features.image,
+                    atol=1e-4,
+                    rtol=1e-3,
                 )
                 torch.testing.assert_close(
-                    found.tap.tokens[video : video + 1], seen.tap.tokens, atol=1e-4, rtol=1e-3
+                    found.decoder_features.tokens[video : video + 1],
+                    seen.decoder_features.tokens,
+                    atol=1e-4,
+                    rtol=1e-3,
                 )
                 torch.testing.assert_close(
                     found.presence[video, 0], seen.presence_logit, atol=1e-4, rtol=1e-3
@@ -251,26 +279,26 @@ def test_prompts_lie_where_they_should() -> None:
 # ---- schedule, order, configuration
 
 
-@pytest.mark.parametrize("box_share", [0.0, 0.4, 1.0])
-def test_as_many_regions_get_a_box_as_is_asked(box_share: float) -> None:
+@pytest.mark.parametrize("box_fraction", [0.0, 0.4, 1.0])
+def test_as_many_regions_get_a_box_as_is_asked(box_fraction: float) -> None:
     masks = torch.zeros(40, 64, 64, dtype=torch.bool)
     masks[:, 20:50, 10:40] = True
-    groups = first_prompts(masks, Generator().manual_seed(0), box_share)
+    groups = first_prompts(masks, Generator().manual_seed(0), box_fraction)
     assert sum(len(group.points) for group in groups) == 40
     boxes = [group for group in groups if group.labels.tolist() == [[2, 3]] * len(group.labels)]
-    assert sum(len(group.points) for group in boxes) == round(40 * box_share)
+    assert sum(len(group.points) for group in boxes) == round(40 * box_fraction)
 
 
 def test_where_regions_are() -> None:
     masks = torch.zeros(2, 32, 32, dtype=torch.bool)
     masks[0, 8:24, 4:12] = True
-    where = whereabouts(masks)
+    where = normalised_boxes(masks)
     assert where[0].tolist() == [0.25, 0.5, 0.25, 0.5, 1.0]
     assert where[1, 4] == 0.0  # nowhere
     certain = torch.tensor([[0.25, 0.5, 0.25, 0.5, 20.0], [0.9, 0.9, 0.9, 0.9, -20.0]])
-    assert float(where_loss(certain, where)) < 1e-6  # where it would be does not count when it is out of view
-    assert float(where_loss(certain + torch.tensor([0.1, 0, 0, 0, 0]), where)) == pytest.approx(0.025)
-    assert float(where_loss(-certain, where)) > 1
+    assert float(box_loss(certain, where)) < 1e-6  # where it would be does not count when it is out of view
+    assert float(box_loss(certain + torch.tensor([0.1, 0, 0, 0, 0]), where)) == pytest.approx(0.025)
+    assert float(box_loss(-certain, where)) > 1
 
 
 def test_events_of_frames() -> None:
@@ -306,7 +334,7 @@ def test_events_are_asked_where_a_frame_ends(segmented: Path) -> None:
     config = stage(segmented, segmented, kind="caption", train=["perceiver"], steps=1)
     asked = CaptionStage(pam, None, config, Events([]))
     frames, grid, width = 3, pam.segmenter.grid_size, pam.segmenter.width
-    tokens = Tokenisation(pam.language).tokens([[Lesson((0, 1, 2), "?", "a", Task.CLIP)]])
+    tokens = Tokenisation(pam.language).tokens([[QAExample((0, 1, 2), "?", "a", Task.CLIP)]])
     semantic, refined = pam.perceiver(torch.randn(frames, width, grid, grid), torch.randn(frames, 2, width))
     rows = asked._rows(CaptionBatch(tokens, frames, clip=True), semantic, refined)
     ends = asked._frame_ends(0, rows.shape[1], frames)
@@ -346,7 +374,7 @@ def test_a_deeper_encoder_computes_the_same(segmented: Path, tmp_path: Path) -> 
     assert [number for number, block in enumerate(trunk.blocks) if block.window_size == 0] == [3, 5]
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     assert torch.equal(old.encode(image).embedding, new.encode(image).embedding)
-    # Each can learn: what ends its branches gets gradients, and the rest once that is not zero.
+    # Each can learn: what ends its sequences gets gradients, and the rest once that is not zero.
     blocks = [dict(block.named_parameters()) for block in trunk.blocks[4:6]]
     assert all(not block["attn.proj.weight"].any() and block["attn.qkv.weight"].any() for block in blocks)
     with pytest.raises(InputError, match="give 1 or more"):
@@ -392,8 +420,8 @@ def test_frequent_labels_are_asked_for_less_often() -> None:
 
 def test_bystanders_and_parts_come_with_their_share() -> None:
     moving = ((0, 8, "still"), (8, 20, "slides_left"))
-    assert RegionEntry(segments=((0, 48, "still"),)).quiet
-    assert not RegionEntry(segments=moving).quiet and not RegionEntry().quiet
+    assert RegionEntry(segments=((0, 48, "still"),)).is_static
+    assert not RegionEntry(segments=moving).is_static and not RegionEntry().is_static
     weights = shared([True, False, False, False], 0.4, np.array([9.0, 2.0, 2.0, 4.0]))
     assert weights.tolist() == pytest.approx([0.4, 0.15, 0.15, 0.3])
     found = drawn(np.random.default_rng(0), weights.cumsum(), 20000)
@@ -405,7 +433,7 @@ def test_bystanders_and_parts_come_with_their_share() -> None:
 @pytest.mark.parametrize(("balance", "rare"), [(0.0, 0.2), (1.0, 0.5)])
 def test_rare_events_are_told_of_as_often_as_asked(segmented: Path, balance: float, rare: float) -> None:
     config = replace(
-        stage(segmented, segmented, kind="caption", train=["perceiver"], steps=1, video_share=1.0),
+        stage(segmented, segmented, kind="caption", train=["perceiver"], steps=1, video_fraction=1.0),
         event_balance=balance, video_batch=2000, clip_frames=(4,), answers=1, languages=(Language.EN,),
     )  # fmt: skip
     moving = ((0, 4, "slides_left"), (4, 20, "still"))
@@ -416,11 +444,18 @@ def test_rare_events_are_told_of_as_often_as_asked(segmented: Path, balance: flo
     source = ShapesSource(count=1, frames=20)
     source.entries = [Entry(20, (region,))]
     tokenisation = Tokenisation(load_model("pam-tiny", device="cpu").language)
-    taps = TapIndex(1, starts={(0, 0, 0): 0}, usable={(0, 0)})
+    region_features = FeatureIndex(1, starts={(0, 0, 0): 0}, usable={(0, 0)})
     told = CaptionDataset(
-        source, config, tokenisation, Events(source.entries), size=64, taps=taps, closer_look=False, rank=0
+        source,
+        config,
+        tokenisation,
+        Events(source.entries),
+        size=64,
+        region_features=region_features,
+        crop_small_regions=False,
+        rank=0,
     )
-    rows = told[0].tap_rows
+    rows = told[0].embed_features
     assert rows is not None
     first = rows.reshape(2000, 4)[:, -1] < 4  # which clip is shown
     assert float(first.float().mean()) == pytest.approx(rare, abs=0.04)
@@ -429,11 +464,11 @@ def test_rare_events_are_told_of_as_often_as_asked(segmented: Path, balance: flo
 @pytest.mark.parametrize("balance", [0.0, 1.0])
 def test_answers_weigh_as_they_should(balance: float) -> None:
     language = load_model("pam-tiny", device="cpu").language
-    lessons = [
-        Lesson((0,), "?", "a", Task.LABEL),
-        Lesson((0,), "?", "a long answer of many more tokens than the other", Task.DETAIL),
+    examples = [
+        QAExample((0,), "?", "a", Task.LABEL),
+        QAExample((0,), "?", "a long answer of many more tokens than the other", Task.DETAIL),
     ]
-    tokens = Tokenisation(language, balance).tokens([[lesson] for lesson in lessons])
+    tokens = Tokenisation(language, balance).tokens([[example] for example in examples])
     of_answer = tokens.learned // tokens.ids.shape[1]
     assert torch.equal(of_answer, tokens.answers)
     short, long = (float(tokens.weights[of_answer == row].sum()) for row in (0, 1))
@@ -446,22 +481,22 @@ def test_answers_asked_at_once_do_not_see_each_other(segmented: Path) -> None:
     pam = load_model(str(segmented / "model"), device="cpu", dtype="float32")
     config = stage(segmented, segmented, kind="caption", train=["perceiver"], steps=1)
     asked = CaptionStage(pam, None, config, Events([]))
-    lessons = [
-        Lesson((0,), "What is it?", "a mug", Task.LABEL),
-        Lesson((0,), "Tell more.", "A red mug stands on the table.", Task.BRIEF),
-        Lesson((0,), "What is it?", "a spoon", Task.LABEL),
+    examples = [
+        QAExample((0,), "What is it?", "a mug", Task.LABEL),
+        QAExample((0,), "Tell more.", "A red mug stands on the table.", Task.BRIEF),
+        QAExample((0,), "What is it?", "a spoon", Task.LABEL),
     ]
     turned = Tokenisation(pam.language, answer_balance=1.0)
 
-    def figures(samples: list[list[Lesson]]) -> dict[str, float]:
+    def figures(samples: list[list[QAExample]]) -> dict[str, float]:
         batch = CaptionBatch(turned.tokens(samples, ["Red."] * len(samples)))
         return {name: value.item() for name, value in asked(batch, torch.Generator()).items()}
 
-    alone = [figures([[lesson]]) for lesson in lessons]
-    for together in (figures([lessons]), figures([lessons[:1], lessons[1:]])):
+    alone = [figures([[example]]) for example in examples]
+    for together in (figures([examples]), figures([examples[:1], examples[1:]])):
         assert together["loss"] == pytest.approx(sum(each["loss"] for each in alone) / 3, rel=1e-5)
     # As in one piece, with plain causal attention:
-    before, text = turned.ids(BEFORE_ROWS), turned.ids("Red.") + turned.ids(lessons[0].question)
+    before, text = turned.ids(TEXT_BEFORE_IMAGE), turned.ids("Red.") + turned.ids(examples[0].question)
     ids = torch.tensor([before + text + turned.ids("a mug") + turned.ids("<|im_end|>")])
     start = len(before) + len(text)
     logits = pam.language.transformer(input_ids=ids).logits[0, start - 1 : -1]
@@ -477,11 +512,11 @@ def test_a_region_is_asked_several_things_at_once() -> None:
     clip = region.clips[0][last]
     questions = clip_questions(random, region, (0, last), config, 2)
     assert len(questions) == 3
-    assert len({lesson.frames for lesson in questions}) == 1  # of the same view
+    assert len({example.frames for example in questions}) == 1  # of the same view
     assert questions[0].frames[0] == (clip.start - 1 if clip.start else 0)
     assert {code for code in clip.texts for q in questions if q.answer in clip.texts[code]} == set(clip.texts)
     picture = open_sources(["shapes:1"]).entries[0].regions[0]
-    tasks = [(lesson.task, lesson.question) for lesson in image_questions(random, picture, config)]
+    tasks = [(example.task, example.question) for example in image_questions(random, picture, config)]
     assert len(set(tasks)) == 3  # none twice
 
 
@@ -502,27 +537,27 @@ def test_samples_come_once_an_epoch() -> None:
 
 def test_processes_share_the_samples() -> None:
     source = open_sources(["shapes:5"])
-    shares = [share_of(source, rank, 2) for rank in (0, 1)]
+    shares = [process_shard(source, rank, 2) for rank in (0, 1)]
     assert [len(share.entries) for share in shares] == [3, 2]
     for index in range(5):
         share = shares[index % 2]
         assert share.entries[index // 2] is source.entries[index]
         assert np.array_equal(share.load(index // 2, [0], 32).pixels, source.load(index, [0], 32).pixels)
-    with pytest.raises(TrainingError, match="5 samples cannot be shared by 6"):
-        share_of(source, 0, 6)
+    with pytest.raises(DatasetError, match="5 samples cannot be shared by 6"):
+        process_shard(source, 0, 6)
 
 
 def test_taps_are_kept_of_the_regions_that_are_told_of(tiny: Path, segmented: Path) -> None:
     source = open_sources(["shapes:2", "shapes:3:4"])
     # Of the second video nothing is told but of its last region; elsewhere of all.
     told, silent = source.entries[3].regions[-1], source.entries[3].regions[:-1]
-    quiet = [replace(region, clips=()) for region in silent]
-    source.entries[3] = replace(source.entries[3], regions=(*quiet, told))
-    config = stage(tiny, segmented, kind="caption", train=["perceiver"], steps=1, cache_taps=1)
+    is_static = [replace(region, clips=()) for region in silent]
+    source.entries[3] = replace(source.entries[3], regions=(*is_static, told))
+    config = stage(tiny, segmented, kind="caption", train=["perceiver"], steps=1, cache_features=1)
     segmenter = load_model(str(segmented / "model"), device="cpu", dtype="float32").segmenter
-    store = TapStore(source.entries, segmenter, 1, torch.float32)
+    store = FeatureStore(source.entries, segmenter, 1, torch.float32)
     assert sum(fill_store(store, source, segmenter, config)) == 5
-    assert not store.index.closer
+    assert not store.index.crop
     regions = [len(entry.regions) for entry in source.entries]
     assert len(store.image) == regions[0] + regions[1] + 4 * (regions[2] + 1 + regions[4])
     last = len(silent)
@@ -533,35 +568,35 @@ def test_taps_are_kept_of_the_regions_that_are_told_of(tiny: Path, segmented: Pa
     frames = FrameStore(source.entries, SIZE, torch.device("cpu"))
     assert sum(frames.fill(source, 0)) == 2 + 3 * 4
     _, ids = frames.take(frames.starts[[2, 3]][:, None] + np.arange(4))
-    places = [told_of(source.entries[sample]) for sample in (2, 3)]
+    places = [captioned_regions(source.entries[sample]) for sample in (2, 3)]
     masks = codes_of(source.entries, [2, 3], places, ids.device).masks(ids)
     for place, region in enumerate(source.entries[2].regions):
         assert np.array_equal(masks[0, place].numpy(), mask_of(ids[0].numpy().astype(np.uint16), region))
     assert np.array_equal(masks[1, 0].numpy(), mask_of(ids[1].numpy().astype(np.uint16), told))
     assert not masks[1, 1:].any()
     kept = store.take(torch.tensor(store.index.find(3, last, 0, range(4))))
-    assert torch.equal(kept.where, whereabouts(masks[1, 0]))
+    assert torch.equal(kept.where, normalised_boxes(masks[1, 0]))
 
 
 def test_small_regions_of_pictures_are_kept_as_seen_from_near(tiny: Path, segmented: Path) -> None:
     source = open_sources(["shapes:6", "shapes:2:4"])
-    config = stage(tiny, segmented, kind="caption", train=["perceiver"], steps=1, cache_taps=2)
+    config = stage(tiny, segmented, kind="caption", train=["perceiver"], steps=1, cache_features=2)
     segmenter = load_model(str(segmented / "model"), device="cpu", dtype="float32").segmenter
-    segmenter.closer_look = True
-    store = TapStore(source.entries, segmenter, 2, torch.float32)
+    segmenter.crop_small_regions = True
+    store = FeatureStore(source.entries, segmenter, 2, torch.float32)
     small = small_regions(source.entries)
     assert 0 < len(small) < 12  # of the pictures' 12
     assert max(sample for sample, _ in small) < 6  # none of the videos'
     assert sum(fill_store(store, source, segmenter, config)) == 8 + 2 * len(small)
     for sample, region in small:
-        rows = [store.index.find_closest(sample, region, variant) for variant in (0, 1)]
+        rows = [store.index.find_for_text(sample, region, variant) for variant in (0, 1)]
         whole = store.index.find(sample, region, 0, [0])
         assert len({*rows, *whole}) == 3
         near, first = store.take(torch.tensor(rows)).where, store.take(torch.tensor(whole)).where[0]
         assert (near[:, 2:4] > first[2:4]).all()  # it fills more of what is seen
         assert not torch.equal(near[0], near[1])  # cuts vary
     large = next((0, region) for region in (0, 1) if (0, region) not in small)
-    assert store.index.find_closest(*large, 0) == store.index.find(*large, 0, [0])[0]
+    assert store.index.find_for_text(*large, 0) == store.index.find(*large, 0, [0])[0]
 
 
 def test_regions_that_vanish_are_often_chosen() -> None:
@@ -691,5 +726,5 @@ def _turns(question: str, answer: str) -> list[dict[str, str]]:
 
 
 def test_unknown_data_is_named() -> None:
-    with pytest.raises(TrainingError, match="no training data at 'nowhere'"):
+    with pytest.raises(DatasetError, match="no training data at 'nowhere'"):
         open_sources(["nowhere"])

@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pam_ros.data import small_set
-from pam_ros.data.dataset import VideoObject, VideoSample, events_between, video_play, video_sample
-from pam_ros.data.demo_clip import demo_stage
-from pam_ros.data.facts import Facts
-from pam_ros.data.judge import judge
-from pam_ros.data.occlusion import with_hidden
-from pam_ros.data.ontology import ontology
-from pam_ros.data.scenes import draw_scene
-from pam_ros.data.shards import LATER_CLOCKS, backward_segments, object_line, write_video
-from pam_ros.data.stage import RESTS, Segment, Stage
+from pam_ros.datasets.shards import ShardSource
 from pam_ros.records import Language
+from pam_ros.simulator.events.occlusion import with_hidden
+from pam_ros.simulator.events.stage import RESTS, Segment, Stage
+from pam_ros.simulator.export import LATER_CLOCKS, backward_segments, object_line, write_video
+from pam_ros.simulator.ontology import ontology
+from pam_ros.simulator.samples import VideoObject, VideoSample, events_between, video_play, video_sample
+from pam_ros.simulator.scene.scenes import draw_scene
+from pam_ros.simulator.texts.facts import Facts
+from pam_ros.simulator.texts.judge import judge
+from pam_ros.simulator.tools import small_set
+from pam_ros.simulator.tools.demo_clip import demo_stage
 from pam_ros.training.config import StageConfig, StageKind
-from pam_ros.training.happening import Events, moved
-from pam_ros.training.source import ShardSource
-from pam_ros.training.texts import clip_questions
+from pam_ros.training.heads.event_head import Events, moved
+from pam_ros.training.qa_examples import clip_questions
 
 
 @pytest.fixture(scope="module")

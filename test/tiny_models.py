@@ -22,10 +22,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from pam_ros.evaluation.parity import rule_tensor
-from pam_ros.model.checkpoint import architecture_of, load_model, read_tokenizer
+from pam_ros.model.loading.checkpoint import architecture_of, load_model, read_tokenizer
+from pam_ros.model.loading.weights import SAM2_PREFIX, official_name
 from pam_ros.model.pam import Pam
-from pam_ros.model.segmenter import FrameFeatures, Observation
-from pam_ros.model.weights import SAM2_PREFIX, official_name
+from pam_ros.model.vision.segmenter import FrameFeatures, Observation
 from pam_ros.records import Prompt
 from pam_ros.share import share_folder
 
@@ -223,14 +223,14 @@ def encoded(model: Pam, count: int, seed: int = 0) -> list[FrameFeatures]:
 
 
 def assert_same(ours: Sequence[Observation], theirs: Sequence[Observation], tolerance: float = 1e-4) -> None:
-    """Two lists of observations agree: masks, scores and taps."""
+    """Two lists of observations agree: masks, scores and region_features."""
     for a, b in zip(ours, theirs, strict=True):
         for left, right in (
             (a.mask_logits, b.mask_logits),
             (a.mask_iou, b.mask_iou),
             (a.presence_logit, b.presence_logit),
-            (a.tap.image, b.tap.image),
-            (a.tap.tokens, b.tap.tokens),
+            (a.decoder_features.image, b.decoder_features.image),
+            (a.decoder_features.tokens, b.decoder_features.tokens),
         ):
             torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pam_ros.data.jsonl import Box, Conversation, Stream, read_conversations, read_streams
+from pam_ros.datasets.pam_jsonl import Box, Conversation, Stream, read_conversations, read_streams
 from pam_ros.evaluation.samples import (
     EvaluationImage,
     EvaluationRegion,
@@ -16,7 +16,7 @@ from pam_ros.evaluation.samples import (
     SampleError,
     Samples,
 )
-from pam_ros.model.prompts import NO_PREVIOUS, TASK_TEXT
+from pam_ros.model.text.prompts import NO_PREVIOUS, TASK_TEXT
 from pam_ros.records import Language, Task
 
 # The layout has no frame rate. A caption's clips are cut by it; PAM samples its videos about this densely.

@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pam_ros.data.judge import judge
 from pam_ros.errors import StateError
 from pam_ros.records import Language
+from pam_ros.simulator.texts.judge import judge
 
 KEY_VARIABLE = "PAM_JUDGE_API_KEY"  # environment variable of the endpoint's key
 TOP_SCORE = 5  # a chat model answers 0..5
@@ -33,7 +33,7 @@ class JudgeError(StateError):
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class CaptionSequence:
     """The captions of one region, clip by clip; all tuples have one item a clip.
 
     Attributes:
@@ -59,7 +59,7 @@ class Judge(Protocol):
     def name(self) -> str:
         """What the result's file names it by."""
 
-    def continuity(self, story: Story) -> float | None:
+    def continuity(self, story: CaptionSequence) -> float | None:
         """0 (none) .. 1 (faultless); None where this judge cannot tell. Raises JudgeError."""
 
 
@@ -79,7 +79,7 @@ class RuleJudge:
 
     name = "rule"
 
-    def continuity(self, story: Story) -> float | None:
+    def continuity(self, story: CaptionSequence) -> float | None:
         """See Judge. None where the story has one clip, or the data do not say what happens."""
         if len(story.captions) < 2 or not story.category or not all(story.events):
             return None
@@ -87,7 +87,7 @@ class RuleJudge:
         return sum(scores) / len(scores)
 
     @staticmethod
-    def _clip(story: Story, place: int) -> float:
+    def _clip(story: CaptionSequence, place: int) -> float:
         caption, truth = story.captions[place], set(story.events[place])
         verdict = judge(caption, story.language)
         named, before = set(verdict.events), set(story.events[place - 1])
@@ -119,7 +119,7 @@ class ChatJudge:
         # An empty key would make the client look for another service's key in the environment.
         self._client: Any = OpenAI(base_url=url, api_key=key or "none", timeout=timeout_s, max_retries=2)
 
-    def continuity(self, story: Story) -> float | None:
+    def continuity(self, story: CaptionSequence) -> float | None:
         """See Judge. None for a story of one clip."""
         if len(story.captions) < 2:
             return None
@@ -151,7 +151,7 @@ class ChatJudge:
         return float(found[-1]) / TOP_SCORE
 
 
-def _told(story: Story) -> str:
+def _told(story: CaptionSequence) -> str:
     """The story as the chat model reads it."""
     return "\n".join(
         f"clip {place}\ncorrect: {reference or '(not known)'}\njudged: {caption or '(nothing)'}"

@@ -12,7 +12,7 @@ from pam_ros.evaluation.pictures import image_case
 from pam_ros.evaluation.samples import SUFFIX, EvaluationImage, Mask
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Prompt, Region, crop_mask
-from pam_ros.runtime.offline import shown_region
+from pam_ros.runtime.offline import region_of
 from pam_ros.runtime.tracks import is_in_view
 
 SMALLEST_OBJECT = 0.0015  # of the picture's area: what the data ask about (data.dataset.SMALLEST_OBJECT)
@@ -75,7 +75,7 @@ def _evaluate_image(model: PerceptionModel, image: EvaluationImage, findings: Fi
         place, truth = asked[i % len(asked)]
         region = image.regions[place]
         kind = "box" if i < len(asked) else "click"
-        answer = shown_region(1, observation, present=is_in_view(observation, prompted=True))
+        answer = region_of(1, observation, present=is_in_view(observation, prompted=True))
         findings.add(
             Case(
                 metric=f"mask_iou_{kind}{SUFFIX[region.kind]}",

@@ -23,10 +23,11 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from pam_ros.errors import InputError
-from pam_ros.model.checkpoint import load_official
-from pam_ros.model.language import Branch, Cohort
+from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
+from pam_ros.model.loading.checkpoint import load_official
 from pam_ros.model.pam import Pam
-from pam_ros.model.segmenter import FrameFeatures, Observation
+from pam_ros.model.text.language_model import GenerationBatch, TextSequence
+from pam_ros.model.vision.segmenter import FrameFeatures, Observation
 from pam_ros.records import Prompt
 
 RELATIVE_ERROR = 1e-4  # of embeds and logits, float32
@@ -172,21 +173,21 @@ def observe(model: Pam, features: Sequence[FrameFeatures], prompt: Prompt) -> li
 
 def _visual_rows(model: Pam, observations: Sequence[Observation], *, video: bool) -> Tensor:
     if not video:
-        return model.visual_rows(model.rows(observations, fine=True), clip=False)
+        return model.prompt_embeddings(model.embeddings(observations, stride=FIRST_FRAME_STRIDE), clip=False)
     others = np.linspace(1, len(observations) - 1, CLIP_FRAMES - 1, dtype=int)
-    rows = model.rows(observations[:1], fine=True)
+    rows = model.embeddings(observations[:1], stride=FIRST_FRAME_STRIDE)
     for i in others:  # one by one, as the reference does
-        rows += model.rows([observations[i]], fine=False)
-    return model.visual_rows(rows, clip=True)
+        rows += model.embeddings([observations[i]], stride=LATER_FRAME_STRIDE)
+    return model.prompt_embeddings(rows, clip=True)
 
 
 def _decode(model: Pam, prefix: Tensor, suffix: list[int], count: int) -> list[int]:
     """Greedy tokens through the branching decoder, without a stop token."""
-    branch = Branch(index=0, prefix=0, suffix=suffix, max_new_tokens=count)
-    cohort = Cohort(model.language, prefix[None], [branch], stop_ids=())
-    while not branch.finished:
-        cohort.step()
-    return branch.tokens
+    sequence = TextSequence(index=0, prefix=0, suffix=suffix, max_new_tokens=count)
+    batch = GenerationBatch(model.language, prefix[None], [sequence], stop_ids=())
+    while not sequence.finished:
+        batch.step()
+    return sequence.tokens
 
 
 def _error(out: Tensor, reference: NDArray[Any]) -> float:

@@ -306,8 +306,8 @@ def render_samples(
     """
     first = seed * SEEDS_PER_RUN
     if open_meshes:
-        from pam_ros.data.mesh_store import stored
-        from pam_ros.data.open_meshes import TABLE
+        from pam_ros.simulator.assets.mesh_store import stored
+        from pam_ros.simulator.assets.open_meshes import TABLE
 
         stored(TABLE[0].files[0].path)  # what is missing is told before anything is rendered
         found = [_rendered("open-image", first + i, folder, progress) for i in range(images)]
@@ -339,7 +339,7 @@ def _with_absence(first: int, count: int, progress: Callable[[str], None]) -> li
     """Seeds from `first` on of videos whose actor goes and comes back, as their scripts say."""
     found: list[int] = []
     if count:
-        from pam_ros.data.dataset import video_play
+        from pam_ros.simulator.samples import video_play
 
         for seed in range(first, first + SEARCHED * count):
             progress(f"looking for absences, {len(found)} of {count} found")
@@ -376,7 +376,8 @@ def _render(kind: str, seed: int, folder: Path) -> None:
     home = _home(folder, kind, seed)
     if (home / "index.jsonl").exists():
         return
-    from pam_ros.data import dataset, shards  # MuJoCo, which evaluating other data does not need
+    from pam_ros.simulator import export as shards
+    from pam_ros.simulator import samples as dataset  # MuJoCo, which evaluating other data does not need
 
     half = folder / f".{home.name}.{os.getpid()}"  # renamed when complete: nothing half done is ever read
     half.mkdir(parents=True, exist_ok=True)

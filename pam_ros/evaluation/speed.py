@@ -68,7 +68,7 @@ class _Camera:
         self.send()
 
     def on_text(self, event: TextEvent) -> None:
-        """Texts are waited for by their tickets."""
+        """Texts are waited for by their handles."""
 
     def on_caption(self, event: CaptionEvent) -> None:
         """None are asked for."""
@@ -155,9 +155,9 @@ def _label_latency_s(camera: _Camera, prompt: Prompt) -> float:
 
 
 def _ask(engine: Engine, prompt: Prompt, tasks: tuple[Task, ...]) -> Region:
-    ticket = engine.perceive(CAMERA, PromptRequest(prompt, tasks, (Language.EN,)))
+    handle = engine.perceive(CAMERA, PromptRequest(prompt, tasks, (Language.EN,)))
     try:
-        return ticket.future.result(timeout=ANSWER_TIMEOUT_S)
+        return handle.future.result(timeout=ANSWER_TIMEOUT_S)
     except concurrent.futures.TimeoutError:
         raise StateError(f"the engine gave no answer within {ANSWER_TIMEOUT_S:g} s") from None
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pam_ros.data.judge import judge as read_text
 from pam_ros.evaluation.cases import Case, Draw, Findings
-from pam_ros.evaluation.judges import Judge, JudgeError, Story
+from pam_ros.evaluation.judges import CaptionSequence, Judge, JudgeError
 from pam_ros.evaluation.samples import SPOKEN, EvaluationRegion, EvaluationVideo, Kind
 from pam_ros.evaluation.wording import Wording, add_wordings
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Language, Region, Task
 from pam_ros.runtime.offline import Caption, caption_video
+from pam_ros.simulator.texts.judge import judge as read_text
 
 PERIOD_S = 3.0  # of the clips; inside the 1.5..5.5 s of training's windows
 SHORTEST_CLIP = 0.4  # of the period: training leaves shorter rests out, and so does the score
@@ -28,7 +28,7 @@ TOO_SHORT = (
 
 
 @dataclass(frozen=True, slots=True)
-class ToldClip:
+class CaptionedClip:
     """One captioned clip of one region.
 
     Attributes:
@@ -82,7 +82,7 @@ def evaluate_stream(
                 wordings += _judge_clips(video, place, clips, language, findings)
                 try:
                     if not unwilling:
-                        _judge_story(video, place, clips, language, findings, judge)
+                        _judge_sequence(video, place, clips, language, findings, judge)
                 except JudgeError as error:  # hours of other results must not be lost with it
                     unwilling = str(error)
     add_wordings(wordings, findings)
@@ -128,12 +128,12 @@ def told(
     language: Language,
     every_s: float,
     carry_over: bool,
-) -> dict[int, list[ToldClip]]:
+) -> dict[int, list[CaptionedClip]]:
     """The captions of these regions by the product's own session, with what is true of each clip."""
     stamps_ns = video.stamps_ns()
     index_of = {stamp: index for index, stamp in enumerate(stamps_ns)}
     prompts = [video.regions[place].prompt() for place in places]
-    clips: dict[int, list[ToldClip]] = {place: [] for place in places}
+    clips: dict[int, list[CaptionedClip]] = {place: [] for place in places}
     seen: list[tuple[Region, ...]] = []
     for step in caption_video(
         model, video.frames(), stamps_ns, prompts, every_s=every_s, language=language, carry_over=carry_over
@@ -144,26 +144,26 @@ def told(
             start, end = index_of[caption.start_ns], index_of[caption.end_ns] + 1
             if (end - start) / video.fps >= SHORTEST_CLIP * every_s:
                 clips[place].append(
-                    _told_clip(video, place, caption, start, end, seen, clips[place], language)
+                    _captioned_clip(video, place, caption, start, end, seen, clips[place], language)
                 )
     return clips
 
 
-def _told_clip(
+def _captioned_clip(
     video: EvaluationVideo,
     place: int,
     caption: Caption,
     start: int,
     end: int,
     seen: Sequence[tuple[Region, ...]],
-    before: Sequence[ToldClip],
+    before: Sequence[CaptionedClip],
     language: Language,
-) -> ToldClip:
+) -> CaptionedClip:
     region = video.regions[place]
     events = events_in(region, start, end)
     previous = before[-1].events if before else ()
     shown = np.unique(np.linspace(start, end - 1, SHOWN_FRAMES).astype(int)).tolist()
-    return ToldClip(
+    return CaptionedClip(
         start=start,
         end=end,
         text=caption.text,
@@ -177,10 +177,10 @@ def events_in(region: EvaluationRegion, start: int, end: int) -> tuple[str, ...]
     """What happens to a region in frames start..end (end exclusive), as training's windows have it."""
     if not region.segments:
         return ()
-    from pam_ros.data.dataset import (
+    from pam_ros.simulator.events.stage import Segment
+    from pam_ros.simulator.samples import (
         events_between,
     )  # brings MuJoCo, which evaluating other data does not need
-    from pam_ros.data.stage import Segment
 
     return events_between([Segment(*segment) for segment in region.segments], start, end)
 
@@ -201,8 +201,8 @@ def right_captions(
         known = [(min(end, each.end) - max(start, each.start), each) for each in region.events]
         overlap, best = max(known, key=lambda pair: pair[0], default=(0, None))
         return tuple(best.captions.get(language, ())) if best is not None and overlap > 0 else ()
-    from pam_ros.data.captions import clip_caption
-    from pam_ros.data.facts import Facts
+    from pam_ros.simulator.texts.captions import clip_caption
+    from pam_ros.simulator.texts.facts import Facts
 
     facts = Facts(region.category, "object", colour=region.colour, material=region.material)
     rng = np.random.default_rng([start, end])
@@ -216,7 +216,7 @@ def right_captions(
 def _judge_clips(
     video: EvaluationVideo,
     place: int,
-    clips: Sequence[ToldClip],
+    clips: Sequence[CaptionedClip],
     language: Language,
     findings: Findings,
 ) -> list[Wording]:
@@ -244,10 +244,10 @@ def events_are_right(text: str, language: Language, events: Sequence[str]) -> bo
     return set(read_text(text, language).events) == set(events)
 
 
-def _judge_story(
+def _judge_sequence(
     video: EvaluationVideo,
     place: int,
-    clips: Sequence[ToldClip],
+    clips: Sequence[CaptionedClip],
     language: Language,
     findings: Findings,
     judge: Judge,
@@ -256,7 +256,7 @@ def _judge_story(
     from pam_ros.evaluation.pictures import video_case
 
     region = video.regions[place]
-    story = Story(
+    story = CaptionSequence(
         sample=f"{video.name} {region.name}",
         language=language,
         captions=tuple(clip.text for clip in clips),

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Protocol
 
-from pam_ros.data.judge import judge
 from pam_ros.errors import InputError
 from pam_ros.evaluation.cases import Case, Draw, Findings
 from pam_ros.evaluation.samples import SPOKEN, SUFFIX, EvaluationImage, EvaluationRegion, Kind
@@ -16,6 +15,7 @@ from pam_ros.evaluation.wording import Wording, add_wordings, tokens
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import IMAGE_TASKS, Language, Region, Task
 from pam_ros.runtime.offline import perceive_image
+from pam_ros.simulator.texts.judge import judge
 
 SHORT_TASKS = (Task.LABEL, Task.EXPLAIN)  # asked of parts and background, too
 REGIONS_AT_ONCE = 8  # bounds the memory of one batch of texts

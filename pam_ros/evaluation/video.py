@@ -16,7 +16,7 @@ from pam_ros.evaluation.pictures import video_case
 from pam_ros.evaluation.samples import EvaluationVideo, Mask
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Region, RegionState
-from pam_ros.runtime.tracks import Sighting, Track
+from pam_ros.runtime.tracks import Track, TrackObservation
 
 BOUNDARY_TOLERANCE = 0.008  # of the picture's diagonal, as in DAVIS
 GONE_BELOW = 1e-4  # of the picture's area: fewer visible pixels than this and the object is gone
@@ -73,7 +73,7 @@ def follow(model: PerceptionModel, video: EvaluationVideo) -> Iterator[list[Regi
             seen = model.segment(features, [region.prompt() for region in video.regions], memories)
         else:
             seen = model.track(features, [track.memory for track in tracks])
-        sightings = [Sighting(each, frame.stamp_ns, "", 0.0, prompted=index == 0) for each in seen]
+        sightings = [TrackObservation(each, frame.stamp_ns, "", 0.0, prompted=index == 0) for each in seen]
         if index == 0:
             tracks = [
                 Track(i + 1, memories[i], frame.stamp_ns, each, deque(maxlen=1))

@@ -44,11 +44,15 @@ class PerceiverConfig:
     heads: int = 8
     hidden: int = 2048  # of the MLPs
     input: PerceiverInput = PerceiverInput.AFTER
-    closer_look: bool = False  # texts of small regions are read from a cut of the frame, see `closer`
+    crop_small_regions: bool = False  # see `vision.region_crop`
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> PerceiverConfig:
         """From config.json. Raises CheckpointError for a key or an input it does not know."""
+        # Folders written before the option was renamed name it "closer_look".
+        values = {
+            "crop_small_regions" if key == "closer_look" else key: value for key, value in values.items()
+        }
         try:
             side = PerceiverInput(values.get("input", PerceiverInput.AFTER))
             return replace(cls(**values), input=side)

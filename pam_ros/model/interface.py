@@ -21,7 +21,15 @@ class ModelInfo:
     dtype: str
     parameters: int  # count
     licence: str
-    closer_look: bool = False  # texts of small regions are read from nearer, see `PerceptionModel.rows`
+    crop_small_regions: bool = (
+        False  # texts of small regions are read from nearer, see `PerceptionModel.rows`
+    )
+
+
+# Pixel shuffle of the Perceiver's image tokens (paper, section 3.2): an image and the first frame of a clip keep one
+# visual token for 2 × 2 of them, later frames one for 4 × 4.
+FIRST_FRAME_STRIDE = 2
+LATER_FRAME_STRIDE = 4
 
 
 class FrameFeatures(Protocol):
@@ -52,7 +60,7 @@ class Observation(Protocol):
         """Probability that the object is in view, 0..1."""
 
 
-class FrameRows(Protocol):
+class RegionEmbeddings(Protocol):
     """One frame of a region as rows for the language model; stay on the device."""
 
     def __len__(self) -> int:
@@ -60,11 +68,11 @@ class FrameRows(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class DecodeRequest:
+class GenerationRequest:
     """One text to decode. Requests with the identical `rows` tuple share one prefill."""
 
-    # Each a FrameRows of the model that decodes: one for an image task; for Task.CLIP a clip's, oldest first.
-    rows: tuple[Any, ...]
+    # Each a RegionEmbeddings of the model that decodes: one for an image task; for Task.CLIP a clip's, oldest first.
+    embeddings: tuple[Any, ...]
     task: Task
     language: Language
     previous_caption: str | None = None  # Task.CLIP only
@@ -123,14 +131,16 @@ class PerceptionModel(Protocol):
     def track(self, features: Any, memories: Sequence[Any]) -> Sequence[Observation]:
         """Finds every remembered region in the next frame, batched, and remembers it there."""
 
-    def rows(self, observations: Sequence[Any], *, fine: bool, closer: bool = False) -> Sequence[FrameRows]:
+    def embeddings(
+        self, observations: Sequence[Any], *, stride: int, crop: bool = False
+    ) -> Sequence[RegionEmbeddings]:
         """Perceiver and projector, batched.
 
         `fine`: the density of an image and of a clip's first frame; else that of a clip's later frames.
         `closer`: for texts of images; small regions are read from a cut of the frame, by models that do so.
         """
 
-    def decode(self, requests: Sequence[DecodeRequest]) -> Decode:
+    def decode(self, requests: Sequence[GenerationRequest]) -> Decode:
         """Starts decoding a batch of texts."""
 
     def close(self) -> None:

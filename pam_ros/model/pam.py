@@ -16,13 +16,13 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
 from pam_ros.errors import CapacityError, PromptError
 from pam_ros.model.config import Architecture
-from pam_ros.model.interface import DecodeRequest, ModelInfo, PerceptionModel
-from pam_ros.model.language import Branch, Cohort, LanguageModel, TextDecode
-from pam_ros.model.memory import RegionMemory
+from pam_ros.model.interface import GenerationRequest, ModelInfo, PerceptionModel
 from pam_ros.model.perceiver import SemanticPerceiver
 from pam_ros.model.projector import Projector
-from pam_ros.model.prompts import BEFORE_ROWS, text_after_rows
-from pam_ros.model.segmenter import FrameFeatures, Observation, Segmenter, Tap
+from pam_ros.model.text.language_model import GenerationBatch, LanguageModel, TextGeneration, TextSequence
+from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE, text_after_image
+from pam_ros.model.vision.memory_bank import RegionMemory
+from pam_ros.model.vision.segmenter import DecoderFeatures, FrameFeatures, Observation, Segmenter
 from pam_ros.records import Prompt, Task
 
 REFERENCE_WINDOW = 4096  # Qwen2's default where config.json is silent
@@ -42,10 +42,10 @@ NOT_QWEN2 = (
 
 
 @dataclass(frozen=True, slots=True)
-class FrameRows:
-    """One frame of a region as rows for the language model."""
+class RegionEmbeddings:
+    """One frame of a region as embeddings for the language model."""
 
-    tensor: Tensor  # (rows, H)
+    tensor: Tensor  # (embeddings, H)
 
     def __len__(self) -> int:
         return self.tensor.shape[0]
@@ -63,7 +63,9 @@ class Pam(nn.Module):
         self.info = ModelInfo(name="", device="cpu", dtype="float32", parameters=0, licence="")
         self.max_new_tokens = 512
         self.segmenter = Segmenter(
-            instantiate(dict(architecture.sam2)), perceiver.input, closer_look=perceiver.closer_look
+            instantiate(dict(architecture.sam2)),
+            perceiver.input,
+            crop_small_regions=perceiver.crop_small_regions,
         )
         self.perceiver = SemanticPerceiver(
             width=self.segmenter.width,
@@ -91,7 +93,7 @@ class Pam(nn.Module):
         """Tensors that keep float32: position codes, rotary frequencies, SAM 2's prompt encoder.
 
         They are small. In bfloat16 a click would be off by up to a pixel, and a rotary phase by radians
-        after a thousand rows.
+        after a thousand embeddings.
         """
         encoder = "segmenter.sam2.sam_prompt_encoder."
         clicks = {name for name, _ in self.named_parameters() if name.startswith(encoder)}
@@ -129,77 +131,84 @@ class Pam(nn.Module):
             raise PromptError("a region is tracked after it was prompted, not before")
         return self.segmenter.track(features, memories)
 
-    # ---- rows
+    # ---- embeddings
 
     @torch.inference_mode()
-    def rows(
-        self, observations: Sequence[Observation], *, fine: bool, closer: bool = False
-    ) -> list[FrameRows]:
-        """Perceiver and projector on B regions, batched → one FrameRows each.
+    def embeddings(
+        self, observations: Sequence[Observation], *, stride: int, crop: bool = False
+    ) -> list[RegionEmbeddings]:
+        """Perceiver and projector on B regions, batched → one RegionEmbeddings each.
 
-        `closer`: small regions from a closer look, see `Segmenter.look_closer`.
+        `closer`: small regions from a closer look, see `Segmenter.segment_crops`.
         """
         if not observations:
             return []
-        taps = [observation.tap for observation in observations]
-        if closer:
-            looked = self.segmenter.look_closer(observations)
-            taps = [each.tap if each.closer is None else each.closer.tap for each in looked]
-        return [FrameRows(rows) for rows in self.tap_rows(taps, fine=fine).unbind(0)]
+        region_features = [observation.decoder_features for observation in observations]
+        if crop:
+            looked = self.segmenter.segment_crops(observations)
+            region_features = [
+                each.decoder_features if each.crop is None else each.crop.decoder_features for each in looked
+            ]
+        return [
+            RegionEmbeddings(embeddings)
+            for embeddings in self.embed_features(region_features, stride=stride).unbind(0)
+        ]
 
-    def tap_rows(self, taps: Sequence[Tap], *, fine: bool) -> Tensor:
-        """The same of B taps as one tensor (B, rows, H); gradients flow where they are wanted."""
-        image = torch.cat([tap.image for tap in taps])
-        tokens = torch.cat([tap.tokens for tap in taps])
+    def embed_features(self, region_features: Sequence[DecoderFeatures], *, stride: int) -> Tensor:
+        """The same of B region_features as one tensor (B, embeddings, H); gradients flow where they are wanted."""
+        image = torch.cat([decoder_features.image for decoder_features in region_features])
+        tokens = torch.cat([decoder_features.tokens for decoder_features in region_features])
         semantic, refined = self.perceiver(image, tokens)
-        rows: Tensor = self.projector(self.perceiver.shuffle(refined, fine=fine), semantic)
-        return rows
+        embeddings: Tensor = self.projector(self.perceiver.shuffle(refined, stride=stride), semantic)
+        return embeddings
 
-    def visual_rows(self, rows: Sequence[FrameRows], *, clip: bool) -> Tensor:
-        """What stands for `<image>` in the prompt: (rows, H)."""
+    def prompt_embeddings(self, embeddings: Sequence[RegionEmbeddings], *, clip: bool) -> Tensor:
+        """What stands for `<image>` in the prompt: (embeddings, H)."""
         if clip:
-            return self.projector.clip_rows([frame.tensor for frame in rows])
-        (frame,) = rows
+            return self.projector.clip_embeddings([frame.tensor for frame in embeddings])
+        (frame,) = embeddings
         return frame.tensor
 
     # ---- texts
 
     @torch.inference_mode()
-    def decode(self, requests: Sequence[DecodeRequest]) -> TextDecode:
+    def decode(self, requests: Sequence[GenerationRequest]) -> TextGeneration:
         """Starts decoding a batch of texts. Requests with the same row objects share one prefill.
 
         Raises CapacityError where a prompt and its answer would not fit the language model's context.
         """
-        before = self.language.embed(self.language.encode_text(BEFORE_ROWS))
-        prefixes: dict[tuple[int, ...], Tensor] = {}  # keyed by the identity of the rows
-        by_length: dict[int, list[tuple[tuple[int, ...], Branch]]] = defaultdict(list)
+        before = self.language.embed(self.language.encode_text(TEXT_BEFORE_IMAGE))
+        prefixes: dict[tuple[int, ...], Tensor] = {}  # keyed by the identity of the embeddings
+        by_length: dict[int, list[tuple[tuple[int, ...], TextSequence]]] = defaultdict(list)
         for index, request in enumerate(requests):
             clip = request.task is Task.CLIP
-            key = (int(clip), *map(id, request.rows))
+            key = (int(clip), *map(id, request.embeddings))
             if key not in prefixes:
-                prefixes[key] = torch.cat([before, self.visual_rows(request.rows, clip=clip)])
-            branch = self._branch(index, request, len(prefixes[key]))
-            by_length[len(prefixes[key])].append((key, branch))
-        cohorts = []
+                prefixes[key] = torch.cat([before, self.prompt_embeddings(request.embeddings, clip=clip)])
+            sequence = self._sequence(index, request, len(prefixes[key]))
+            by_length[len(prefixes[key])].append((key, sequence))
+        batches = []
         for members in by_length.values():
             keys = list(dict.fromkeys(key for key, _ in members))
-            for key, branch in members:
-                branch.prefix = keys.index(key)
+            for key, sequence in members:
+                sequence.prefix = keys.index(key)
             stacked = torch.stack([prefixes[key] for key in keys])
-            cohorts.append(Cohort(self.language, stacked, [b for _, b in members], self.language.stop_ids))
-        return TextDecode(self.language, cohorts)
+            batches.append(
+                GenerationBatch(self.language, stacked, [b for _, b in members], self.language.stop_ids)
+            )
+        return TextGeneration(self.language, batches)
 
-    def _branch(self, index: int, request: DecodeRequest, prefix_rows: int) -> Branch:
-        text = text_after_rows(request.task, request.language, request.previous_caption)
+    def _sequence(self, index: int, request: GenerationRequest, prefix_length: int) -> TextSequence:
+        text = text_after_image(request.task, request.language, request.previous_caption)
         suffix = self.language.encode_text(text)
-        room = self.language.max_rows - prefix_rows - len(suffix)
+        room = self.language.context_length - prefix_length - len(suffix)
         if room < 1:
             raise CapacityError(
-                f"the prompt needs {prefix_rows + len(suffix)} rows and one for the answer, the model takes "
-                f"{self.language.max_rows}; use fewer frames or a shorter previous caption"
+                f"the prompt needs {prefix_length + len(suffix)} tokens and one for the answer, the model takes "
+                f"{self.language.context_length}; use fewer frames or a shorter previous caption"
             )
         wanted = min(request.max_new_tokens, self.max_new_tokens, room)
-        return Branch(
+        return TextSequence(
             index=index, prefix=0, suffix=suffix, max_new_tokens=wanted, temperature=request.temperature
         )
 

@@ -10,9 +10,9 @@ from sam2.modeling.position_encoding import PositionEmbeddingRandom
 from torch import Tensor, nn
 from torch.nn.functional import relu, scaled_dot_product_attention
 
+from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
+
 MASK_TOKENS = 2  # the stability pick and mask token 0
-FINE_STRIDE = 2  # pixel shuffle of images and of a clip's first frame
-COARSE_STRIDE = 4  # of a clip's later frames
 
 
 class Attention(nn.Module):
@@ -87,7 +87,7 @@ class TwoWayBlock(nn.Module):
 
 
 class SemanticPerceiver(nn.Module):
-    """Reads a region's tap; gives K semantic tokens and the image tokens at fine or coarse density."""
+    """Reads a region's decoder_features; gives K semantic tokens and the image tokens at fine or coarse density."""
 
     def __init__(self, *, width: int, semantic_tokens: int, depth: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class SemanticPerceiver(nn.Module):
         )
         self.final_attn_token_to_image = Attention(width=width, heads=heads, shrink=2)
         self.norm_final_attn = nn.LayerNorm(width)
-        self.proj = nn.Linear(width * COARSE_STRIDE**2, width * FINE_STRIDE**2)
+        self.proj = nn.Linear(width * LATER_FRAME_STRIDE**2, width * FIRST_FRAME_STRIDE**2)
 
     def forward(self, image: Tensor, mask_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, h, w) and (B, 2, C) → semantic tokens (B, K, C) and refined image tokens (B, h, w, C)."""
@@ -114,10 +114,10 @@ class SemanticPerceiver(nn.Module):
         queries = self.norm_final_attn(queries + looked)
         return queries[:, MASK_TOKENS:], keys.view(count, height, width, -1)
 
-    def shuffle(self, image: Tensor, *, fine: bool) -> Tensor:
-        """Refined image tokens (B, h, w, C) → (B, h·w / stride², 4·C); stride 2 when fine, else 4."""
-        tokens = pixel_shuffle(image, FINE_STRIDE if fine else COARSE_STRIDE)
-        return tokens if fine else self.proj(tokens)
+    def shuffle(self, image: Tensor, *, stride: int) -> Tensor:
+        """Refined image tokens (B, h, w, C) → (B, h·w / stride², 4·C)."""
+        tokens = pixel_shuffle(image, stride)
+        return tokens if stride == FIRST_FRAME_STRIDE else self.proj(tokens)
 
 
 def pixel_shuffle(image: Tensor, stride: int) -> Tensor:

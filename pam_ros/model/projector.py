@@ -1,4 +1,4 @@
-"""Projectors: Perceiver tokens → rows for the language model, with separators.
+"""Projectors: Perceiver tokens → embeddings for the language model, with separators.
 
 Letters: B regions, C Perceiver width, K semantic tokens, V visual tokens, H language width.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pam_ros.model.perceiver import FINE_STRIDE
+from pam_ros.model.interface import FIRST_FRAME_STRIDE
 
 
 class Projector(nn.Module):
-    """Two MLPs and three learned separator rows. Separators stand at the end of what they close."""
+    """Two MLPs and three learned separator embeddings. Separators stand at the end of what they close."""
 
     def __init__(self, *, width: int, language_width: int) -> None:
         super().__init__()
@@ -25,14 +25,14 @@ class Projector(nn.Module):
         def separator() -> nn.Parameter:
             return nn.Parameter(torch.randn(language_width) * language_width**-0.5)
 
-        self.visual = mlp(width * FINE_STRIDE**2)
+        self.visual = mlp(width * FIRST_FRAME_STRIDE**2)
         self.semantic = mlp(width)
         self.image_newline = separator()
         self.semantic_newline = separator()
         self.frame_newline = separator()
 
     def forward(self, visual: Tensor, semantic: Tensor) -> Tensor:
-        """(B, V, 4C) and (B, K, C) → rows (B, V + 1 + K + 1, H)."""
+        """(B, V, 4C) and (B, K, C) → embeddings (B, V + 1 + K + 1, H)."""
         count = visual.shape[0]
 
         def close(separator: Tensor) -> Tensor:
@@ -42,6 +42,6 @@ class Projector(nn.Module):
         meant = [self.semantic(semantic), close(self.semantic_newline)]
         return torch.cat(seen + meant, dim=1)
 
-    def clip_rows(self, frames: list[Tensor]) -> Tensor:
-        """Rows of each frame (R_i, H), oldest first → rows of the clip; a frame separator closes each."""
-        return torch.cat([part for rows in frames for part in (rows, self.frame_newline[None])])
+    def clip_embeddings(self, frames: list[Tensor]) -> Tensor:
+        """Rows of each frame (R_i, H), oldest first → embeddings of the clip; a frame separator closes each."""
+        return torch.cat([part for embeddings in frames for part in (embeddings, self.frame_newline[None])])

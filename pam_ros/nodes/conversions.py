@@ -52,7 +52,7 @@ _STATUS_CODES = (  # the first class that fits decides
 
 @dataclass(frozen=True, slots=True)
 class PromptDefaults:
-    """What a prompt that names no tasks or no languages asks for."""
+    """What a prompt that names no tasks or no languages requests for."""
 
     tasks: tuple[Task, ...]
     languages: tuple[Language, ...]
@@ -162,7 +162,7 @@ def region_message(region: Region, header: Header, languages: Sequence[Language]
         presence_score=float(region.presence_score),
         texts=_region_texts(region, languages),
         created=time_message(region.created_ns),
-        last_seen=time_message(region.seen_ns),
+        last_seen=time_message(region.last_visible_ns),
     )
 
 

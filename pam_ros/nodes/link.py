@@ -11,7 +11,7 @@ from pam_ros.runtime.options import EngineOptions
 
 
 class EngineLink:
-    """The manager connects and disconnects; the perception nodes ask. Safe to use from any thread."""
+    """The manager connects and disconnects; the perception nodes request. Safe to use from any thread."""
 
     def __init__(self, options: EngineOptions) -> None:
         self.options = options  # as the manager's parameters say, active or not

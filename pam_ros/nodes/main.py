@@ -187,7 +187,7 @@ def _load_pam(
     name_or_path: str, *, device: str, dtype: str, memory_limit_gib: float, progress: Progress | None
 ) -> PerceptionModel:
     """Torch is imported here: the nodes are up, and say "not active", before it is."""
-    from pam_ros.model.checkpoint import load_model
+    from pam_ros.model.loading.checkpoint import load_model
 
     return load_model(
         name_or_path, device=device, dtype=dtype, memory_limit_gib=memory_limit_gib, progress=progress

@@ -25,9 +25,9 @@ from rclpy.timer import Timer
 from std_msgs.msg import Header
 
 from pam_ros.errors import CancelledError, ModelError
-from pam_ros.model.interface import DecodeRequest, PerceptionModel
-from pam_ros.nodes.diagnostics import Health, Phase, report
+from pam_ros.model.interface import FIRST_FRAME_STRIDE, GenerationRequest, PerceptionModel
 from pam_ros.nodes.link import CameraDispatch, EngineLink
+from pam_ros.nodes.outputs.diagnostics import Health, Phase, report
 from pam_ros.nodes.parameters import MANAGER, ManagerSettings, declare, manager_settings
 from pam_ros.nodes.perception_node import PerceptionNode
 from pam_ros.records import Language, Prompt, Task
@@ -48,7 +48,7 @@ class Progress(Protocol):
 
 
 class ModelFactory(Protocol):
-    """`pam_ros.model.checkpoint.load_model`, or a test's fake. Raises a ModelError."""
+    """`pam_ros.model.loading.checkpoint.load_model`, or a test's fake. Raises a ModelError."""
 
     def __call__(
         self,
@@ -294,9 +294,13 @@ def warm_up(model: PerceptionModel) -> None:
     features, memory = model.encode(image), model.new_memory()
     observations = model.segment(features, [Prompt.from_clicks([(32, 32)])], [memory])
     model.track(model.encode(image), [memory])
-    rows = model.rows(observations, fine=True, closer=True)
+    embeddings = model.embeddings(observations, stride=FIRST_FRAME_STRIDE, crop=True)
     decode = model.decode(
-        [DecodeRequest(rows=tuple(rows), task=Task.LABEL, language=Language.EN, max_new_tokens=2)]
+        [
+            GenerationRequest(
+                embeddings=tuple(embeddings), task=Task.LABEL, language=Language.EN, max_new_tokens=2
+            )
+        ]
     )
     while not decode.done:
         decode.step()

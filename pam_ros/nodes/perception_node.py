@@ -24,10 +24,10 @@ from pam_ros.nodes.conversions import (
     stamp_or_newest,
 )
 from pam_ros.nodes.images import mask_from_image, picture_from_compressed, picture_from_image
+from pam_ros.nodes.inputs.services import Requests
 from pam_ros.nodes.link import EngineLink
-from pam_ros.nodes.outputs import Outputs
+from pam_ros.nodes.outputs.regions import Outputs
 from pam_ros.nodes.parameters import PERCEPTION, declare, perception_settings
-from pam_ros.nodes.requests import Requests
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.records import Frame, Prompt
 from pam_ros.runtime.engine import PromptRequest
@@ -166,8 +166,8 @@ class PerceptionNode(Node):
         self._perceive(prompt_request(message, self._defaults))
 
     def _perceive(self, request: PromptRequest) -> None:
-        ticket = self._link.engine.perceive(self.camera, request)
-        ticket.future.add_done_callback(lambda future: self._report(future.exception()))
+        handle = self._link.engine.perceive(self.camera, request)
+        handle.future.add_done_callback(lambda future: self._report(future.exception()))
 
     def _report(self, error: BaseException | None) -> None:
         """Nobody waits for the answer to a topic: the log is where a refusal can be read."""

@@ -1,4 +1,4 @@
-"""One clip's caption: from its frames' rows to the events its listeners get."""
+"""One clip's caption: from its frames' embeddings to the events its listeners get."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pam_ros.errors import PamError
-from pam_ros.model.interface import DecodeRequest
+from pam_ros.model.interface import GenerationRequest
 from pam_ros.records import Language, Task
 from pam_ros.runtime.clip_buffer import ClipFrame
 from pam_ros.runtime.events import CaptionEvent
-from pam_ros.runtime.language_queue import Outlet
-from pam_ros.runtime.requests import Ticket
+from pam_ros.runtime.generation_queue import EventReporter
+from pam_ros.runtime.requests import RequestHandle
 
 
 def _no_caption() -> str | None:
@@ -32,7 +32,7 @@ class CaptionJob:
         deliver: takes every event, the final one included.
         previous: gives the caption of the clip before, as known when decoding starts.
         ended: told once, after the last event.
-        ticket: None for a streaming caption.
+        handle: None for a streaming caption.
         final: the caption, once it is complete.
     """
 
@@ -43,30 +43,34 @@ class CaptionJob:
     language: Language
     sequence: int
     max_new_tokens: int
-    outlet: Outlet
+    reporter: EventReporter
     deliver: Callable[[CaptionEvent], None]
     previous: Callable[[], str | None] = _no_caption
     ended: Callable[[CaptionJob], None] = _nobody
-    ticket: Ticket[CaptionEvent] | None = None
+    handle: RequestHandle[CaptionEvent] | None = None
     final: CaptionEvent | None = None
 
     @property
     def counted(self) -> bool:
         """See Job. Streaming captions are bounded by two per region."""
-        return self.ticket is not None
+        return self.handle is not None
 
     @property
     def abandoned(self) -> bool:
         """See Job."""
-        return self.ticket is not None and self.ticket.settled
+        return self.handle is not None and self.handle.done
 
-    def requests(self) -> list[DecodeRequest]:
+    def requests(self) -> list[GenerationRequest]:
         """See Job."""
-        rows = tuple(frame.rows for frame in self.frames)
+        embeddings = tuple(frame.embeddings for frame in self.frames)
         previous = self.previous()
         return [
-            DecodeRequest(
-                rows, Task.CLIP, self.language, previous_caption=previous, max_new_tokens=self.max_new_tokens
+            GenerationRequest(
+                embeddings,
+                Task.CLIP,
+                self.language,
+                previous_caption=previous,
+                max_new_tokens=self.max_new_tokens,
             )
         ]
 
@@ -84,7 +88,7 @@ class CaptionJob:
             text=text,
             final=final,
             language=self.language,
-            latency_s=self.outlet.clock() - last.arrived_s,
+            latency_s=self.reporter.clock() - last.arrived_s,
         )
         self.final = event if final else None
         self.deliver(event)
@@ -92,11 +96,13 @@ class CaptionJob:
     def end(self, error: PamError | None) -> None:
         """See Job."""
         if self.final is not None:
-            self.outlet.text_latency_s.add(self.final.latency_s)
-            if self.ticket is not None:
-                self.ticket.resolve(self.final)
-        elif error is not None and self.ticket is not None:
-            self.ticket.fail(error)
+            self.reporter.text_latency_s.add(self.final.latency_s)
+            if self.handle is not None:
+                self.handle.resolve(self.final)
+        elif error is not None and self.handle is not None:
+            self.handle.fail(error)
         elif error is not None:
-            self.outlet.listener.on_warning(self.camera, f"region {self.region_id} misses a caption: {error}")
+            self.reporter.listener.on_warning(
+                self.camera, f"region {self.region_id} misses a caption: {error}"
+            )
         self.ended(self)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pam_ros.errors import CancelledError, NoFrameError, PamError
+from pam_ros.model.interface import FIRST_FRAME_STRIDE
 from pam_ros.records import Language
 from pam_ros.runtime.caption_job import CaptionJob
 from pam_ros.runtime.clip_buffer import ClipBuffer, ClipFrame
-from pam_ros.runtime.language_queue import LanguageQueue, Outlet
+from pam_ros.runtime.embedding_plan import EmbeddingPlan
+from pam_ros.runtime.generation_queue import EventReporter, GenerationQueue
 from pam_ros.runtime.options import EngineOptions
-from pam_ros.runtime.requests import CaptionAsk
-from pam_ros.runtime.rows import RowPlan
-from pam_ros.runtime.tracks import CameraTracks, Sighting, Track
+from pam_ros.runtime.requests import CaptionRequest
+from pam_ros.runtime.tracks import CameraTracks, Track, TrackObservation
 
 
 @dataclass(slots=True, eq=False)
@@ -39,46 +40,48 @@ class ClipStep:
     """What one frame means for one region's rolling clip.
 
     Attributes:
-        enters: the sighting that becomes the clip's next frame, at fine density where it is its first.
+        enters: the observation that becomes the clip's next frame, at fine density where it is its first.
         ends: the decode timestamp is reached.
-        carried: the sighting that starts the next clip, at fine density.
+        carried: the observation that starts the next clip, at fine density.
     """
 
     track: Track
     clip: ClipBuffer
-    enters: Sighting | None
+    enters: TrackObservation | None
     ends: bool
-    carried: Sighting | None
+    carried: TrackObservation | None
 
-    def plan(self, plan: RowPlan) -> None:
-        """Asks for the rows this step needs."""
+    def plan(self, plan: EmbeddingPlan) -> None:
+        """Asks for the embeddings this step needs."""
         if self.enters is not None:
-            plan.want(self.enters, fine=self.clip.wants_fine)
+            plan.want(self.enters, stride=self.clip.next_stride)
         if self.carried is not None:
-            plan.want(self.carried, fine=True)
+            plan.want(self.carried, stride=FIRST_FRAME_STRIDE)
 
 
 class Captions:
     """Owned by the worker. Clips live here; decoding is the language queue's."""
 
-    def __init__(self, *, queue: LanguageQueue, outlet: Outlet, options: EngineOptions) -> None:
+    def __init__(self, *, queue: GenerationQueue, reporter: EventReporter, options: EngineOptions) -> None:
         self.options = options
         self._queue = queue
-        self._outlet = outlet
+        self._reporter = reporter
         self._rolling: dict[Track, _Rolling] = {}
 
-    # A new frame, in two halves: which rows are needed, and what becomes of them
+    # A new frame, in two halves: which embeddings are needed, and what becomes of them
 
-    def plan(self, camera: CameraTracks, stamp_ns: int, plan: RowPlan) -> list[ClipStep]:
-        """Finds out which clips the camera's newest frame enters or ends; asks `plan` for their rows."""
+    def plan(self, camera: CameraTracks, stamp_ns: int, plan: EmbeddingPlan) -> list[ClipStep]:
+        """Finds out which clips the camera's newest frame enters or ends; requests `plan` for their embeddings."""
         steps = [self._frame_step(track, stamp_ns) for track in camera.regions.values()]
         needed = [step for step in steps if step is not None]
         for step in needed:
             step.plan(plan)
         return needed
 
-    def settle(self, camera: str, stamp_ns: int, steps: list[ClipStep], plan: RowPlan, group: object) -> None:
-        """Lets frames enter, and asks for the captions of clips that end; `plan` was run in between."""
+    def settle(
+        self, camera: str, stamp_ns: int, steps: list[ClipStep], plan: EmbeddingPlan, group: object
+    ) -> None:
+        """Lets frames enter, and requests for the captions of clips that end; `plan` was run in between."""
         for step in steps:
             if step.enters is not None:
                 plan.enter(step.clip, step.enters)
@@ -92,19 +95,21 @@ class Captions:
                     self._job(camera, step.track, frames, group, self.options.caption_language), step.track
                 )
 
-    def now(self, camera: CameraTracks, asks: list[CaptionAsk], plan: RowPlan) -> None:
-        """`caption_now`: ends the regions' rolling clips here; the newest sighting is their last frame."""
-        for ask in asks:
-            track = camera.regions.get(ask.region_id)
-            if ask.ticket.settled:
+    def now(self, camera: CameraTracks, requests: list[CaptionRequest], plan: EmbeddingPlan) -> None:
+        """`caption_now`: ends the regions' rolling clips here; the newest observation is their last frame."""
+        for request in requests:
+            track = camera.regions.get(request.region_id)
+            if request.handle.done:
                 continue
             if track is None:
-                ask.ticket.fail(CancelledError(f"region {ask.region_id} was removed before it was captioned"))
+                request.handle.fail(
+                    CancelledError(f"region {request.region_id} was removed before it was captioned")
+                )
                 continue
             rolling = self._rolling_of(track)
             rolling.wanted = True
             # Without a clip so far there is only what it looked like when it was last in view.
-            newest = track.seen if rolling.clip is None else track.looked
+            newest = track.last_visible if rolling.clip is None else track.last_observed
             clip = rolling.clip or self._new_clip(newest.stamp_ns)
             missing = not clip.frames or newest.stamp_ns > clip.frames[-1].stamp_ns
             step = self._step(track, clip, newest if missing and clip.has_room else None, ends=True)
@@ -114,18 +119,20 @@ class Captions:
             frames = tuple(clip.frames)
             self._begin_next(step, camera.frame.stamp_ns if camera.frame else newest.stamp_ns, plan)
             if frames:
-                job = self._job(camera.name, track, frames, object(), ask.language)
-                job.ticket = ask.ticket
+                job = self._job(camera.name, track, frames, object(), request.language)
+                job.handle = request.handle
                 self._queue.submit(job)
             else:
-                ask.ticket.fail(failure or NoFrameError(f"region {ask.region_id} has not been seen yet"))
+                request.handle.fail(
+                    failure or NoFrameError(f"region {request.region_id} has not been seen yet")
+                )
 
     def _frame_step(self, track: Track, stamp_ns: int) -> ClipStep | None:
         rolling = self._rolling_of(track)
         if not self.options.streaming and not rolling.wanted:
             rolling.clip = rolling.following = None
             return None
-        looked = track.looked_at(stamp_ns)
+        looked = track.observed_at(stamp_ns)
         if rolling.clip is None:
             if looked is None:
                 return None
@@ -133,7 +140,9 @@ class Captions:
         enters = looked if rolling.clip.wants(stamp_ns) else None
         return self._step(track, rolling.clip, enters, ends=rolling.clip.ends(stamp_ns))
 
-    def _step(self, track: Track, clip: ClipBuffer, enters: Sighting | None, *, ends: bool) -> ClipStep:
+    def _step(
+        self, track: Track, clip: ClipBuffer, enters: TrackObservation | None, *, ends: bool
+    ) -> ClipStep:
         return ClipStep(
             track, clip, enters, ends, (enters or clip.last) if ends and self._carries() else None
         )
@@ -145,13 +154,13 @@ class Captions:
         period_s, max_frames = self.options.caption_period_s, self.options.clip_frames
         return ClipBuffer(start_ns=start_ns, period_s=period_s, max_frames=max_frames, carried=carried)
 
-    def _begin_next(self, step: ClipStep, stamp_ns: int, plan: RowPlan) -> None:
+    def _begin_next(self, step: ClipStep, stamp_ns: int, plan: EmbeddingPlan) -> None:
         """The paper's section 3.1: the last frame, at first-frame density, starts the next clip."""
         carried: ClipFrame | None = None
         if step.carried is not None:
-            rows = plan.rows(step.carried, fine=True)
-            if not isinstance(rows, PamError):
-                carried = ClipFrame.of(step.carried, rows[0])
+            embeddings = plan.embeddings(step.carried, stride=FIRST_FRAME_STRIDE)
+            if not isinstance(embeddings, PamError):
+                carried = ClipFrame.of(step.carried, embeddings[0])
         elif self._carries() and step.clip.frames:
             carried = step.clip.frames[0]  # carried once already, and nothing was seen since
         # Without a carried frame the next clip starts with the next frame the region is seen in.
@@ -171,7 +180,7 @@ class Captions:
         else:
             skipped, rolling.following = rolling.following, job
         if skipped is not None:
-            self._outlet.listener.on_warning(
+            self._reporter.listener.on_warning(
                 job.camera,
                 f"region {job.region_id}: caption {skipped.sequence} is skipped, decoding takes longer than "
                 f"the caption period of {self.options.caption_period_s} s",
@@ -204,8 +213,8 @@ class Captions:
             language=language,
             sequence=sequence,
             max_new_tokens=self.options.max_new_tokens,
-            outlet=self._outlet,
-            deliver=self._outlet.listener.on_caption,
+            reporter=self._reporter,
+            deliver=self._reporter.listener.on_caption,
             previous=previous,
             ended=ended,
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pam_ros.model.interface import FrameRows
-from pam_ros.runtime.tracks import Sighting
+from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE, RegionEmbeddings
+from pam_ros.runtime.tracks import TrackObservation
 
 # Frames come a little early as often as a little late. A frame this much before its planned instant still
 # counts as being there; else a camera that runs at the sampling rate would lose every other frame to jitter.
@@ -19,12 +19,12 @@ class ClipFrame:
     stamp_ns: int
     frame_id: str
     arrived_s: float  # seconds of the runtime's clock
-    rows: FrameRows
+    embeddings: RegionEmbeddings
 
     @classmethod
-    def of(cls, sighting: Sighting, rows: FrameRows) -> ClipFrame:
-        """A frame the region was looked for in, with its rows."""
-        return cls(sighting.stamp_ns, sighting.frame_id, sighting.arrived_s, rows)
+    def of(cls, observation: TrackObservation, embeddings: RegionEmbeddings) -> ClipFrame:
+        """A frame the region was looked for in, with its embeddings."""
+        return cls(observation.stamp_ns, observation.frame_id, observation.arrived_s, embeddings)
 
 
 class ClipBuffer:
@@ -48,7 +48,7 @@ class ClipBuffer:
         self.frames: list[ClipFrame] = []
         self.new_frames = 0  # of them not carried over
         self.in_view = False  # in one of these at least
-        self.last: Sighting | None = None  # the newest of them; None if that one was carried
+        self.last: TrackObservation | None = None  # the newest of them; None if that one was carried
         if carried is not None:
             self.frames.append(carried)
             self._next = 1
@@ -64,9 +64,9 @@ class ClipBuffer:
         return len(self.frames) < self._max_frames
 
     @property
-    def wants_fine(self) -> bool:
-        """True while the next frame to enter would be the clip's first."""
-        return not self.frames
+    def next_stride(self) -> int:
+        """Pixel-shuffle stride of the next frame to enter: a clip's first frame keeps more visual tokens."""
+        return LATER_FRAME_STRIDE if self.frames else FIRST_FRAME_STRIDE
 
     def wants(self, stamp_ns: int) -> bool:
         """True where a frame of this stamp should enter."""
@@ -78,12 +78,12 @@ class ClipBuffer:
         """True where this stamp has reached the decode timestamp."""
         return stamp_ns >= self._start_ns + self._period_ns - self._early_ns
 
-    def add(self, sighting: Sighting, rows: FrameRows) -> None:
+    def add(self, observation: TrackObservation, embeddings: RegionEmbeddings) -> None:
         """Lets a frame enter; instants it is late for are left out."""
         assert self.has_room
-        self.frames.append(ClipFrame.of(sighting, rows))
+        self.frames.append(ClipFrame.of(observation, embeddings))
         self.new_frames += 1
-        self.in_view |= sighting.in_view
-        self.last = sighting
-        passed_ns = sighting.stamp_ns - self._start_ns + self._early_ns
+        self.in_view |= observation.in_view
+        self.last = observation
+        passed_ns = observation.stamp_ns - self._start_ns + self._early_ns
         self._next = max(self._next + 1, int(passed_ns // self._spacing_ns) + 1)

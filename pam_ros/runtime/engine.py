@@ -8,32 +8,32 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pam_ros.errors import CancelledError, PamError
-from pam_ros.model.interface import PerceptionModel
+from pam_ros.model.interface import FIRST_FRAME_STRIDE, PerceptionModel
 from pam_ros.records import Frame, Language, Prompt, Region, Task
 from pam_ros.runtime.captions import Captions
+from pam_ros.runtime.clip_recorder import ClipRecorder
+from pam_ros.runtime.embedding_plan import EmbeddingPlan
 from pam_ros.runtime.events import CaptionEvent, FrameResult, Listener
 from pam_ros.runtime.failures import FaultLog, GuardedListener
+from pam_ros.runtime.generation_queue import EventReporter, GenerationQueue
 from pam_ros.runtime.inbox import Inbox, Work
-from pam_ros.runtime.language_queue import LanguageQueue, Outlet
-from pam_ros.runtime.masks import Masks, Shown
+from pam_ros.runtime.masks import Masks, PromptResult
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.requests import (
-    Ask,
-    CaptionAsk,
+    CaptionRequest,
+    ClipRequest,
     PromptRequest,
-    Ticket,
-    WatchAsk,
+    Request,
+    RequestHandle,
+    check_clip,
     check_request,
-    check_watch,
 )
-from pam_ros.runtime.rows import RowPlan
 from pam_ros.runtime.statistics import CameraStatistics, EngineStatistics, RateMeter
-from pam_ros.runtime.texts import TextJob
+from pam_ros.runtime.text_job import TextJob
 from pam_ros.runtime.tracks import CameraTracks, Track
-from pam_ros.runtime.watches import Watches
 from pam_ros.runtime.worker import Worker
 
-__all__ = ["CameraStatistics", "Engine", "EngineStatistics", "PromptRequest", "Ticket"]
+__all__ = ["CameraStatistics", "Engine", "EngineStatistics", "PromptRequest", "RequestHandle"]
 
 IDLE_S = 0.1  # how often an idle worker looks whether a watched camera stands still
 
@@ -59,24 +59,24 @@ class Engine:
         self._clock = clock
         self._faults = FaultLog()
         self._cameras = {name: CameraTracks(name=name) for name in cameras}
-        self._tickets: set[Ticket[Any]] = set()  # not settled yet
-        self._tickets_lock = threading.Lock()
+        self._handles: set[RequestHandle[Any]] = set()  # not settled yet
+        self._handles_lock = threading.Lock()
         self._inbox = Inbox(cameras, options, queued_elsewhere=self._queued_behind_inbox, clock=clock)
         self._listener = GuardedListener(listener, self._faults, lambda: self._inbox.active)
-        self._outlet = Outlet(self._listener, clock)
-        self._queue = LanguageQueue(model, self._faults)
+        self._reporter = EventReporter(self._listener, clock)
+        self._queue = GenerationQueue(model, self._faults)
         self._token_rate = RateMeter()
         self._masks = Masks(
             model=model, inbox=self._inbox, listener=self._listener, faults=self._faults, options=options
         )
-        self._captions = Captions(queue=self._queue, outlet=self._outlet, options=options)
-        self._watches = Watches(queue=self._queue, outlet=self._outlet, options=options)
+        self._captions = Captions(queue=self._queue, reporter=self._reporter, options=options)
+        self._watches = ClipRecorder(queue=self._queue, reporter=self._reporter, options=options)
         self._worker = Worker(
             masks=self._masks_turn,
             language=self._language_turn,
             idle=lambda: self._inbox.wait(IDLE_S),
             leave=self._leave,
-            share=lambda: self._options.language_share,
+            share=lambda: self._options.text_time_fraction,
             clock=clock,
             faults=self._faults,
         )
@@ -88,7 +88,7 @@ class Engine:
 
         `work.frame` is None when prompts came and no frame: they are answered on the frame shown last.
         """
-        camera, plan = self._cameras[work.camera], RowPlan(self._model, self._faults)
+        camera, plan = self._cameras[work.camera], EmbeddingPlan(self._model, self._faults)
 
         # 1. A prompt that means an earlier frame is segmented there, and tracked on from there below.
         earlier = self._masks.segment(camera, work.older_frame, work.older) if work.older_frame else []
@@ -117,14 +117,14 @@ class Engine:
         # 6. What is to be told: of regions prompted or to be described, of clips this frame enters or ends.
         shown = self._pass_on(camera, shown + self._described(camera, work.describe))
         for each in shown:
-            plan.want(each.sighting, fine=True, closer=True)
+            plan.want(each.observation, stride=FIRST_FRAME_STRIDE, crop=True)
         clips = self._captions.plan(camera, frame.stamp_ns, plan) if work.frame is not None else []
         watched = self._watches.plan(camera.name, frame.stamp_ns, plan) if work.frame is not None else []
 
         # 7. Perceiver and projector run now, batched, so that a text later costs the language model only.
         plan.run()
 
-        # 8. Texts of images start as one batch: one prefill a region, its tasks branch off.
+        # 8. Texts of images start as one batch: one prefill a region, its tasks sequence off.
         self._tell(shown, plan)
 
         # 9. Clips whose decode timestamp this is start as another batch. Decoding itself is done in steps
@@ -134,20 +134,20 @@ class Engine:
         self._watches.settle(frame.stamp_ns, watched, plan, ended)
         self._captions.now(camera, work.captions, plan)
 
-    def _see_image(self, ask: Ask) -> None:
+    def _see_image(self, request: Request) -> None:
         """The flow for a caller's own image: one region, nothing tracked, nothing published."""
-        shown = self._masks.segment_image(ask)
+        shown = self._masks.segment_image(request)
         if shown is not None:
-            plan = RowPlan(self._model, self._faults)
-            kept = self._pass_on(CameraTracks(name=ask.camera), [shown])
+            plan = EmbeddingPlan(self._model, self._faults)
+            kept = self._pass_on(CameraTracks(name=request.camera), [shown])
             for each in kept:
-                plan.want(each.sighting, fine=True, closer=True)
+                plan.want(each.observation, stride=FIRST_FRAME_STRIDE, crop=True)
             plan.run()
             self._tell(kept, plan)
 
     # ---- the flow's smaller steps
 
-    def _to_track(self, camera: CameraTracks, work: Work, earlier: list[Shown]) -> list[Track]:
+    def _to_track(self, camera: CameraTracks, work: Work, earlier: list[PromptResult]) -> list[Track]:
         if work.frame is not None:
             return list(camera.regions.values())
         # The frame was worked off before; only what was prompted on an earlier one has yet to be found in it.
@@ -171,7 +171,7 @@ class Engine:
             camera.rate.add(now_s)
             camera.mask_latency_s.add(latency_s)
         else:
-            latency_s = now_s - min(ask.arrived_s for ask in (*work.older, *work.current))
+            latency_s = now_s - min(request.arrived_s for request in (*work.older, *work.current))
         camera.count()
         live = self._inbox.live(camera.name)  # a caller may have removed one meanwhile
         regions = tuple(
@@ -183,51 +183,51 @@ class Engine:
             )
         )
 
-    def _described(self, camera: CameraTracks, asks: list[Ask]) -> list[Shown]:
+    def _described(self, camera: CameraTracks, requests: list[Request]) -> list[PromptResult]:
         shown = []
-        for ask in asks:
-            track = camera.regions.get(ask.request.region_id)
+        for request in requests:
+            track = camera.regions.get(request.content.region_id)
             if track is None:
                 self._masks.refuse(
-                    ask, CancelledError(f"region {ask.request.region_id} was removed meanwhile")
+                    request, CancelledError(f"region {request.content.region_id} was removed meanwhile")
                 )
             else:
-                shown.append(Shown(ask, track, track.seen, track.snapshot()))
+                shown.append(PromptResult(request, track, track.last_visible, track.snapshot()))
         return shown
 
-    def _pass_on(self, camera: CameraTracks, shown: list[Shown]) -> list[Shown]:
+    def _pass_on(self, camera: CameraTracks, shown: list[PromptResult]) -> list[PromptResult]:
         """Starts watches, answers who wants a mask only; returns those that want texts."""
-        wanting: list[Shown] = []
+        wanting: list[PromptResult] = []
         for each in shown:
-            if each.ask.watch is not None and each.track is not None:
-                self._watches.add(camera.name, each.track, each.ask.watch)
-            elif each.ask.request.texts() and not each.ask.settled:
+            if each.request.watch is not None and each.track is not None:
+                self._watches.add(camera.name, each.track, each.request.watch)
+            elif each.request.content.texts() and not each.request.settled:
                 wanting.append(each)
-            elif each.ask.ticket is not None:
-                each.ask.ticket.resolve(each.answer)
+            elif each.request.handle is not None:
+                each.request.handle.resolve(each.answer)
         return wanting
 
-    def _tell(self, shown: list[Shown], plan: RowPlan) -> None:
+    def _tell(self, shown: list[PromptResult], plan: EmbeddingPlan) -> None:
         group = object()
         for each in shown:
-            rows = plan.rows(each.sighting, fine=True, closer=True)
-            if isinstance(rows, PamError):
-                self._masks.refuse(each.ask, rows)
+            embeddings = plan.embeddings(each.observation, stride=FIRST_FRAME_STRIDE, crop=True)
+            if isinstance(embeddings, PamError):
+                self._masks.refuse(each.request, embeddings)
                 continue
             self._queue.submit(
                 TextJob(
-                    camera=each.ask.camera,
+                    camera=each.request.camera,
                     region_id=each.answer.region_id,
                     group=group,
-                    rows=rows,
-                    texts=each.ask.request.texts(),
+                    embeddings=embeddings,
+                    texts=each.request.content.texts(),
                     answer=each.answer,
-                    stamp_ns=each.sighting.stamp_ns,
-                    arrived_s=each.ask.arrived_s,
+                    stamp_ns=each.observation.stamp_ns,
+                    arrived_s=each.request.arrived_s,
                     track=each.track,
-                    ticket=each.ask.ticket,
+                    handle=each.request.handle,
                     max_new_tokens=self._options.max_new_tokens,
-                    outlet=self._outlet,
+                    reporter=self._reporter,
                 )
             )
 
@@ -244,10 +244,10 @@ class Engine:
         if work is not None:
             failure = self._faults.attempt("seeing", lambda: self._see(work))
             if failure is not None:  # a fault of ours: whoever waits must not wait forever
-                for ask in (*work.older, *work.current, *work.describe):
-                    self._masks.refuse(ask, failure)
+                for request in (*work.older, *work.current, *work.describe):
+                    self._masks.refuse(request, failure)
                 for caption in work.captions:
-                    caption.ticket.fail(failure)
+                    caption.handle.fail(failure)
         if image is not None:
             failure = self._faults.attempt("seeing an image", lambda: self._see_image(image))
             if failure is not None:
@@ -303,25 +303,25 @@ class Engine:
         No listener is called after it returns. Region ids go on where they were after the next `start`.
         """
         self._inbox.close()
-        with self._tickets_lock:
-            tickets = list(self._tickets)
-        for ticket in tickets:
-            ticket.fail(CancelledError("the engine was stopped before the answer was ready"))
+        with self._handles_lock:
+            handles = list(self._handles)
+        for handle in handles:
+            handle.fail(CancelledError("the engine was stopped before the answer was ready"))
         self._worker.stop()
 
     def submit_frame(self, frame: Frame) -> None:
         """Offers the newest frame of `frame.camera`; one still waiting is dropped. Ignored while stopped."""
         self._inbox.put_frame(frame)
 
-    def perceive(self, camera: str, request: PromptRequest) -> Ticket[Region]:
+    def perceive(self, camera: str, request: PromptRequest) -> RequestHandle[Region]:
         """The region of a prompt, or the one named, with the texts asked for: as of the frame asked about."""
-        ticket = Ticket[Region]()
+        handle = RequestHandle[Region]()
 
         def put() -> None:
             check_request(request)
-            self._inbox.put_ask(Ask(camera, request, None, self._clock(), ticket=ticket))
+            self._inbox.put_request(Request(camera, request, None, self._clock(), handle=handle))
 
-        return self._accept(camera, ticket, put)
+        return self._accept(camera, handle, put)
 
     def detections(
         self,
@@ -356,14 +356,14 @@ class Engine:
         """Forgets every region of the camera; returns how many there were."""
         return self._inbox.remove_all(camera)
 
-    def caption_now(self, camera: str, region_id: int, language: Language) -> Ticket[CaptionEvent]:
+    def caption_now(self, camera: str, region_id: int, language: Language) -> RequestHandle[CaptionEvent]:
         """A decode timestamp on demand: captions the clip collected so far and starts the next.
 
         Where captions do not stream, the first call captions the newest frame and begins to collect.
         """
-        ticket = Ticket[CaptionEvent]()
-        ask = CaptionAsk(ticket, region_id, language)
-        return self._accept(camera, ticket, lambda: self._inbox.put_caption(camera, ask))
+        handle = RequestHandle[CaptionEvent]()
+        request = CaptionRequest(handle, region_id, language)
+        return self._accept(camera, handle, lambda: self._inbox.put_caption(camera, request))
 
     def caption_clip(
         self,
@@ -372,21 +372,21 @@ class Engine:
         duration_s: float,
         language: Language,
         on_progress: Callable[[float, str], None],
-    ) -> Ticket[CaptionEvent]:
-        """Watches a region for `duration_s` of stream time from the next frame on, then captions what it saw.
+    ) -> RequestHandle[CaptionEvent]:
+        """ClipRecorder a region for `duration_s` of stream time from the next frame on, then captions what it saw.
 
-        `on_progress(watched_s, partial_text)` is called on the worker thread. `request.tasks` are left out.
+        `on_progress(recorded_s, partial_text)` is called on the worker thread. `request.tasks` are left out.
         A camera that stands still ends the clip early.
         """
-        ticket = Ticket[CaptionEvent]()
-        watch = WatchAsk(ticket, duration_s, language, on_progress)
+        handle = RequestHandle[CaptionEvent]()
+        watch = ClipRequest(handle, duration_s, language, on_progress)
 
         def put() -> None:
             check_request(request)
-            check_watch(request, duration_s)
-            self._inbox.put_ask(Ask(camera, request, None, self._clock(), watch=watch))
+            check_clip(request, duration_s)
+            self._inbox.put_request(Request(camera, request, None, self._clock(), watch=watch))
 
-        return self._accept(camera, ticket, put)
+        return self._accept(camera, handle, put)
 
     def statistics(self) -> EngineStatistics:
         """How it is doing, as of now."""
@@ -399,21 +399,21 @@ class Engine:
             decoding=self._queue.decoding,
             queued=self._inbox.pending() + self._queue.queued,
             tokens_per_s=self._token_rate.rate_hz(now_s),
-            text_latency_s=self._outlet.text_latency_s.value or 0.0,
+            text_latency_s=self._reporter.text_latency_s.value or 0.0,
         )
 
-    def _accept(self, camera: str, ticket: Ticket[Any], put: Callable[[], None]) -> Ticket[Any]:
-        """Hands over; what is wrong goes to the ticket too, so that callers have one place to look."""
+    def _accept(self, camera: str, handle: RequestHandle[Any], put: Callable[[], None]) -> RequestHandle[Any]:
+        """Hands over; what is wrong goes to the handle too, so that callers have one place to look."""
         self._inbox.check_camera(camera)
-        with self._tickets_lock:
-            self._tickets.add(ticket)
-        ticket.future.add_done_callback(lambda _: self._settled(ticket))
+        with self._handles_lock:
+            self._handles.add(handle)
+        handle.future.add_done_callback(lambda _: self._settled(handle))
         try:
             put()
         except PamError as error:
-            ticket.fail(error)
-        return ticket
+            handle.fail(error)
+        return handle
 
-    def _settled(self, ticket: Ticket[Any]) -> None:
-        with self._tickets_lock:
-            self._tickets.discard(ticket)
+    def _settled(self, handle: RequestHandle[Any]) -> None:
+        with self._handles_lock:
+            self._handles.discard(handle)

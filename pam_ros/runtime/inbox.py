@@ -21,7 +21,7 @@ from pam_ros.errors import (
 )
 from pam_ros.records import Frame
 from pam_ros.runtime.options import EngineOptions
-from pam_ros.runtime.requests import Ask, CaptionAsk, PromptRequest
+from pam_ros.runtime.requests import CaptionRequest, PromptRequest, Request
 
 MAX_DETECTION_MESSAGES = 4  # detections that wait per camera; a newer message makes the oldest pointless
 
@@ -44,10 +44,10 @@ class Work:
     frame: Frame | None = None
     arrived_s: float = 0.0
     older_frame: Frame | None = None
-    older: list[Ask] = field(default_factory=list)
-    current: list[Ask] = field(default_factory=list)
-    describe: list[Ask] = field(default_factory=list)
-    captions: list[CaptionAsk] = field(default_factory=list)
+    older: list[Request] = field(default_factory=list)
+    current: list[Request] = field(default_factory=list)
+    describe: list[Request] = field(default_factory=list)
+    captions: list[CaptionRequest] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -57,9 +57,9 @@ class _Camera:
     ring: deque[Frame]  # recent frames, oldest first; stamps rise
     slot: tuple[Frame, float] | None = None  # the newest frame while it is not taken, and its arrival
     taken: Frame | None = None  # the frame taken last
-    asks: deque[Ask] = field(default_factory=deque)
-    detections: deque[list[Ask]] = field(default_factory=lambda: deque(maxlen=MAX_DETECTION_MESSAGES))
-    captions: deque[CaptionAsk] = field(default_factory=deque)
+    requests: deque[Request] = field(default_factory=deque)
+    detections: deque[list[Request]] = field(default_factory=lambda: deque(maxlen=MAX_DETECTION_MESSAGES))
+    captions: deque[CaptionRequest] = field(default_factory=deque)
     warnings: deque[str] = field(default_factory=lambda: deque(maxlen=16))
     live: set[int] = field(default_factory=set)  # ids callers may name
     removed: set[int] = field(default_factory=set)  # ids the worker has still to forget
@@ -69,7 +69,7 @@ class _Camera:
     advanced_s: float = -math.inf  # when the stream's time last moved
 
     def has_prompts(self) -> bool:
-        return bool(self.asks or self.detections or self.captions)
+        return bool(self.requests or self.detections or self.captions)
 
     def has_work(self) -> bool:
         return self.slot is not None or self.has_prompts()
@@ -93,7 +93,7 @@ class Inbox:
         self._active = False
         self._cameras = {name: _Camera(ring=deque(maxlen=options.frame_history)) for name in cameras}
         self._turn = list(cameras)  # whose turn it is, first in line first
-        self._images: deque[Ask] = deque()  # prompts on images of the callers' own
+        self._images: deque[Request] = deque()  # prompts on images of the callers' own
         self._in_hand = 0  # requests the worker has taken and not yet passed on
         self._woken = False
 
@@ -150,29 +150,31 @@ class Inbox:
             camera.arrived_s = now_s
             self._wake()
 
-    def put_ask(self, ask: Ask) -> None:
+    def put_request(self, request: Request) -> None:
         """Takes a prompt in, matched to its frame. Raises the PamError that its caller should see."""
         with self._condition:
-            camera = self._camera(ask.camera)
+            camera = self._camera(request.camera)
             self._admit()
-            request = ask.request
-            if request.image is not None:
-                frame = Frame(image=request.image, stamp_ns=request.stamp_ns or 0, camera=ask.camera)
-                self._images.append(replace(ask, frame=frame))
+            content = request.content
+            if content.image is not None:
+                frame = Frame(image=content.image, stamp_ns=content.stamp_ns or 0, camera=request.camera)
+                self._images.append(replace(request, frame=frame))
             else:
-                if request.region_id:
-                    self._check_live(ask.camera, request.region_id)
-                frame_meant = None if request.prompt is None else self._match(ask.camera, request.stamp_ns)
-                camera.asks.append(replace(ask, frame=frame_meant))
+                if content.region_id:
+                    self._check_live(request.camera, content.region_id)
+                frame_meant = (
+                    None if content.prompt is None else self._match(request.camera, content.stamp_ns)
+                )
+                camera.requests.append(replace(request, frame=frame_meant))
             self._wake()
 
-    def put_caption(self, name: str, ask: CaptionAsk) -> None:
+    def put_caption(self, name: str, request: CaptionRequest) -> None:
         """Takes a `caption_now` in. Raises the PamError that its caller should see."""
         with self._condition:
             self._camera(name)
             self._admit()
-            self._check_live(name, ask.region_id)
-            self._cameras[name].captions.append(ask)
+            self._check_live(name, request.region_id)
+            self._cameras[name].captions.append(request)
             self._wake()
 
     def put_detections(self, name: str, requests: Sequence[PromptRequest], stamp_ns: int | None) -> None:
@@ -185,8 +187,8 @@ class Inbox:
             now_s = self._clock()
             camera.detections.append(
                 [
-                    Ask(camera=name, request=request, frame=frame, arrived_s=now_s, detection=True)
-                    for request in requests
+                    Request(camera=name, content=content, frame=frame, arrived_s=now_s, detection=True)
+                    for content in requests
                 ]
             )
             self._wake()
@@ -241,13 +243,13 @@ class Inbox:
                     self._turn.append(name)
                     work = self._take_camera(name)
                     self._in_hand += sum(
-                        not ask.detection for ask in (*work.older, *work.current, *work.describe)
+                        not request.detection for request in (*work.older, *work.current, *work.describe)
                     )
                     self._in_hand += len(work.captions)
                     return work
             return None
 
-    def take_image(self) -> Ask | None:
+    def take_image(self) -> Request | None:
         """The next prompt on a caller's own image, or None."""
         with self._condition:
             if not self._images:
@@ -320,7 +322,7 @@ class Inbox:
             raise InputError(f"no camera is named {name!r}; there are: {', '.join(self._cameras)}") from None
 
     def _pending(self) -> int:
-        waiting = sum(len(camera.asks) + len(camera.captions) for camera in self._cameras.values())
+        waiting = sum(len(camera.requests) + len(camera.captions) for camera in self._cameras.values())
         return waiting + len(self._images) + self._in_hand
 
     def _admit(self) -> None:
@@ -373,15 +375,17 @@ class Inbox:
         if camera.slot is not None:
             work.frame, work.arrived_s = camera.slot
             camera.taken, camera.slot = work.frame, None
-        later: deque[Ask] = deque()
-        for ask in camera.asks:
-            if ask.request.prompt is None:
-                work.describe.append(ask)
-            elif not self._sort_in(work, ask, camera.taken):
-                later.append(ask)
-        camera.asks = later
+        later: deque[Request] = deque()
+        for request in camera.requests:
+            if request.content.prompt is None:
+                work.describe.append(request)
+            elif not self._sort_in(work, request, camera.taken):
+                later.append(request)
+        camera.requests = later
         later_messages = [
-            m for m in camera.detections if not all(self._sort_in(work, ask, camera.taken) for ask in m)
+            m
+            for m in camera.detections
+            if not all(self._sort_in(work, request, camera.taken) for request in m)
         ]
         camera.detections = deque(
             later_messages, maxlen=MAX_DETECTION_MESSAGES
@@ -389,13 +393,13 @@ class Inbox:
         return work
 
     @staticmethod
-    def _sort_in(work: Work, ask: Ask, newest: Frame | None) -> bool:
+    def _sort_in(work: Work, request: Request, newest: Frame | None) -> bool:
         """Adds the ask to the work, unless it means yet another older frame."""
-        if ask.frame is None or ask.frame is newest:
-            work.current.append(ask)
-        elif work.older_frame is None or work.older_frame is ask.frame:
-            work.older_frame = ask.frame
-            work.older.append(ask)
+        if request.frame is None or request.frame is newest:
+            work.current.append(request)
+        elif work.older_frame is None or work.older_frame is request.frame:
+            work.older_frame = request.frame
+            work.older.append(request)
         else:
             return False
         return True

@@ -15,17 +15,17 @@ from pam_ros.records import Frame, Prompt, Region, RegionState
 from pam_ros.runtime.failures import FaultLog, GuardedListener
 from pam_ros.runtime.inbox import Inbox
 from pam_ros.runtime.options import EngineOptions
-from pam_ros.runtime.requests import Ask
-from pam_ros.runtime.tracks import Box, CameraTracks, Sighting, Track, box_iou
+from pam_ros.runtime.requests import Request
+from pam_ros.runtime.tracks import Box, CameraTracks, Track, TrackObservation, box_iou
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shown:
-    """A region in the frame its prompt (or the wish to describe it) is about."""
+class PromptResult:
+    """A region in the frame its prompt (or the target_event to describe it) is about."""
 
-    ask: Ask
+    request: Request
     track: Track | None  # None on a caller's own image
-    sighting: Sighting
+    observation: TrackObservation
     answer: Region  # as of that frame
 
 
@@ -47,31 +47,33 @@ class Masks:
         self._listener = listener
         self._faults = faults
 
-    def segment(self, camera: CameraTracks, frame: Frame, asks: Sequence[Ask]) -> list[Shown]:
+    def segment(self, camera: CameraTracks, frame: Frame, requests: Sequence[Request]) -> list[PromptResult]:
         """Prompts on one frame → regions; new ones in one batch. The frame is encoded unless it was."""
-        asks = self._usable(camera, frame, asks)
-        features = self._features(camera, frame) if asks else None
+        requests = self._usable(camera, frame, requests)
+        features = self._features(camera, frame) if requests else None
         if features is None or isinstance(features, PamError):
-            for ask in asks:
-                self.refuse(ask, features or PromptError("the frame is gone"))
+            for request in requests:
+                self.refuse(request, features or PromptError("the frame is gone"))
             return []
         if frame is not camera.frame:
-            asks = self._go_back(camera, features, asks)
-        shown: list[Shown] = []
-        while asks:
-            now, asks = _once_per_region(asks)  # a second click on a region refines what the first one gave
-            items = [(_prompt(ask), self._memory(camera, ask)) for ask in now]
+            requests = self._go_back(camera, features, requests)
+        shown: list[PromptResult] = []
+        while requests:
+            now, requests = _once_per_region(
+                requests
+            )  # a second click on a region refines what the first one gave
+            items = [(_prompt(request), self._memory(camera, request)) for request in now]
             results = self._faults.batched("segmenting", partial(self._segment_batch, features), items)
-            for ask, result in zip(now, results, strict=True):
-                one = self._show(camera, frame, ask, result)
+            for request, result in zip(now, results, strict=True):
+                one = self._show(camera, frame, request, result)
                 shown += [one] if one is not None else []
         return shown
 
-    def segment_image(self, ask: Ask) -> Shown | None:
+    def segment_image(self, request: Request) -> PromptResult | None:
         """A prompt on a caller's own image; nothing is remembered."""
-        scratch = CameraTracks(name=ask.camera)
-        assert ask.frame is not None
-        shown = self.segment(scratch, ask.frame, [ask])
+        scratch = CameraTracks(name=request.camera)
+        assert request.frame is not None
+        shown = self.segment(scratch, request.frame, [request])
         return shown[0] if shown else None
 
     def track(self, camera: CameraTracks, tracks: Sequence[Track]) -> None:
@@ -91,34 +93,34 @@ class Masks:
                 track.miss(frame.stamp_ns)
                 failed = f"region {track.region_id} could not be tracked: {result}"
             else:
-                track.observe(Sighting(result, frame.stamp_ns, frame.frame_id, camera.arrived_s))
+                track.observe(TrackObservation(result, frame.stamp_ns, frame.frame_id, camera.arrived_s))
         if failed:
             self._listener.on_warning(camera.name, failed)
 
-    def refuse(self, ask: Ask, error: PamError) -> None:
+    def refuse(self, request: Request, error: PamError) -> None:
         """Tells whoever waits for the answer; a detection's refusal becomes a warning."""
-        if ask.ticket is not None:
-            ask.ticket.fail(error)
-        elif ask.watch is not None:
-            ask.watch.ticket.fail(error)
+        if request.handle is not None:
+            request.handle.fail(error)
+        elif request.watch is not None:
+            request.watch.handle.fail(error)
         else:
-            self._listener.on_warning(ask.camera, f"a detection is refused: {error}")
+            self._listener.on_warning(request.camera, f"a detection is refused: {error}")
 
     # Before the model
 
-    def _usable(self, camera: CameraTracks, frame: Frame, asks: Sequence[Ask]) -> list[Ask]:
+    def _usable(self, camera: CameraTracks, frame: Frame, requests: Sequence[Request]) -> list[Request]:
         """Those that can be segmented on this frame; who asked for others is told why not."""
-        usable: list[Ask] = []
+        usable: list[Request] = []
         new_boxes: list[Box] = []
         new = 0
-        for ask in asks:
-            prompt, region_id = _prompt(ask), ask.request.region_id
+        for request in requests:
+            prompt, region_id = _prompt(request), request.content.region_id
             try:
                 prompt.check_size(*frame.size)
                 if region_id and region_id not in camera.regions:
                     raise CancelledError(f"region {region_id} was removed before its prompt was used")
-                known = ask.detection and prompt.box is not None
-                if ask.settled or (
+                known = request.detection and prompt.box is not None
+                if request.settled or (
                     known and self._is_known(camera, frame, _clipped(prompt, frame), new_boxes)
                 ):
                     continue
@@ -128,10 +130,10 @@ class Masks:
                         f"{self.options.max_regions} are allowed; remove one first"
                     )
             except PamError as error:
-                self.refuse(ask, error)
+                self.refuse(request, error)
                 continue
             new += not region_id
-            usable.append(ask)
+            usable.append(request)
         return usable
 
     def _is_known(self, camera: CameraTracks, frame: Frame, box: Box, new_boxes: list[Box]) -> bool:
@@ -144,20 +146,24 @@ class Masks:
         new_boxes.append(box)
         return False
 
-    def _go_back(self, camera: CameraTracks, features: FrameFeatures, asks: Sequence[Ask]) -> list[Ask]:
+    def _go_back(
+        self, camera: CameraTracks, features: FrameFeatures, requests: Sequence[Request]
+    ) -> list[Request]:
         """Before regions are refined on an earlier frame they are found in it: a click there must not be
-        weighed against the mask of a later frame. Returns the asks of those that were, and of new regions."""
-        ids = list(dict.fromkeys(ask.request.region_id for ask in asks if ask.request.region_id))
+        weighed against the mask of a later frame. Returns the requests of those that were, and of new regions."""
+        ids = list(
+            dict.fromkeys(request.content.region_id for request in requests if request.content.region_id)
+        )
         memories = [camera.regions[region_id].memory for region_id in ids]
         results = self._faults.batched("tracking", partial(self._track_batch, features), memories)
         failed = {id_: each for id_, each in zip(ids, results, strict=True) if isinstance(each, PamError)}
-        for ask in asks:
-            if ask.request.region_id in failed:
-                self.refuse(ask, failed[ask.request.region_id])
-        return [ask for ask in asks if ask.request.region_id not in failed]
+        for request in requests:
+            if request.content.region_id in failed:
+                self.refuse(request, failed[request.content.region_id])
+        return [request for request in requests if request.content.region_id not in failed]
 
-    def _memory(self, camera: CameraTracks, ask: Ask) -> RegionMemory | None:
-        track = camera.regions.get(ask.request.region_id)
+    def _memory(self, camera: CameraTracks, request: Request) -> RegionMemory | None:
+        track = camera.regions.get(request.content.region_id)
         return None if track is None else track.memory
 
     # The model
@@ -191,38 +197,38 @@ class Masks:
         self,
         camera: CameraTracks,
         frame: Frame,
-        ask: Ask,
+        request: Request,
         result: tuple[Observation, RegionMemory] | PamError,
-    ) -> Shown | None:
+    ) -> PromptResult | None:
         if isinstance(result, PamError):
-            self.refuse(ask, result)
+            self.refuse(request, result)
             return None
-        observation, memory = result
-        arrived_s = camera.arrived_s if frame is camera.frame else ask.arrived_s
-        sighting = Sighting(observation, frame.stamp_ns, frame.frame_id, arrived_s, prompted=True)
-        track = camera.regions.get(ask.request.region_id)
+        output, memory = result
+        arrived_s = camera.arrived_s if frame is camera.frame else request.arrived_s
+        observation = TrackObservation(output, frame.stamp_ns, frame.frame_id, arrived_s, prompted=True)
+        track = camera.regions.get(request.content.region_id)
         if track is None:
             boxes: deque[tuple[int, Box]] = deque(maxlen=self.options.frame_history)
-            track = Track(0, memory, frame.stamp_ns, sighting, boxes)
-        track.observe(sighting)
-        if ask.request.image is not None:
-            return Shown(ask, None, sighting, track.snapshot())
+            track = Track(0, memory, frame.stamp_ns, observation, boxes)
+        track.observe(observation)
+        if request.content.image is not None:
+            return PromptResult(request, None, observation, track.snapshot())
         if track.region_id == 0:
-            if ask.detection and track.state is RegionState.LOST:
+            if request.detection and track.state is RegionState.LOST:
                 # Else every message of the detector would add another region that is nowhere.
-                self.refuse(ask, PromptError(f"nothing is found in the box {_prompt(ask).box}"))
+                self.refuse(request, PromptError(f"nothing is found in the box {_prompt(request).box}"))
                 return None
             track.region_id, camera.next_id = camera.next_id, camera.next_id + 1
             camera.regions[track.region_id] = track
             self._inbox.add_region(camera.name, track.region_id)
-            if ask.detection:
-                track.remember_detection(_clipped(_prompt(ask), frame))
-        return Shown(ask, track, sighting, track.snapshot())
+            if request.detection:
+                track.remember_detection(_clipped(_prompt(request), frame))
+        return PromptResult(request, track, observation, track.snapshot())
 
 
-def _prompt(ask: Ask) -> Prompt:
-    assert ask.request.prompt is not None, "an ask without a prompt is a region to describe"
-    return ask.request.prompt
+def _prompt(request: Request) -> Prompt:
+    assert request.content.prompt is not None, "an ask without a prompt is a region to describe"
+    return request.content.prompt
 
 
 def _clipped(prompt: Prompt, frame: Frame) -> Box:
@@ -232,14 +238,14 @@ def _clipped(prompt: Prompt, frame: Frame) -> Box:
     return np.clip(prompt.box, 0, np.array([width, height, width, height], np.float32))
 
 
-def _once_per_region(asks: Sequence[Ask]) -> tuple[list[Ask], list[Ask]]:
+def _once_per_region(requests: Sequence[Request]) -> tuple[list[Request], list[Request]]:
     """The first ask of each region and every new one; the rest."""
-    first: list[Ask] = []
-    rest: list[Ask] = []
+    first: list[Request] = []
+    rest: list[Request] = []
     seen: set[int] = set()
-    for ask in asks:
-        region_id = ask.request.region_id
-        (rest if region_id in seen else first).append(ask)
+    for request in requests:
+        region_id = request.content.region_id
+        (rest if region_id in seen else first).append(request)
         if region_id:
             seen.add(region_id)
     return first, rest

@@ -9,7 +9,14 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.model.interface import DecodeRequest, FrameRows, Observation, PerceptionModel
+from pam_ros.model.interface import (
+    FIRST_FRAME_STRIDE,
+    LATER_FRAME_STRIDE,
+    GenerationRequest,
+    Observation,
+    PerceptionModel,
+    RegionEmbeddings,
+)
 from pam_ros.records import Frame, Language, Prompt, Region, RegionState, Task, Text, crop_mask
 from pam_ros.runtime.tracks import is_in_view
 
@@ -51,9 +58,11 @@ def perceive_image(
         prompt.check_size(image.shape[0], image.shape[1])
     memories = [model.new_memory() for _ in prompts]
     observations = model.segment(model.encode(image), prompts, memories)
-    rows = [(each,) for each in model.rows(observations, fine=True, closer=True)]
+    embeddings = [(each,) for each in model.embeddings(observations, stride=FIRST_FRAME_STRIDE, crop=True)]
     wanted = [(i, task, language) for i in range(len(prompts)) for task in tasks for language in languages]
-    decode = model.decode([DecodeRequest(rows=rows[i], task=t, language=lang) for i, t, lang in wanted])
+    decode = model.decode(
+        [GenerationRequest(embeddings=embeddings[i], task=t, language=lang) for i, t, lang in wanted]
+    )
     texts: list[dict[tuple[Task, Language], Text]] = [{} for _ in prompts]
     while not decode.done:
         for delta in decode.step():
@@ -62,7 +71,7 @@ def perceive_image(
             if delta.final:
                 texts[i][task, language] = Text(delta.text, 0)
     return [
-        shown_region(i + 1, seen, present=is_in_view(seen, prompted=True), texts=texts[i])
+        region_of(i + 1, seen, present=is_in_view(seen, prompted=True), texts=texts[i])
         for i, seen in enumerate(observations)
     ]
 
@@ -87,7 +96,7 @@ def caption_video(
     """
     plan = _plan_clips(stamps_ns, every_s, clip_frames, carry_over)
     memories = [model.new_memory() for _ in prompts]
-    clips: list[list[FrameRows]] = [[] for _ in prompts]
+    clips: list[list[RegionEmbeddings]] = [[] for _ in prompts]
     stories: list[str | None] = [None for _ in prompts]
     last_seen = [0 for _ in prompts]
     sequence, start_ns = 0, 0
@@ -98,8 +107,12 @@ def caption_video(
             start_ns = frame.stamp_ns
         if step.sampled:
             first = not clips[0]
-            for clip, rows in zip(clips, model.rows(seen, fine=first), strict=True):
-                clip.append(rows)
+            for clip, embeddings in zip(
+                clips,
+                model.embeddings(seen, stride=FIRST_FRAME_STRIDE if first else LATER_FRAME_STRIDE),
+                strict=True,
+            ):
+                clip.append(embeddings)
         captions: list[Caption] = []
         if step.ends:
             texts = _caption(model, clips, stories, language)
@@ -108,14 +121,18 @@ def caption_video(
                 Caption(i + 1, sequence, start_ns, frame.stamp_ns, count, t) for i, t in enumerate(texts)
             ]
             stories = list(texts)
-            clips = [[rows] for rows in model.rows(seen, fine=True)] if carry_over else [[] for _ in prompts]
+            clips = (
+                [[embeddings] for embeddings in model.embeddings(seen, stride=FIRST_FRAME_STRIDE)]
+                if carry_over
+                else [[] for _ in prompts]
+            )
             sequence += 1
         present = [is_in_view(observation, prompted=step.index == 0) for observation in seen]
         last_seen = [
             frame.stamp_ns if here else before for here, before in zip(present, last_seen, strict=True)
         ]
         regions = tuple(
-            shown_region(i + 1, each, present=here, created_ns=stamps_ns[0], seen_ns=last_ns)
+            region_of(i + 1, each, present=here, created_ns=stamps_ns[0], last_visible_ns=last_ns)
             for i, (each, here, last_ns) in enumerate(zip(seen, present, last_seen, strict=True))
         )
         yield VideoStep(frame, regions, tuple(captions))
@@ -155,13 +172,15 @@ def sample_indices(frames: int, clip_frames: int, *, carried: bool) -> set[int]:
 
 def _caption(
     model: PerceptionModel,
-    clips: Sequence[list[FrameRows]],
+    clips: Sequence[list[RegionEmbeddings]],
     stories: Sequence[str | None],
     language: Language,
 ) -> list[str]:
     decode = model.decode(
         [
-            DecodeRequest(rows=tuple(clip), task=Task.CLIP, language=language, previous_caption=story)
+            GenerationRequest(
+                embeddings=tuple(clip), task=Task.CLIP, language=language, previous_caption=story
+            )
             for clip, story in zip(clips, stories, strict=True)
         ]
     )
@@ -172,14 +191,14 @@ def _caption(
     return texts
 
 
-def shown_region(
+def region_of(
     region_id: int,
     observation: Observation,
     *,
     present: bool,
     texts: Mapping[tuple[Task, Language], Text] = MappingProxyType({}),
     created_ns: int = 0,
-    seen_ns: int = 0,
+    last_visible_ns: int = 0,
 ) -> Region:
     """What is shown of an observation: no mask where it is not `present`, see `tracks.is_in_view`."""
     box, mask = crop_mask(observation.mask if present else np.zeros(observation.mask.shape, np.bool_))
@@ -192,5 +211,5 @@ def shown_region(
         presence_score=observation.presence_score,
         texts=texts,
         created_ns=created_ns,
-        seen_ns=seen_ns,
+        last_visible_ns=last_visible_ns,
     )

@@ -19,7 +19,7 @@ class EngineOptions:
         lost_timeout_s: a region lost longer (in stream time) is removed, seconds, above 0.
         detection_iou: a detection whose box overlaps a region's more than this is that region, 0..1.
         max_new_tokens: longest text, tokens, 1..4096.
-        language_share: how long texts are decoded after each frame, as a part of the frame's time, 0..1;
+        text_time_fraction: how long texts are decoded after each frame, as a part of the frame's time, 0..1;
             at least one step is done.
         max_queued_requests: requests that may wait, 1..1024; more are refused.
         streaming: rolling captions of every region.
@@ -36,7 +36,7 @@ class EngineOptions:
     lost_timeout_s: float = 10.0
     detection_iou: float = 0.5
     max_new_tokens: int = 512
-    language_share: float = 0.3
+    text_time_fraction: float = 0.3
     max_queued_requests: int = 32
     streaming: bool = False
     caption_period_s: float = 5.0
@@ -51,7 +51,7 @@ class EngineOptions:
         _check("lost_timeout_s", self.lost_timeout_s, 1e-3, 86400.0)
         _check("detection_iou", self.detection_iou, 0.0, 1.0)
         _check("max_new_tokens", self.max_new_tokens, 1, 4096)
-        _check("language_share", self.language_share, 0.0, 1.0)
+        _check("text_time_fraction", self.text_time_fraction, 0.0, 1.0)
         _check("max_queued_requests", self.max_queued_requests, 1, 1024)
         _check("caption_period_s", self.caption_period_s, 0.1, 3600.0)
         _check("clip_frames", self.clip_frames, 1, 64)

@@ -1,4 +1,4 @@
-"""What callers hand in (PromptRequest), what they get back (Ticket), and how both travel to the worker."""
+"""What callers hand in (PromptRequest), what they get back (RequestHandle), and how both travel to the worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pam_ros.runtime.events import CaptionEvent
 
 T = TypeVar("T")
 
-MAX_WATCH_S = 120.0  # the longest `caption_clip`, seconds
+MAX_CLIP_S = 120.0  # the longest `caption_clip`, seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class PromptRequest:
 
     Attributes:
         prompt: clicks, box or mask; None describes the region `region_id` as it is now.
-        tasks: image tasks, in the order they are wanted; empty asks for the mask only.
+        tasks: image tasks, in the order they are wanted; empty requests for the mask only.
         languages: every task is answered in each of them.
         region_id: 0 makes a new region; otherwise that region is refined (or described).
         stamp_ns: stamp of the frame meant; None means the newest.
@@ -46,14 +46,14 @@ class PromptRequest:
         return list(dict.fromkeys((task, language) for language in self.languages for task in self.tasks))
 
 
-class Ticket(Generic[T]):
+class RequestHandle(Generic[T]):
     """A request under way. Its callbacks run on the thread that settles it, so they must not block."""
 
     def __init__(self) -> None:
         self.future: concurrent.futures.Future[T] = concurrent.futures.Future()  # a value, or a PamError
 
     @property
-    def settled(self) -> bool:
+    def done(self) -> bool:
         """True once answered, failed or cancelled; work for it is then pointless."""
         return self.future.done()
 
@@ -73,48 +73,48 @@ class Ticket(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class WatchAsk:
+class ClipRequest:
     """`caption_clip` on its way to the worker."""
 
-    ticket: Ticket[CaptionEvent]
+    handle: RequestHandle[CaptionEvent]
     duration_s: float
     language: Language
     on_progress: Callable[[float, str], None]  # watched seconds, partial text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CaptionAsk:
+class CaptionRequest:
     """`caption_now` on its way to the worker."""
 
-    ticket: Ticket[CaptionEvent]
+    handle: RequestHandle[CaptionEvent]
     region_id: int
     language: Language
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ask:
+class Request:
     """One prompt, or one region to describe, on its way to the worker.
 
     Attributes:
         frame: the frame its stamp was matched to, or the caller's own; None = the newest when its turn comes.
         arrived_s: when it came, seconds of the runtime's clock.
-        ticket: who waits for the region; None for a detection and where `watch` waits.
+        handle: who waits for the region; None for a detection and where `watch` waits.
         detection: True lets a region that is there already stand for it.
     """
 
     camera: str
-    request: PromptRequest
+    content: PromptRequest
     frame: Frame | None
     arrived_s: float
-    ticket: Ticket[Region] | None = None
-    watch: WatchAsk | None = None
+    handle: RequestHandle[Region] | None = None
+    watch: ClipRequest | None = None
     detection: bool = False
 
     @property
     def settled(self) -> bool:
         """True when its caller waits no more."""
-        waiting = self.ticket or (self.watch and self.watch.ticket)
-        return bool(waiting and waiting.settled)
+        waiting = self.handle or (self.watch and self.watch.handle)
+        return bool(waiting and waiting.done)
 
 
 def check_request(request: PromptRequest) -> None:
@@ -136,11 +136,11 @@ def check_request(request: PromptRequest) -> None:
         )
 
 
-def check_watch(request: PromptRequest, duration_s: float) -> None:
+def check_clip(request: PromptRequest, duration_s: float) -> None:
     """Raises InputError where a clip cannot be watched as asked."""
-    if not math.isfinite(duration_s) or not 0.0 < duration_s <= MAX_WATCH_S:
+    if not math.isfinite(duration_s) or not 0.0 < duration_s <= MAX_CLIP_S:
         raise InputError(
-            f"the duration to watch is {duration_s} s; allowed: above 0, at most {MAX_WATCH_S:g} s"
+            f"the duration to watch is {duration_s} s; allowed: above 0, at most {MAX_CLIP_S:g} s"
         )
     if request.image is not None:
         raise PromptError("a clip is watched on the camera; an image of your own cannot come with it")

@@ -33,10 +33,10 @@ def is_in_view(found: Observation, *, prompted: bool) -> bool:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sighting:
+class TrackObservation:
     """A region looked for in one frame; `prompted` in that frame, or tracked."""
 
-    observation: Observation
+    output: Observation
     stamp_ns: int
     frame_id: str
     arrived_s: float  # when the frame came, seconds of the runtime's clock
@@ -45,7 +45,7 @@ class Sighting:
     @property
     def in_view(self) -> bool:
         """See `is_in_view`."""
-        return is_in_view(self.observation, prompted=self.prompted)
+        return is_in_view(self.output, prompted=self.prompted)
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +66,7 @@ class Track:
     region_id: int
     memory: RegionMemory
     created_ns: int
-    seen: Sighting
+    last_visible: TrackObservation
     boxes: deque[tuple[int, Box]]
     state: RegionState = RegionState.TRACKED
     box: Box = field(default_factory=lambda: EMPTY_BOX)
@@ -76,25 +76,25 @@ class Track:
     lost_since_ns: int | None = None
     texts: dict[tuple[Task, Language], Text] = field(default_factory=dict)
     detector_box: NDArray[np.float32] | None = None
-    looked: Sighting = field(init=False)
+    last_observed: TrackObservation = field(init=False)
 
     def __post_init__(self) -> None:
-        self.looked = self.seen
+        self.last_observed = self.last_visible
 
-    def observe(self, sighting: Sighting) -> None:
+    def observe(self, observation: TrackObservation) -> None:
         """Takes in what the model says about the region in one frame."""
-        observation, self.looked = sighting.observation, sighting
+        output, self.last_observed = observation.output, observation
         self.mask_score, self.presence_score = (
-            float(observation.mask_score),
-            float(observation.presence_score),
+            float(output.mask_score),
+            float(output.presence_score),
         )
-        if not sighting.in_view:
-            self.miss(sighting.stamp_ns)
+        if not observation.in_view:
+            self.miss(observation.stamp_ns)
             return
         self.state, self.lost_since_ns = RegionState.TRACKED, None
-        self.box, self.mask = crop_mask(observation.mask)
-        self.seen = sighting
-        self.boxes.append((sighting.stamp_ns, self.box))
+        self.box, self.mask = crop_mask(output.mask)
+        self.last_visible = observation
+        self.boxes.append((observation.stamp_ns, self.box))
 
     def miss(self, stamp_ns: int) -> None:
         """The region was not found in the frame of this stamp."""
@@ -102,9 +102,9 @@ class Track:
         if self.lost_since_ns is None or stamp_ns < self.lost_since_ns:  # the latter: stamps jumped back
             self.lost_since_ns = stamp_ns
 
-    def looked_at(self, stamp_ns: int) -> Sighting | None:
+    def observed_at(self, stamp_ns: int) -> TrackObservation | None:
         """How it was found, or not, in the frame of this stamp; None where it was not looked for in it."""
-        return self.looked if self.looked.stamp_ns == stamp_ns else None
+        return self.last_observed if self.last_observed.stamp_ns == stamp_ns else None
 
     def lost_for_s(self, stamp_ns: int) -> float:
         """Seconds of stream time since it went out of view; 0 while tracked."""
@@ -139,7 +139,7 @@ class Track:
             presence_score=self.presence_score,
             texts=MappingProxyType(dict(self.texts)),
             created_ns=self.created_ns,
-            seen_ns=self.seen.stamp_ns,
+            last_visible_ns=self.last_visible.stamp_ns,
         )
 
 

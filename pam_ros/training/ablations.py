@@ -1,7 +1,7 @@
 """`python -m pam_ros.training.ablations`: the paper's ablations (tables 5 to 7), by the recipes cut short.
 
 Every variant starts from the same segmenter and language model, with Perceiver and projector drawn anew, and
-trains for the same time on one device. What several variants need is done once: SAM 2's taps where the
+trains for the same time on one device. What several variants need is done once: SAM 2's region_features where the
 Perceiver reads the same, stages with the same past. What is finished is not run again.
 """
 
@@ -22,16 +22,16 @@ from accelerate import PartialState
 from pam_ros.evaluation.samples import Kind, Samples, read_folder
 from pam_ros.evaluation.stream import PERIOD_S, chosen_regions, events_are_right, told
 from pam_ros.evaluation.texts import function_is_right, label_is_right
-from pam_ros.model.checkpoint import load_model, save_model
 from pam_ros.model.config import PerceiverInput
 from pam_ros.model.interface import PerceptionModel
+from pam_ros.model.loading.checkpoint import load_model, save_model
 from pam_ros.model.pam import Pam
 from pam_ros.records import Language, Task
 from pam_ros.runtime.offline import perceive_image
 from pam_ros.share import share_folder
 from pam_ros.training.config import TrainingError, read_config
+from pam_ros.training.features.feature_store import StageCache
 from pam_ros.training.run import run_stage
-from pam_ros.training.taps import Kept
 
 SEED = 0  # of the new Perceivers and projectors
 SHARES = {"stage1": 0.2, "stage1_5": 0.2}  # of a variant's minutes; stage 2 takes what is left
@@ -56,7 +56,7 @@ class Variant:
     carry_over_told: bool = True  # while the trained model's streaming captions are checked
 
 
-# In this order the taps of one input are computed once.
+# In this order the region_features of one input are computed once.
 VARIANTS = (
     Variant("standard", "16 semantic tokens, stage 1.5, input after the transformer, carry-over"),
     Variant("tokens_0", "no semantic tokens", semantic_tokens=0),
@@ -92,7 +92,7 @@ def run_ablations(plan: Plan, variants: Sequence[Variant]) -> Results:
     results = _read_results(plan)
     samples = None if plan.test is None else read_folder(plan.test)
     base = load_model(str(plan.model), device="cpu", dtype="float32")
-    kept = Kept()
+    kept = StageCache()
     for variant in variants:
         if variant.name not in results:
             folder = _trained(plan, base, variant, kept)
@@ -112,7 +112,7 @@ def run_ablations(plan: Plan, variants: Sequence[Variant]) -> Results:
 # ---- training
 
 
-def _trained(plan: Plan, base: Pam, variant: Variant, kept: Kept) -> Path:
+def _trained(plan: Plan, base: Pam, variant: Variant, kept: StageCache) -> Path:
     """Runs the variant's stages, but for those that are finished; returns the last one's folder."""
     recipes = share_folder("config", "training/*.yaml") / "training"
     start = f"tokens_{variant.semantic_tokens}-{variant.input.value}"
@@ -122,7 +122,7 @@ def _trained(plan: Plan, base: Pam, variant: Variant, kept: Kept) -> Path:
         (folder / FINISHED).touch()
     for stage in variant.stages:
         model, config = folder / "model", read_config(recipes / f"{stage}.yaml", plan.overrides)
-        off = config.video_share > 0 and not variant.carry_over
+        off = config.video_fraction > 0 and not variant.carry_over
         past.append(f"{stage}_no_carry_over" if off else stage)
         folder = plan.out / "-".join(past)
         minutes = SHARES[stage] * plan.minutes if stage in SHARES else left
@@ -151,7 +151,7 @@ def renewed(base: Pam, variant: Variant) -> Pam:
 
 
 def _free() -> None:
-    """What accelerate prepared refers to itself, and holds a past stage's taps until it is collected."""
+    """What accelerate prepared refers to itself, and holds a past stage's region_features until it is collected."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

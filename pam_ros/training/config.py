@@ -47,11 +47,11 @@ class StageConfig:
         warmup: share of the schedule, 0..0.5; final_rate: where its cosine ends, as a share of the peak.
         weight_decay, clip_norm: AdamW's decay; largest gradient norm.
         precision: fp32, or bf16 (autocast).
-        workers: processes that decode frames: all at the start, or by step (caption without cache_taps).
+        workers: processes that decode frames: all at the start, or by step (caption without cache_features).
         store: where decoded frames are kept: device, or host where they do not fit on it.
         save_minutes: time between checkpoints.
         image_regions: regions a step of each image.
-        video_share: share of steps on videos, 0..1; video_after: from which step on (segment).
+        video_fraction: share of steps on videos, 0..1; video_after: from which step on (segment).
         video_batch: videos (segment) or clips (caption) a step; video_frames, video_regions: of each video.
         loss_size: side of the grid on which masks are compared, pixels.
         correction: share of steps in which a second click corrects a mask.
@@ -60,19 +60,19 @@ class StageConfig:
         answers: how many questions are asked of each region and answered at once (language, caption).
         tasks: weight of each image task; languages: those trained.
         clip_frames: how many frames a clip may have, drawn per step.
-        quiet_share: share of clips of regions of which the data say that nothing changes in the whole video.
+        static_fraction: share of clips of regions of which the data say that nothing changes in the whole video.
         event_balance: how far frequent events are told of less often, 0 (not) .. 1 (all alike), in clips of
             regions that change.
         carry_over: share of clips that begin with the last frame of the one before (paper, section 3.1).
-        box_share: share of regions prompted by a box alone, 0..1; 1 where the data's masks are filled boxes.
+        box_fraction: share of regions prompted by a box alone, 0..1; 1 where the data's masks are filled boxes.
         label_balance: how far frequent labels are asked for less often, 0 (not) .. 1 (all alike).
-        parts_share: share of questions about pictures that are about parts of things, 0..1. Parts have few
+        part_fraction: share of questions about pictures that are about parts of things, 0..1. Parts have few
             names: where they are asked for often, things that are hard to name are called by those.
         answer_balance: how far answers weigh alike, 0 (tokens do, as in the paper) .. 1 (answers do).
-        where_weight: weight of the auxiliary loss that asks the semantic tokens where the region is.
+        box_weight: weight of the auxiliary loss that asks the semantic tokens where the region is.
         events_weight: weight of the auxiliary loss that asks the language model, after each frame of a clip,
             what happens in it, and how far the thing has moved; where the data say so.
-        cache_taps: keep what the Perceiver reads of every region in memory; 0 = off, else prompts per region.
+        cache_features: keep what the Perceiver reads of every region in memory; 0 = off, else prompts per region.
         compile: on a GPU, fuse SAM 2's encoder with torch.compile (segment): faster steps after a minute.
     """
 
@@ -97,7 +97,7 @@ class StageConfig:
     seed: int = 0
     save_minutes: float = 10.0
     image_regions: int = 4
-    video_share: float = 0.0
+    video_fraction: float = 0.0
     video_after: int = 0
     video_batch: int = 16
     video_frames: int = 8
@@ -110,16 +110,16 @@ class StageConfig:
     tasks: Mapping[Task, float] = field(default_factory=lambda: dict.fromkeys(IMAGE_TASKS, 1.0))
     languages: tuple[Language, ...] = (Language.EN, Language.ZH)
     clip_frames: tuple[int, ...] = (16,)
-    quiet_share: float = 0.35
+    static_fraction: float = 0.35
     event_balance: float = 0.0
     carry_over: float = 0.7
-    box_share: float = 0.4
+    box_fraction: float = 0.4
     label_balance: float = 0.0
-    parts_share: float = 0.08
+    part_fraction: float = 0.08
     answer_balance: float = 0.0
-    where_weight: float = 0.0
+    box_weight: float = 0.0
     events_weight: float = 0.0
-    cache_taps: int = 0
+    cache_features: int = 0
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -132,9 +132,9 @@ class StageConfig:
             )
         for name, low, high in (
             ("steps", 1, 1e9), ("batch", 1, 1e6), ("answers", 1, 64), ("warmup", 0, 0.5),
-            ("final_rate", 0, 1), ("video_share", 0, 1), ("box_share", 0, 1), ("label_balance", 0, 1),
-            ("parts_share", 0, 1), ("answer_balance", 0, 1),
-            ("correction", 0, 1), ("quiet_share", 0, 1), ("event_balance", 0, 1),
+            ("final_rate", 0, 1), ("video_fraction", 0, 1), ("box_fraction", 0, 1), ("label_balance", 0, 1),
+            ("part_fraction", 0, 1), ("answer_balance", 0, 1),
+            ("correction", 0, 1), ("static_fraction", 0, 1), ("event_balance", 0, 1),
             ("carry_over", 0, 1), ("clip_norm", 0, 1e9),
             ("video_frames", 1, 256), ("max_minutes", 0, 1e6), ("video_after", 0, 1e9),
         ):  # fmt: skip

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from pam_ros.model.checkpoint import load_model, save_model
+from pam_ros.model.loading.checkpoint import load_model, save_model
 from pam_ros.model.pam import Pam
 from pam_ros.training.config import TrainingError
-from pam_ros.training.parts import part_of
+from pam_ros.training.modules import part_of
 
 # Parts of the names of the weights that only tracking uses: memory, pointers, whether the object is in view.
 TRACKING = ("memory_", "maskmem_", "obj_ptr", "no_obj", "mask_downsample", "pred_obj_score")

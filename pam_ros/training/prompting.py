@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 ONE_CLICK = 0.75  # of what is not prompted by a box alone
 BOX_JITTER = 0.08  # standard deviation of a box corner, in box sides
+MIN_PIXELS = 24  # of a region in its first frame, at input size
 MOST_PROCESSES = 4096  # a step's seed is a multiple of it, plus the process's number
 QUARTER = 4  # pixels: neighbourhoods are looked at this coarsely, as large windows cost most of a step
 
@@ -105,11 +106,11 @@ def joined(*parts: Clicks) -> Clicks:
     )
 
 
-def first_prompts(masks: Tensor, generator: Generator, box_share: float) -> list[Clicks]:
+def first_prompts(masks: Tensor, generator: Generator, box_fraction: float) -> list[Clicks]:
     """Prompts for B regions in three groups of consecutive regions: one click; a box; something richer."""
     count = len(masks)
-    clicked = round(ONE_CLICK * (1 - box_share) * count)
-    boxed = clicked + round(box_share * count)
+    clicked = round(ONE_CLICK * (1 - box_fraction) * count)
+    boxed = clicked + round(box_fraction * count)
     groups = []
     if clicked:
         groups.append(click(masks[:clicked], generator))

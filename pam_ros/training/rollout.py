@@ -16,8 +16,15 @@ from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 
-from pam_ros.model.memory import MemoryEntry, RegionMemory, memory_tokens
-from pam_ros.model.segmenter import REFINE_LOGIT_CLAMP, FrameFeatures, Segmenter, Tap, _Decoded, picked
+from pam_ros.model.vision.memory_bank import MemoryEntry, RegionMemory, memory_tokens
+from pam_ros.model.vision.segmenter import (
+    REFINE_LOGIT_CLAMP,
+    DecoderFeatures,
+    FrameFeatures,
+    Segmenter,
+    _Decoded,
+    picked,
+)
 from pam_ros.training.prompting import Clicks
 
 FEW_CHANNELS = 16
@@ -30,7 +37,7 @@ class Found:
     masks: Tensor  # (B, 4, 4h, 4w) logits of mask tokens 0..3, not gated by presence
     ious: Tensor  # (B, 4)
     presence: Tensor  # (B, 1) logit
-    tap: Tap
+    decoder_features: DecoderFeatures
 
 
 def fit_for_training(module: nn.Module) -> None:
@@ -135,10 +142,10 @@ def _remembered(
     logits = torch.where(present[..., None, None], decoded.masks[:, :1], NO_OBJ_SCORE)
     memory.mask_logits = logits.detach()
     if last:
-        return Found(decoded.masks, decoded.ious, decoded.presence, segmenter._tap(decoded))
+        return Found(decoded.masks, decoded.ious, decoded.presence, segmenter._decoder_features(decoded))
     spatial = segmenter._encode_memory(features, logits, present, prompted)
     if memory.is_empty or not prompted:
         memory.index += 1
     entry = MemoryEntry(memory.index, segmenter._pointers(decoded), spatial)
     (memory.add_conditioning if prompted else memory.add_recent)(entry)
-    return Found(decoded.masks, decoded.ious, decoded.presence, segmenter._tap(decoded))
+    return Found(decoded.masks, decoded.ious, decoded.presence, segmenter._decoder_features(decoded))

@@ -19,20 +19,26 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pam_ros.datasets.registry import open_sources, process_shard
 from pam_ros.errors import TRAINING_EXTRA
-from pam_ros.model.checkpoint import save_model
+from pam_ros.model.loading.checkpoint import save_model
 from pam_ros.model.pam import Pam
-from pam_ros.training.caption_stage import CaptionBatch, CaptionDataset, CaptionStage, TextDataset
 from pam_ros.training.config import StageConfig, StageKind, TrainingError, read_config
-from pam_ros.training.happening import Events
-from pam_ros.training.parts import freeze_all_but, open_model, parameter_groups
+from pam_ros.training.features.feature_store import (
+    EIGHT_BITS,
+    FeatureStore,
+    StageCache,
+    feature_key,
+    fill_store,
+)
+from pam_ros.training.features.frame_store import FrameStore
+from pam_ros.training.heads.event_head import Events
+from pam_ros.training.modules import freeze_all_but, open_model, parameter_groups
 from pam_ros.training.prompting import MOST_PROCESSES
+from pam_ros.training.qa_examples import Tokenisation
 from pam_ros.training.rollout import fit_for_training
-from pam_ros.training.segment_stage import SegmentBatch, SegmentData, SegmentStage, Words
-from pam_ros.training.source import open_sources, share_of
-from pam_ros.training.store import FrameStore
-from pam_ros.training.taps import EIGHT_BITS, Kept, TapStore, fill_store, tap_key
-from pam_ros.training.texts import Tokenisation
+from pam_ros.training.stages.caption_stage import CaptionBatch, CaptionDataset, CaptionStage, TextDataset
+from pam_ros.training.stages.segment_stage import SegmentBatch, SegmentData, SegmentStage, Words
 
 try:
     from tensorboardX import SummaryWriter
@@ -101,7 +107,7 @@ class Journal:
 class Stage:
     """A stage that is ready to run: model, data, optimiser, progress."""
 
-    def __init__(self, config: StageConfig, kept: Kept) -> None:
+    def __init__(self, config: StageConfig, kept: StageCache) -> None:
         self.config = config
         self._kept = kept
         self.out = Path(config.out)
@@ -114,7 +120,7 @@ class Stage:
         # Each process decodes and keeps its share of the data only.
         self._everything = open_sources(config.data)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        self.source = share_of(self._everything, rank, processes)
+        self.source = process_shard(self._everything, rank, processes)
         self.pam.to(self.accelerator.device)
         module = self._segment() if config.kind is StageKind.SEGMENT else self._caption()
         groups = parameter_groups(module, config)
@@ -159,8 +165,8 @@ class Stage:
         if config.kind is StageKind.LANGUAGE:
             self._by_step = TextDataset(self.source, config, tokenisation, rank=rank)
         else:
-            if config.cache_taps:
-                store = self._taps()
+            if config.cache_features:
+                store = self._features()
             size = self.pam.segmenter.image_size
             index = None if store is None else store.index
             self._by_step = CaptionDataset(
@@ -169,25 +175,25 @@ class Stage:
                 tokenisation,
                 events,
                 size=size,
-                taps=index,
-                closer_look=self.pam.segmenter.closer_look,
+                region_features=index,
+                crop_small_regions=self.pam.segmenter.crop_small_regions,
                 rank=rank,
             )
         return CaptionStage(self.pam, store, config, events)
 
-    def _taps(self) -> TapStore:
+    def _features(self) -> FeatureStore:
         config, kept, segmenter = self.config, self._kept, self.pam.segmenter
-        key = tap_key(config, segmenter)
-        if kept.taps is None or kept.taps_key != key:
-            kept.taps = None  # gives its memory back first
+        key = feature_key(config, segmenter)
+        if kept.region_features is None or kept.feature_key != key:
+            kept.region_features = None  # gives its memory back first
             dtype = EIGHT_BITS if config.precision == "bf16" else torch.float32
-            store = TapStore(self.source.entries, segmenter, config.cache_taps, dtype)
+            store = FeatureStore(self.source.entries, segmenter, config.cache_features, dtype)
             total = len(self.source.entries) + len(store.index.closer)
             with self._bar(total, "what SAM 2 sees", "look") as bar:
                 for count in fill_store(store, self.source, segmenter, config):
                     bar.update(count)
-            kept.taps_key, kept.taps = key, store
-        return kept.taps
+            kept.feature_key, kept.region_features = key, store
+        return kept.region_features
 
     def batches(self) -> Iterator[Batch]:
         """Batches from the next step on, on the device."""
@@ -314,9 +320,9 @@ def _is_video(batch: Batch) -> bool:
     return batch.clip if isinstance(batch, CaptionBatch) else batch.pixels.shape[1] > 1
 
 
-def run_stage(config: StageConfig, *, resume: bool = False, kept: Kept | None = None) -> Pam:
+def run_stage(config: StageConfig, *, resume: bool = False, kept: StageCache | None = None) -> Pam:
     """Runs a stage to its end; returns the trained model (float32). `kept` carries stores between stages."""
-    stage = Stage(config, kept or Kept())
+    stage = Stage(config, kept or StageCache())
     if resume:
         stage.resume()
     stage.run()
@@ -346,7 +352,7 @@ def main(arguments: list[str] | None = None) -> None:
         minutes *= len(given.configs)
     if minutes and len(minutes) != len(given.configs):
         parser.error(f"--max-minutes names {len(minutes)} times for {len(given.configs)} stages")
-    kept = Kept()
+    kept = StageCache()
     for place, path in enumerate(given.configs):
         limit = [f"max_minutes={minutes[place]}"] if minutes else []
         run_stage(read_config(path, [*given.set, *limit]), resume=given.resume, kept=kept)

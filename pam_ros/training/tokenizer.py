@@ -9,8 +9,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from pam_ros.model.prompts import TASK_TEXT, text_after_rows
-from pam_ros.training.source import open_sources
+from pam_ros.datasets.registry import open_sources
+from pam_ros.model.text.prompts import TASK_TEXT, text_after_image
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
@@ -42,7 +42,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path, vocabulary: int) -> None
 def texts_of(sources: Sequence[str]) -> Iterator[str]:
     """Every question and every answer of the training data."""
     for task in TASK_TEXT:
-        yield text_after_rows(*task)
+        yield text_after_image(*task)
     for entry in open_sources(sources).entries:
         for region in entry.regions:
             yield from (text for texts in region.texts.values() for text in texts)

@@ -1,0 +1,101 @@
+"""`pam evaluate`: measure a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pam_ros.cli.common import (
+    CarryOverOption,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    Sam2Option,
+    console,
+    load,
+)
+from pam_ros.errors import PromptError
+from pam_ros.output_files import writable_file, writable_folder
+
+
+def evaluate(
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", help="of the test scenes; repeated: mean and spread")
+    ] = None,
+    count: Annotated[
+        int, typer.Option("--count", min=1, help="pictures per seed; a quarter as many videos, at least 1")
+    ] = 40,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="instead of a seed: a folder of `pam scenes render`, or PAM's .jsonl"),
+    ] = None,
+    only: Annotated[str, typer.Option("--only", help="some of masks,video,texts,stream,speed")] = "",
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for all numbers")] = None,
+    page: Annotated[Path | None, typer.Option("--page", help="folder for index.html with pictures")] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="keep rendered scenes here; empty it when scenes change")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="OpenAI-compatible endpoint for continuity; default: a rule")
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option("--judge-model", help="its model's name")] = None,
+    embedder: Annotated[
+        str | None, typer.Option("--embedder", help="sentence-transformers model that compares labels")
+    ] = None,
+    carry_over: CarryOverOption = True,
+    open_meshes: Annotated[
+        bool,
+        typer.Option("--only-open-meshes", help="ask about other makers' objects alone: `pam scenes meshes`"),
+    ] = False,
+    model: ModelOption = "pam-tiny",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    sam2: Sam2Option = None,
+) -> None:
+    """Measure a model on rendered test scenes or on data with known answers, by the paper's metrics.
+
+    docs/evaluation.md says in one line what each metric is.
+    """
+    from pam_ros.evaluation.report import reasons, rows_of, write_json, write_page
+    from pam_ros.evaluation.run import Part, Plan, evaluation
+
+    if data is not None and seed:
+        raise PromptError("--data brings its own samples and --seed renders some: give one of them")
+    if data is not None and open_meshes:
+        raise PromptError("--only-open-meshes is about rendered scenes, not --data: give one of them")
+    parts = Part.parse(only)
+    plan = Plan(
+        tuple(seed or [1]),
+        count,
+        parts,
+        data,
+        cache,
+        judge,
+        judge_model,
+        embedder,
+        carry_over=carry_over,
+        open_meshes=open_meshes,
+    )
+    if json_file is not None:
+        writable_file(json_file)
+    for folder in (page, cache):
+        if folder is not None:
+            writable_folder(folder)
+    pam = load(model, device, dtype, sam2)
+    with console.status("evaluating") as status, evaluation(pam, plan, status.update) as found:
+        rows = rows_of(found, parts)
+        if json_file is not None:
+            write_json(json_file, found, plan, model, pam.info)
+        if page is not None:
+            status.update("drawing the page")
+            console.print(f"wrote {write_page(page, found, model, parts)}")
+    table = Table("metric", "mean", "over seeds", "answers")
+    for row in rows:
+        table.add_row(row.metric, row.value_text(), row.spread_text(), str(row.samples))
+    Console().print(table)
+    for why, keys in reasons(rows):
+        print(f"{', '.join(keys)}: no value, as {why}")

@@ -1,0 +1,48 @@
+"""`pam`: perceive, caption, models, fetch, parity, evaluate, scenes; and, with ROS: demo, soak."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+from rich.markup import escape
+
+from pam_ros.cli import evaluate, models, perceive, ros
+from pam_ros.cli.common import console
+from pam_ros.cli.scenes import scenes_app
+from pam_ros.errors import TRAINING_EXTRA, PamError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=__doc__,
+    rich_markup_mode=None,
+)
+for command in (
+    perceive.perceive, perceive.caption, models.models, models.fetch, models.parity, evaluate.evaluate, ros.demo, ros.soak,
+):  # fmt: skip
+    app.command()(command)
+app.add_typer(scenes_app, name="scenes")
+
+
+def main() -> None:
+    """Entry point. Errors of this package are told in one line, exit status 2."""
+    try:
+        app()
+    except PamError as error:
+        _end(str(error))
+    except ModuleNotFoundError as error:
+        if TRAINING_EXTRA not in str(error):
+            raise
+        _end(str(error))
+
+
+def _end(why: str) -> NoReturn:
+    console.print(f"[bold red]error:[/] {escape(why)}", highlight=False)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

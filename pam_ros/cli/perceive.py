@@ -1,0 +1,150 @@
+"""`pam perceive` and `pam caption`: regions of a picture, clips of a video."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.live import Live
+
+from pam_ros.cli.common import (
+    BoxOption,
+    CarryOverOption,
+    ClickOption,
+    DeviceOption,
+    DtypeOption,
+    MaskOption,
+    ModelOption,
+    NotOption,
+    Sam2Option,
+    console,
+    load,
+    progress_bar,
+    prompts_of,
+    region_record,
+)
+from pam_ros.errors import PromptError
+from pam_ros.output_files import writable_folder
+from pam_ros.records import Language, Region, Task, image_tasks
+
+
+def perceive(
+    image: Annotated[Path, typer.Argument(help="a picture")],
+    click: ClickOption = None,
+    not_: NotOption = None,
+    box: BoxOption = None,
+    mask: MaskOption = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="label, explain, brief, detail; may be repeated")
+    ] = None,
+    language: Annotated[list[str] | None, typer.Option("--language", help="en, zh; may be repeated")] = None,
+    model: ModelOption = "pam-tiny",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    sam2: Sam2Option = None,
+    out: Annotated[Path, typer.Option("--out", help="folder for masks, overlay.png and result.json")] = Path(
+        "out/perceive"
+    ),
+) -> None:
+    """Segment and describe regions of a picture."""
+    from pam_ros import media
+    from pam_ros.runtime.offline import perceive_image
+    from pam_ros.runtime.overlay import draw_overlay
+
+    picture = media.read_image(image)
+    prompts = prompts_of(click, not_, box, mask)
+    for prompt in prompts:
+        prompt.check_size(picture.shape[0], picture.shape[1])
+    tasks = image_tasks(task or ["label"])
+    languages = [Language.parse(code) for code in language or ["en"]]
+    writable_folder(out)
+    pam = load(model, device, dtype, sam2)
+    growing: dict[tuple[int, str, str], str] = {}
+    with Live(console=console, transient=True) as live:
+
+        def show(region_id: int, each: Task, spoken: Language, text: str) -> None:
+            growing[region_id, each.value, spoken.value] = text
+            live.update("\n".join(f"{i} {t} {lang}: {text}" for (i, t, lang), text in growing.items()))
+
+        regions = perceive_image(pam, picture, prompts, tasks, languages, show)
+    for stale in out.glob("mask_*.png"):  # of an earlier run with more regions
+        if stale.stem.removeprefix("mask_").isdecimal():
+            stale.unlink()
+    for region in regions:
+        media.write_mask(out / f"mask_{region.region_id}.png", _full_mask(region, picture.shape[:2]))
+    media.write_image(out / "overlay.png", draw_overlay(picture, regions))
+    result = {"image": str(image), "model": asdict(pam.info), "regions": [region_record(r) for r in regions]}
+    (out / "result.json").write_text(
+        json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
+    for region in regions:
+        for (each, spoken), text in region.texts.items():
+            print(f"{region.region_id} {each.value} {spoken.value}: {text.text}")
+    console.print(f"wrote {out}/")
+
+
+def caption(
+    video: Annotated[Path, typer.Argument(help="a video file")],
+    click: ClickOption = None,
+    not_: NotOption = None,
+    box: BoxOption = None,
+    mask: MaskOption = None,
+    every: Annotated[float, typer.Option("--every", help="clip length, seconds")] = 2.0,
+    language: Annotated[str, typer.Option("--language", help="en or zh")] = "en",
+    carry_over: CarryOverOption = True,
+    model: ModelOption = "pam-tiny",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    sam2: Sam2Option = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="folder for overlay.mp4, captions.jsonl, regions.jsonl")
+    ] = Path("out/caption"),
+) -> None:
+    """Track regions prompted on a video's first frame and caption them clip by clip."""
+    from pam_ros import media
+    from pam_ros.runtime.offline import caption_video
+    from pam_ros.runtime.overlay import draw_overlay
+
+    stamps = media.video_stamps_ns(video)
+    prompts = prompts_of(click, not_, box, mask)
+    first = next(media.read_video(video))
+    for prompt in prompts:
+        prompt.check_size(*first.size)
+    if not every > 0:
+        raise PromptError(f"--every is a clip length in seconds above 0, not {every}")
+    spoken = Language.parse(language)
+    writable_folder(out)
+    pam = load(model, device, dtype, sam2)
+    steps = caption_video(
+        pam, media.read_video(video), stamps, prompts, every_s=every, language=spoken, carry_over=carry_over
+    )
+    newest: dict[int, str] = {}
+    with (
+        media.VideoWriter(out / "overlay.mp4") as film,
+        (out / "captions.jsonl").open("w", encoding="utf-8") as captions,
+        (out / "regions.jsonl").open("w", encoding="utf-8") as regions,
+        progress_bar("frames", len(stamps)) as advance,
+    ):
+        for step in steps:
+            for each in step.captions:
+                newest[each.region_id] = each.text
+                print(f"[{each.start_ns / 1e9:.1f}-{each.end_ns / 1e9:.1f} s] {each.region_id}: {each.text}")
+                captions.write(
+                    json.dumps(asdict(each) | {"language": spoken.value}, ensure_ascii=False) + "\n"
+                )
+            film.write(draw_overlay(step.frame.image, step.regions, captions=newest), step.frame.stamp_ns)
+            line = {"stamp_ns": step.frame.stamp_ns, "regions": [region_record(r) for r in step.regions]}
+            regions.write(json.dumps(line, ensure_ascii=False) + "\n")
+            advance()
+    console.print(f"wrote {out}/")
+
+
+def _full_mask(region: Region, size: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    mask = np.zeros(size, np.bool_)
+    x1, y1, x2, y2 = region.box_xyxy.astype(int)
+    mask[y1:y2, x1:x2] = region.mask
+    return mask

