@@ -7,7 +7,9 @@ PamError
 │   ├── TaskError             an unknown task
 │   ├── LanguageError         an unknown language
 │   ├── UnknownRegionError    no region of that id
+│   ├── DatasetError          a dataset, or a line of one, cannot be used
 │   ├── OutputError           a folder or file for results cannot be written
+│   ├── NothingFoundError     the prompt is valid, but nothing is there
 │   ├── NoFrameError          a prompt came before the first frame
 │   └── StaleFrameError       the prompt's stamp is older than every buffered frame
 ├── StateError            right request, wrong moment
