@@ -78,7 +78,7 @@ def test_manifest_has_only_keys_that_exist() -> None:
 
 def test_manifest_names_every_ros_package_that_is_imported() -> None:
     imported = set()
-    for path in [*(ROOT / "pam_ros" / "nodes").glob("*.py"), *(ROOT / "launch").glob("*.py")]:
+    for path in [*(ROOT / "pam_ros" / "nodes").rglob("*.py"), *(ROOT / "launch").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
@@ -196,7 +196,7 @@ def test_pip_installs_what_needs_no_ros(tmp_path: Path) -> None:
     for name in ("setup.py", "pyproject.toml", "package.xml"):
         shutil.copy(ROOT / name, source)
     command = [
-        sys.executable, "-m", "pip", "install", "--is_static", "--no-deps", "--no-index", "--no-build-isolation",
+        sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation",
         "--ignore-installed", "--prefix", prefix, source,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -44,7 +44,7 @@ pam_node: the lifecycle manager and one perception node per camera, until SIGINT
     pam_node --ros-args -p autostart:=true -r image:=/camera/color/image_raw
 
 It takes ROS arguments only, all after --ros-args:
-    -p NAME:=VALUE         a parameter; README.md and config/pam.yaml have all of them
+    -p NAME:=VALUE         a parameter; see docs/parameters.md or config/pam.yaml
     --params-file FILE     many of them
     -r FROM:=TO            another name for a topic, a service, a node
     --log-level LEVEL      debug, info, warn, error, fatal

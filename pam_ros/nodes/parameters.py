@@ -286,7 +286,7 @@ def _allowed(parameter: Parameter) -> str:
 
 
 def markdown() -> str:
-    """The README's table."""
+    """The table of docs/parameters.md."""
     lines = [
         "| node | parameter | default | unit | allowed | meaning | takes effect |",
         "|---|---|---|---|---|---|---|",
