@@ -1,8 +1,8 @@
-"""Starts PAM: one process that holds the perception node(s) and the lifecycle manager.
+"""Starts PAM: one process with the perception node(s) and the lifecycle manager.
 
     ros2 launch pam_ros pam.launch.py image:=/camera/color/image_raw model:=pam-3b
 
-An argument left empty is not passed on: the parameter keeps what params_file says.
+Empty arguments keep the values of params_file.
 """
 
 from pathlib import Path
@@ -18,12 +18,12 @@ PARAMS_FILE = str(Path(get_package_share_directory("pam_ros")) / "config" / "pam
 BOOLEANS = ["true", "false"]
 LEVELS = ["debug", "info", "warn", "error", "fatal"]
 
-# The node ends its lifecycle in order within 10 s of SIGINT; a second signal would end it at once.
+# The node ends its lifecycle in order within 10 s of SIGINT; a second signal ends it at once.
 STOP_TIMEOUT_S = "12"
 
-# Arguments that become the parameter of their name when not empty.
+# Arguments that set the parameter of the same name, if not empty.
 STRINGS = ("model", "device", "image_transport")
-# Arguments that rename the input of their name; with several cameras <camera>/image and so on.
+# Arguments that remap the input topic of the same name; with several cameras <camera>/image and so on.
 TOPICS = ("image", "detections")
 
 
@@ -33,16 +33,20 @@ def generate_launch_description() -> LaunchDescription:
         [
             declare("namespace", "", "namespace of the nodes and of relative topics"),
             declare("params_file", PARAMS_FILE, "YAML file of parameters"),
-            declare("use_sim_time", "false", "take time from /clock", BOOLEANS),
-            declare("autostart", "true", "configure and activate at start; false leaves it to you", BOOLEANS),
-            declare("log_level", "info", "least severity that is logged", LEVELS),
-            declare("use_respawn", "false", "start the process again when it ends", BOOLEANS),
+            declare("use_sim_time", "false", "use simulation time from /clock", BOOLEANS),
+            declare("autostart", "true", "configure and activate at start", BOOLEANS),
+            declare("log_level", "info", "minimum log level", LEVELS),
+            declare("use_respawn", "false", "restart the process if it exits", BOOLEANS),
             declare("model", "", "pam-tiny, pam-1.5b, pam-3b, a hub id or a folder"),
             declare("device", "", "auto, cpu, cuda, cuda:1, …"),
-            declare("cameras", "", "names of the cameras, as in front,rear; one node each"),
+            declare("cameras", "", "comma-separated camera names, e.g. front,rear; one node per camera"),
             declare("image_transport", "", "raw or compressed"),
-            declare("image", "image", "topic of the images; with several cameras, below <camera>/"),
-            declare("detections", "detections", "topic of a detector's boxes, likewise"),
+            declare("image", "image", "image topic; with several cameras relative to <camera>/"),
+            declare(
+                "detections",
+                "detections",
+                "topic of a detector's boxes; with several cameras relative to <camera>/",
+            ),
             OpaqueFunction(function=start),
         ]
     )
@@ -51,12 +55,12 @@ def generate_launch_description() -> LaunchDescription:
 def declare(
     name: str, default: str, description: str, choices: list[str] | None = None
 ) -> DeclareLaunchArgument:
-    """One argument, for `ros2 launch --show-args`."""
+    """One argument, as `ros2 launch --show-args` lists it."""
     return DeclareLaunchArgument(name, default_value=default, description=description, choices=choices)
 
 
 def start(context: LaunchContext) -> list[Node]:
-    """The process, with what the arguments say."""
+    """The process, configured by the arguments."""
 
     def value(name: str) -> str:
         text: str = LaunchConfiguration(name).perform(context)
@@ -64,7 +68,7 @@ def start(context: LaunchContext) -> list[Node]:
 
     cameras = [camera for camera in value("cameras").replace(" ", "").split(",") if camera]
     parameters: dict[str, object] = {
-        # As strings, whatever they look like: a device may be called "0".
+        # Always strings: a device may be called "0".
         name: ParameterValue(value(name), value_type=str)
         for name in STRINGS
         if value(name)
@@ -74,7 +78,7 @@ def start(context: LaunchContext) -> list[Node]:
     if cameras:
         parameters["cameras"] = cameras
     return [
-        # No `name`: it would give every node of the process the same one.
+        # No `name`: it would rename every node of the process.
         Node(
             package="pam_ros",
             executable="pam_node",
@@ -92,14 +96,14 @@ def start(context: LaunchContext) -> list[Node]:
 
 
 def remappings(cameras: list[str], topics: dict[str, str]) -> list[tuple[str, str]]:
-    """(the node's name of an input, the topic it shall be), for what is not the same already."""
+    """(topic name in the node, topic to use) of every topic that is to be renamed."""
     changed = {inner: outer for inner, outer in topics.items() if outer != inner}
     if len(cameras) < 2:
         return list(changed.items())
     for inner, outer in changed.items():
         if outer.startswith("/"):
             raise ValueError(
-                f"{inner}:={outer} would be one topic for {len(cameras)} cameras; give it without the first /"
+                f"{inner}:={outer} is one topic for {len(cameras)} cameras; use a relative one (no leading /)"
             )
     return [
         (f"{camera}/{inner}", f"{camera}/{outer}") for camera in cameras for inner, outer in changed.items()

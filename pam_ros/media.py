@@ -1,4 +1,4 @@
-"""Pictures and videos in and out (Pillow, PyAV); no model, no ROS."""
+"""Reads and writes pictures and videos (Pillow, PyAV); no model, no ROS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from pam_ros.errors import ImageError
 from pam_ros.records import Frame
 
-# PyAV is imported where videos are read or written: a machine that trains and evaluates needs pictures only.
+# PyAV is imported only to read or write videos: training and evaluation need pictures only.
 if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
@@ -24,18 +24,18 @@ NS = 1_000_000_000
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """A picture file → (H, W, 3) uint8 RGB. Raises ImageError where it cannot be read."""
+    """A picture file → (H, W, 3) uint8 RGB. Raises ImageError if it cannot be read."""
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
-        raise ImageError(f"no picture at {path}") from None
+        raise ImageError(f"no image file at {path}") from None
     except (UnidentifiedImageError, OSError) as error:
-        raise ImageError(f"{path} is no picture that can be read: {error}") from error
+        raise ImageError(f"cannot read image {path}: {error}") from error
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
-    """A picture file → (H, W) bool, True where it is not black. Raises ImageError where it cannot be read."""
+    """A picture file → (H, W) bool, True where it is not black. Raises ImageError if it cannot be read."""
     return np.asarray(read_image(path).any(axis=2))
 
 
@@ -45,14 +45,14 @@ def write_mask(path: Path, mask: NDArray[np.bool_]) -> None:
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """(H, W, 3) uint8 RGB → a picture file of the kind its suffix names."""
+    """(H, W, 3) uint8 RGB → a picture file in the format of its suffix."""
     Image.fromarray(image).save(path)
 
 
 def video_stamps_ns(path: Path) -> list[int]:
-    """Presentation stamps of every frame, nanoseconds from the first, without decoding a picture.
+    """Presentation stamps of every frame, nanoseconds from the first; no picture is decoded.
 
-    Raises ImageError where the file cannot be read or has no video.
+    Raises ImageError if the file cannot be read or has no video.
     """
     import av.error
 
@@ -62,16 +62,16 @@ def video_stamps_ns(path: Path) -> list[int]:
             base = stream.time_base or Fraction(1, 1000)
             stamps = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
     except FileNotFoundError:
-        raise ImageError(f"no video at {path}") from None
+        raise ImageError(f"no video file at {path}") from None
     except (av.error.FFmpegError, IndexError) as error:
-        raise ImageError(f"{path} is no video that can be read: {error}") from error
+        raise ImageError(f"cannot read video {path}: {error}") from error
     if not stamps:
-        raise ImageError(f"{path} holds no video frame")
+        raise ImageError(f"{path} contains no video frames")
     return [int((stamp - stamps[0]) * base * NS) for stamp in stamps]
 
 
 def read_video(path: Path) -> Iterator[Frame]:
-    """Decodes a video; stamps count from its first frame. Raises ImageError where the file cannot be read."""
+    """Decodes a video; stamps count from its first frame. Raises ImageError if the file cannot be read."""
     import av.error
 
     try:
@@ -83,13 +83,13 @@ def read_video(path: Path) -> Iterator[Frame]:
                 stamp_ns = int((pts - first) * (frame.time_base or Fraction(1, 1000)) * NS)
                 yield Frame(image=frame.to_ndarray(format="rgb24"), stamp_ns=stamp_ns)
     except FileNotFoundError:
-        raise ImageError(f"no video at {path}") from None
+        raise ImageError(f"no video file at {path}") from None
     except (av.error.FFmpegError, IndexError) as error:
-        raise ImageError(f"{path} is no video that can be read: {error}") from error
+        raise ImageError(f"cannot read video {path}: {error}") from error
 
 
 class VideoWriter:
-    """Writes H.264 in MP4; the first picture decides the size, odd sides lose a pixel."""
+    """Writes H.264 in MP4 at the size of the first picture; an odd width or height loses a pixel."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -106,7 +106,7 @@ class VideoWriter:
         self.close()
 
     def write(self, image: NDArray[np.uint8], stamp_ns: int) -> None:
-        """Appends a (H, W, 3) uint8 RGB picture shown from `stamp_ns` on; stamps must grow."""
+        """Appends a (H, W, 3) uint8 RGB picture, visible from `stamp_ns` on; stamps must grow."""
         import av
 
         if self._container is None:
@@ -132,7 +132,7 @@ class VideoWriter:
         self._stream = stream
 
     def close(self) -> None:
-        """Finishes the file; a writer that never got a picture leaves none. Idempotent."""
+        """Finishes the file; without any picture there is no file. Idempotent."""
         if self._container is not None and self._stream is not None:
             self._container.mux(self._stream.encode())
             self._container.close()

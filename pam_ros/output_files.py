@@ -1,4 +1,4 @@
-"""Where results go: what cannot be written is found out before the work, not after it."""
+"""Checks that results can be written, before the work and not after it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pam_ros.errors import OutputError
 
 
 def writable_folder(path: Path) -> Path:
-    """Makes the folder where it is missing. Raises OutputError where no file can be made in it."""
+    """Creates the folder if it is missing. Raises OutputError if no file can be created in it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             return path
     except OSError as error:
-        raise OutputError(f"cannot write into folder {path}: {error.strerror}; name another one") from None
+        raise OutputError(f"cannot write to folder {path}: {error.strerror}; choose another folder") from None
 
 
 def writable_file(path: Path) -> Path:
-    """Makes the file's folder where it is missing. Raises OutputError where the file cannot be written."""
+    """Creates the file's folder if it is missing. Raises OutputError if the file cannot be written."""
     if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder; name a file")
+        raise OutputError(f"cannot write {path}: it is a folder; choose a file")
     writable_folder(path.parent)
     if path.exists() and not os.access(path, os.W_OK):
-        raise OutputError(f"cannot write {path}: Permission denied; name another file")
+        raise OutputError(f"cannot write {path}: Permission denied; choose another file")
     return path

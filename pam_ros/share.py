@@ -1,4 +1,4 @@
-"""Where the package's own files lie: in a source checkout, or under share/pam_ros by colcon or pip."""
+"""Finds the package's own data files, in a source checkout or installed by colcon or pip."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 def share_folder(name: str, pattern: str) -> Path:
-    """The folder `name` (models, config) that holds files like `pattern`. Raises FileNotFoundError."""
+    """The folder `name` (models, config) with files that match `pattern`. Raises FileNotFoundError."""
     for parent in Path(__file__).resolve().parents:
         for candidate in (parent / name, parent / "share" / "pam_ros" / name):
             if any(candidate.glob(pattern)):
                 return candidate
     raise FileNotFoundError(
-        f"no folder {name} with {pattern} above {__file__}; is the package installed in full?"
+        f"no folder {name} with {pattern} above {__file__}; the installation is incomplete, reinstall pam_ros"
     )

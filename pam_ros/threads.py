@@ -1,4 +1,4 @@
-"""Threads that compute."""
+"""Short-lived threads for computations."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Result = TypeVar("Result")
 
 
 def in_passing_thread(work: Callable[[], Result]) -> Result:
-    """Does `work` in a thread that ends with it; returns what it returns, raises what it raises.
+    """Runs `work` in a thread that ends with it; returns its result, raises its exception.
 
-    Every thread that ever computed with PyTorch keeps its OpenMP helpers until it ends. Where they are more
-    than the cores, libgomp lets those of all threads sleep between steps: on two cores the engine's worker
-    then tracks 5 instead of 8 frames a second. So whoever loads or tries a model must not stay.
+    A thread that has computed with PyTorch keeps its OpenMP helpers until it ends. If there are more of them
+    than cores, libgomp lets those of all threads sleep between steps: on two cores the engine's worker then
+    tracks 5 instead of 8 frames a second. So a thread that loads or tries a model must not live on.
     """
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(work).result()

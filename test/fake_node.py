@@ -3,7 +3,7 @@
 fake                          answers at once
 fake:words=40,step_s=0.05     texts of 40 words, one every 50 ms
 fake:load_s=3,ballast_mib=200 loading takes 3 s, and 200 MiB until it is closed
-fail:ModelNotFoundError       loading fails with that error; fail:RuntimeError is a fault of ours
+fail:ModelNotFoundError       loading fails with that error; fail:RuntimeError is a fault of the package
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ class BallastModel(FakeModel):
 def load_fake(
     name_or_path: str, *, device: str, dtype: str, memory_limit_gib: float, progress: Progress | None
 ) -> FakeModel:
-    """Builds what the name requests for."""
+    """Builds the model that the name describes."""
     kind, _, details = name_or_path.partition(":")
     if kind == "fail":
         held = np.ones(100 << 20, np.uint8)  # what a loader has read when it fails
         error = getattr(errors, details, RuntimeError)
         raise error(f"{details} was asked for, {held.nbytes >> 20} MiB were read")
-    wishes = dict(part.split("=") for part in details.split(",") if part)
-    until_s = time.monotonic() + float(wishes.get("load_s", 0))
+    options = dict(part.split("=") for part in details.split(",") if part)
+    until_s = time.monotonic() + float(options.get("load_s", 0))
     while time.monotonic() < until_s:
         if progress is not None:
             progress("loading the fake")
         time.sleep(0.1)
     model = BallastModel(
-        words=int(wishes.get("words", 3)),
-        costs=Costs(step_s=float(wishes.get("step_s", 0)), track_s=float(wishes.get("track_s", 0))),
+        words=int(options.get("words", 3)),
+        costs=Costs(step_s=float(options.get("step_s", 0)), track_s=float(options.get("track_s", 0))),
     )
-    model.ballast = np.ones(int(wishes.get("ballast_mib", 0)) << 20, np.uint8)
-    model.close_fails = "close" in wishes
+    model.ballast = np.ones(int(options.get("ballast_mib", 0)) << 20, np.uint8)
+    model.close_fails = "close" in options
     return model
 
 

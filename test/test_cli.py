@@ -43,10 +43,8 @@ def test_perceive_writes_masks_overlay_and_json(picture: Path, tmp_path: Path):
     record = json.loads((tmp_path / "out/result.json").read_text())
     assert [region["id"] for region in record["regions"]] == [1, 2]
     for region in record["regions"]:
-        assert {lang: set(texts) for lang, texts in region["texts"].items()} == {
-            "en": {"label", "brief"},
-            "zh": {"label", "brief"},
-        }
+        assert [text["language"] for text in region["texts"]] == ["en", "zh"]
+        assert all(text["label"] and text["brief_caption"] for text in region["texts"])
         mask = media.read_mask(tmp_path / f"out/mask_{region['id']}.png")
         assert mask.shape == (120, 160)
         assert int(mask.sum()) == region["area_px"]
@@ -73,7 +71,7 @@ def test_caption_writes_a_film_and_captions(picture: Path, tmp_path: Path):
     )
     assert result.returncode == 0, result.stderr
     captions = [json.loads(line) for line in (tmp_path / "o/captions.jsonl").read_text().splitlines()]
-    assert [(c["sequence"], c["frames"], c["region_id"], c["language"]) for c in captions] == [
+    assert [(c["sequence"], c["frame_count"], c["region_id"], c["language"]) for c in captions] == [
         (0, 5, 1, "en"),
         (1, 6, 1, "en"),  # one carried over
     ]
@@ -84,15 +82,15 @@ def test_caption_writes_a_film_and_captions(picture: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["perceive", "picture.png"], "say which region"),
-        (["perceive", "nothing.png", "--click", "3,4"], "no picture at nothing.png"),
+        (["perceive", "picture.png"], "no region given"),
+        (["perceive", "nothing.png", "--click", "3,4"], "no image file at nothing.png"),
         (["perceive", "picture.png", "--click", "3"], "--click takes 2 numbers"),
         (["perceive", "picture.png", "--click", "nan,4"], "must be finite"),
         (["perceive", "picture.png", "--click", "160,4"], "outside the 160x120 image"),
         (["perceive", "picture.png", "--box", "50,40,20,80"], "x1 < x2"),
         (
             ["perceive", "picture.png", "--box", "1,1,2,2", "--box", "3,3,4,4", "--click", "1,1"],
-            "one box at most",
+            "combined with one --box",
         ),
         (["perceive", "picture.png", "--click", "3,4", "--task", "sing"], "label, explain, brief, detail"),
         (["perceive", "picture.png", "--click", "3,4", "--task", "clip"], "for clips, not for images"),
@@ -103,7 +101,7 @@ def test_caption_writes_a_film_and_captions(picture: Path, tmp_path: Path):
         (["perceive", "picture.png", "--click", "3,4", "--sam2", "/nope"], "no SAM 2 weights at /nope"),
         (["perceive", "picture.png", "--click", "3,4", "--sam2", "picture.png"], "has its own SAM 2"),
         (["perceive", "picture.png", "--click", "3,4", "--model", "a/b"], "a/b is not on this disk"),
-        (["caption", "picture.txt", "--click", "3,4"], "no video at picture.txt"),
+        (["caption", "picture.txt", "--click", "3,4"], "no video file at picture.txt"),
         (["parity", "."], "no parity folder"),
         (["fetch", "pam-huge"], "there are: "),
     ],
@@ -142,7 +140,7 @@ def test_bad_input_gets_one_clear_line(
     ids=lambda arguments: " ".join(arguments[:-1]),
 )
 @pytest.mark.parametrize("place", ["/proc/pam", "picture.png"])
-def test_what_cannot_be_written_is_said_before_anything_is_loaded(
+def test_an_unwritable_output_is_refused_before_anything_is_loaded(
     arguments: list[str],
     place: str,
     picture: Path,
@@ -160,7 +158,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_loaded(
         main()
     assert stopped.value.code == 2
     said = " ".join(capsys.readouterr().err.replace("│", "").split())
-    assert f"cannot write into folder {place}" in said
+    assert f"cannot write to folder {place}" in said
 
 
 def test_without_the_training_packages_scenes_name_the_extra(

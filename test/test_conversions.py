@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,9 +14,18 @@ pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
-from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, Point2D, Pose2D
+from vision_msgs.msg import (
+    BoundingBox2D,
+    Detection2D,
+    Detection2DArray,
+    ObjectHypothesis,
+    ObjectHypothesisWithPose,
+    Point2D,
+    Pose2D,
+)
 
 from pam_ros import errors
+from pam_ros.json_results import region_json
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import Status
 from pam_ros.nodes import conversions
@@ -27,7 +37,7 @@ from pam_ros.nodes.images import (
     picture_from_compressed,
     picture_from_image,
 )
-from pam_ros.records import Language, Region, RegionState, Task, Text, crop_mask
+from pam_ros.records import Detection, Language, Region, RegionState, Task, Text, crop_mask
 from pam_ros.runtime.events import CaptionEvent, FrameResult
 
 DEFAULTS = PromptDefaults(tasks=(Task.LABEL,), languages=(Language.EN,))
@@ -125,7 +135,7 @@ def test_yuv_encodings(encoding: str, order: str) -> None:
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
 def test_depth_images_are_no_pictures(encoding: str) -> None:
     depth = np.ones((HEIGHT, WIDTH), np.uint16 if encoding == "16UC1" else np.float32)
-    with pytest.raises(errors.ImageError, match="depth image"):
+    with pytest.raises(errors.ImageError, match="depth encoding"):
         picture_from_image(raw_message(depth, encoding))
 
 
@@ -134,7 +144,7 @@ def test_unusable_images_say_why() -> None:
         picture_from_image(Image(encoding="rgb8"))
     truncated = raw_message(picture(), "rgb8")
     truncated.data = truncated.data[:-1]
-    with pytest.raises(errors.ImageError, match="truncated: 71 bytes came, step 18 x height 4 makes 72"):
+    with pytest.raises(errors.ImageError, match="truncated: 71 bytes, expected step 18 x height 4 = 72"):
         picture_from_image(truncated)
     narrow = raw_message(picture(), "rgb8")
     narrow.step = 6
@@ -164,7 +174,7 @@ def test_compressed_images(extension: str) -> None:
 def test_unusable_compressed_images_say_why() -> None:
     with pytest.raises(errors.ImageError, match="no data"):
         picture_from_compressed(compressed_message(b""))
-    with pytest.raises(errors.ImageError, match="do not decode"):
+    with pytest.raises(errors.ImageError, match="cannot decompress"):
         picture_from_compressed(compressed_message(b"this is no picture"))
     data = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))[1].tobytes()
     with pytest.raises(errors.ImageError, match="truncated"):
@@ -209,7 +219,7 @@ def test_prompt_with_clicks_and_box() -> None:
     assert (request.tasks, request.languages, request.region_id) == ((Task.LABEL,), (Language.EN,), 0)
 
 
-def test_prompt_defaults_and_wishes() -> None:
+def test_prompt_defaults_and_requested_tasks() -> None:
     request = prompt_request(
         clicks((1.0, 1.0), tasks=["brief", "label", "brief"], languages=["zh"]), DEFAULTS
     )
@@ -243,13 +253,13 @@ def test_mask_prompt() -> None:
         (PromptMessage(box=[5.0, 1.0, 2.0, 3.0]), errors.PromptError, "x1 < x2"),
         (PromptMessage(box=[2.0, 1.0, 2.0, 3.0]), errors.PromptError, "x1 < x2"),
         (PromptMessage(box=[math.nan, 1.0, 2.0, 3.0]), errors.PromptError, "finite"),
-        (PromptMessage(box=[1.0, 2.0]), errors.PromptError, "not 2 numbers"),
+        (PromptMessage(box=[1.0, 2.0]), errors.PromptError, "not 2"),
         (PromptMessage(mask=raw_message(np.zeros((4, 6), np.uint8), "mono8")), errors.PromptError, "empty"),
         (PromptMessage(mask=Image(height=4, width=6)), errors.ImageError, "empty"),
         (
             clicks((1.0, 1.0), mask=raw_message(np.ones((4, 6), np.uint8), "mono8")),
             errors.PromptError,
-            "stands alone",
+            "cannot be combined",
         ),
         (clicks((1.0, 1.0), tasks=["juggle"]), errors.TaskError, "'juggle'; allowed: label"),
         (clicks((1.0, 1.0), tasks=["clip"]), errors.TaskError, "clips"),
@@ -274,8 +284,12 @@ def test_detections() -> None:
             detection(1.0, 1.0, -3.0, 2.0),
         ]
     )
-    boxes, problems = conversions.detection_boxes(message)
-    assert boxes == [(8.0, 17.0, 12.0, 23.0)]
+    message.detections[0].id = "track 7"
+    for name, score in (("cup", 0.3), ("kettle", 0.9)):
+        hypothesis = ObjectHypothesis(class_id=name, score=score)
+        message.detections[0].results.append(ObjectHypothesisWithPose(hypothesis=hypothesis))
+    detections, problems = conversions.detections_of(message)
+    assert detections == [Detection((8.0, 17.0, 12.0, 23.0), source_id="track 7", source_class="kettle")]
     assert len(problems) == 3
 
 
@@ -302,13 +316,15 @@ def region(
     )
 
 
+TEXTS = {
+    (Task.LABEL, Language.ZH): Text("水壶", 7, confidence=0.75),
+    (Task.LABEL, Language.EN): Text("kettle", 5),
+    (Task.BRIEF, Language.EN): Text("A kettle.", 9, confidence=0.5),
+}
+
+
 def test_region_message() -> None:
-    texts = {
-        (Task.LABEL, Language.EN): Text("kettle", 5),
-        (Task.BRIEF, Language.EN): Text("A kettle.", 9),
-        (Task.LABEL, Language.ZH): Text("水壶", 7),
-    }
-    message = conversions.region_message(region(3, (2, 4, 8, 14), texts), Header(frame_id="c"), [Language.ZH])
+    message = conversions.region_message(region(3, (2, 4, 8, 14), TEXTS), Header(frame_id="c"))
     assert (message.id, message.state) == (3, message.TRACKED)
     assert (message.bbox.center.position.x, message.bbox.center.position.y) == (5.0, 9.0)
     assert (message.bbox.size_x, message.bbox.size_y) == (6.0, 10.0)
@@ -321,7 +337,38 @@ def test_region_message() -> None:
     assert (message.texts[1].label, message.texts[1].brief_caption) == ("kettle", "A kettle.")
     assert message.texts[1].stamp.nanosec == 9
     assert (message.created.sec, message.created.nanosec) == (1, 2)
-    assert (message.last_seen.sec, message.last_seen.nanosec) == (2, 1)
+    assert (message.last_visible.sec, message.last_visible.nanosec) == (2, 1)
+    chinese, english = message.texts
+    assert (chinese.label_confidence, english.brief_caption_confidence) == (0.75, 0.5)
+    assert english.label_confidence == english.explanation_confidence == -1.0
+    assert not (message.position_known or message.size_known)
+
+
+def test_region_message_without_mask() -> None:
+    whole = region(3, (2, 4, 8, 14))
+    message = conversions.region_message(whole, Header(), with_mask=False)
+    assert (message.mask.width, len(message.mask.data)) == (0, 0)
+    assert (message.roi.width, message.bbox.size_y) == (6, 10.0)
+    assert conversions.region_record(message).mask.size == 0
+
+
+def test_detection_that_a_region_was_made_from_is_named_in_its_message() -> None:
+    found = replace(region(3, (2, 4, 8, 14)), source_id="7", source_class="kettle")
+    message = conversions.region_message(found, Header())
+    assert (message.source_id, message.source_class) == ("7", "kettle")
+
+
+@pytest.mark.parametrize("box", [(2, 4, 8, 14), (0, 0, 0, 0)], ids=["tracked", "lost"])
+def test_region_survives_its_message(box: tuple[int, int, int, int]) -> None:
+    sent = replace(region(3, box, TEXTS), source_id="7", source_class="kettle")
+    read = conversions.region_record(conversions.region_message(sent, Header()))
+    np.testing.assert_array_equal(read.box_xyxy, sent.box_xyxy)
+    np.testing.assert_array_equal(read.mask, sent.mask)
+    assert list(read.texts) == list(sent.texts)
+    assert {key: (text.text, text.confidence) for key, text in read.texts.items()} == {
+        key: (text.text, text.confidence) for key, text in sent.texts.items()
+    }
+    assert region_json(read) == region_json(sent)
 
 
 def test_lost_region_message() -> None:
@@ -339,11 +386,10 @@ def test_label_image_smaller_region_wins() -> None:
 
 
 def test_label_info_and_detections() -> None:
-    named = region(1, (5, 5, 8, 8), {(Task.LABEL, Language.ZH): Text("杯", 1)})
-    regions = (named, region(2, (0, 0, 10, 10)), region(3, (0, 0, 0, 0)))
-    info = conversions.label_info(regions, Header())
+    regions = (region(1, (5, 5, 8, 8)), region(2, (0, 0, 10, 10)), region(3, (0, 0, 0, 0)))
+    info = conversions.label_info({1: "杯", 70_000: "cup"}, Header())
     assert [(it.class_id, it.class_name) for it in info.class_map] == [(1, "杯")]
-    detections = conversions.detections_message(regions, Header()).detections
+    detections = conversions.detections_message(regions, {1: "杯"}, Header()).detections
     assert [(it.id, it.results[0].hypothesis.class_id) for it in detections] == [("1", "杯"), ("2", "")]
 
 
@@ -366,6 +412,7 @@ def test_region_array_and_caption() -> None:
     assert (caption.header.stamp.sec, caption.header.stamp.nanosec, caption.header.frame_id) == (3, 5, "f")
     assert (caption.region_id, caption.sequence, caption.frame_count, caption.final) == (1, 2, 16, True)
     assert (caption.clip_start.sec, caption.text, caption.language) == (1, "It moves.", "en")
+    assert (caption.confidence, caption.clip_too_thin, caption.summary) == (-1.0, False, False)
 
 
 # --- statuses and times
@@ -378,6 +425,7 @@ def test_region_array_and_caption() -> None:
         (errors.PromptError("x"), Status.INVALID_INPUT),
         (errors.ImageError("x"), Status.INVALID_INPUT),
         (errors.UnknownRegionError("x"), Status.UNKNOWN_REGION),
+        (errors.NothingFoundError("x"), Status.NOTHING_FOUND),
         (errors.NoFrameError("x"), Status.NO_FRAME),
         (errors.StaleFrameError("x"), Status.NO_FRAME),
         (errors.NotActiveError("x"), Status.NOT_ACTIVE),

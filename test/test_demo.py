@@ -41,7 +41,7 @@ def check_output(out: Path) -> None:
     """Every file is there, stamps grow, the region is in every line after its prompt, the film plays."""
     captions = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
     assert captions
-    assert all(c["region_id"] == 1 and c["end_ns"] >= c["start_ns"] for c in captions)
+    assert all(c["region_id"] == 1 and c["clip_end_ns"] >= c["clip_start_ns"] for c in captions)
     lines = [json.loads(line) for line in (out / "regions.jsonl").read_text().splitlines()]
     stamps = [line["stamp_ns"] for line in lines]
     assert stamps == sorted(stamps)
@@ -54,18 +54,18 @@ def check_output(out: Path) -> None:
 def true_region() -> tuple[EvaluationRegion, float]:
     """What is true of the region that the demo prompts, and the clip's frames a second."""
     truth = json.loads((CONFIG / "demo" / "clip.json").read_text())
-    (thing,) = (each for each in truth["objects"] if each["box"] == truth["prompt_box_xyxy"])
+    (prompted,) = (each for each in truth["objects"] if each["box"] == truth["prompt_box_xyxy"])
     segments = [
         (round(part["start_s"] * truth["fps"]), round(part["end_s"] * truth["fps"]), part["event"])
-        for part in thing["events"]
+        for part in prompted["events"]
     ]
-    function = ontology().entries[thing["category"]].function
+    function = ontology().entries[prompted["category"]].function
     region = EvaluationRegion(
         "region 1",
         Kind.OBJECT,
-        tuple(thing["box"]),
+        tuple(prompted["box"]),
         {},
-        category=thing["category"],
+        category=prompted["category"],
         function=function,
         segments=tuple(segments),
     )
@@ -76,11 +76,13 @@ def check_truth(out: Path, printed: str) -> None:
     """What was said is right, as far as it was when the model's weights were made: see LEAST_RIGHT."""
     region, fps = true_region()
     last = json.loads((out / "regions.jsonl").read_text().splitlines()[-1])
-    texts = last["regions"][0]["texts"]
-    said = {language: texts[language.value] for language in Language}
+    said = {Language(text["language"]): text for text in last["regions"][0]["texts"]}
+    assert set(said) == set(Language)
     right = {
         "label": [label_is_right(text["label"], language, region) for language, text in said.items()],
-        "function": [function_is_right(text["explain"], language, region) for language, text in said.items()],
+        "function": [
+            function_is_right(text["explanation"], language, region) for language, text in said.items()
+        ],
     }
     heard = re.findall(r"\[(-?[\d.]+) to ([\d.]+) s\] region 1: (.+) \(([\d.]+) s later", printed)
     assert len(heard) >= 3, printed
@@ -97,7 +99,7 @@ def check_truth(out: Path, printed: str) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_the_default_demo_runs_and_tells_the_truth(tmp_path: Path):
+def test_the_default_demo_runs_and_its_texts_are_right(tmp_path: Path):
     result = run("demo", "--out", "out", cwd=tmp_path, timeout_s=380)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "region 1 is (en)" in result.stdout
@@ -141,7 +143,7 @@ def test_a_prompt_outside_the_clip_is_refused(tmp_path: Path):
 def test_memory_does_not_grow_in_a_minute(tmp_path: Path):
     result = run("soak", "--minutes", "1", "--out", "out", cwd=tmp_path, timeout_s=380)
     assert result.returncode == 0, result.stdout + result.stderr
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("memory grew")]
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("memory growth")]
     frames, prompts, captions = (int(part.split()[0]) for part in line.split(";")[1].split(","))
     assert frames > 20, line
     assert prompts >= 10, line

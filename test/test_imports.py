@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "pam_ros"
 
 # What serves all: values, errors, the package's own files, pictures and videos on disk.
-SHARED = {"records", "errors", "share", "media", "output_files", "threads"}
+SHARED = {"records", "errors", "share", "media", "output_files", "json_results", "threads"}
 
 # Which rooms each room may import, besides itself. The command line stands above all; nobody imports it.
 ALLOWED = {
@@ -21,6 +21,7 @@ ALLOWED = {
     "threads": set(),
     "media": {"errors", "records"},
     "output_files": {"errors"},
+    "json_results": {"records"},
     "model": SHARED,
     "runtime": SHARED | {"model"},
     "nodes": SHARED | {"runtime", "model"},

@@ -17,7 +17,7 @@ import pytest
 
 FILE = Path(__file__).resolve().parents[1] / "launch" / "pam.launch.py"
 
-EXPECTED = {  # what people expect a launch file to take, and ours → default; None: any
+EXPECTED = {  # argument → default; None: any
     "namespace": "",
     "params_file": None,
     "use_sim_time": "false",

@@ -17,8 +17,9 @@ from geometry_msgs.msg import Point
 from ros_harness import (
     FAKE_ACTIVE,
     Camera,
-    NodeProcess,
-    Robot,
+    Client,
+    Diagnostics,
+    Process,
     click,
     image_of,
     mouse,
@@ -37,7 +38,7 @@ NAN = math.nan
 
 
 @pytest.fixture(scope="module")
-def active() -> Iterator[tuple[Robot, NodeProcess]]:
+def active() -> Iterator[tuple[Client, Process]]:
     with pam(*FAKE_ACTIVE) as (robot, process):
         robot.wait_for_active()
         answer = robot.perceive(click(3, 3))
@@ -52,7 +53,7 @@ def active() -> Iterator[tuple[Robot, NodeProcess]]:
 
 
 @pytest.fixture
-def robot(active: tuple[Robot, NodeProcess]) -> Iterator[Robot]:
+def robot(active: tuple[Client, Process]) -> Iterator[Client]:
     """A robot with a camera that runs and a region; the test disturbs neither."""
     robot, _ = active
     messages = robot.collect(RegionArray, "/pam/regions")
@@ -83,7 +84,7 @@ BAD_PROMPTS = [
     ("inverted box", Prompt(box=[20.0, 5.0, 10.0, 15.0]), Status.INVALID_INPUT, "x1 < x2"),
     ("zero box", Prompt(box=[20.0, 5.0, 20.0, 15.0]), Status.INVALID_INPUT, "x1 < x2"),
     ("NaN box", Prompt(box=[NAN, 5.0, 20.0, 15.0]), Status.INVALID_INPUT, "finite"),
-    ("half a box", Prompt(box=[1.0, 5.0]), Status.INVALID_INPUT, "not 2 numbers"),
+    ("half a box", Prompt(box=[1.0, 5.0]), Status.INVALID_INPUT, "not 2"),
     ("box beside the image", Prompt(box=[70.0, 5.0, 90.0, 15.0]), Status.INVALID_INPUT, "outside the 64x48"),
     ("mask of another size", Prompt(mask=mask_image(20, 20, 255)), Status.INVALID_INPUT, "same size"),
     ("empty mask", Prompt(mask=mask_image(48, 64, 0)), Status.INVALID_INPUT, "empty"),
@@ -93,7 +94,7 @@ BAD_PROMPTS = [
         "mask and click",
         click(3, 3, mask=mask_image(48, 64, 255)),
         Status.INVALID_INPUT,
-        "stands alone",
+        "cannot be combined",
     ),
     ("unknown task", click(3, 3, tasks=["juggle"]), Status.INVALID_INPUT, "'juggle'; allowed: label"),
     ("clip as a task", click(3, 3, tasks=["clip"]), Status.INVALID_INPUT, "clip"),
@@ -107,7 +108,7 @@ BAD_PROMPTS = [
     ("prompt", "code", "words"), [it[1:] for it in BAD_PROMPTS], ids=[it[0] for it in BAD_PROMPTS]
 )
 def test_bad_prompts(
-    active: tuple[Robot, NodeProcess], robot: Robot, prompt: Prompt, code: int, words: str
+    active: tuple[Client, Process], robot: Client, prompt: Prompt, code: int, words: str
 ) -> None:
     """The service answers; the same prompt on the topic is a line in the log."""
     answer = robot.perceive(prompt)
@@ -121,7 +122,7 @@ def test_bad_prompts(
     )
 
 
-def test_stale_and_future_prompts(robot: Robot) -> None:
+def test_stale_and_future_prompts(robot: Client) -> None:
     old = click(3, 3)
     old.header.stamp.sec = int(time.time()) - 3600
     answer = robot.perceive(old)
@@ -142,29 +143,27 @@ def _broken_images() -> dict[str, tuple[Image, str]]:
     return {
         "empty": (Image(encoding="rgb8"), "the image is empty"),
         "no data": (image(data=array.array("B")), "the image is empty"),
-        "truncated": (image(data=array.array("B", bytes(100))), "truncated: 100 bytes came"),
+        "truncated": (image(data=array.array("B", bytes(100))), "truncated: 100 bytes"),
         "wrong step": (image(step=64), "step is 64 bytes, a row of 64 rgb8 pixels has 192"),
-        "unknown encoding": (image(encoding="banana"), "encoding 'banana' is not one of rgb8"),
-        "depth": (image(encoding="16UC1", step=128), "depth image"),
+        "unknown encoding": (image(encoding="banana"), "encoding 'banana' is not supported (supported: rgb8"),
+        "depth": (image(encoding="16UC1", step=128), "depth encoding"),
     }
 
 
 @pytest.mark.parametrize("kind", list(_broken_images()))
-def test_broken_images_on_the_camera_topic(
-    active: tuple[Robot, NodeProcess], robot: Robot, kind: str
-) -> None:
+def test_broken_images_on_the_camera_topic(active: tuple[Client, Process], robot: Client, kind: str) -> None:
     message, words = _broken_images()[kind]
     images = robot.publisher(Image, "/image", 1)
 
-    def told() -> str | None:
+    def logged() -> str | None:
         images.publish(message)  # best effort: one may be lost
         return next((line for line in active[1].lines if "/image ignored" in line and words in line), None)
 
-    wait_until(told, f"a line with {words!r}")
+    wait_until(logged, f"a line with {words!r}")
 
 
 @pytest.mark.parametrize("kind", list(_broken_images()))
-def test_broken_own_image(robot: Robot, kind: str) -> None:
+def test_broken_own_image(robot: Client, kind: str) -> None:
     message, words = _broken_images()[kind]
     message.width = message.width or 1  # otherwise it says "no image of my own"
     answer = robot.perceive(click(3, 3), image=message)
@@ -172,14 +171,14 @@ def test_broken_own_image(robot: Robot, kind: str) -> None:
     assert words in answer.status.message
 
 
-def test_broken_images_are_counted(robot: Robot) -> None:
-    diagnostics = robot.diagnostics()
+def test_broken_images_are_counted(robot: Client) -> None:
+    diagnostics = Diagnostics.of(robot)
     robot.publisher(Image, "/image", 1).publish(Image(encoding="rgb8"))
     status = diagnostics.wait_for("/pam: camera", lambda status: True)
     assert int(diagnostics.values(status)["unreadable images"]) > 0
 
 
-def test_bad_clicks_masks_and_detections_on_topics(active: tuple[Robot, NodeProcess], robot: Robot) -> None:
+def test_bad_clicks_masks_and_detections_on_topics(active: tuple[Client, Process], robot: Client) -> None:
     process = active[1]
     robot.publisher(Point, "/image_mouse_left").publish(mouse(640, 3))
     process.wait_for_log("[640.0, 3.0] lies outside the 64x48 image")
@@ -200,8 +199,8 @@ def test_bad_clicks_masks_and_detections_on_topics(active: tuple[Robot, NodeProc
     detections.publish(
         Detection2DArray(detections=[detection(NAN, 5.0), detection(9.0, 0.0), detection(20.0, 8.0)])
     )
-    process.wait_for_log("detection 0: centre (nan, 20.0)")
-    process.wait_for_log("detection 1: centre (9.0, 20.0), size 0.0 x 10.0")
+    process.wait_for_log("detection 0 has centre (nan, 20.0)")
+    process.wait_for_log("detection 1 has centre (9.0, 20.0) and size 0.0 x 10.0")
     wait_until(lambda: messages and len(messages[-1].regions) == 2, "the good detection's region")
 
     late = Detection2DArray(detections=[detection(40.0, 8.0)])
@@ -212,7 +211,7 @@ def test_bad_clicks_masks_and_detections_on_topics(active: tuple[Robot, NodeProc
     assert len(messages[-1].regions) == 2
 
 
-def test_too_many_regions(robot: Robot) -> None:
+def test_too_many_regions(robot: Client) -> None:
     assert robot.set_parameter("/pam_manager", "regions.max", 2) == ""
     assert robot.perceive(click(10, 10)).status.code == Status.OK
     answer = robot.perceive(click(20, 10))
@@ -221,7 +220,7 @@ def test_too_many_regions(robot: Robot) -> None:
     assert robot.set_parameter("/pam_manager", "regions.max", 16) == ""
 
 
-def test_unknown_regions_and_languages_of_the_other_services(robot: Robot) -> None:
+def test_unknown_regions_and_languages_of_the_other_services(robot: Client) -> None:
     answer = robot.call(RemoveRegion, "/pam/remove_region", RemoveRegion.Request(region_id=77))
     assert (answer.status.code, "77" in answer.status.message) == (Status.UNKNOWN_REGION, True)
     answer = robot.call(CaptionNow, "/pam/caption_now", CaptionNow.Request(region_id=77))
@@ -243,13 +242,13 @@ def test_unknown_regions_and_languages_of_the_other_services(robot: Robot) -> No
         (CaptionClip.Goal(prompt=Prompt(region_id=99), duration_s=1.0), Status.UNKNOWN_REGION, "99"),
     ],
 )
-def test_bad_goals(robot: Robot, goal: CaptionClip.Goal, code: int, words: str) -> None:
+def test_bad_goals(robot: Client, goal: CaptionClip.Goal, code: int, words: str) -> None:
     status, result = robot.send_goal(goal).result()
     assert (status, result.status.code) == (GoalStatus.STATUS_ABORTED, code), result.status
     assert words in result.status.message
 
 
-def test_changing_resolution_keeps_the_region(robot: Robot) -> None:
+def test_changing_resolution_keeps_the_region(robot: Client) -> None:
     """The fixture's camera keeps playing 64x48; another size comes between its images."""
     messages = robot.collect(RegionArray, "/pam/regions")
     big = image_of(np.full((96, 128, 3), 90, np.uint8))

@@ -1,4 +1,4 @@
-"""The real `pam_node` with pam-tiny: what cannot be loaded says why, masks go on beside texts."""
+"""The real `pam_node` with pam-tiny: a model that cannot be loaded says why; texts do not hold up masks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from action_msgs.msg import GoalStatus
 from ros_harness import (
     REAL_NODE,
     Camera,
-    NodeProcess,
-    Robot,
+    Client,
+    Process,
     click,
     image_of,
     new_frames,
@@ -58,7 +58,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[tuple[Robot, NodeProcess]]:
+def node() -> Iterator[tuple[Client, Process]]:
     with pam(script=REAL_NODE) as (robot, process):
         yield robot, process
         assert process.end() == 0
@@ -78,8 +78,8 @@ def node() -> Iterator[tuple[Robot, NodeProcess]]:
         ("too little memory", {"memory_limit_gib": 0.01}, ["MemoryLimitError", "GiB are free", "0.01"]),
     ],
 )  # fmt: skip
-def test_what_cannot_be_loaded_says_why(
-    node: tuple[Robot, NodeProcess],
+def test_a_model_that_cannot_be_loaded_says_why(
+    node: tuple[Client, Process],
     folders: dict[str, Path],
     case: str,
     changes: dict[str, object],
@@ -93,11 +93,11 @@ def test_what_cannot_be_loaded_says_why(
     } | changes
     for name, value in settings.items():
         assert robot.set_parameter("/pam_manager", name, value) == ""
-    told = len(process.lines)
+    logged = len(process.lines)
     assert not robot.transition("configure", SLOW_S)
     assert robot.state() == "unconfigured"
     line = wait_until(
-        lambda: next((it for it in process.lines[told:] if "configure failed" in it), None), "the cause"
+        lambda: next((it for it in process.lines[logged:] if "configure failed" in it), None), "the cause"
     )
     answer = robot.perceive(click(3, 3)).status
     assert answer.code == Status.NOT_ACTIVE
@@ -106,7 +106,7 @@ def test_what_cannot_be_loaded_says_why(
         assert word in answer.message
 
 
-def test_masks_texts_and_memory_of_the_real_model(node: tuple[Robot, NodeProcess]) -> None:
+def test_masks_texts_and_memory_of_the_real_model(node: tuple[Client, Process]) -> None:
     """After all these failures the same process loads, works, and gives its memory back."""
     robot, process = node
     settings = {"model": "pam-tiny", "device": "cpu", "memory_limit_gib": 0.0, "texts.max_new_tokens": 24}
@@ -123,7 +123,7 @@ def test_masks_texts_and_memory_of_the_real_model(node: tuple[Robot, NodeProcess
             answer = robot.perceive(Prompt(box=[40.0, 30.0, 100.0, 90.0]), timeout_s=SLOW_S)
             assert answer.status.code == Status.OK, answer.status
             assert answer.region.mask_score >= 0.0
-            _assert_masks_go_on_while_a_caption_decodes(robot, camera, messages, answer.region.id)
+            _assert_masks_go_on_during_a_caption(robot, camera, messages, answer.region.id)
         assert robot.transition("deactivate", SLOW_S)
         assert robot.transition("cleanup", SLOW_S)
     wait_until(
@@ -132,8 +132,8 @@ def test_masks_texts_and_memory_of_the_real_model(node: tuple[Robot, NodeProcess
     )
 
 
-def _assert_masks_go_on_while_a_caption_decodes(
-    robot: Robot, camera: Camera, messages: list[RegionArray], region_id: int
+def _assert_masks_go_on_during_a_caption(
+    robot: Client, camera: Camera, messages: list[RegionArray], region_id: int
 ) -> None:
     goal = robot.send_goal(CaptionClip.Goal(prompt=Prompt(region_id=region_id), duration_s=1.0))
     wait_until(lambda: any(it.partial_text for it in goal.feedback) or goal.done, "the first words", SLOW_S)
@@ -143,10 +143,10 @@ def _assert_masks_go_on_while_a_caption_decodes(
     assert result.caption.frame_count >= 1
     assert stamp_of(result.caption) in camera.sent_ns
     sent, frames = len(camera.sent_ns) - sent, len(new_frames(messages, received))
-    assert frames >= 0.5 * sent - 1, f"{frames} results of {sent} frames while the caption was decoded"
+    assert frames >= 0.5 * sent - 1, f"{frames} results of {sent} frames while the caption was generated"
 
 
-def test_a_model_of_ones_own_folder(node: tuple[Robot, NodeProcess], folders: dict[str, Path]) -> None:
+def test_a_model_of_ones_own_folder(node: tuple[Client, Process], folders: dict[str, Path]) -> None:
     """Several regions at once, and a picture of the caller's own."""
     robot, _ = node
     settings = {

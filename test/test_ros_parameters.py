@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
 from rcl_interfaces.srv import DescribeParameters, GetParameters
-from ros_harness import FAKE_ACTIVE, Robot, pam
+from ros_harness import FAKE_ACTIVE, Client, pam
 
 from pam_ros.nodes.parameters import MANAGER, PERCEPTION, Effect, Parameter, markdown, yaml
 from pam_ros.runtime.engine import EngineOptions
@@ -63,19 +63,19 @@ def test_table_names_every_parameter() -> None:
 
 
 @pytest.fixture(scope="module")
-def robot() -> Iterator[Robot]:
+def robot() -> Iterator[Client]:
     """Started with the default parameters file, then with a fake model instead of the default one."""
     files = ("--params-file", str(CONFIG))
     with pam(*FAKE_ACTIVE, arguments=files) as (robot, process):
         robot.wait_for_active()
         yield robot
-        assert "there is no parameter" not in process.log()
+        assert "unknown parameter" not in process.log()
         assert process.end() == 0
 
 
 @pytest.mark.parametrize(("node", "table"), [("/pam_manager", MANAGER), ("/pam", PERCEPTION)])
 def test_descriptors_and_values_of_the_running_nodes(
-    robot: Robot, node: str, table: tuple[Parameter, ...]
+    robot: Client, node: str, table: tuple[Parameter, ...]
 ) -> None:
     names = [it.name for it in table]
     described = robot.call(
@@ -115,6 +115,6 @@ def test_descriptors_and_values_of_the_running_nodes(
     ],
 )
 def test_bad_values_are_refused_with_the_reason(
-    robot: Robot, node: str, name: str, value: object, reason: str
+    robot: Client, node: str, name: str, value: object, reason: str
 ) -> None:
     assert reason in robot.set_parameter(node, name, value)

@@ -24,49 +24,70 @@ from pam_ros.output_files import writable_file, writable_folder
 
 def evaluate(
     seed: Annotated[
-        list[int] | None, typer.Option("--seed", help="of the test scenes; repeated: mean and spread")
+        list[int] | None,
+        typer.Option("--seed", help="seed of the test scenes; repeat for mean and standard deviation"),
     ] = None,
     count: Annotated[
-        int, typer.Option("--count", min=1, help="pictures per seed; a quarter as many videos, at least 1")
+        int, typer.Option("--count", min=1, help="images per seed; a quarter as many videos (at least 1)")
     ] = 40,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="instead of a seed: a folder of `pam scenes render`, or PAM's .jsonl"),
+        typer.Option(
+            "--data", help="evaluate this data instead: a folder of `pam scenes render`, or a PAM .jsonl file"
+        ),
     ] = None,
-    only: Annotated[str, typer.Option("--only", help="some of masks,video,texts,stream,speed")] = "",
-    json_file: Annotated[Path | None, typer.Option("--json", help="file for all numbers")] = None,
-    page: Annotated[Path | None, typer.Option("--page", help="folder for index.html with pictures")] = None,
+    only: Annotated[
+        str,
+        typer.Option("--only", help="comma-separated parts: masks,video,texts,stream,speed (default: all)"),
+    ] = "",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="write all numbers to this JSON file")
+    ] = None,
+    page: Annotated[Path | None, typer.Option("--page", help="write an HTML report to this folder")] = None,
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="keep rendered scenes here; empty it when scenes change")
+        Path | None,
+        typer.Option(
+            "--cache", help="cache rendered scenes in this folder; delete it if the simulator changes"
+        ),
     ] = None,
     judge: Annotated[
-        str | None, typer.Option("--judge", help="OpenAI-compatible endpoint for continuity; default: a rule")
+        str | None,
+        typer.Option(
+            "--judge", help="OpenAI-compatible endpoint that judges continuity (default: offline rule)"
+        ),
     ] = None,
-    judge_model: Annotated[str | None, typer.Option("--judge-model", help="its model's name")] = None,
+    judge_model: Annotated[
+        str | None, typer.Option("--judge-model", help="model name at the --judge endpoint")
+    ] = None,
     embedder: Annotated[
-        str | None, typer.Option("--embedder", help="sentence-transformers model that compares labels")
+        str | None,
+        typer.Option(
+            "--embedder", help="sentence-transformers model for label similarity (default: string similarity)"
+        ),
     ] = None,
     carry_over: CarryOverOption = True,
     open_meshes: Annotated[
         bool,
-        typer.Option("--only-open-meshes", help="ask about other makers' objects alone: `pam scenes meshes`"),
+        typer.Option(
+            "--only-open-meshes", help="evaluate only objects from open meshes (see `pam scenes meshes`)"
+        ),
     ] = False,
     model: ModelOption = "pam-tiny",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     sam2: Sam2Option = None,
 ) -> None:
-    """Measure a model on rendered test scenes or on data with known answers, by the paper's metrics.
+    """Measure a model on rendered test scenes or annotated data with the paper's metrics.
 
-    docs/evaluation.md says in one line what each metric is.
+    docs/evaluation.md defines every metric.
     """
     from pam_ros.evaluation.report import reasons, rows_of, write_json, write_page
     from pam_ros.evaluation.run import Part, Plan, evaluation
 
     if data is not None and seed:
-        raise PromptError("--data brings its own samples and --seed renders some: give one of them")
+        raise PromptError("--data and --seed exclude each other; give one of them")
     if data is not None and open_meshes:
-        raise PromptError("--only-open-meshes is about rendered scenes, not --data: give one of them")
+        raise PromptError("--only-open-meshes needs rendered scenes and excludes --data")
     parts = Part.parse(only)
     plan = Plan(
         tuple(seed or [1]),
@@ -91,11 +112,11 @@ def evaluate(
         if json_file is not None:
             write_json(json_file, found, plan, model, pam.info)
         if page is not None:
-            status.update("drawing the page")
+            status.update("writing the HTML report")
             console.print(f"wrote {write_page(page, found, model, parts)}")
-    table = Table("metric", "mean", "over seeds", "answers")
+    table = Table("metric", "mean", "± std", "samples")
     for row in rows:
         table.add_row(row.metric, row.value_text(), row.spread_text(), str(row.samples))
     Console().print(table)
     for why, keys in reasons(rows):
-        print(f"{', '.join(keys)}: no value, as {why}")
+        print(f"{', '.join(keys)}: no value ({why})")

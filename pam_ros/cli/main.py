@@ -1,4 +1,4 @@
-"""`pam`: perceive, caption, models, fetch, parity, evaluate, scenes; and, with ROS: demo, soak."""
+"""The `pam` command: collects the groups of commands and prints errors in one line."""
 
 from __future__ import annotations
 
@@ -17,18 +17,25 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help=__doc__,
+    help="Perceive Anything Model: segment, describe and caption regions of images and videos.",
     rich_markup_mode=None,
 )
 for command in (
-    perceive.perceive, perceive.caption, models.models, models.fetch, models.parity, evaluate.evaluate, ros.demo, ros.soak,
-):  # fmt: skip
+    perceive.perceive,
+    perceive.caption,
+    models.models,
+    models.fetch,
+    models.parity,
+    evaluate.evaluate,
+    ros.demo,
+    ros.soak,
+):
     app.command()(command)
 app.add_typer(scenes_app, name="scenes")
 
 
 def main() -> None:
-    """Entry point. Errors of this package are told in one line, exit status 2."""
+    """Entry point. Prints errors of this package in one line and exits with status 2."""
     try:
         app()
     except PamError as error:

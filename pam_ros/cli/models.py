@@ -1,4 +1,4 @@
-"""`pam models`, `pam fetch` and `pam parity`: what can be loaded, and whether it computes what the reference does."""
+"""`pam models`, `pam fetch` and `pam parity`: list, download and verify models."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pam_ros.cli.common import console
 
 
 def models() -> None:
-    """List the models, their licences and whether they are on this disk."""
+    """List the models with licence and whether they are installed."""
     from pam_ros.errors import ModelNotFoundError
     from pam_ros.model.config import list_models
     from pam_ros.model.loading.checkpoint import find_files
 
-    table = Table("model", "what", "licence", "on this disk")
+    table = Table("model", "description", "licence", "installed")
     for name, description in list_models().items():
         try:
             find_files(name, None)
             present = "yes"
         except ModelNotFoundError:
-            present = f"no: pam fetch {name}"
+            present = f"no (pam fetch {name})"
         table.add_row(name, description.summary, description.licence, present)
     Console().print(table)
 
 
-def fetch(name: Annotated[str, typer.Argument(help="a name of `pam models`")]) -> None:
-    """Download a model's files, check them, and print where they lie."""
+def fetch(name: Annotated[str, typer.Argument(help="model name (see `pam models`)")]) -> None:
+    """Download a model, verify its files and print their paths."""
     from pam_ros.model.loading.fetch import fetch_model
 
     for line in fetch_model(name):
@@ -38,9 +38,11 @@ def fetch(name: Annotated[str, typer.Argument(help="a name of `pam models`")]) -
 
 
 def parity(
-    folder: Annotated[Path, typer.Argument(help="golden.json, a SAM 2 yaml, frames/, expected.npz")],
+    folder: Annotated[
+        Path, typer.Argument(help="folder with golden.json, a SAM 2 YAML file, frames/, expected.npz")
+    ],
 ) -> None:
-    """Compare with recorded outputs of the reference; exit 0 only if every case agrees."""
+    """Compare with recorded outputs of the reference; exits with 1 if any case differs."""
     from pam_ros.evaluation.parity import MASK_IOU, RELATIVE_ERROR, run_parity
 
     with console.status("starting") as status:
@@ -51,6 +53,6 @@ def parity(
         tokens = f"{row.tokens_equal}/{row.tokens}"
         table.add_row(row.name, *errors, f"{row.mask_iou:.5f}", tokens, "agrees" if row.passed else "DIFFERS")
     Console(width=100).print(table)
-    print(f"bars: relative error at most {RELATIVE_ERROR:.0e}, mask IoU at least {MASK_IOU}, tokens the same")
+    print(f"tolerances: relative error <= {RELATIVE_ERROR:.0e}, mask IoU >= {MASK_IOU}, identical tokens")
     if not results or not all(row.passed for row in results):
         raise typer.Exit(1)

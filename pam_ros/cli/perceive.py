@@ -1,4 +1,4 @@
-"""`pam perceive` and `pam caption`: regions of a picture, clips of a video."""
+"""`pam perceive` describes regions of an image, `pam caption` captions regions of a video."""
 
 from __future__ import annotations
 
@@ -25,32 +25,34 @@ from pam_ros.cli.common import (
     load,
     progress_bar,
     prompts_of,
-    region_record,
 )
 from pam_ros.errors import PromptError
+from pam_ros.json_results import caption_json, region_json
 from pam_ros.output_files import writable_folder
 from pam_ros.records import Language, Region, Task, image_tasks
 
 
 def perceive(
-    image: Annotated[Path, typer.Argument(help="a picture")],
+    image: Annotated[Path, typer.Argument(help="image file")],
     click: ClickOption = None,
     not_: NotOption = None,
     box: BoxOption = None,
     mask: MaskOption = None,
     task: Annotated[
-        list[str] | None, typer.Option("--task", help="label, explain, brief, detail; may be repeated")
+        list[str] | None, typer.Option("--task", help="label, explain, brief or detail; repeatable")
     ] = None,
-    language: Annotated[list[str] | None, typer.Option("--language", help="en, zh; may be repeated")] = None,
+    language: Annotated[
+        list[str] | None, typer.Option("--language", help="en or zh; repeatable, preferred first")
+    ] = None,
     model: ModelOption = "pam-tiny",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     sam2: Sam2Option = None,
-    out: Annotated[Path, typer.Option("--out", help="folder for masks, overlay.png and result.json")] = Path(
+    out: Annotated[Path, typer.Option("--out", help="output folder: masks, overlay.png, result.json")] = Path(
         "out/perceive"
     ),
 ) -> None:
-    """Segment and describe regions of a picture."""
+    """Segment and describe regions of an image."""
     from pam_ros import media
     from pam_ros.runtime.offline import perceive_image
     from pam_ros.runtime.overlay import draw_overlay
@@ -77,7 +79,7 @@ def perceive(
     for region in regions:
         media.write_mask(out / f"mask_{region.region_id}.png", _full_mask(region, picture.shape[:2]))
     media.write_image(out / "overlay.png", draw_overlay(picture, regions))
-    result = {"image": str(image), "model": asdict(pam.info), "regions": [region_record(r) for r in regions]}
+    result = {"image": str(image), "model": asdict(pam.info), "regions": [region_json(r) for r in regions]}
     (out / "result.json").write_text(
         json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
     )
@@ -88,12 +90,12 @@ def perceive(
 
 
 def caption(
-    video: Annotated[Path, typer.Argument(help="a video file")],
+    video: Annotated[Path, typer.Argument(help="video file")],
     click: ClickOption = None,
     not_: NotOption = None,
     box: BoxOption = None,
     mask: MaskOption = None,
-    every: Annotated[float, typer.Option("--every", help="clip length, seconds")] = 2.0,
+    every: Annotated[float, typer.Option("--every", help="clip length in seconds")] = 2.0,
     language: Annotated[str, typer.Option("--language", help="en or zh")] = "en",
     carry_over: CarryOverOption = True,
     model: ModelOption = "pam-tiny",
@@ -101,7 +103,7 @@ def caption(
     dtype: DtypeOption = "auto",
     sam2: Sam2Option = None,
     out: Annotated[
-        Path, typer.Option("--out", help="folder for overlay.mp4, captions.jsonl, regions.jsonl")
+        Path, typer.Option("--out", help="output folder: overlay.mp4, captions.jsonl, regions.jsonl")
     ] = Path("out/caption"),
 ) -> None:
     """Track regions prompted on a video's first frame and caption them clip by clip."""
@@ -115,7 +117,7 @@ def caption(
     for prompt in prompts:
         prompt.check_size(*first.size)
     if not every > 0:
-        raise PromptError(f"--every is a clip length in seconds above 0, not {every}")
+        raise PromptError(f"--every must be above 0 seconds, not {every}")
     spoken = Language.parse(language)
     writable_folder(out)
     pam = load(model, device, dtype, sam2)
@@ -133,11 +135,19 @@ def caption(
             for each in step.captions:
                 newest[each.region_id] = each.text
                 print(f"[{each.start_ns / 1e9:.1f}-{each.end_ns / 1e9:.1f} s] {each.region_id}: {each.text}")
-                captions.write(
-                    json.dumps(asdict(each) | {"language": spoken.value}, ensure_ascii=False) + "\n"
+                record = caption_json(
+                    region_id=each.region_id,
+                    sequence=each.sequence,
+                    language=spoken,
+                    text=each.text,
+                    confidence=None,
+                    clip_start_ns=each.start_ns,
+                    clip_end_ns=each.end_ns,
+                    frame_count=each.frames,
                 )
+                captions.write(json.dumps(record, ensure_ascii=False) + "\n")
             film.write(draw_overlay(step.frame.image, step.regions, captions=newest), step.frame.stamp_ns)
-            line = {"stamp_ns": step.frame.stamp_ns, "regions": [region_record(r) for r in step.regions]}
+            line = {"stamp_ns": step.frame.stamp_ns, "regions": [region_json(r) for r in step.regions]}
             regions.write(json.dumps(line, ensure_ascii=False) + "\n")
             advance()
     console.print(f"wrote {out}/")

@@ -1,4 +1,4 @@
-"""`pam demo` and `pam soak`: the real nodes in processes of their own; both need ROS."""
+"""`pam demo` and `pam soak`: run the ROS nodes in separate processes (need ROS 2)."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from pam_ros.records import Language
 
 def demo(
     clip: Annotated[
-        Path | None, typer.Option("--clip", help="a video to play as camera; default: ours")
+        Path | None, typer.Option("--clip", help="video to play as the camera (default: the bundled clip)")
     ] = None,
-    box: Annotated[str, typer.Option("--box", help="what to prompt on its first picture, pixels")] = "",
-    click: Annotated[str, typer.Option("--click", help="the same as one click")] = "",
-    period: Annotated[float, typer.Option("--period", help="clip length of a caption, seconds")] = 3.0,
-    language: Annotated[str, typer.Option("--language", help="of the captions: en or zh")] = "en",
+    box: Annotated[
+        str, typer.Option("--box", help="box prompt on the first frame, X1,Y1,X2,Y2 in pixels")
+    ] = "",
+    click: Annotated[
+        str, typer.Option("--click", help="click prompt on the first frame, X,Y in pixels")
+    ] = "",
+    period: Annotated[float, typer.Option("--period", help="clip length per caption in seconds")] = 3.0,
+    language: Annotated[str, typer.Option("--language", help="caption language: en or zh")] = "en",
     model: ModelOption = "pam-tiny",
     device: DeviceOption = "auto",
-    out: Annotated[Path, typer.Option("--out", help="folder for what is recorded")] = Path("out/demo"),
+    out: Annotated[Path, typer.Option("--out", help="output folder")] = Path("out/demo"),
 ) -> None:
-    """Play a clip through the real ROS nodes, prompt an object, print captions (needs ROS)."""
+    """Play a clip through the ROS nodes, prompt an object and print its captions (needs ROS 2)."""
     demo_module = _ros_module("demo")
     if clip is None and not box and not click:
         chosen = demo_module.default_input()
     else:
         if not box and not click:
-            raise PromptError(
-                "say what to prompt on the clip's first picture: --box x1,y1,x2,y2 or --click x,y"
-            )
+            raise PromptError("--clip needs a prompt on its first frame: --box X1,Y1,X2,Y2 or --click X,Y")
         chosen = demo_module.DemoInput(
             clip=clip or demo_module.default_input().clip,
             box_xyxy=tuple(numbers(box, 4, "--box")) if box else (),
@@ -46,18 +48,20 @@ def demo(
 
 
 def soak(
-    minutes: Annotated[float, typer.Option("--minutes", help="how long")] = 10.0,
-    limit: Annotated[float, typer.Option("--limit", help="growth after warm-up that fails, percent")] = 3.0,
+    minutes: Annotated[float, typer.Option("--minutes", help="duration in minutes")] = 10.0,
+    limit: Annotated[
+        float, typer.Option("--limit", help="maximum memory growth after warm-up, percent")
+    ] = 3.0,
     model: ModelOption = "pam-tiny",
     device: DeviceOption = "auto",
-    out: Annotated[Path, typer.Option("--out", help="folder for the log")] = Path("out/soak"),
+    out: Annotated[Path, typer.Option("--out", help="output folder for the log")] = Path("out/soak"),
 ) -> None:
-    """Run the node for a while with prompts coming and going; fail where its memory grows (needs ROS)."""
+    """Run the node under changing prompts and fail if its memory grows (needs ROS 2)."""
     soak_module = _ros_module("soak")
     writable_folder(out)
     result = soak_module.run_soak(minutes, out, model=model, device=device)
     print(
-        f"memory grew {result.growth:+.2%} after warm-up, allowed is {limit / 100:+.2%}; "
+        f"memory growth after warm-up: {result.growth:+.2%} (limit {limit / 100:+.2%}); "
         f"{result.frames} frames, {result.prompts} prompts, {result.captions} captions"
     )
     if not result.growth <= limit / 100:
@@ -65,11 +69,11 @@ def soak(
 
 
 def _ros_module(name: str) -> Any:
-    """A module of `pam_ros.nodes.tools`; without ROS the error says what to do."""
+    """A module of `pam_ros.nodes.tools`. Raises StateError if ROS is missing."""
     try:
         return importlib.import_module(f"pam_ros.nodes.tools.{name}")
     except ImportError as error:
         raise StateError(
-            f"`pam {name}` needs ROS 2 and our interfaces ({error}); source a workspace that has them, "
-            f"or in a checkout run: .setup/run.sh pam {name}"
+            f"`pam {name}` needs ROS 2 and the pam_ros interfaces ({error}); source a workspace with "
+            f"pam_ros, or run .setup/run.sh pam {name} in a checkout"
         ) from error

@@ -1,4 +1,4 @@
-"""`pam scenes`: render scenes with ground truth, or show them on a contact sheet."""
+"""`pam scenes`: render scenes with ground truth, or draw a contact sheet of them."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from pam_ros.output_files import writable_file, writable_folder
 
 scenes_app = typer.Typer(help="Render robot scenes with exact ground truth.", no_args_is_help=True)
 
-Seed = Annotated[int, typer.Option(help="First seed; sample i has seed + i.")]
-Count = Annotated[int, typer.Option(min=0, help="Number of images.")]
-Videos = Annotated[int, typer.Option(min=0, help="Number of videos.")]
+Seed = Annotated[int, typer.Option(help="first seed; sample i uses seed + i")]
+Count = Annotated[int, typer.Option(min=0, help="number of images")]
+Videos = Annotated[int, typer.Option(min=0, help="number of videos")]
 OpenMeshes = Annotated[
     float,
     typer.Option(
         metavar="0..1",
-        help="Share of other makers' meshes (`pam scenes meshes`) among objects of the kinds that have any: "
-        "24 of 68 kinds in train, 7 in test.",
+        help="fraction of open meshes (see `pam scenes meshes`) among object kinds that have them: "
+        "24 of 68 kinds in train, 7 in test",
     ),
 ]
-Split = Annotated[str, typer.Option(help="train, val or test: other meshes, textures and backgrounds.")]
+Split = Annotated[
+    str, typer.Option(help="train, val or test; each has its own meshes, textures and backgrounds")
+]
 
 
 @scenes_app.command()
 def render(
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    out: Annotated[Path, typer.Option(help="output folder")],
     seed: Seed = 0,
     count: Count = 8,
     videos: Videos = 0,
     split: Split = "train",
-    width: Annotated[int, typer.Option(min=32, max=4096, help="Pixels.")] = 640,
-    height: Annotated[int, typer.Option(min=32, max=4096, help="Pixels.")] = 480,
+    width: Annotated[int, typer.Option(min=32, max=4096, help="image width in pixels")] = 640,
+    height: Annotated[int, typer.Option(min=32, max=4096, help="image height in pixels")] = 480,
     open_meshes: OpenMeshes = 0.0,
 ) -> None:
     """Write images and videos: JPEG frames, PNG ids and depth, index.jsonl with regions and texts.
 
-    A region's "mesh" there is "kettle/myosuite/kettle" where another maker's, "kettle/17" where ours.
+    A region's "mesh" is "kettle/17" for procedural meshes and "kettle/myosuite/kettle" for open meshes.
     """
     from pam_ros.simulator.contact_sheet import (
         render_folder,  # imports MuJoCo, which the other commands do not need
@@ -49,23 +51,23 @@ def render(
         written = render_folder(out, seed, count, split, videos, width, height, open_meshes)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    typer.echo(f"{written} samples in {out}")
+    typer.echo(f"wrote {written} samples to {out}")
 
 
 @scenes_app.command()
 def show(
-    out: Annotated[Path, typer.Option(help="Picture to write, .png or .jpg.")] = Path("scenes.png"),
+    out: Annotated[Path, typer.Option(help="output image, .png or .jpg")] = Path("scenes.png"),
     seed: Seed = 0,
     count: Count = 15,
     videos: Videos = 2,
     split: Split = "train",
     open_meshes: OpenMeshes = 0.0,
 ) -> None:
-    """Make a contact sheet that a person can look at."""
+    """Draw a contact sheet of samples with masks, labels and captions."""
     from pam_ros.simulator.contact_sheet import contact_sheet, save_sheet
 
     if count + videos == 0:
-        raise typer.BadParameter("nothing to show: ask for images or videos")
+        raise typer.BadParameter("--count and --videos are both 0; ask for at least one sample")
     try:
         writable_file(out)
         save_sheet(out, contact_sheet(seed, count, split, videos, open_meshes=open_meshes))
@@ -76,7 +78,7 @@ def show(
 
 @scenes_app.command()
 def meshes() -> None:
-    """Fetch the meshes of other makers once, from packages on PyPI; `--open-meshes` then draws them."""
+    """Download open meshes from PyPI packages once; --open-meshes then uses them."""
     from rich.console import Console
 
     from pam_ros.simulator.assets import mesh_store, open_meshes

@@ -6,7 +6,7 @@ Coordinates are pixels of the image, x right, y down. A message's stamp of zero 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,19 +28,21 @@ from vision_msgs.msg import (
 
 from pam_ros import errors
 from pam_ros.errors import PromptError
+from pam_ros.json_results import TEXT_FIELDS
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import Region as RegionMessage
 from pam_ros.msg import RegionArray, RegionText, Status, StreamingCaption
 from pam_ros.nodes.images import image_message, mask_from_image, picture_from_image
-from pam_ros.records import Language, Prompt, Region, RegionState, Task, image_tasks
+from pam_ros.records import Detection, Language, Prompt, Region, RegionState, Task, Text, image_tasks
 from pam_ros.runtime.engine import PromptRequest
 from pam_ros.runtime.events import CaptionEvent, FrameResult
 
 _NS_PER_S = 1_000_000_000
 LARGEST_LABEL = 0xFFFF  # label images and LabelInfo hold 16-bit ids
 
-_STATUS_CODES = (  # the first class that fits decides
+_STATUS_CODES = (  # the first class that matches decides
     (errors.UnknownRegionError, Status.UNKNOWN_REGION),
+    (errors.NothingFoundError, Status.NOTHING_FOUND),
     (errors.NoFrameError, Status.NO_FRAME),
     (errors.StaleFrameError, Status.NO_FRAME),
     (errors.InputError, Status.INVALID_INPUT),
@@ -52,7 +54,7 @@ _STATUS_CODES = (  # the first class that fits decides
 
 @dataclass(frozen=True, slots=True)
 class PromptDefaults:
-    """What a prompt that names no tasks or no languages requests for."""
+    """Tasks and languages of a prompt that names none."""
 
     tasks: tuple[Task, ...]
     languages: tuple[Language, ...]
@@ -67,7 +69,7 @@ def stamp_ns(time: Time) -> int:
 
 
 def stamp_or_newest(header: Header) -> int | None:
-    """The stamp in nanoseconds; None, the newest frame, where it is zero."""
+    """The stamp in nanoseconds; None, which means the newest frame, if it is zero."""
     return stamp_ns(header.stamp) or None
 
 
@@ -97,7 +99,7 @@ def languages_of(codes: Iterable[str]) -> tuple[Language, ...]:
 def prompt_request(
     message: PromptMessage, defaults: PromptDefaults, image: Image | None = None
 ) -> PromptRequest:
-    """Reads a prompt; `image` is the caller's own picture. Raises an InputError for what cannot be used."""
+    """Reads a prompt; `image` is the caller's own picture. Raises an InputError if either cannot be used."""
     return PromptRequest(
         prompt=_prompt(message),
         tasks=image_tasks(message.tasks) or defaults.tasks,
@@ -109,9 +111,9 @@ def prompt_request(
 
 
 def _prompt(message: PromptMessage) -> Prompt | None:
-    """None where only a region id came."""
+    """None if the message names a region and has no clicks, box or mask."""
     if len(message.box) not in (0, 4):
-        raise PromptError(f"a box is x1, y1, x2, y2 or nothing, not {len(message.box)} numbers")
+        raise PromptError(f"a box has 4 numbers (x1, y1, x2, y2) or none, not {len(message.box)}")
     points = [(point.x, point.y) for point in message.points]
     box = list(message.box) or None
     has_mask = bool(message.mask.data or message.mask.width or message.mask.height)
@@ -119,51 +121,97 @@ def _prompt(message: PromptMessage) -> Prompt | None:
         return None
     prompt = Prompt.from_clicks(points, list(message.point_labels) or None, box) if points or box else None
     if not has_mask:
-        return prompt or Prompt()  # the empty prompt explains itself
+        return prompt or Prompt()  # an empty prompt raises the error that says what is needed
     if prompt is not None:
-        raise PromptError("a mask prompt stands alone: send clicks and box, or a mask")
+        raise PromptError("a mask prompt cannot be combined with clicks or a box; send one or the other")
     return Prompt.from_mask(mask_from_image(message.mask))
 
 
-def detection_boxes(message: Detection2DArray) -> tuple[list[tuple[float, float, float, float]], list[str]]:
-    """Usable boxes (x1, y1, x2, y2), and what is wrong with each of the others."""
-    boxes, problems = [], []
+def detections_of(message: Detection2DArray) -> tuple[list[Detection], list[str]]:
+    """The usable detections, and one line for each of the others that says what is wrong with it."""
+    detections, problems = [], []
     for index, detection in enumerate(message.detections):
         box = detection.bbox
         x, y, width, height = box.center.position.x, box.center.position.y, box.size_x, box.size_y
         if not all(math.isfinite(value) for value in (x, y, width, height)) or width <= 0 or height <= 0:
             problems.append(
-                f"detection {index}: centre ({x}, {y}), size {width} x {height}; "
-                "a box needs finite numbers and a size above 0"
+                f"detection {index} has centre ({x}, {y}) and size {width} x {height}; "
+                "both must be finite and the size above 0"
             )
             continue
-        boxes.append((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
-    return boxes, problems
+        detections.append(
+            Detection(
+                box_xyxy=(x - width / 2, y - height / 2, x + width / 2, y + height / 2),
+                source_id=detection.id,
+                source_class=_best_class(detection),
+            )
+        )
+    return detections, problems
+
+
+def _best_class(detection: Detection2D) -> str:
+    """class_id of the hypothesis with the highest score; empty if there is none."""
+    hypotheses = [result.hypothesis for result in detection.results]
+    return str(max(hypotheses, key=lambda each: each.score).class_id) if hypotheses else ""
 
 
 # --- regions
 
 
-def region_message(region: Region, header: Header, languages: Sequence[Language] = ()) -> RegionMessage:
-    """A region with its texts, `languages` first in their order."""
+def region_message(region: Region, header: Header, *, with_mask: bool = True) -> RegionMessage:
+    """A region with its texts; `header` is that of the image, for the mask."""
     x1, y1, x2, y2 = (int(edge) for edge in region.box_xyxy)
-    mask = (
-        image_message(region.mask.astype(np.uint8) * np.uint8(255), "mono8", header)
-        if region.mask.size
-        else Image()
-    )
-    return RegionMessage(
+    message = RegionMessage(
         id=region.region_id,
         state=int(region.state),
-        bbox=_bounding_box(region),
-        roi=RegionOfInterest(x_offset=x1, y_offset=y1, width=x2 - x1, height=y2 - y1),
-        mask=mask,
+        texts=_region_texts(region),
         mask_score=float(region.mask_score),
         presence_score=float(region.presence_score),
-        texts=_region_texts(region, languages),
+        source_id=region.source_id,
+        source_class=region.source_class,
         created=time_message(region.created_ns),
-        last_seen=time_message(region.last_visible_ns),
+        last_visible=time_message(region.last_visible_ns),
+        bbox=_bounding_box(region),
+        roi=RegionOfInterest(x_offset=x1, y_offset=y1, width=x2 - x1, height=y2 - y1),
     )
+    if with_mask and region.mask.size:
+        message.mask = image_message(region.mask.astype(np.uint8) * np.uint8(255), "mono8", header)
+    return message
+
+
+def region_record(message: RegionMessage) -> Region:
+    """The inverse of `region_message`; without the mask's pixels if the message has none."""
+    box, half = message.bbox, (message.bbox.size_x / 2, message.bbox.size_y / 2)
+    x, y = box.center.position.x, box.center.position.y
+    return Region(
+        region_id=message.id,
+        state=RegionState(message.state),
+        box_xyxy=np.array([x - half[0], y - half[1], x + half[0], y + half[1]], np.float32),
+        mask=mask_from_image(message.mask) if message.mask.data else np.zeros((0, 0), np.bool_),
+        mask_score=message.mask_score,
+        presence_score=message.presence_score,
+        texts=_text_records(message.texts),
+        created_ns=stamp_ns(message.created),
+        last_visible_ns=stamp_ns(message.last_visible),
+        source_id=message.source_id,
+        source_class=message.source_class,
+    )
+
+
+def _text_records(messages: Iterable[RegionText]) -> dict[tuple[Task, Language], Text]:
+    texts = {}
+    for message in messages:
+        for task, field in TEXT_FIELDS.items():
+            if text := getattr(message, field):
+                confidence = known_confidence(getattr(message, f"{field}_confidence"))
+                key = (task, Language(message.language))
+                texts[key] = Text(text=text, stamp_ns=stamp_ns(message.stamp), confidence=confidence)
+    return texts
+
+
+def known_confidence(value: float) -> float | None:
+    """A message's confidence; None if it is not known, which messages write as -1."""
+    return value if value >= 0 else None
 
 
 def region_array(result: FrameResult, header: Header) -> RegionArray:
@@ -176,25 +224,19 @@ def region_array(result: FrameResult, header: Header) -> RegionArray:
     )
 
 
-def _region_texts(region: Region, languages: Sequence[Language]) -> list[RegionText]:
-    order = dict.fromkeys([*languages, *(language for _, language in region.texts)])
-    messages = []
-    for language in order:
-        texts = {
-            task: text for (task, its_language), text in region.texts.items() if its_language == language
-        }
-        words = {task: text.text for task, text in texts.items()}
-        messages.append(
-            RegionText(
-                language=language.value,
-                label=words.get(Task.LABEL, ""),
-                explanation=words.get(Task.EXPLAIN, ""),
-                brief_caption=words.get(Task.BRIEF, ""),
-                detailed_caption=words.get(Task.DETAIL, ""),
-                stamp=time_message(max((text.stamp_ns for text in texts.values()), default=0)),
-            )
-        )
-    return messages
+def _region_texts(region: Region) -> list[RegionText]:
+    """One message per language, in the order of `region.texts`."""
+    messages: dict[Language, RegionText] = {}
+    newest_ns: dict[Language, int] = {}
+    for (task, language), text in region.texts.items():
+        message = messages.setdefault(language, RegionText(language=language.value))
+        field = TEXT_FIELDS[task]
+        setattr(message, field, text.text)
+        if text.confidence is not None:
+            setattr(message, f"{field}_confidence", float(text.confidence))
+        newest_ns[language] = max(newest_ns.get(language, 0), text.stamp_ns)
+        message.stamp = time_message(newest_ns[language])
+    return list(messages.values())
 
 
 def _bounding_box(region: Region) -> BoundingBox2D:
@@ -203,18 +245,17 @@ def _bounding_box(region: Region) -> BoundingBox2D:
     return BoundingBox2D(center=centre, size_x=x2 - x1, size_y=y2 - y1)
 
 
-def region_name(region: Region) -> str:
-    """The region's label, in the first language it was named in; empty before it has one."""
-    return next((text.text for (task, _), text in region.texts.items() if task is Task.LABEL), "")
-
-
-def detections_message(regions: Sequence[Region], header: Header) -> Detection2DArray:
-    """The tracked regions for tools that speak vision_msgs; class_id is the label, "" before it is known."""
+def detections_message(
+    regions: Sequence[Region], names: Mapping[int, str], header: Header
+) -> Detection2DArray:
+    """The tracked regions for tools that use vision_msgs; class_id is the name, empty before there is one."""
     detections = []
     for region in regions:
         if region.state is not RegionState.TRACKED:
             continue
-        hypothesis = ObjectHypothesis(class_id=region_name(region), score=float(region.mask_score))
+        hypothesis = ObjectHypothesis(
+            class_id=names.get(region.region_id, ""), score=float(region.mask_score)
+        )
         detections.append(
             Detection2D(
                 header=header,
@@ -227,7 +268,7 @@ def detections_message(regions: Sequence[Region], header: Header) -> Detection2D
 
 
 def label_image(regions: Sequence[Region], size: tuple[int, int]) -> NDArray[np.uint16]:
-    """(H, W): each pixel's region id, 0 = none; where regions overlap the smaller one wins."""
+    """(H, W): each pixel's region id, 0 = none; the smaller of two overlapping regions wins."""
     labels = np.zeros(size, np.uint16)
     visible = [region for region in regions if region.mask.size and region.region_id <= LARGEST_LABEL]
     for region in sorted(visible, key=lambda region: int(region.mask.sum()), reverse=True):
@@ -236,13 +277,12 @@ def label_image(regions: Sequence[Region], size: tuple[int, int]) -> NDArray[np.
     return labels
 
 
-def label_info(regions: Sequence[Region], header: Header) -> LabelInfo:
-    """The names of the label image's ids; regions without a label are left out."""
-    named = [(region.region_id, region_name(region)) for region in regions]
+def label_info(names: Mapping[int, str], header: Header) -> LabelInfo:
+    """The names (region id → name) of the label image's ids."""
     classes = [
         VisionClass(class_id=region_id, class_name=name)
-        for region_id, name in named
-        if name and region_id <= LARGEST_LABEL
+        for region_id, name in names.items()
+        if region_id <= LARGEST_LABEL
     ]
     return LabelInfo(header=header, class_map=classes, threshold=0.5)  # masks are cut at probability 0.5
 
@@ -252,12 +292,12 @@ def caption_message(event: CaptionEvent) -> StreamingCaption:
     return StreamingCaption(
         header=Header(stamp=time_message(event.clip_end_ns), frame_id=event.frame_id),
         region_id=event.region_id,
-        clip_start=time_message(event.clip_start_ns),
-        clip_end=time_message(event.clip_end_ns),
         sequence=event.sequence,
-        frame_count=event.frame_count,
-        text=event.text,
         final=event.final,
         language=event.language.value,
+        text=event.text,
+        clip_start=time_message(event.clip_start_ns),
+        clip_end=time_message(event.clip_end_ns),
+        frame_count=event.frame_count,
         latency_s=float(event.latency_s),
     )

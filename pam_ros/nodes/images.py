@@ -1,4 +1,4 @@
-"""Image messages ↔ numpy pictures and masks; every layout error is an ImageError.
+"""Image messages ↔ numpy pictures and masks; an image that cannot be read raises ImageError.
 
 Pictures are `(H, W, 3)` uint8 RGB, masks `(H, W)` bool; H and W are pixels.
 """
@@ -23,7 +23,7 @@ class _Layout:
 
     dtype: str  # numpy type without byte order
     channels: int
-    to_rgb: int | None  # OpenCV conversion code; None = is RGB already
+    to_rgb: int | None  # OpenCV conversion code; None for RGB
 
 
 _LAYOUTS = {
@@ -34,7 +34,7 @@ _LAYOUTS = {
     "mono8": _Layout("u1", 1, cv2.COLOR_GRAY2RGB),
     "8UC1": _Layout("u1", 1, cv2.COLOR_GRAY2RGB),
     "mono16": _Layout("u2", 1, cv2.COLOR_GRAY2RGB),
-    # cv_bridge from PyPI ignores `step` and fails on YUV, so the common camera layouts are read here.
+    # Read here, as cv_bridge from PyPI ignores `step` and fails on YUV.
     # OpenCV names a Bayer pattern by its second row and column, ROS by its first: RGGB is OpenCV's BG.
     "bayer_rggb8": _Layout("u1", 1, cv2.COLOR_BayerBG2RGB),
     "bayer_bggr8": _Layout("u1", 1, cv2.COLOR_BayerRG2RGB),
@@ -54,7 +54,7 @@ def picture_from_image(message: Image) -> NDArray[np.uint8]:
     _check_extent(message)
     if message.encoding in _DEPTH_ENCODINGS:
         raise ImageError(
-            f"encoding {message.encoding!r} is a depth image, not a picture; "
+            f"{message.encoding!r} is a depth encoding; "
             "send colour (rgb8, bgr8, …) or grey (mono8, mono16) images"
         )
     layout = _LAYOUTS.get(message.encoding)
@@ -69,28 +69,26 @@ def picture_from_image(message: Image) -> NDArray[np.uint8]:
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), layout.to_rgb), np.uint8)
     except cv2.error as error:
         raise ImageError(
-            f"a {message.width}x{message.height} image cannot be read as {message.encoding!r}: {error}"
+            f"cannot read a {message.width}x{message.height} image as {message.encoding!r}: {error}"
         ) from None
 
 
 def picture_from_compressed(message: CompressedImage) -> NDArray[np.uint8]:
-    """Decodes a JPEG, PNG, … image as it is stored: EXIF orientation is ignored, pixels match camera_info."""
+    """Decompresses a JPEG, PNG, … image as stored: ignores EXIF orientation, as camera_info does."""
     data = np.frombuffer(message.data, np.uint8)
     if not data.size:
         raise ImageError(f"the compressed image ({message.format!r}) has no data")
     if "compressedDepth" in message.format:
-        raise ImageError(f"format {message.format!r} is a depth image, not a picture")
+        raise ImageError(f"{message.format!r} is a depth format; send JPEG or PNG colour images")
     # OpenCV fills the missing part of a truncated JPEG with grey and calls that success.
     if data[:2].tobytes() == b"\xff\xd8" and data.tobytes().rfind(b"\xff\xd9") < 0:
-        raise ImageError(f"the JPEG image is truncated: {data.size} bytes came and no end marker")
+        raise ImageError(f"truncated JPEG: {data.size} bytes without an end marker")
     try:
         bgr = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         bgr = None
     if bgr is None:
-        raise ImageError(
-            f"{data.size} bytes of format {message.format!r} do not decode; JPEG and PNG are sure to work"
-        )
+        raise ImageError(f"cannot decompress {data.size} bytes of format {message.format!r}; use JPEG or PNG")
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -98,7 +96,7 @@ def mask_from_image(message: Image) -> NDArray[np.bool_]:
     """Reads a mono8 or 8UC1 mask; nonzero is inside."""
     _check_extent(message)
     if message.encoding not in _MASK_ENCODINGS:
-        raise ImageError(f"a mask has encoding mono8 or 8UC1, not {message.encoding!r}")
+        raise ImageError(f"a mask must have encoding mono8 or 8UC1, not {message.encoding!r}")
     return np.asarray(_pixels(message, _LAYOUTS[message.encoding]) != 0)
 
 
@@ -125,7 +123,7 @@ def jpeg_message(picture: NDArray[np.uint8], quality: int, header: Header) -> Co
 
 
 def _byte_array(data: bytes) -> array.array[int]:
-    """Of anything but an `array` the message classes check every element: seconds for an image."""
+    """Message classes check every element of anything else, which takes seconds for an image."""
     return array.array("B", data)
 
 
@@ -147,8 +145,8 @@ def _pixels(message: Image, layout: _Layout) -> NDArray[np.uint8] | NDArray[np.u
     if len(message.data) != needed:
         problem = "truncated" if len(message.data) < needed else "too long"
         raise ImageError(
-            f"the image data is {problem}: {len(message.data)} bytes came, "
-            f"step {message.step} x height {message.height} makes {needed}"
+            f"the image data is {problem}: {len(message.data)} bytes, "
+            f"expected step {message.step} x height {message.height} = {needed}"
         )
     shape, strides = [message.height, message.width], [message.step, layout.channels * dtype.itemsize]
     if layout.channels > 1:
@@ -162,15 +160,19 @@ def _picture_through_cv_bridge(message: Image) -> NDArray[np.uint8]:
     try:
         from cv_bridge import CvBridge
     except ImportError:
-        raise _unknown_encoding(message, "and cv_bridge, which may know more, is not installed") from None
+        raise _unknown_encoding(
+            message, "and cv_bridge, which converts more encodings, is not installed"
+        ) from None
     try:
         picture = np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
-    except Exception as error:  # it raises whatever its parts raise: CvBridgeError, KeyError, ImportError, …
+    except Exception as error:  # CvBridgeError, KeyError, ImportError, …
         raise _unknown_encoding(message, f"and cv_bridge cannot read it: {error}") from None
     if picture.shape != (message.height, message.width, 3) or picture.dtype != np.uint8:
-        raise _unknown_encoding(message, f"and cv_bridge made {picture.shape} {picture.dtype} of it")
+        raise _unknown_encoding(message, f"and cv_bridge converted it to {picture.shape} {picture.dtype}")
     return picture
 
 
 def _unknown_encoding(message: Image, why: str) -> ImageError:
-    return ImageError(f"encoding {message.encoding!r} is not one of {', '.join(_LAYOUTS)}, {why}")
+    return ImageError(
+        f"encoding {message.encoding!r} is not supported (supported: {', '.join(_LAYOUTS)}), {why}"
+    )

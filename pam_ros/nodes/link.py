@@ -1,4 +1,4 @@
-"""What the manager and the perception nodes share: the engine while active, and who hears its results."""
+"""What the manager and the perception nodes share: the engine while active, and the path of its results."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pam_ros.runtime.options import EngineOptions
 
 
 class EngineLink:
-    """The manager connects and disconnects; the perception nodes request. Safe to use from any thread."""
+    """The manager connects and disconnects it, the perception nodes send requests. Thread-safe."""
 
     def __init__(self, options: EngineOptions) -> None:
         self.options = options  # as the manager's parameters say, active or not
         self._engine: Engine | None = None
         self._reason = "the manager is starting"
-        self.starting = False  # not active yet, and will be without anybody's help
+        self.starting = False  # not active yet, but autostart will make it so
 
     def connect(self, engine: Engine) -> None:
-        """From now on requests reach this engine."""
+        """Sends requests to this engine from now on."""
         self._engine = engine
 
     def disconnect(self, reason: str, *, starting: bool) -> None:
-        """From now on requests are answered "not active", with this reason and what to do."""
+        """Answers requests with "not active" from now on; `reason` says why and what to do."""
         self._reason = reason
         self.starting = starting
         self._engine = None
@@ -44,7 +44,7 @@ class EngineLink:
 
 
 class CameraDispatch:
-    """The engine's one listener: hands every result to the node of its camera."""
+    """The engine's one listener: passes every result to the node of its camera."""
 
     def __init__(self, listeners: Mapping[str, Listener]) -> None:
         self._listeners = listeners
@@ -62,5 +62,5 @@ class CameraDispatch:
         self._listeners[event.camera].on_caption(event)
 
     def on_warning(self, camera: str, message: str) -> None:
-        """Something a person should know."""
+        """A problem that no caller waits to hear about."""
         self._listeners[camera].on_warning(camera, message)

@@ -1,8 +1,8 @@
-"""`pam_node`, one process: the manager and one perception node per camera, until SIGINT or SIGTERM.
+"""`pam_node`: runs the manager and one perception node per camera until SIGINT or SIGTERM.
 
-Two single-threaded executors, each spun by a thread of its own: the manager's is busy for as long as a
-transition takes, the perception nodes' never is, as their callbacks only hand over. (rclpy's multi-threaded
-executor can miss the moment when a waiting coroutine may go on.)
+Two single-threaded executors, each with a thread of its own: a transition keeps the manager's busy; the
+perception nodes' is never busy, as their callbacks only hand over. (rclpy's multi-threaded executor can miss
+the moment at which a waiting coroutine may continue.)
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from pam_ros.nodes.perception_node import PerceptionNode
 
 _M_MMAP_THRESHOLD = -3  # of malloc.h
 _LARGE_BLOCK_BYTES = 256 * 1024
-_PATIENCE_S = 10.0  # for a transition under way at shutdown
-_FAREWELL_S = 1.0  # for the answers to requests that the shutdown cancelled
+_TRANSITION_TIMEOUT_S = 10.0  # for a transition that runs at shutdown
+_ANSWER_TIMEOUT_S = 1.0  # for the answers to requests that the shutdown cancelled
 USAGE = """\
-pam_node: the lifecycle manager and one perception node per camera, until SIGINT or SIGTERM.
+pam_node: runs the lifecycle manager and one perception node per camera until SIGINT or SIGTERM.
 
     pam_node --ros-args -p autostart:=true -r image:=/camera/color/image_raw
 
-It takes ROS arguments only, all after --ros-args:
-    -p NAME:=VALUE         a parameter; see docs/parameters.md or config/pam.yaml
-    --params-file FILE     many of them
-    -r FROM:=TO            another name for a topic, a service, a node
-    --log-level LEVEL      debug, info, warn, error, fatal
-Without autostart the manager waits, unconfigured, for somebody to configure and activate it.
+It takes ROS arguments only, after --ros-args:
+    -p NAME:=VALUE         set a parameter; see docs/parameters.md or config/pam.yaml
+    --params-file FILE     set the parameters of a YAML file
+    -r FROM:=TO            rename a topic, a service or a node
+    --log-level LEVEL      debug, info, warn, error or fatal
+Without autostart the manager stays unconfigured until you configure and activate it.
 """
 _BAD_PARAMETERS = (
     InvalidParameterTypeException, InvalidParameterValueException, ParameterUninitializedException,
@@ -56,7 +56,7 @@ _BAD_PARAMETERS = (
 
 
 class SpinThread:
-    """An executor that runs on its own thread until told to stop."""
+    """An executor that runs on its own thread until stopped."""
 
     def __init__(self, executor: Executor, name: str) -> None:
         self._executor = executor
@@ -65,7 +65,7 @@ class SpinThread:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Lets the running callback end; False where it did not within the time."""
+        """Waits for the running callback; False if it did not end in time."""
         self._stopping.set()
         self._executor.create_task(lambda: None)  # wakes it from waiting
         self._thread.join(timeout_s)
@@ -92,24 +92,24 @@ def perception_nodes(manager: ManagerNode) -> list[PerceptionNode]:
 
 
 def keep_heap_small() -> None:
-    """Large blocks go back to the system when they are freed, instead of leaving holes in the heap.
+    """Returns large blocks to the system as soon as they are freed, so that they leave no holes in the heap.
 
-    glibc raises that limit to 32 MiB as a process frees larger blocks; a decode's growing caches then scatter
-    over the heap and the process grows for minutes. Where libc is another one, nothing is changed.
+    glibc raises that limit to 32 MiB once a process frees larger blocks; the growing caches of text
+    generation then fragment the heap, and the process grows for minutes. With another libc nothing changes.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
 def _initialise(argv: Sequence[str]) -> int | None:
-    """Starts rclpy; the exit code where the arguments ask for help or cannot be used."""
+    """Starts rclpy; the exit code if the arguments ask for help or are invalid, else None."""
     try:
         others = remove_ros_args(list(argv))[1:]
         if "--help" in others or "-h" in others:
             sys.stdout.write(USAGE)
             return 0
         if others:
-            raise ValueError(f"{' '.join(others)}: not known outside --ros-args")
+            raise ValueError(f"unknown arguments: {' '.join(others)} (ROS arguments go after --ros-args)")
         # rclpy's own handlers would end the context before the lifecycle could shut down through it.
         rclpy.init(args=list(argv), signal_handler_options=SignalHandlerOptions.NO)
     except (RuntimeError, ValueError) as error:  # rclpy's errors about arguments are RuntimeErrors
@@ -119,7 +119,7 @@ def _initialise(argv: Sequence[str]) -> int | None:
 
 
 def run(argv: Sequence[str], *, load_model: ModelFactory) -> int:
-    """Runs until a signal comes; returns the exit code. `argv` begins with the program's name."""
+    """Runs until a signal; returns the exit code. `argv` begins with the program's name."""
     keep_heap_small()
     if (code := _initialise(argv)) is not None:
         return code
@@ -135,13 +135,13 @@ def run(argv: Sequence[str], *, load_model: ModelFactory) -> int:
         manager = ManagerNode(load_model)
         nodes = perception_nodes(manager)
     except _BAD_PARAMETERS as error:
-        get_logger("pam_node").fatal(f"a parameter cannot be used: {error}")
+        get_logger("pam_node").fatal(f"invalid parameter: {error}")
         return 2
     names = [manager.get_fully_qualified_name(), *(node.get_fully_qualified_name() for node in nodes)]
     if len(set(names)) < len(names):
         get_logger("pam_node").fatal(
-            f"a remapping of __node gave all nodes of this process one name ({names[0]}); "
-            "rename them one by one, as in pam_manager:__node:=other_name"
+            f"__node:={names[0].rpartition('/')[2]} renames every node of this process; "
+            "rename one node only, e.g. pam_manager:__node:=other_name"
         )
         return 2
     for line in unknown_overrides((manager, *nodes)):
@@ -165,18 +165,18 @@ def _shut_down(
     manager_thread: SpinThread,
     perception_thread: SpinThread,
 ) -> None:
-    """The manager first: what still waits for the engine is answered by the perception nodes."""
+    """Stops the manager first: the perception nodes then answer the requests that it cancelled."""
     manager.get_logger().info("shutting down")
     manager.abandon()
-    if not manager_thread.stop(_PATIENCE_S):
-        manager.get_logger().warning("a transition does not end; leaving without it")
-        os._exit(0)  # a thread inside native code cannot be joined, and finalizing around it crashes
+    if not manager_thread.stop(_TRANSITION_TIMEOUT_S):
+        manager.get_logger().warning("a lifecycle transition does not finish; exiting anyway")
+        os._exit(0)  # a thread in native code cannot be joined, and finalizing under it crashes
     with suppress(RuntimeError):  # shut down already, by request
         manager.trigger_shutdown()
-    until_s = time.monotonic() + _FAREWELL_S
+    until_s = time.monotonic() + _ANSWER_TIMEOUT_S
     while any(node.waiting for node in nodes) and time.monotonic() < until_s:
         time.sleep(0.01)
-    perception_thread.stop(_PATIENCE_S)
+    perception_thread.stop(_TRANSITION_TIMEOUT_S)
     for node in nodes:
         node.destroy_node()
     manager.destroy_node()
@@ -186,7 +186,7 @@ def _shut_down(
 def _load_pam(
     name_or_path: str, *, device: str, dtype: str, memory_limit_gib: float, progress: Progress | None
 ) -> PerceptionModel:
-    """Torch is imported here: the nodes are up, and say "not active", before it is."""
+    """Imports torch here, so that the nodes are up and answer "not active" before."""
     from pam_ros.model.loading.checkpoint import load_model
 
     return load_model(

@@ -1,4 +1,4 @@
-"""The lifecycle node: loads the model, starts and stops the engine, frees both; never answers people itself.
+"""The lifecycle node: loads the model, starts and stops the engine, frees both; serves no requests itself.
 
 What a state creates, its mirror destroys: configure ↔ cleanup (model, engine), activate ↔ deactivate
 (the engine's worker).
@@ -42,7 +42,7 @@ _SUCCESS, _FAILURE, _ERROR = (
 
 
 class Progress(Protocol):
-    """Called by the loader with a line for people."""
+    """Called by the loader with a line of progress."""
 
     def __call__(self, line: str) -> None: ...
 
@@ -65,7 +65,7 @@ Transition = Callable[["ManagerNode", LifecycleState], TransitionCallbackReturn]
 
 
 def _logged(transition: Transition) -> Transition:
-    """rclpy takes an exception for ERROR and does not tell anybody what it was."""
+    """Logs the exception of a transition, which rclpy turns into ERROR without a word."""
 
     @functools.wraps(transition)
     def logged(node: ManagerNode, state: LifecycleState) -> TransitionCallbackReturn:
@@ -99,34 +99,35 @@ class ManagerNode(LifecycleNode):
         self._model: PerceptionModel | None = None
         self._engine: Engine | None = None
         self._stopping = threading.Event()
-        self._starting: bool = self.get_parameter("autostart").value  # until it succeeded or failed
+        # True until autostart has succeeded or failed.
+        self._starting: bool = self.get_parameter("autostart").value
         self._enter(Phase.UNCONFIGURED)
         self.add_post_set_parameters_callback(self._take_options)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
 
     def serve(self, nodes: Sequence[PerceptionNode]) -> None:
-        """Names the perception nodes, one per camera; needed before configure."""
+        """Sets the perception nodes, one per camera; required before configure."""
         self._nodes = nodes
-        # A steady clock: with simulated time and no /clock yet, nothing on the node's own clock ever happens.
+        # A steady clock: with simulated time and no /clock yet, timers of the node's own clock never fire.
         clock = Clock(clock_type=ClockType.STEADY_TIME)
-        # On a perception node's executor: a transition keeps the manager's busy, and people want to see that.
+        # On a perception node's executor, so that a transition does not stop the diagnostics.
         nodes[0].create_timer(1.0, self._publish_diagnostics, clock=clock)
         if not self._starting:
             self.get_logger().info(
                 f"{self._health.phase.value}; {self._health.advice} (or start with -p autostart:=true)"
             )
         else:
-            # On the manager's own, as the lifecycle services: no transition can run beside these.
+            # On the manager's executor, like the lifecycle services: two transitions never run at once.
             self._autostart_timer: Timer = self.create_timer(0.1, self._autostart, clock=clock)
 
     def abandon(self) -> None:
-        """Ends a configure that is under way at its next line of progress. Safe to call from any thread."""
+        """Makes a running configure fail at its next line of progress. Thread-safe."""
         self._stopping.set()
 
     # --- transitions
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Loads and warms the model, makes the engine. FAILURE, with the cause, leaves nothing behind."""
+        """Loads and warms up the model, makes the engine. A FAILURE names its cause and frees everything."""
         problem = self._configure_or_say_why(manager_settings(self))
         if problem is None:
             self._enter(Phase.INACTIVE)
@@ -134,16 +135,16 @@ class ManagerNode(LifecycleNode):
         self._free()
         self._enter(Phase.FAILED, problem.cause)
         self.get_logger().error(
-            f"configure failed, nothing is loaded. {problem.cause}. "
-            f"The process stays up; {self._health.advice}"
+            f"configure failed and no model is loaded. {problem.cause}. "
+            f"The process keeps running; {self._health.advice}"
         )
         return problem.result
 
     @_logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Starts buffering and inference."""
+        """Starts the engine: frames are buffered, requests processed."""
         if self._engine is None:
-            self.get_logger().error("there is no engine to activate; configure first")
+            self.get_logger().error("cannot activate before configure")
             return _ERROR
         self._engine.options = self.link.options
         self._engine.start()
@@ -153,7 +154,7 @@ class ManagerNode(LifecycleNode):
 
     @_logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stops both, answers what waits, forgets the regions, keeps the model."""
+        """Stops the engine: cancels pending requests, forgets the regions, keeps the model."""
         self._stop_engine()
         return _SUCCESS
 
@@ -166,7 +167,7 @@ class ManagerNode(LifecycleNode):
 
     @_logged
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """From any state: stops and frees everything."""
+        """Stops and frees everything, from any state."""
         self._stop_engine()
         self._free()
         self._enter(Phase.FINALIZED)
@@ -174,17 +175,17 @@ class ManagerNode(LifecycleNode):
 
     @_logged
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """After a fault in a transition: back to unconfigured with nothing held."""
+        """Frees everything after a fault in a transition, and goes back to unconfigured."""
         self._stop_engine()
         self._free()
         if self._health.phase is not Phase.FAILED:
-            self._enter(Phase.FAILED, f"a fault on leaving {state.label}; the log has the details")
+            self._enter(Phase.FAILED, f"a transition from {state.label} failed; the log has the traceback")
         return _SUCCESS
 
-    # --- what they do
+    # --- steps of the transitions
 
     def _configure_or_say_why(self, settings: ManagerSettings) -> _Problem | None:
-        """Its caller frees what a failure leaves, once the exception, which holds on to it, is gone."""
+        """The caller frees what a failure leaves, once the exception that refers to it is gone."""
         self._enter(Phase.CONFIGURING, f"loading {settings.model}")
         try:
             self._configure(settings)
@@ -232,7 +233,7 @@ class ManagerNode(LifecycleNode):
     def _stop_engine(self) -> None:
         if self._engine is None:
             return
-        self._enter(Phase.INACTIVE)  # first: requests that come now are answered "not active"
+        self._enter(Phase.INACTIVE)  # first, so that new requests are answered "not active"
         self._engine.stop()
         for node in self._nodes:
             node.clear()
@@ -243,26 +244,26 @@ class ManagerNode(LifecycleNode):
         if model is not None:
             try:
                 model.close()
-            except Exception:  # freeing must go on, whatever is broken
+            except Exception:  # the rest must still be freed
                 self.get_logger().error(f"closing the model failed:\n{traceback.format_exc()}")
         del model
         return_memory()
 
     def _enter(self, phase: Phase, cause: str = "") -> None:
-        """Takes note of the phase for the diagnostics and for the answer "not active"."""
+        """Records the phase for the diagnostics and for the answer "not active"."""
         name = self.get_fully_qualified_name()
         configure, activate = f"ros2 lifecycle set {name} configure", f"ros2 lifecycle set {name} activate"
         starting = self._starting and phase in (Phase.UNCONFIGURED, Phase.CONFIGURING, Phase.INACTIVE)
         advice = {
             Phase.UNCONFIGURED: f"run: {configure}; then: {activate}",
-            Phase.FAILED: f"mend that, then run: {configure}; then: {activate}; or start the process again",
-            Phase.CONFIGURING: f"when it is loaded, run: {activate}",
+            Phase.FAILED: f"fix the cause, then run: {configure}; then: {activate}; or restart the process",
+            Phase.CONFIGURING: f"after loading, run: {activate}",
             Phase.INACTIVE: f"run: {activate}",
             Phase.ACTIVE: "",
-            Phase.FINALIZED: "start the process again",
+            Phase.FINALIZED: "restart the process",
         }[phase]
         if starting:
-            advice = "autostart makes it active by itself, nothing to do"
+            advice = "autostart will activate it; no action needed"
         model = self._model.info if self._model is not None else None
         self._health = Health(phase=phase, cause=cause, advice=advice, model=model)
         if phase is not Phase.ACTIVE:
@@ -289,7 +290,7 @@ class ManagerNode(LifecycleNode):
 
 
 def warm_up(model: PerceptionModel) -> None:
-    """One small frame through every part, so that the first image does not pay for first-time work."""
+    """Runs one small frame through every part, so that the first image is not slowed by one-time work."""
     image = np.full((64, 64, 3), 127, np.uint8)
     features, memory = model.encode(image), model.new_memory()
     observations = model.segment(features, [Prompt.from_clicks([(32, 32)])], [memory])
@@ -307,7 +308,7 @@ def warm_up(model: PerceptionModel) -> None:
 
 
 def return_memory() -> None:
-    """Gives freed memory back to the system and the GPU; Python and glibc keep it otherwise."""
+    """Returns freed memory to the system and the GPU, which Python and glibc would keep."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

@@ -1,7 +1,6 @@
 """Every parameter once: default, range, unit, reason. `python -m pam_ros.nodes.parameters` prints the table.
 
-Defaults of what the runtime does stand in `EngineOptions` and are taken from there. `--yaml` prints the
-parameters file `config/pam.yaml`, which a test keeps equal.
+The runtime's defaults come from `EngineOptions`. `--yaml` prints the parameters file `config/pam.yaml`.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ Value = bool | int | float | str | tuple[str, ...]
 
 
 class Effect(Enum):
-    """When a new value counts."""
+    """When a new value takes effect."""
 
     START = "at start (read-only)"
-    CONFIGURE = "at the next configure"
-    LIVE = "at once"
+    CONFIGURE = "at next configure"
+    LIVE = "immediately"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +39,8 @@ class Parameter:
 
     Attributes:
         low, high: inclusive range of a number.
-        check: raises ValueError or PamError for a bad value; the message is the reason people see.
-        field: the field of EngineOptions it sets, if any.
+        check: raises ValueError or PamError for a bad value; the user reads its message.
+        field: the field of EngineOptions that it sets, if any.
     """
 
     name: str
@@ -73,13 +72,13 @@ class Parameter:
         return descriptor
 
     def problem(self, value: Any) -> str:
-        """Why the value is refused; empty where it is fine."""
+        """Why the value is refused; empty if it is accepted."""
         if self.choices:
             wrong = [
                 item for item in ([value] if isinstance(value, str) else value) if item not in self.choices
             ]
             if wrong:
-                return f"{self.name} cannot be {wrong[0]!r}; allowed: {', '.join(self.choices)}"
+                return f"{self.name}: invalid value {wrong[0]!r}; allowed: {', '.join(self.choices)}"
         if self.check is not None:
             try:
                 self.check(value)
@@ -90,10 +89,10 @@ class Parameter:
 
 def _check_cameras(names: Sequence[str]) -> None:
     if not names or len(set(names)) != len(names):
-        raise ValueError(f"camera names must be one or more different ones, not {list(names)}")
+        raise ValueError(f"must be a non-empty list of distinct names, not {list(names)}")
     for name in names:
         if not (name.isascii() and name.replace("_", "a").isalnum() and not name[0].isdigit()):
-            raise ValueError(f"{name!r} is no ROS name: letters, digits and _ only, no digit first")
+            raise ValueError(f"{name!r} is not a ROS name: use letters, digits and _, no digit first")
 
 
 def _check_not_empty(text: str) -> None:
@@ -108,78 +107,79 @@ _IMAGE_TASK_NAMES = tuple(task.value for task in IMAGE_TASKS)
 
 # fmt: off
 MANAGER = (
-    Parameter("cameras", ("camera",), Effect.START, "Names of the cameras; one perception node each",
+    Parameter("cameras", ("camera",), Effect.START, "Camera names; one perception node per camera",
         check=_check_cameras),
-    Parameter("autostart", False, Effect.START, "Configure and activate by itself after start"),
+    Parameter("autostart", False, Effect.START, "Configure and activate automatically at start"),
     Parameter("model", "pam-tiny", Effect.CONFIGURE,
-        "Model to load: pam-tiny (ships with the package), pam-1.5b, pam-3b, a hub id or a folder",
+        "Model to load: pam-tiny (bundled, a demonstration model), pam-1.5b, pam-3b, a hub id or a folder",
         check=_check_not_empty),
     Parameter("device", "auto", Effect.CONFIGURE,
-        "Where the model runs: auto (a GPU where there is one), cpu, cuda, cuda:1, …",
+        "Device of the model: auto (GPU if available), cpu, cuda, cuda:1, …",
         check=_check_not_empty),
     Parameter("dtype", "auto", Effect.CONFIGURE,
-        "Number type of the weights; auto takes what suits the device",
+        "Data type of the weights; auto picks one for the device",
         choices=("auto", "float32", "bfloat16", "float16")),
     Parameter("memory_limit_gib", 0.0, Effect.CONFIGURE,
-        "Most memory the model may take, where it shares a GPU or a computer; 0 = what is free", unit="GiB",
+        "Maximum memory for the model, e.g. on a shared GPU; 0 = all free memory", unit="GiB",
         low=0.0, high=4096.0),
     Parameter("regions.max", _OPTIONS.max_regions, Effect.LIVE,
-        "Most regions per camera; bounds memory and time per frame", low=1, high=256, field="max_regions"),
+        "Maximum regions per camera; bounds memory and time per frame", low=1, high=256, field="max_regions"),
     Parameter("regions.lost_timeout_s", _OPTIONS.lost_timeout_s, Effect.LIVE,
-        "How long a lost region is looked for before it is forgotten, in stream time", unit="s", low=1e-3,
+        "Remove a region that has been lost for this long (stream time)", unit="s", low=1e-3,
         high=86400.0, field="lost_timeout_s"),
     Parameter("detections.iou", _OPTIONS.detection_iou, Effect.LIVE,
-        "A detection that overlaps a region more than this is that region (intersection over union)", low=0.0,
+        "A detection with a higher IoU to an existing region is matched to it", low=0.0,
         high=1.0, field="detection_iou"),
     Parameter("frames.history", _OPTIONS.frame_history, Effect.LIVE,
-        "Recent frames kept per camera so that stamped prompts and detections find theirs", unit="frames",
+        "Recent frames kept per camera to match stamped prompts and detections", unit="frames",
         low=1, high=300, field="frame_history"),
     Parameter("frames.stamp_tolerance_s", _OPTIONS.stamp_tolerance_s, Effect.LIVE,
-        "How far a prompt's stamp may be from its frame's", unit="s", low=0.0, high=10.0,
+        "Maximum time difference between a prompt's stamp and its frame", unit="s", low=0.0, high=10.0,
         field="stamp_tolerance_s"),
     Parameter("texts.max_new_tokens", _OPTIONS.max_new_tokens, Effect.LIVE,
-        "Longest text; bounds how long one answer may take", unit="tokens", low=1, high=4096,
+        "Maximum tokens per text; bounds the time per answer", unit="tokens", low=1, high=4096,
         field="max_new_tokens"),
-    Parameter("texts.share", _OPTIONS.text_time_fraction, Effect.LIVE,
-        "How long texts are decoded after each frame, as a part of the frame's time; at least one step",
+    Parameter("texts.time_fraction", _OPTIONS.text_time_fraction, Effect.LIVE,
+        "Time for generating texts after each frame, as a fraction of the frame's own; at least one step",
         unit="0..1", low=0.0, high=1.0, field="text_time_fraction"),
     Parameter("texts.max_queued_requests", _OPTIONS.max_queued_requests, Effect.LIVE,
-        "Requests that may wait for the language model; more are refused", low=1, high=1024,
+        "Maximum requests waiting for the language model; further ones are refused", low=1, high=1024,
         field="max_queued_requests"),
     Parameter("streaming.enabled", _OPTIONS.streaming, Effect.LIVE,
-        "Rolling captions of every region; off by default as they keep the language model busy",
+        "Stream rolling captions of every region; off by default because they keep the model busy",
         field="streaming"),
     Parameter("streaming.period_s", _OPTIONS.caption_period_s, Effect.LIVE,
-        "Length of a rolling caption's clip in stream time", unit="s", low=0.1, high=3600.0,
+        "Clip length of rolling captions (stream time)", unit="s", low=0.1, high=3600.0,
         field="caption_period_s"),
     Parameter("streaming.language", _OPTIONS.caption_language.value, Effect.LIVE,
-        "Language of rolling captions, and of clip captions that name none", choices=_LANGUAGES,
+        "Language of rolling captions, and of clip captions whose request names none", choices=_LANGUAGES,
         field="caption_language"),
     Parameter("streaming.carry_over", _OPTIONS.carry_over, Effect.LIVE,
-        "A clip starts with the last frame of the one before (paper, section 3.1); false: with its text only",
+        "Start each clip with the previous clip's last frame (paper, section 3.1); false: its caption only",
         field="carry_over"),
     Parameter("streaming.clip_frames", _OPTIONS.clip_frames, Effect.LIVE,
-        "Most frames of a clip; the model was trained on 16", unit="frames", low=1, high=64,
+        "Maximum frames per clip; the model was trained on 16", unit="frames", low=1, high=64,
         field="clip_frames"),
 )
 
 PERCEPTION = (
     Parameter("image_transport", "raw", Effect.START,
-        "Whether the camera sends `image` (raw) or `image/compressed`", choices=("raw", "compressed")),
+        "Subscribe to `image` (raw) or `image/compressed` (compressed)", choices=("raw", "compressed")),
     Parameter("prompt.tasks", ("label",), Effect.LIVE,
-        "What to say about regions whose prompt names no tasks: clicks, masks, detections",
+        "Tasks of prompts that name none: clicks, masks, detections",
         choices=_IMAGE_TASK_NAMES),
-    Parameter("prompt.languages", ("en",), Effect.LIVE, "In which languages, where the prompt names none",
+    Parameter("prompt.languages", ("en",), Effect.LIVE,
+        "Languages of prompts that name none; labels of the first one name the regions",
         choices=_LANGUAGES),
-    Parameter("overlay.opacity", _STYLE.opacity, Effect.LIVE, "Opacity of the tint over masks", low=0.0,
+    Parameter("overlay.opacity", _STYLE.opacity, Effect.LIVE, "Opacity of the mask overlay", low=0.0,
         high=1.0),
-    Parameter("overlay.texts", _STYLE.texts, Effect.LIVE, "Write labels and captions beside the regions"),
+    Parameter("overlay.texts", _STYLE.texts, Effect.LIVE, "Draw labels and captions next to the regions"),
     Parameter("overlay.font_px", _STYLE.font_px, Effect.LIVE,
-        "Height of the letters; 0 = by the picture's height", unit="pixels", low=0, high=200),
+        "Font height; 0 = scaled to the image height", unit="pixels", low=0, high=200),
     Parameter("overlay.font_file", _STYLE.font_file, Effect.LIVE,
-        "TrueType or OpenType font; empty = search the system for one with Chinese characters",
+        "TrueType or OpenType font file; empty = find a system font with Chinese characters",
         check=check_font_file),
-    Parameter("overlay.jpeg_quality", 80, Effect.LIVE, "Quality of ~/overlay/compressed", unit="percent",
+    Parameter("overlay.jpeg_quality", 80, Effect.LIVE, "JPEG quality of ~/overlay/compressed", unit="percent",
         low=1, high=100),
 )
 # fmt: on
@@ -187,7 +187,7 @@ PERCEPTION = (
 
 @dataclass(frozen=True, slots=True)
 class ManagerSettings:
-    """What configure needs."""
+    """The manager's parameters, as configure reads them."""
 
     model: str
     device: str
@@ -198,7 +198,7 @@ class ManagerSettings:
 
 @dataclass(frozen=True, slots=True)
 class PerceptionSettings:
-    """What may change in a perception node while it runs."""
+    """The parameters of a perception node that may change while it runs."""
 
     defaults: PromptDefaults
     overlay: OverlayStyle
@@ -206,7 +206,7 @@ class PerceptionSettings:
 
 
 def declare(node: Node, parameters: Sequence[Parameter]) -> None:
-    """Declares them; bad values, at start and later, are rejected with the reason."""
+    """Declares parameters; bad values, at start and later, are refused with the reason."""
     table = {parameter.name: parameter for parameter in parameters}
 
     def refuse_bad_values(changes: list[RosParameter]) -> SetParametersResult:
@@ -221,18 +221,18 @@ def declare(node: Node, parameters: Sequence[Parameter]) -> None:
 
 
 def unknown_overrides(nodes: Sequence[Node]) -> list[str]:
-    """One line for each parameter that was given at start and that none of the nodes has.
+    """One line for each parameter given at start that no node declares.
 
-    All nodes are looked at together: `-p name:=value` and `/**` of a file reach every one of them.
+    `-p name:=value` and `/**` in a file reach every node, so a name is unknown only if all nodes lack it.
     """
     known = [it.name for it in (*MANAGER, *PERCEPTION)]
     declared = {name for node in nodes for name in node.get_parameters_by_prefix("")}
-    given = {name for node in nodes for name in node._parameter_overrides}  # rclpy shows them nowhere else
+    given = {name for node in nodes for name in node._parameter_overrides}  # not public in rclpy
     lines = []
     for name in sorted(given - declared):
         close = difflib.get_close_matches(name, known)
-        advice = f"did you mean {' or '.join(close)}?" if close else "config/pam.yaml has all that there are"
-        lines.append(f"there is no parameter {name!r}, its value is ignored; {advice}")
+        advice = f"did you mean {' or '.join(close)}?" if close else "see config/pam.yaml for all parameters"
+        lines.append(f"unknown parameter {name!r} is ignored; {advice}")
     return lines
 
 
@@ -271,7 +271,7 @@ def _value(node: Node, name: str) -> Any:
 
 
 def _shown(value: Value) -> str:
-    """As YAML writes it."""
+    """The value as YAML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -307,10 +307,10 @@ def markdown() -> str:
 
 
 def yaml() -> str:
-    """The default parameters file. One section serves both nodes: each takes the names it knows."""
+    """The default parameters file. One section serves all nodes: each reads the names it declares."""
     lines = [
-        "# Every parameter of pam_ros with its default, for all its nodes and any namespace.",
-        "# Made by `python -m pam_ros.nodes.parameters --yaml`; change defaults there.",
+        "# Every parameter of pam_ros with its default, for all nodes in any namespace.",
+        "# Generated by `python -m pam_ros.nodes.parameters --yaml`; change defaults there.",
         "/**:",
         "  ros__parameters:",
     ]

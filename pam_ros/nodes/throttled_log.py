@@ -1,6 +1,6 @@
-"""Warnings that a stream of bad input repeats: each different one is logged, the same one not again at once.
+"""Warnings that a stream of bad input repeats: a message is logged again only after a pause.
 
-rclpy throttles by call site, which would let one noisy topic hide what is wrong with another.
+rclpy throttles by call site, so that one noisy topic would hide what is wrong with another.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import time
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
-_QUIET_S = 5.0
-_MOST_REMEMBERED = 256  # messages; they can hold numbers that never repeat
+_PAUSE_S = 5.0
+_MOST_REMEMBERED = 256  # messages; numbers in them may never repeat
 
 
 class ThrottledLog:
@@ -18,12 +18,12 @@ class ThrottledLog:
 
     def __init__(self, logger: RcutilsLogger) -> None:
         self._logger = logger
-        self._logged_s: dict[str, float] = {}
+        self._logged_s: dict[str, float] = {}  # message → when, seconds of the monotonic clock
 
     def warn(self, message: str) -> None:
-        """Logs it, unless the same was logged within the last five seconds."""
+        """Logs a warning, unless it was logged within the last five seconds."""
         now_s = time.monotonic()
-        if now_s - self._logged_s.get(message, -_QUIET_S) < _QUIET_S:
+        if now_s - self._logged_s.get(message, -_PAUSE_S) < _PAUSE_S:
             return
         if len(self._logged_s) >= _MOST_REMEMBERED:
             self._logged_s.clear()
@@ -31,12 +31,12 @@ class ThrottledLog:
         self._logger.warning(message)
 
     def warn_once(self, message: str) -> None:
-        """Logs it, unless the same was logged before."""
+        """Logs a warning, unless it was logged before."""
         if self._is_new(message):
             self._logger.warning(message)
 
-    def tell_once(self, message: str) -> None:
-        """The same for what is no warning."""
+    def inform_once(self, message: str) -> None:
+        """Logs information, unless it was logged before."""
         if self._is_new(message):
             self._logger.info(message)
 

@@ -1,7 +1,7 @@
 """The services and the action of one camera: each hands over to the engine and awaits its answer.
 
 Waiting never blocks the executor: a coroutine awaits an rclpy future that the engine's worker resolves, so
-any number of requests run beside each other on one thread.
+one thread serves any number of requests at the same time.
 """
 
 from __future__ import annotations
@@ -38,12 +38,11 @@ from pam_ros.srv import CaptionNow, ClearRegions, PerceiveRegion, RemoveRegion
 
 T = TypeVar("T")
 
-# The usual depth of 10 silently loses requests that come in a burst, whoever sends them.
-_SERVICE_QOS = QoSProfile(depth=100)
+_SERVICE_DEPTH = 100  # the usual 10 silently loses requests that come in a burst
 _RESULT_TIMEOUT_S = 60  # how long an action's result can be fetched; rclpy's 15 minutes would pile them up
 
 
-class Requests:
+class Services:
     """Services perceive, remove_region, clear_regions, caption_now; action caption_clip; all under `~/`."""
 
     def __init__(
@@ -56,7 +55,7 @@ class Requests:
         defaults: Callable[[], PromptDefaults],
         frame_id: Callable[[], str],
     ) -> None:
-        self.waiting = 0  # requests the engine has not answered yet
+        self.waiting = 0  # requests that the engine has not answered yet
         self._node = node
         self._camera = camera
         self._link = link
@@ -71,9 +70,8 @@ class Requests:
             (CaptionNow, "caption_now", self._caption_now),
         )
         for kind, service, callback in services:
-            node.create_service(
-                kind, f"~/{service}", callback, qos_profile=_SERVICE_QOS, callback_group=group
-            )
+            qos = QoSProfile(depth=_SERVICE_DEPTH)
+            node.create_service(kind, f"~/{service}", callback, qos_profile=qos, callback_group=group)
         self._clips: dict[bytes, RequestHandle[CaptionEvent]] = {}  # goal id → its request, while it runs
         self._action = ActionServer(
             node,
@@ -82,9 +80,9 @@ class Requests:
             self._caption_clip,
             callback_group=group,
             cancel_callback=self._cancel_clip,
-            goal_service_qos_profile=_SERVICE_QOS,
-            result_service_qos_profile=_SERVICE_QOS,
-            cancel_service_qos_profile=_SERVICE_QOS,
+            goal_service_qos_profile=QoSProfile(depth=_SERVICE_DEPTH),
+            result_service_qos_profile=QoSProfile(depth=_SERVICE_DEPTH),
+            cancel_service_qos_profile=QoSProfile(depth=_SERVICE_DEPTH),
             result_timeout=_RESULT_TIMEOUT_S,
         )
 
@@ -100,13 +98,15 @@ class Requests:
         try:
             engine = self._link.engine
             own_image = request.image if request.image.data or request.image.width else None
-            asked = prompt_request(request.prompt, self._defaults(), own_image)
-            region = await self._settled(engine.perceive(self._camera, asked))
+            prompt = prompt_request(request.prompt, self._defaults(), own_image)
+            region = await self._settled(engine.perceive(self._camera, prompt))
             if own_image is not None:
-                header = own_image.header
+                response.header = own_image.header
             else:
-                header = Header(stamp=time_message(region.last_visible_ns), frame_id=self._frame_id())
-            response.region = region_message(region, header, asked.languages)
+                response.header = Header(
+                    stamp=time_message(region.last_visible_ns), frame_id=self._frame_id()
+                )
+            response.region = region_message(region, response.header, with_mask=not request.without_mask)
             response.status = status_of(None)
         except Exception as error:
             response.status = self._failure("~/perceive", error)
@@ -153,7 +153,7 @@ class Requests:
         try:
             handle = self._start_clip(goal)
             self._clips[goal_id] = handle
-            if goal.is_cancel_requested:  # it came before the handle could be found
+            if goal.is_cancel_requested:  # before the handle was registered
                 handle.cancel()
             result.caption = caption_message(await self._settled(handle))
             result.status = status_of(None)
@@ -207,7 +207,7 @@ class Requests:
         return Language.parse(code) if code else self._link.options.caption_language
 
     def _failure(self, name: str, error: Exception) -> Status:
-        """The status to answer with. Wrong requests are a warning in the log, our own faults an error."""
+        """The status to answer with. Logs a bad request as a warning, a fault of this package as an error."""
         status = status_of(error)
         if status.code == Status.INTERNAL:
             details = "" if isinstance(error, PamError) else "\n" + "".join(traceback.format_exception(error))

@@ -1,4 +1,4 @@
-"""What `/diagnostics` says once a second: the manager with its model, and every camera (as in REP 107)."""
+"""`/diagnostics`, once a second: the manager with its model, and every camera (as in REP 107)."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from pam_ros.model.interface import ModelInfo
 from pam_ros.nodes.perception_node import PerceptionNode
 from pam_ros.runtime.statistics import CameraStatistics, EngineStatistics
 
-STALE_AFTER_S = 3.0  # without an image a camera counts as stale
+STALE_AFTER_S = 3.0  # a camera that sends no image for so long is stale
 _MIB = 1024 * 1024
 
 
 class Phase(Enum):
-    """Where the manager is; values are for people."""
+    """The manager's state; values are for people."""
 
-    UNCONFIGURED = "unconfigured"  # nothing is loaded
-    FAILED = "configure failed"  # nothing is loaded; the health's cause says why
+    UNCONFIGURED = "unconfigured"  # no model is loaded
+    FAILED = "configure failed"  # no model is loaded; `Health.cause` says why
     CONFIGURING = "configuring"  # the model is being loaded
-    INACTIVE = "inactive"  # the model is loaded, nothing runs
-    ACTIVE = "active"  # frames and requests are served
+    INACTIVE = "inactive"  # the model is loaded, but no frame or request is accepted
+    ACTIVE = "active"  # frames and requests are processed
     FINALIZED = "finalized"  # shut down
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The manager's own state; `cause` says why it failed, or what it is doing."""
+    """How the manager is; `cause` says why it failed, or what it is doing."""
 
     phase: Phase
     cause: str
-    advice: str  # what to do to get it active; empty while active
+    advice: str  # how to make it active; empty while it is
     model: ModelInfo | None
 
 
@@ -73,9 +73,9 @@ def _manager_status(manager: str, health: Health, statistics: EngineStatistics |
         values |= _gpu_memory(health.model.device)
     if statistics is not None:
         values |= {
-            "texts being decoded": str(statistics.decoding),
+            "texts being generated": str(statistics.decoding),
             "requests waiting": str(statistics.queued),
-            "decoding speed": f"{statistics.tokens_per_s:.1f} tokens/s",
+            "generation speed": f"{statistics.tokens_per_s:.1f} tokens/s",
             "text latency": f"{statistics.text_latency_s:.3f} s",
         }
     return _status(f"{manager}: model", level, message, health.model.device if health.model else "", values)
@@ -83,7 +83,11 @@ def _manager_status(manager: str, health: Health, statistics: EngineStatistics |
 
 def _camera_status(node: PerceptionNode, camera: CameraStatistics | None) -> DiagnosticStatus:
     name, topic = f"{node.get_fully_qualified_name()}: camera {node.camera}", node.image_topic
-    values = {"topic": topic, "unreadable images": str(node.rejected_images)}
+    values = {
+        "topic": topic,
+        "unreadable images": str(node.rejected_images),
+        "results lost": str(node.dropped_messages),
+    }
     if camera is None:
         return _status(name, DiagnosticStatus.WARN, "not active", node.camera, values)
     values |= {
@@ -112,7 +116,7 @@ def _status(name: str, level: bytes, message: str, hardware: str, values: dict[s
 
 
 def _resident_bytes() -> int:
-    """Of this process; 0 where the system does not tell."""
+    """Resident memory of this process; 0 if the system does not say."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -121,7 +125,7 @@ def _resident_bytes() -> int:
 
 
 def _gpu_memory(device: str) -> dict[str, str]:
-    torch = sys.modules.get("torch")  # not imported for this: a fake model needs none
+    torch = sys.modules.get("torch")  # a model without torch must not cause its import
     if torch is None or not device.startswith("cuda"):
         return {}
     free, total = torch.cuda.mem_get_info(device)

@@ -1,4 +1,4 @@
-"""Starts the package's own processes and talks to them: what `pam demo` and `pam soak` share."""
+"""Starts the package's own processes and ends them: for `pam demo`, `pam soak` and the tests."""
 
 from __future__ import annotations
 
@@ -8,34 +8,135 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import rclpy
-from lifecycle_msgs.srv import GetState
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.task import Future
+import psutil
 
 from pam_ros.errors import StateError
 
 END_TIMEOUT_S = 20.0
+WAIT_TIMEOUT_S = 20.0  # for anything that should happen soon; busy machines are slow
+
+
+def wait_until(
+    condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = WAIT_TIMEOUT_S
+) -> Any:
+    """Returns the condition's value once it is true. Raises StateError, naming `what`, after the timeout."""
+    until_s = time.monotonic() + timeout_s
+    while not (value := condition()):
+        if time.monotonic() > until_s:
+            text = what if isinstance(what, str) else what()
+            raise StateError(f"timed out after {timeout_s:.0f} s waiting for {text}")
+        time.sleep(0.01)
+    return value
+
+
+class Process:
+    """One Python process; its log is a file if it has one, else it goes to this process's terminal."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        name: str,
+        folder: Path,
+        log: Path | None,
+        environment: Mapping[str, str],
+    ) -> None:
+        """`arguments` of the Python interpreter; `folder` is the working directory."""
+        self.name = name
+        self._log = log
+        stream = log.open("wb") if log is not None else None
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env=os.environ | environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT if log is not None else None,
+        )
+        if stream is not None:
+            stream.close()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
+
+    @property
+    def lines(self) -> list[str]:
+        """Its log so far; a line that is not complete is left out."""
+        return self.log().splitlines(keepends=True)
+
+    def log(self) -> str:
+        """Its log so far."""
+        text = self._log.read_text(encoding="utf-8", errors="replace") if self._log is not None else ""
+        return text[: text.rfind("\n") + 1]
+
+    def wait_for_log(self, words: str, timeout_s: float = WAIT_TIMEOUT_S) -> str:
+        """The first line of its log that contains `words`. Raises StateError if it ends without one."""
+
+        def found() -> str | None:
+            running = self.exit_code is None
+            line = next((line for line in self.lines if words in line), None)
+            if line is None and not running:
+                self.check_running()
+            return line
+
+        line: str = wait_until(found, lambda: f"a log line with {words!r}; the log:\n{self.log()}", timeout_s)
+        return line
+
+    def resident_mib(self) -> float:
+        """Its resident memory, MiB."""
+        return float(psutil.Process(self.pid).memory_info().rss / (1 << 20))
+
+    def check_running(self) -> None:
+        """Raises StateError if it has ended."""
+        if self.exit_code is not None:
+            end = f"process {self.name} exited with code {self.exit_code}"
+            raise StateError(f"{end}; its log:\n{self.log()}" if self._log is not None else end)
+
+    def send(self, number: int) -> None:
+        """Sends it a signal."""
+        self._process.send_signal(number)
+
+    def end(self, number: int = signal.SIGINT) -> int:
+        """Stops it by a signal; its exit code. Kills it and raises StateError if it does not stop in time."""
+        if self.exit_code is None:
+            self.send(number)
+        try:
+            return self._process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise StateError(f"process {self.name} did not stop; its log:\n{self.log()}") from None
+
+    def kill(self) -> None:
+        """Ends it at once, if it still runs."""
+        if self.exit_code is None:
+            self._process.kill()
+            self._process.wait()
 
 
 class Processes:
-    """Modules of this package as processes of one private ROS domain; ends them all when left."""
+    """Processes of one private ROS domain on this machine; ends them all when left."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         """`folder`: working directory and place of the logs; must exist."""
-        self._folder = folder
         self.domain = random.SystemRandom().randrange(1, 100)
-        self._environment = os.environ | {
+        self.running: dict[str, Process] = {}
+        self._folder = folder
+        self._environment = {
             "ROS_DOMAIN_ID": str(self.domain),
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+            **(environment or {}),
         }
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Processes:
         return self
@@ -43,110 +144,46 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name in list(self.running):
-            self.end(name)
+        for process in self.running.values():
+            if process.exit_code is None:
+                process.send(signal.SIGINT)
+        until_s = time.monotonic() + END_TIMEOUT_S
+        while time.monotonic() < until_s and any(it.exit_code is None for it in self.running.values()):
+            time.sleep(0.05)
+        for process in self.running.values():
+            process.kill()
 
     def start(
-        self, module: str, parameters: Mapping[str, Any], remaps: Sequence[str] = (), log: bool = False
-    ) -> subprocess.Popen[bytes]:
-        """Starts `pam_ros.nodes.<module>`; with `log` what it says goes to `<module>.log`."""
-        arguments = [part for key, value in parameters.items() for part in ("-p", f"{key}:={value}")]
-        arguments += [part for remap in remaps for part in ("-r", remap)]
-        command = [sys.executable, "-m", f"pam_ros.nodes.{module}", "--ros-args", *arguments]
-        stream = (self._folder / f"{module}.log").open("wb") if log else None
-        process = subprocess.Popen(
-            command,
-            cwd=self._folder,
-            env=self._environment,
-            stdout=stream,
-            stderr=subprocess.STDOUT if log else None,
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        ros_arguments: Sequence[str] = (),
+        log: bool = False,
+    ) -> Process:
+        """Starts `python ARGUMENTS` with ROS parameters; with `log` its output goes to `<name>.log`."""
+        pairs = [part for key, value in (parameters or {}).items() for part in ("-p", f"{key}:={value}")]
+        process = Process(
+            [*arguments, "--ros-args", *ros_arguments, *pairs],
+            name=name,
+            folder=self._folder,
+            log=self._folder / f"{name}.log" if log else None,
+            environment=self._environment,
         )
-        if stream is not None:
-            stream.close()
-        self.running[module] = process
+        self.running[name] = process
         return process
 
-    def end(self, module: str) -> int:
-        """Asks a process to stop; kills it after a while. Its exit code."""
-        process = self.running.pop(module)
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        try:
-            return process.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+    def start_module(self, module: str, **options: Any) -> Process:
+        """Starts `pam_ros.nodes.<module>`, named by its last part; `options` as for `start`."""
+        return self.start(module.rpartition(".")[2], ["-m", f"pam_ros.nodes.{module}"], **options)
+
+    def end(self, name: str) -> int:
+        """Stops a process by SIGINT; its exit code."""
+        return self.running.pop(name).end()
 
     def check(self) -> None:
-        """Raises StateError where a process ended by itself with an error."""
-        for module, process in self.running.items():
-            code = process.poll()
-            if code:
-                raise StateError(f"the process {module} ended with exit code {code}; its log says why")
-
-
-class Client:
-    """An rclpy node of this process, in the processes' domain, spun while it waits."""
-
-    def __init__(self, name: str, processes: Processes) -> None:
-        self._processes = processes
-        self._context = rclpy.Context()
-        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-        self._context.init(domain_id=processes.domain)
-        self.node = rclpy.create_node(name, context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-
-    def close(self) -> None:
-        """Leaves the domain."""
-        self.node.destroy_node()
-        self._context.try_shutdown()
-
-    def wait(self, condition: Callable[[], Any], what: str, timeout_s: float) -> None:
-        """Spins until the condition holds. Raises StateError where it does not within the time."""
-        until_s = time.monotonic() + timeout_s
-        while not condition():
-            self._processes.check()
-            if time.monotonic() > until_s:
-                raise StateError(f"waited {timeout_s:.0f} s in vain for {what}")
-            self._executor.spin_once(timeout_sec=0.05)
-
-    def spin(self, seconds: float) -> None:
-        """Handles what comes in for a while."""
-        until_s = time.monotonic() + seconds
-        while (left_s := until_s - time.monotonic()) > 0:
-            self._processes.check()
-            self._executor.spin_once(timeout_sec=min(left_s, 0.05))
-
-    def call(self, kind: Any, service: str, request: Any, timeout_s: float = 120.0) -> Any:
-        """The response of a service, which may still have to come up."""
-        client = self.node.create_client(kind, service)
-        try:
-            self.wait(client.service_is_ready, f"the service {service}", timeout_s)
-            future: Future = client.call_async(request)
-            self.wait(future.done, f"an answer of {service}", timeout_s)
-            return future.result()
-        finally:
-            self.node.destroy_client(client)
-
-    def wait_for_active(self, timeout_s: float) -> None:
-        """Until the manager is active."""
-        until_s = time.monotonic() + timeout_s
-        while (
-            self.call(GetState, "/pam_manager/get_state", GetState.Request()).current_state.label != "active"
-        ):
-            if time.monotonic() > until_s:
-                raise StateError(
-                    f"the manager did not become active within {timeout_s:.0f} s; its log says why"
-                )
-            self.spin(0.2)
-
-
-@contextmanager
-def client(name: str, processes: Processes) -> Iterator[Client]:
-    """A client that leaves the domain at the end."""
-    robot = Client(name, processes)
-    try:
-        yield robot
-    finally:
-        robot.close()
+        """Raises StateError if a process ended with an error."""
+        for process in self.running.values():
+            if process.exit_code:
+                process.check_running()

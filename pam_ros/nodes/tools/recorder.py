@@ -1,6 +1,7 @@
-"""Records what a perception node says: overlay.mp4, regions.jsonl, captions.jsonl, until SIGINT.
+"""Records what a perception node publishes: overlay.mp4, regions.jsonl, captions.jsonl, until SIGINT.
 
-Start it in the node's namespace, e.g. `-r __ns:=/pam`: it hears `regions`, `streaming_captions`, `overlay`.
+Start it in the node's namespace, e.g. `-r __ns:=/pam`: it subscribes to `regions`, `streaming_captions` and
+`overlay`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -20,9 +19,11 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from pam_ros import media
-from pam_ros.msg import Region, RegionArray, StreamingCaption
-from pam_ros.nodes.conversions import stamp_ns
+from pam_ros.json_results import caption_json, region_json
+from pam_ros.msg import RegionArray, StreamingCaption
+from pam_ros.nodes.conversions import known_confidence, region_record, stamp_ns
 from pam_ros.nodes.images import picture_from_image
+from pam_ros.records import Language
 
 
 class Recorder(Node):
@@ -49,23 +50,23 @@ class Recorder(Node):
     def _on_regions(self, message: RegionArray) -> None:
         line = {
             "stamp_ns": stamp_ns(message.header.stamp),
-            "regions": [region_line(r) for r in message.regions],
+            "regions": [region_json(region_record(region)) for region in message.regions],
         }
         self._regions.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _on_caption(self, message: StreamingCaption) -> None:
         if not message.final:
             return
-        line = {
-            "region_id": message.region_id,
-            "sequence": message.sequence,
-            "start_ns": stamp_ns(message.clip_start),
-            "end_ns": stamp_ns(message.clip_end),
-            "frames": message.frame_count,
-            "language": message.language,
-            "text": message.text,
-            "latency_s": round(message.latency_s, 3),
-        }
+        line = caption_json(
+            region_id=message.region_id,
+            sequence=message.sequence,
+            language=Language(message.language),
+            text=message.text,
+            confidence=known_confidence(message.confidence),
+            clip_start_ns=stamp_ns(message.clip_start),
+            clip_end_ns=stamp_ns(message.clip_end),
+            frame_count=message.frame_count,
+        ) | {"clip_too_thin": message.clip_too_thin, "latency_s": round(message.latency_s, 3)}
         self._captions.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._captions.flush()
 
@@ -75,32 +76,8 @@ class Recorder(Node):
         self._film.write(picture_from_image(message), now_ns - self._first_ns)
 
 
-def region_line(region: Region) -> dict[str, Any]:
-    """A region message as plain JSON values, without the mask's pixels; the box in pixels."""
-    box = region.bbox
-    half = (box.size_x / 2, box.size_y / 2)
-    centre = (box.center.position.x, box.center.position.y)
-    return {
-        "id": region.id,
-        "state": "tracked" if region.state == Region.TRACKED else "lost",
-        "box_xyxy": [round(c + sign * h, 1) for sign in (-1, 1) for c, h in zip(centre, half, strict=True)],
-        "area_px": int(np.count_nonzero(region.mask.data)),
-        "mask_score": round(region.mask_score, 4),
-        "presence_score": round(region.presence_score, 4),
-        "texts": {
-            text.language: {
-                "label": text.label,
-                "explain": text.explanation,
-                "brief": text.brief_caption,
-                "detail": text.detailed_caption,
-            }
-            for text in region.texts
-        },
-    }
-
-
 def main() -> None:
-    """Records until interrupted, then ends between two messages: no encoder is left within a picture."""
+    """Records until SIGINT or SIGTERM, then ends between two messages, so that the film is complete."""
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     interrupted = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

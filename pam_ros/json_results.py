@@ -1,0 +1,70 @@
+"""Regions and captions as JSON, with the field names of Region.msg, RegionText.msg and StreamingCaption.msg.
+
+Differences: stamps are nanoseconds (`…_ns`), the box is `box_xyxy` (x1, y1, x2, y2), pixels, the mask is its
+area in pixels, a text that is not known is left out, and a confidence that is not known is null.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pam_ros.records import Language, Region, Task
+
+# Task → the field that holds its text; the text's confidence is in `<field>_confidence`.
+TEXT_FIELDS = {
+    Task.LABEL: "label",
+    Task.EXPLAIN: "explanation",
+    Task.BRIEF: "brief_caption",
+    Task.DETAIL: "detailed_caption",
+}
+
+
+def region_json(region: Region) -> dict[str, Any]:
+    """A region as plain JSON values."""
+    texts: dict[Language, dict[str, Any]] = {}
+    for (task, language), text in region.texts.items():
+        entry = texts.setdefault(language, {"language": language.value})
+        entry[TEXT_FIELDS[task]] = text.text
+        entry[f"{TEXT_FIELDS[task]}_confidence"] = _rounded(text.confidence)
+    return {
+        "id": region.region_id,
+        "state": region.state.name.lower(),
+        "texts": list(texts.values()),
+        "mask_score": _rounded(region.mask_score),
+        "presence_score": _rounded(region.presence_score),
+        "source_id": region.source_id,
+        "source_class": region.source_class,
+        "created_ns": region.created_ns,
+        "last_visible_ns": region.last_visible_ns,
+        "box_xyxy": [round(float(side), 1) for side in region.box_xyxy],
+        "area_px": int(region.mask.sum()),
+    }
+
+
+def caption_json(
+    *,
+    region_id: int,
+    sequence: int,
+    language: Language,
+    text: str,
+    confidence: float | None,
+    clip_start_ns: int,
+    clip_end_ns: int,
+    frame_count: int,
+) -> dict[str, Any]:
+    """The final caption of one clip as plain JSON values."""
+    return {
+        "region_id": region_id,
+        "sequence": sequence,
+        "language": language.value,
+        "text": text,
+        "confidence": _rounded(confidence),
+        "clip_start_ns": clip_start_ns,
+        "clip_end_ns": clip_end_ns,
+        "frame_count": frame_count,
+    }
+
+
+def _rounded(probability: float | None) -> float | None:
+    """Four digits are enough; None, not known, stays None."""
+    return None if probability is None else round(float(probability), 4)

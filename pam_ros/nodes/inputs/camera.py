@@ -1,0 +1,76 @@
+"""The camera's images: `image`, or `image/compressed`, to the engine; only the newest counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
+
+from pam_ros.errors import PamError
+from pam_ros.nodes.conversions import stamp_ns
+from pam_ros.nodes.images import picture_from_compressed, picture_from_image
+from pam_ros.nodes.link import EngineLink
+from pam_ros.nodes.throttled_log import ThrottledLog
+from pam_ros.nodes.topics import listen, topic_beside
+from pam_ros.records import Frame
+
+Message = TypeVar("Message", Image, CompressedImage)
+
+
+class CameraInput:
+    """One subscription of one camera.
+
+    Attributes:
+        base_topic: the raw image topic, after remapping, whether it is subscribed to or not.
+        topic: the topic subscribed to.
+        rejected: number of images that could not be read.
+    """
+
+    def __init__(
+        self, node: Node, *, camera: str, prefix: str, compressed: bool, link: EngineLink, log: ThrottledLog
+    ) -> None:
+        """`prefix` goes before the topic's name: "" or "<camera>/"."""
+        self.rejected = 0
+        self._node = node
+        self._camera = camera
+        self._link = link
+        self._log = log
+        self.base_topic: str = node.resolve_topic_name(f"{prefix}image")
+        self.topic: str = self.base_topic
+        # Depth 1: an image that waits in a queue is stale when it is read.
+        if compressed:
+            self.topic = topic_beside(node, f"{prefix}image/compressed", self.base_topic, "/compressed")
+            listen(node, log, CompressedImage, self.topic, self._on_compressed, depth=1, best_effort=True)
+        else:
+            listen(node, log, Image, f"{prefix}image", self._on_image, depth=1, best_effort=True)
+
+    def _on_image(self, message: Image) -> None:
+        self._submit(message, picture_from_image)
+
+    def _on_compressed(self, message: CompressedImage) -> None:
+        self._submit(message, picture_from_compressed)
+
+    def _submit(self, message: Message, picture_from: Callable[[Message], NDArray[np.uint8]]) -> None:
+        if not self._link.active and self._link.starting:
+            self._log.inform_once("receiving images; they are processed once autostart has loaded the model")
+            return
+        engine = self._link.engine  # raises before the image is converted in vain
+        try:
+            picture = picture_from(message)
+        except PamError:
+            self.rejected += 1
+            raise
+        image_ns = stamp_ns(message.header.stamp)
+        if image_ns == 0:
+            self._log.warn_once(
+                f"images on {self.topic} have zero stamps; using arrival time instead, "
+                "so stamped prompts match only approximately"
+            )
+            image_ns = self._node.get_clock().now().nanoseconds
+        engine.submit_frame(
+            Frame(image=picture, stamp_ns=image_ns, frame_id=message.header.frame_id, camera=self._camera)
+        )

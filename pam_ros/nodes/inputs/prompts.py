@@ -1,0 +1,83 @@
+"""Prompts on topics: clicks, masks, `~/prompt` and a detector's boxes. Refusals go to the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from geometry_msgs.msg import Point
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from vision_msgs.msg import Detection2DArray
+
+from pam_ros.errors import CancelledError
+from pam_ros.msg import Prompt as PromptMessage
+from pam_ros.nodes.conversions import PromptDefaults, detections_of, prompt_request, stamp_or_newest
+from pam_ros.nodes.images import mask_from_image
+from pam_ros.nodes.link import EngineLink
+from pam_ros.nodes.throttled_log import ThrottledLog
+from pam_ros.nodes.topics import listen, topic_beside
+from pam_ros.records import Prompt
+from pam_ros.runtime.engine import PromptRequest
+
+_DEPTH = 10  # messages that may wait for the executor
+
+
+class PromptInputs:
+    """The prompt topics of one camera."""
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        camera: str,
+        prefix: str,
+        image_topic: str,
+        link: EngineLink,
+        log: ThrottledLog,
+        defaults: Callable[[], PromptDefaults],
+    ) -> None:
+        """`prefix` goes before the topics' names; clicks come beside `image_topic` (rqt_image_view)."""
+        self._camera = camera
+        self._link = link
+        self._log = log
+        self._defaults = defaults
+        clicks = topic_beside(node, f"{prefix}image_mouse_left", image_topic, "_mouse_left")
+        listen(node, log, Point, clicks, self._on_click, depth=_DEPTH)
+        listen(node, log, Image, f"{prefix}prompt_mask", self._on_mask, depth=_DEPTH)
+        listen(node, log, Detection2DArray, f"{prefix}detections", self._on_detections, depth=_DEPTH)
+        listen(node, log, PromptMessage, "~/prompt", self._on_prompt, depth=_DEPTH)
+
+    def _on_click(self, message: Point) -> None:
+        self._prompt(Prompt.from_clicks([(message.x, message.y)]), None)
+
+    def _on_mask(self, message: Image) -> None:
+        self._prompt(Prompt.from_mask(mask_from_image(message)), stamp_or_newest(message.header))
+
+    def _on_prompt(self, message: PromptMessage) -> None:
+        self._perceive(prompt_request(message, self._defaults()))
+
+    def _on_detections(self, message: Detection2DArray) -> None:
+        detections, problems = detections_of(message)
+        for problem in problems:
+            self._log.warn(problem)
+        if detections or not problems:
+            defaults, image_ns = self._defaults(), stamp_or_newest(message.header)
+            boxes = [detection.box_xyxy for detection in detections]
+            self._link.engine.detections(self._camera, boxes, image_ns, defaults.tasks, defaults.languages)
+
+    def _prompt(self, prompt: Prompt, image_ns: int | None) -> None:
+        defaults = self._defaults()
+        self._perceive(
+            PromptRequest(
+                prompt=prompt, tasks=defaults.tasks, languages=defaults.languages, stamp_ns=image_ns
+            )
+        )
+
+    def _perceive(self, request: PromptRequest) -> None:
+        handle = self._link.engine.perceive(self._camera, request)
+        handle.future.add_done_callback(lambda future: self._report(future.exception()))
+
+    def _report(self, error: BaseException | None) -> None:
+        """A topic has no answer: a refusal can only be read in the log."""
+        if error is not None and not isinstance(error, CancelledError):
+            self._log.warn(f"prompt refused: {error}")

@@ -1,0 +1,124 @@
+"""Everything one camera publishes: hands the engine's results to outputs with a thread each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from rclpy.node import Node
+
+from pam_ros.nodes.outputs.captions import CaptionsOutput
+from pam_ros.nodes.outputs.labels import LabelsOutput
+from pam_ros.nodes.outputs.overlay import OverlayOutput
+from pam_ros.nodes.outputs.regions import DetectionsOutput, RegionsOutput
+from pam_ros.nodes.outputs.snapshot import Snapshot
+from pam_ros.nodes.parameters import PerceptionSettings
+from pam_ros.nodes.throttled_log import ThrottledLog
+from pam_ros.records import Language, Region, Task, Text
+from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent
+
+
+class CameraOutputs:
+    """Called on the engine's worker thread: nothing here converts or publishes a message."""
+
+    def __init__(self, node: Node, log: ThrottledLog, settings: Callable[[], PerceptionSettings]) -> None:
+        self._captions = CaptionsOutput(node, log)
+        self._overlay = OverlayOutput(node, log, settings)
+        self._of_frames = (
+            RegionsOutput(node, log),
+            LabelsOutput(node, log),
+            DetectionsOutput(node, log),
+            self._overlay,
+        )
+        self._newest: FrameResult | None = None
+        self._growing: dict[int, str] = {}  # region id → its newest caption or growing text
+        # Region id → its texts in the order in which they began to grow, which is the order asked for; they
+        # end in another one.
+        self._order: dict[int, dict[tuple[Task, Language], None]] = {}
+
+    @property
+    def frame_id(self) -> str:
+        """frame_id of the newest result; empty before the first."""
+        return self._newest.frame_id if self._newest is not None else ""
+
+    @property
+    def dropped(self) -> int:
+        """Messages that were lost because a queue was full."""
+        return sum(output.sink.dropped for output in (*self._of_frames, self._captions))
+
+    def on_frame(self, result: FrameResult) -> None:
+        """The masks of one frame."""
+        regions = tuple(self._sorted(region) for region in result.regions)
+        self._newest = replace(result, regions=regions)
+        ids = [region.region_id for region in regions]
+        self._growing = {region_id: self._growing.get(region_id, "") for region_id in ids}
+        self._order = {region_id: self._order.get(region_id, {}) for region_id in ids}
+        snapshot = self._snapshot(self._newest)
+        for output in self._of_frames:
+            output.on_frame(snapshot)
+
+    def on_text(self, event: TextEvent) -> None:
+        """Shows a growing text on the overlay; a finished one sends the newest regions again, now with it.
+
+        Without this the text of a region on a camera that stands still (one image, a paused bag) would never
+        reach the topics.
+        """
+        if event.region_id not in self._order:
+            return  # its region was removed
+        self._order[event.region_id].setdefault((event.task, event.language))
+        if event.task is not Task.LABEL:  # the overlay shows the label beside the id already
+            self._growing[event.region_id] = event.text
+        if event.final and self._newest is not None:
+            regions = tuple(_with_text(region, event) for region in self._newest.regions)
+            self.on_frame(replace(self._newest, regions=regions))
+
+    def on_caption(self, event: CaptionEvent) -> None:
+        """Publishes a growing or finished caption; a finished one also draws the overlay again."""
+        if event.region_id in self._growing:
+            self._growing[event.region_id] = event.text
+        self._captions.on_caption(event)
+        if event.final and self._newest is not None:
+            self._overlay.on_frame(self._snapshot(self._newest))
+
+    def clear(self) -> None:
+        """Forgets the regions: the engine was stopped. Captions that wait are still published."""
+        self._newest = None
+        self._growing, self._order = {}, {}
+        for output in self._of_frames:
+            output.clear()
+
+    def stop(self) -> bool:
+        """Publishes what waits, then ends the threads, within `sink.DRAIN_S`. False if one did not end."""
+        sinks = [output.sink for output in (*self._of_frames, self._captions)]
+        for sink in sinks:
+            sink.close()
+        ended = [sink.join() for sink in sinks]
+        return all(ended)
+
+    def _snapshot(self, result: FrameResult) -> Snapshot:
+        names = {region.region_id: self._name(region) for region in result.regions}
+        return Snapshot(
+            result=result,
+            names={region_id: name for region_id, name in names.items() if name},
+            captions=dict(self._growing),
+        )
+
+    def _name(self, region: Region) -> str:
+        """The label in the language asked for first; empty until it is finished, even if another one is."""
+        asked = [*self._order.get(region.region_id, {}), *region.texts]
+        first = next((each for each in asked if each[0] is Task.LABEL), None)
+        text = region.texts.get(first) if first is not None else None
+        return text.text if text is not None else ""
+
+    def _sorted(self, region: Region) -> Region:
+        """Its texts in the order asked for."""
+        order = {**self._order.get(region.region_id, {}), **dict.fromkeys(region.texts)}
+        texts = {each: region.texts[each] for each in order if each in region.texts}
+        return replace(region, texts=texts)
+
+
+def _with_text(region: Region, event: TextEvent) -> Region:
+    if region.region_id != event.region_id:
+        return region
+    text = Text(text=event.text, stamp_ns=event.stamp_ns)
+    return replace(region, texts={**region.texts, (event.task, event.language): text})
