@@ -1,4 +1,4 @@
-"""`pam_node` with a model without weights. The parameter `model` says how that model behaves.
+"""`pam_node` with a model without weights. The parameter `model` says how it behaves.
 
 fake                          answers at once
 fake:words=40,step_s=0.05     texts of 40 words, one every 50 ms

@@ -1,4 +1,4 @@
-"""Real processes over real DDS: starts a node, talks to it as a robot would, and sees how it ends.
+"""Real processes over real DDS: starts a node, talks to it as a robot would, and checks how it ends.
 
 Every test's processes get a domain of their own and stay on this machine.
 """
@@ -92,8 +92,8 @@ class Camera:
         dies: bool = False,
         block_xyxy: tuple[int, int, int, int] | None = None,
     ) -> None:
-        """`size` is (height, width) in pixels; pictures have one `shade`, which the fake model answers with.
-        `dies`: its publisher is destroyed at the end, not only silent. `block_xyxy`: of a red block.
+        """`size` is (height, width) in pixels; pictures have one `shade`, which the fake model's texts name.
+        `dies`: its publisher is destroyed at the end. `block_xyxy`: place of a red block.
         """
         self._kind = CompressedImage if compressed else Image
         self._publisher = robot.publisher(self._kind, topic, _SENSOR)

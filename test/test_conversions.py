@@ -1,4 +1,4 @@
-"""Image layouts, prompts, regions and statuses: messages ↔ records, and what is said about bad ones."""
+"""Image layouts, prompts, regions and statuses: messages ↔ records, and the errors of bad ones."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_unusable_images_say_why() -> None:
     with pytest.raises(errors.ImageError, match="too long"):
         picture_from_image(long)
     for encoding in ("banana", "", "32SC4"):
-        with pytest.raises(errors.ImageError, match=r"encoding .* is not one of rgb8, bgr8"):
+        with pytest.raises(errors.ImageError, match=r"encoding .* is not supported \(supported: rgb8, bgr8"):
             picture_from_image(raw_message(picture(), encoding))
 
 

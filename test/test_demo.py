@@ -1,4 +1,4 @@
-"""The demo and the soak as a user starts them: real processes, real DDS, the real pam-tiny, real clips."""
+"""Demo and soak as a user starts them: real processes, real DDS, the real pam-tiny, real clips."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from pam_ros.records import Language
 from pam_ros.simulator.ontology import ontology
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
-# Shares of the two labels, the two explanations, and the captions. All are right where the machine keeps up,
-# but where a clip begins varies by a frame or two. Where others use it too, clips lose frames and end late.
+# Fractions of the two labels, the two explanations and the captions. All are right if the machine keeps up,
+# but the start of a clip varies by a frame or two. On a busy machine clips lose frames and end late.
 LEAST_RIGHT = {"label": 1.0, "function": 1.0, "events": 0.75}
 LEAST_RIGHT_LATE, LATE_S = {**LEAST_RIGHT, "events": 0.5}, 1.5
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
@@ -38,7 +38,7 @@ def run(*arguments: str, cwd: Path, timeout_s: float) -> subprocess.CompletedPro
 
 
 def check_output(out: Path) -> None:
-    """Every file is there, stamps grow, the region is in every line after its prompt, the film plays."""
+    """Every file exists, stamps grow, the region is in every line after its prompt, the film plays."""
     captions = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
     assert captions
     assert all(c["region_id"] == 1 and c["clip_end_ns"] >= c["clip_start_ns"] for c in captions)
@@ -52,7 +52,7 @@ def check_output(out: Path) -> None:
 
 
 def true_region() -> tuple[EvaluationRegion, float]:
-    """What is true of the region that the demo prompts, and the clip's frames a second."""
+    """The truth about the region that the demo prompts, and the clip's frames per second."""
     truth = json.loads((CONFIG / "demo" / "clip.json").read_text())
     (prompted,) = (each for each in truth["objects"] if each["box"] == truth["prompt_box_xyxy"])
     segments = [
@@ -73,7 +73,7 @@ def true_region() -> tuple[EvaluationRegion, float]:
 
 
 def check_truth(out: Path, printed: str) -> None:
-    """What was said is right, as far as it was when the model's weights were made: see LEAST_RIGHT."""
+    """The texts are right as often as when the weights were made: see LEAST_RIGHT."""
     region, fps = true_region()
     last = json.loads((out / "regions.jsonl").read_text().splitlines()[-1])
     said = {Language(text["language"]): text for text in last["regions"][0]["texts"]}
@@ -115,7 +115,7 @@ def test_the_default_demo_runs_and_its_texts_are_right(tmp_path: Path):
 def test_the_demo_runs_on_real_clips(name: str, tmp_path: Path):
     clip = CLIPS / name
     if not clip.is_file():
-        pytest.skip(f"{clip} is not here; it is no part of the repository")
+        pytest.skip(f"no {clip}; it is not part of the repository")
     height, width = next(media.read_video(clip)).size
     prompt = ["--box", REAL_CLIPS[name]] if REAL_CLIPS[name] else ["--click", f"{width / 2},{height / 2}"]
     result = run("demo", "--clip", str(clip), *prompt, "--out", "out", cwd=tmp_path, timeout_s=380)

@@ -1,4 +1,4 @@
-"""The launch file: its arguments, everywhere; what it starts, where ROS's launch is installed."""
+"""The launch file: its arguments; what it starts, if ROS's launch is installed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EXPECTED = {  # argument → default; None: any
 
 
 def declared() -> dict[str, list[object]]:
-    """Argument → its default and description, read from the source; what is no literal there is None."""
+    """Argument → its default and description, read from the source; None if it is not a literal."""
     found = {}
     for node in ast.walk(ast.parse(FILE.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "declare":
@@ -58,7 +58,7 @@ def constant(name: str) -> tuple[str, ...]:
 
 
 def literals(function: str) -> set[str]:
-    """What `function("…")` is called with, and `function["…"]` is assigned to, anywhere in the file."""
+    """The literals x of every `function(x)` and `function[x]` in the file."""
     tree = ast.parse(FILE.read_text())
     calls = [(call.func, call.args[0]) for call in ast.walk(tree) if isinstance(call, ast.Call) and call.args]
     items = [(item.value, item.slice) for item in ast.walk(tree) if isinstance(item, ast.Subscript)]
@@ -77,7 +77,7 @@ def test_every_parameter_that_is_passed_is_one() -> None:
     parameters = pytest.importorskip("pam_ros.nodes.parameters", reason="needs the built ROS interfaces")
     declared_names = {it.name for it in (*parameters.MANAGER, *parameters.PERCEPTION)}
     passed = {*constant("STRINGS"), *literals("parameters")}
-    assert passed - {"use_sim_time"} <= declared_names  # that one every node has
+    assert passed - {"use_sim_time"} <= declared_names  # every node has use_sim_time
     assert {"autostart", "cameras", "model"} <= passed
 
 
@@ -89,7 +89,7 @@ def test_every_topic_that_is_renamed_is_one(cameras: str, prefix: str) -> None:
     with harness.pam("model:=fake", f"cameras:={cameras}", arguments=arguments) as (robot, _):
         for topic in renamed.values():
             harness.wait_until(
-                lambda topic=topic: robot.node.count_subscribers(topic), f"somebody who listens to {topic}"
+                lambda topic=topic: robot.node.count_subscribers(topic), f"a subscriber of {topic}"
             )
 
 
@@ -108,7 +108,7 @@ def launch_file() -> ModuleType:
 
 
 def started(launch_file: ModuleType, monkeypatch: pytest.MonkeyPatch, **arguments: str) -> dict[str, Any]:
-    """The keywords of the one node that is started."""
+    """The keyword arguments of the node that is started."""
     from launch import LaunchContext
     from launch.utilities import perform_substitutions
 

@@ -94,7 +94,8 @@ def outputs(node: Node, log: Log) -> Iterator[CameraOutputs]:
     outputs = CameraOutputs(node, log, lambda: SETTINGS)  # type: ignore[arg-type]
     yield outputs
     node.gate.set()
-    assert outputs.stop()
+    outputs.close()
+    assert outputs.join()
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
@@ -102,6 +103,10 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None
     while not condition():
         assert time.monotonic() < until_s, "it did not happen in time"
         time.sleep(0.002)
+
+
+def stamps_of(node: Node, topic: str) -> list[int]:
+    return [message.header.stamp.nanosec for message in node.messages(topic)]
 
 
 def region(region_id: int = 1, texts: dict | None = None) -> Region:
@@ -135,8 +140,8 @@ def test_frames_are_taken_at_once_while_every_subscriber_blocks(node: Node, outp
     assert all(it.sink.waiting <= 5 for it in outputs._of_frames)
     node.gate.set()
     for topic in ("~/regions", "~/detections", "~/label_image", "~/overlay"):
-        wait_until(lambda topic=topic: [m.header.stamp.nanosec for m in node.messages(topic)][-1:] == [200])
-        stamps = [message.header.stamp.nanosec for message in node.messages(topic)]
+        wait_until(lambda topic=topic: stamps_of(node, topic)[-1:] == [200])
+        stamps = stamps_of(node, topic)
         assert stamps == sorted(stamps)
         assert len(stamps) < 10, topic
 
@@ -221,7 +226,8 @@ def test_what_waits_goes_out_before_the_end(node: Node, log: Log) -> None:
         outputs.on_caption(caption_event(1, sequence, "x", final=True))
     outputs.clear()
     threading.Timer(0.2, node.gate.set).start()
-    assert outputs.stop()
+    outputs.close()
+    assert outputs.join()
     assert [m.sequence for m in node.messages("~/streaming_captions")] == list(range(20))
 
 
@@ -234,7 +240,8 @@ def test_a_subscriber_that_never_returns_does_not_hold_up_the_end(
     outputs.on_frame(frame_result(1))
     wait_until(lambda: node.publishers["~/regions"].entered.is_set())
     begun_s = time.monotonic()
-    assert not outputs.stop()
+    outputs.close()
+    assert not outputs.join()
     assert time.monotonic() - begun_s < 2.0
 
 
@@ -247,12 +254,12 @@ def test_the_language_asked_for_first_names_a_region_whichever_ends_first(
     outputs.on_text(text_event(Language.ZH, "水壶", final=True))
     chinese = {(Task.LABEL, Language.ZH): Text("水壶", 1)}
     outputs.on_frame(frame_result(2, region(texts=chinese)))
-    wait_until(lambda: node.messages("~/detections")[-1:] and node.messages("~/regions")[-1].regions[0].texts)
+    wait_until(lambda: stamps_of(node, "~/detections")[-1:] == [2])
     outputs.on_text(text_event(Language.EN, "kettle", final=True))
     both = {**chinese, (Task.LABEL, Language.EN): Text("kettle", 1)}
     outputs.on_frame(frame_result(3, region(texts=both)))
-    wait_until(lambda: node.messages("~/regions")[-1].header.stamp.nanosec == 3)
-    wait_until(lambda: node.messages("~/detections")[-1].header.stamp.nanosec == 3)
+    for topic in ("~/regions", "~/detections"):
+        wait_until(lambda topic=topic: stamps_of(node, topic)[-1:] == [3])
     wait_until(lambda: node.messages("~/label_info"))
     infos = [{it.class_id: it.class_name for it in m.class_map} for m in node.messages("~/label_info")]
     assert infos == [{1: "kettle"}]

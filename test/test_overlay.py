@@ -1,4 +1,4 @@
-"""The overlay: where it draws, what it writes, Chinese with and without a font for it."""
+"""The overlay: where it draws, what it writes, Chinese text with and without a font for it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def picture() -> np.ndarray:
 
 
 def changed(drawn: np.ndarray) -> np.ndarray:
-    """(H, W) bool: what differs from the plain picture."""
+    """(H, W) bool: the pixels that differ from the plain picture."""
     return (drawn != 100).any(axis=2)
 
 
@@ -66,7 +66,7 @@ def test_without_regions_nothing_changes() -> None:
     assert not changed(draw_overlay(picture(), [])).any()
 
 
-def test_names_and_captions_stand_above_the_region() -> None:
+def test_names_and_captions_are_drawn_above_the_region() -> None:
     box = (50, 150, 150, 200)
     named = changed(draw_overlay(picture(), [region(1, box, "kettle")]))
     assert named[120:149, 50:100].any()

@@ -1,4 +1,4 @@
-"""Every kind of bad input against a real `pam_node`: a clear answer, and another region goes on."""
+"""Every kind of bad input to a real `pam_node`: a clear answer, and other regions are unaffected."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def active() -> Iterator[tuple[Client, Process]]:
 
 @pytest.fixture
 def robot(active: tuple[Client, Process]) -> Iterator[Client]:
-    """A robot with a camera that runs and a region; the test disturbs neither."""
+    """A robot with a running camera and a region, which the test must not disturb."""
     robot, _ = active
     messages = robot.collect(RegionArray, "/pam/regions")
     with Camera(robot, rate_hz=30):
@@ -110,7 +110,7 @@ BAD_PROMPTS = [
 def test_bad_prompts(
     active: tuple[Client, Process], robot: Client, prompt: Prompt, code: int, words: str
 ) -> None:
-    """The service answers; the same prompt on the topic is a line in the log."""
+    """The service answers; the same prompt on the topic causes a line in the log."""
     answer = robot.perceive(prompt)
     assert answer.status.code == code, answer.status
     assert words in answer.status.message
@@ -165,7 +165,7 @@ def test_broken_images_on_the_camera_topic(active: tuple[Client, Process], robot
 @pytest.mark.parametrize("kind", list(_broken_images()))
 def test_broken_own_image(robot: Client, kind: str) -> None:
     message, words = _broken_images()[kind]
-    message.width = message.width or 1  # otherwise it says "no image of my own"
+    message.width = message.width or 1  # otherwise it means "no image of my own"
     answer = robot.perceive(click(3, 3), image=message)
     assert (answer.status.code, answer.region.id) == (Status.INVALID_INPUT, 0)
     assert words in answer.status.message

@@ -36,7 +36,7 @@ OK, WARN, ERROR = b"\x00", b"\x01", b"\x02"
 
 
 def assert_not_active(robot: Client, words: str) -> None:
-    """Every service and the action say so at once, and how to change that."""
+    """Every service and the action answer at once that it is not active, and what to do."""
     begun_s = time.monotonic()
     statuses = [
         robot.call(PerceiveRegion, "/pam/perceive", PerceiveRegion.Request(prompt=click(3, 3))).status,
@@ -104,7 +104,7 @@ def test_every_transition_and_the_memory() -> None:
             assert robot.perceive(Prompt(region_id=region.id)).status.code == Status.UNKNOWN_REGION
             assert robot.perceive(click(3, 3)).status.code == Status.OK
 
-        # An active node is cleaned up by way of inactive: there is no direct transition.
+        # There is no direct transition from active: cleanup needs inactive.
         assert not _refused(robot, "cleanup")
         assert robot.transition("deactivate")
         assert robot.transition("cleanup")
@@ -125,7 +125,7 @@ def test_every_transition_and_the_memory() -> None:
 
 
 def _refused(robot: Client, label: str) -> bool:
-    """Whether a transition that does not exist from here succeeded; either way the node must live."""
+    """Whether a transition that does not exist from here succeeded; the node must survive it."""
     try:
         return robot.transition(label, timeout_s=2.0)
     except StateError:  # rclpy gives no answer to it
@@ -163,7 +163,7 @@ def test_failing_configure_names_its_cause_and_can_be_mended(error: str) -> None
 
 
 def test_a_fault_in_configure_ends_unconfigured_with_nothing_held() -> None:
-    """An error nobody foresaw takes the way through error processing."""
+    """An unforeseen exception goes through error processing."""
     with pam("model:=fail:RuntimeError") as (robot, process):
         assert not robot.transition("configure")
         assert robot.state() == "unconfigured"
@@ -219,7 +219,7 @@ def test_images_before_autostart_has_loaded_are_no_failure() -> None:
         assert process.log().count("receiving images") == 1
         assert "ros2 lifecycle set" not in process.log()
         assert "image ignored" not in process.log()
-        assert robot.transition("deactivate")  # from now on it is somebody's business again
+        assert robot.transition("deactivate")  # from now on the user is responsible
         assert "ros2 lifecycle set" in process.wait_for_log("image ignored: not active")
 
 
@@ -241,7 +241,7 @@ def test_signals_end_an_active_node_cleanly(number: signal.Signals) -> None:
             time.sleep(0.3)
             assert process.end(number) == 0
             assert "Traceback" not in process.log()
-            wait_until(waiting.done, "the answer to who waited")
+            wait_until(waiting.done, "the answer to the pending request")
             assert waiting.result().status.code == Status.CANCELLED
 
 
@@ -261,7 +261,7 @@ def test_a_signal_while_loading_does_not_wait_for_the_model() -> None:
         assert "Traceback" not in process.log()
 
 
-def test_without_autostart_it_says_what_to_do() -> None:
+def test_without_autostart_the_log_says_what_to_do() -> None:
     with pam("model:=fake") as (_, process):
         line = process.wait_for_log("ros2 lifecycle set /pam_manager configure")
         assert "INFO" in line and "unconfigured" in line and "autostart:=true" in line

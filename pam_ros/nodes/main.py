@@ -177,6 +177,8 @@ def _shut_down(
     while any(node.waiting for node in nodes) and time.monotonic() < until_s:
         time.sleep(0.01)
     perception_thread.stop(_TRANSITION_TIMEOUT_S)
+    for node in nodes:  # all first, so that the time they may take counts once
+        node.close_outputs()
     for node in nodes:
         node.destroy_node()
     manager.destroy_node()

@@ -53,9 +53,10 @@ class PerceptionNode(Node):
         )
 
     def destroy_node(self) -> None:
-        """Publishes what waits, frees what the node does not own itself, then the node."""
-        if not self._outputs.stop():
-            self.get_logger().warning("a publisher does not return; leaving without it")
+        """Publishes what waits, then frees what rclpy does not know, then the node."""
+        self._outputs.close()
+        if not self._outputs.join():
+            self.get_logger().warning("a publisher does not return; ending without it")
         self._requests.destroy()
         super().destroy_node()
 
@@ -78,6 +79,10 @@ class PerceptionNode(Node):
     def waiting(self) -> int:
         """Number of requests that the engine has not answered yet."""
         return self._requests.waiting
+
+    def close_outputs(self) -> None:
+        """Publishes what waits and nothing more; returns at once."""
+        self._outputs.close()
 
     def _take_settings(self, _: object) -> None:
         self._settings = perception_settings(self)

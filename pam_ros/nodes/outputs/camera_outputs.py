@@ -30,6 +30,7 @@ class CameraOutputs:
             DetectionsOutput(node, log),
             self._overlay,
         )
+        self._sinks = [output.sink for output in (*self._of_frames, self._captions)]
         self._newest: FrameResult | None = None
         self._growing: dict[int, str] = {}  # region id → its newest caption or growing text
         # Region id → its texts in the order in which they began to grow, which is the order asked for; they
@@ -44,7 +45,7 @@ class CameraOutputs:
     @property
     def dropped(self) -> int:
         """Messages that were lost because a queue was full."""
-        return sum(output.sink.dropped for output in (*self._of_frames, self._captions))
+        return sum(sink.dropped for sink in self._sinks)
 
     def on_frame(self, result: FrameResult) -> None:
         """The masks of one frame."""
@@ -87,12 +88,14 @@ class CameraOutputs:
         for output in self._of_frames:
             output.clear()
 
-    def stop(self) -> bool:
-        """Publishes what waits, then ends the threads, within `sink.DRAIN_S`. False if one did not end."""
-        sinks = [output.sink for output in (*self._of_frames, self._captions)]
-        for sink in sinks:
+    def close(self) -> None:
+        """Accepts nothing more and lets the threads publish what waits. Returns at once. Idempotent."""
+        for sink in self._sinks:
             sink.close()
-        ended = [sink.join() for sink in sinks]
+
+    def join(self) -> bool:
+        """Waits for the threads, at most `sink.DRAIN_S` from `close` on. False if one still publishes."""
+        ended = [sink.join() for sink in self._sinks]
         return all(ended)
 
     def _snapshot(self, result: FrameResult) -> Snapshot:

@@ -1,7 +1,7 @@
-"""Plays a video file as a camera: `image`, once through at its own speed, then the process ends.
+"""Plays a video file once as a camera on `image`, at its own speed, then the process ends.
 
-With the parameter `hold` it repeats the first picture until the service `~/play` is called, so that
-there is time to prompt an object on it. The answer's message is the stamp at which it begins, nanoseconds.
+With the parameter `hold` it repeats the first frame until the service `~/play` is called, so that there is
+time to prompt an object on it. The message of the answer is the stamp at which it starts, nanoseconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pam_ros.records import Frame
 
 
 class ClipCamera(Node):
-    """`clip_camera`. Parameters: clip (path), rate (speed, 1 = as filmed), hold (bool), frame_id."""
+    """`clip_camera`. Parameters: clip (path), rate (1 = original speed), hold (bool), frame_id."""
 
     def __init__(self) -> None:
         super().__init__("clip_camera")
@@ -61,7 +61,7 @@ class ClipCamera(Node):
 
 
 def main() -> int:
-    """Plays the clip; exit code 0 at its end, 2 where it cannot be read."""
+    """Plays the clip; exit code 0 at its end, 2 if it cannot be read."""
     rclpy.init(args=sys.argv)
     try:
         camera = ClipCamera()
