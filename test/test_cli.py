@@ -84,7 +84,7 @@ def test_caption_writes_a_film_and_captions(picture: Path, tmp_path: Path):
     [
         (["perceive", "picture.png"], "no region given"),
         (["perceive", "nothing.png", "--click", "3,4"], "no image file at nothing.png"),
-        (["perceive", "picture.png", "--click", "3"], "--click takes 2 numbers"),
+        (["perceive", "picture.png", "--click", "3"], "--click takes 2 comma-separated numbers"),
         (["perceive", "picture.png", "--click", "nan,4"], "must be finite"),
         (["perceive", "picture.png", "--click", "160,4"], "outside the 160x120 image"),
         (["perceive", "picture.png", "--box", "50,40,20,80"], "x1 < x2"),

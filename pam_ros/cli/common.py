@@ -33,7 +33,9 @@ BoxOption = Annotated[
 ]
 MaskOption = Annotated[
     list[Path] | None,
-    typer.Option("--mask", help="mask image, nonzero on the object; repeat for several regions"),
+    typer.Option(
+        "--mask", help="mask image, nonzero on the object; repeat for several regions", metavar="FILE"
+    ),
 ]
 CarryOverOption = Annotated[
     bool,
@@ -41,11 +43,16 @@ CarryOverOption = Annotated[
         "--carry-over/--no-carry-over", help="start each clip with the last frame of the previous one"
     ),
 ]
-ModelOption = Annotated[str, typer.Option("--model", help="model name (see `pam models`), hub id or folder")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16")]
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", help="model name (see `pam models`), hub id or folder", metavar="MODEL"),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …", metavar="DEVICE")]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16", metavar="DTYPE")
+]
 Sam2Option = Annotated[
-    Path | None, typer.Option("--sam2", help="SAM 2 weights file, if not beside the model")
+    Path | None, typer.Option("--sam2", help="SAM 2 weights file, if not beside the model", metavar="FILE")
 ]
 
 

@@ -41,9 +41,11 @@ def evaluate(
         typer.Option("--only", help="comma-separated parts: masks,video,texts,stream,speed (default: all)"),
     ] = "",
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="write all numbers to this JSON file")
+        Path | None, typer.Option("--json", help="write all numbers to this JSON file", metavar="FILE")
     ] = None,
-    page: Annotated[Path | None, typer.Option("--page", help="write an HTML report to this folder")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="write an HTML report to this folder", metavar="FOLDER")
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -77,9 +79,9 @@ def evaluate(
     dtype: DtypeOption = "auto",
     sam2: Sam2Option = None,
 ) -> None:
-    """Measure a model on rendered test scenes or annotated data with the paper's metrics.
+    """Measure a model with the paper's metrics.
 
-    docs/evaluation.md defines every metric.
+    It runs on rendered test scenes or on annotated data. docs/evaluation.md defines every metric.
     """
     from pam_ros.evaluation.report import reasons, rows_of, write_json, write_page
     from pam_ros.evaluation.run import Part, Plan, evaluation

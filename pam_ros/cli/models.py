@@ -29,7 +29,7 @@ def models() -> None:
     Console().print(table)
 
 
-def fetch(name: Annotated[str, typer.Argument(help="model name (see `pam models`)")]) -> None:
+def fetch(name: Annotated[str, typer.Argument(help="model name (see `pam models`)", metavar="NAME")]) -> None:
     """Download a model, verify its files and print their paths."""
     from pam_ros.model.loading.fetch import fetch_model
 
@@ -39,10 +39,16 @@ def fetch(name: Annotated[str, typer.Argument(help="model name (see `pam models`
 
 def parity(
     folder: Annotated[
-        Path, typer.Argument(help="folder with golden.json, a SAM 2 YAML file, frames/, expected.npz")
+        Path,
+        typer.Argument(
+            help="folder with golden.json, a SAM 2 YAML file, frames/, expected.npz", metavar="FOLDER"
+        ),
     ],
 ) -> None:
-    """Compare with recorded outputs of the reference; exits with 1 if any case differs."""
+    """Compare with recorded outputs of the reference.
+
+    Exits with 1 if any case differs.
+    """
     from pam_ros.evaluation.parity import MASK_IOU, RELATIVE_ERROR, run_parity
 
     with console.status("starting") as status:

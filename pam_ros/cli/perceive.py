@@ -33,24 +33,26 @@ from pam_ros.records import Language, Region, Task, image_tasks
 
 
 def perceive(
-    image: Annotated[Path, typer.Argument(help="image file")],
+    image: Annotated[Path, typer.Argument(help="image file", metavar="IMAGE")],
     click: ClickOption = None,
     not_: NotOption = None,
     box: BoxOption = None,
     mask: MaskOption = None,
     task: Annotated[
-        list[str] | None, typer.Option("--task", help="label, explain, brief or detail; repeatable")
+        list[str] | None,
+        typer.Option("--task", help="label, explain, brief or detail; repeatable", metavar="TASK"),
     ] = None,
     language: Annotated[
-        list[str] | None, typer.Option("--language", help="en or zh; repeatable, preferred first")
+        list[str] | None,
+        typer.Option("--language", help="en or zh; repeatable, preferred first", metavar="LANGUAGE"),
     ] = None,
     model: ModelOption = "pam-tiny",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     sam2: Sam2Option = None,
-    out: Annotated[Path, typer.Option("--out", help="output folder: masks, overlay.png, result.json")] = Path(
-        "out/perceive"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", help="output folder: masks, overlay.png, result.json", metavar="FOLDER")
+    ] = Path("out/perceive"),
 ) -> None:
     """Segment and describe regions of an image."""
     from pam_ros import media
@@ -90,23 +92,29 @@ def perceive(
 
 
 def caption(
-    video: Annotated[Path, typer.Argument(help="video file")],
+    video: Annotated[Path, typer.Argument(help="video file", metavar="VIDEO")],
     click: ClickOption = None,
     not_: NotOption = None,
     box: BoxOption = None,
     mask: MaskOption = None,
-    every: Annotated[float, typer.Option("--every", help="clip length in seconds")] = 2.0,
-    language: Annotated[str, typer.Option("--language", help="en or zh")] = "en",
+    every: Annotated[float, typer.Option("--every", help="clip length in seconds", metavar="SECONDS")] = 2.0,
+    language: Annotated[str, typer.Option("--language", help="en or zh", metavar="LANGUAGE")] = "en",
     carry_over: CarryOverOption = True,
     model: ModelOption = "pam-tiny",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     sam2: Sam2Option = None,
     out: Annotated[
-        Path, typer.Option("--out", help="output folder: overlay.mp4, captions.jsonl, regions.jsonl")
+        Path,
+        typer.Option(
+            "--out", help="output folder: overlay.mp4, captions.jsonl, regions.jsonl", metavar="FOLDER"
+        ),
     ] = Path("out/caption"),
 ) -> None:
-    """Track regions prompted on a video's first frame and caption them clip by clip."""
+    """Caption regions of a video, clip by clip.
+
+    The regions are prompted on the first frame and tracked from there.
+    """
     from pam_ros import media
     from pam_ros.runtime.offline import caption_video
     from pam_ros.runtime.overlay import draw_overlay

@@ -16,21 +16,31 @@ from pam_ros.records import Language
 
 def demo(
     clip: Annotated[
-        Path | None, typer.Option("--clip", help="video to play as the camera (default: the bundled clip)")
+        Path | None,
+        typer.Option(
+            "--clip", help="video to play as the camera (default: the bundled clip)", metavar="FILE"
+        ),
     ] = None,
     box: Annotated[
-        str, typer.Option("--box", help="box prompt on the first frame, X1,Y1,X2,Y2 in pixels")
+        str, typer.Option("--box", help="box prompt on the first frame, pixels", metavar="X1,Y1,X2,Y2")
     ] = "",
     click: Annotated[
-        str, typer.Option("--click", help="click prompt on the first frame, X,Y in pixels")
+        str, typer.Option("--click", help="click prompt on the first frame, pixels", metavar="X,Y")
     ] = "",
-    period: Annotated[float, typer.Option("--period", help="clip length per caption in seconds")] = 3.0,
-    language: Annotated[str, typer.Option("--language", help="caption language: en or zh")] = "en",
+    period: Annotated[
+        float, typer.Option("--period", help="clip length per caption in seconds", metavar="SECONDS")
+    ] = 3.0,
+    language: Annotated[
+        str, typer.Option("--language", help="caption language: en or zh", metavar="LANGUAGE")
+    ] = "en",
     model: ModelOption = "pam-tiny",
     device: DeviceOption = "auto",
-    out: Annotated[Path, typer.Option("--out", help="output folder")] = Path("out/demo"),
+    out: Annotated[Path, typer.Option("--out", help="output folder", metavar="FOLDER")] = Path("out/demo"),
 ) -> None:
-    """Play a clip through the ROS nodes, prompt an object and print its captions (needs ROS 2)."""
+    """Play a clip through the ROS nodes (needs ROS 2).
+
+    Prompts an object on the first frame and prints its captions.
+    """
     demo_module = _ros_module("demo")
     if clip is None and not box and not click:
         chosen = demo_module.default_input()
@@ -48,15 +58,22 @@ def demo(
 
 
 def soak(
-    minutes: Annotated[float, typer.Option("--minutes", help="duration in minutes")] = 10.0,
+    minutes: Annotated[
+        float, typer.Option("--minutes", help="duration in minutes", metavar="MINUTES")
+    ] = 10.0,
     limit: Annotated[
-        float, typer.Option("--limit", help="maximum memory growth after warm-up, percent")
+        float, typer.Option("--limit", help="maximum memory growth after warm-up, percent", metavar="PERCENT")
     ] = 3.0,
     model: ModelOption = "pam-tiny",
     device: DeviceOption = "auto",
-    out: Annotated[Path, typer.Option("--out", help="output folder for the log")] = Path("out/soak"),
+    out: Annotated[Path, typer.Option("--out", help="output folder for the log", metavar="FOLDER")] = Path(
+        "out/soak"
+    ),
 ) -> None:
-    """Run the node under changing prompts and fail if its memory grows (needs ROS 2)."""
+    """Check that the node's memory does not grow (needs ROS 2).
+
+    Runs the node under changing prompts and exits with 1 if its memory grows beyond the limit.
+    """
     soak_module = _ros_module("soak")
     writable_folder(out)
     result = soak_module.run_soak(minutes, out, model=model, device=device)
