@@ -1,8 +1,9 @@
-# make demo   plays a clip as a camera, prompts an object, prints captions, writes out/demo (CLIP=path BOX=x1,y1,x2,y2 or CLICK=x,y)
-# make test   every test
-# make lint   ruff and mypy alone
-# make setup  only what the others do first: .venv with pinned packages, and the packages built by colcon into .build
-# make clean  removes what was built; make distclean removes .venv too
+# make demo        plays a clip as a camera, prompts an object, prints captions, writes out/demo (CLIP=path BOX=x1,y1,x2,y2 or CLICK=x,y)
+# make test        every test (PYTEST_ARGS='-m "not ros"' or any other arguments of pytest)
+# make test-unit   the tests of one tier, under 2 minutes; test-model and test-ros run the others
+# make lint        ruff and mypy alone
+# make setup       what the others do first: .venv with pinned packages, and the packages built by colcon into .build
+# make clean       removes what was built; make distclean removes .venv, too
 # PYTHON=python3.12 picks the Python. With a ROS 2 distribution sourced, its packages are used; otherwise ROS comes from Python wheels.
 
 SHELL := /bin/bash
@@ -15,16 +16,21 @@ export PYTHON
 RUN := .setup/run.sh
 ROUTE := $(or $(ROS_DISTRO),wheels)
 
-# What one machine's tests say stays on it, and out of other tests that run there.
-test demo: export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
-test demo: export ROS_DOMAIN_ID := $(or $(ROS_DOMAIN_ID),$(shell echo $$((1 + $$$$ % 100))))
+TIERS := test-unit test-model test-ros
 
-.PHONY: all setup build test demo lint clean distclean FORCE
+# ROS traffic stays on this machine and out of other test runs on it.
+test $(TIERS) demo: export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+test $(TIERS) demo: export ROS_DOMAIN_ID := $(or $(ROS_DOMAIN_ID),$(shell echo $$((1 + $$$$ % 100))))
+
+.PHONY: all setup build test $(TIERS) demo lint clean distclean FORCE
 all: setup
 setup build: .build/stamps/$(ROUTE)
 
 test: setup
 	$(RUN) pytest $(PYTEST_ARGS)
+
+$(TIERS): test-%: setup
+	$(RUN) pytest -m $* $(PYTEST_ARGS)
 
 demo: setup
 	$(RUN) pam demo $(if $(CLIP),--clip '$(CLIP)') $(if $(BOX),--box '$(BOX)') $(if $(CLICK),--click '$(CLICK)')
@@ -39,12 +45,12 @@ clean:
 distclean: clean
 	rm -rf .venv out
 
-# .venv is made again when a pin or the route changes.
+# .venv is made again if a pin or the route changes.
 .venv/stamps/$(ROUTE): .setup/venv.sh .setup/route.sh .setup/mend_wheels.py $(wildcard .setup/*.txt)
 	.setup/venv.sh
 	mkdir -p $(@D) && touch $@
 
-# The packages are built again when an interface changes or a file comes or goes. An edited Python file needs nothing: it is a link.
+# The packages are built again if an interface changes or a file is added or removed. Python files are links: edits are live.
 INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action .setup/interfaces/*/* .setup/interfaces/*/msg/*)
 .build/stamps/$(ROUTE): .venv/stamps/$(ROUTE) .build/files .setup/build.sh CMakeLists.txt package.xml $(INTERFACES)
 	@echo "building the packages with colcon (a minute or two the first time) …"

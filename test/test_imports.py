@@ -1,4 +1,4 @@
-"""Imports flow one way: nodes → runtime → model. Planted violations prove that the test looks."""
+"""Imports flow one way, nodes → runtime → model, without circles; planted violations are found."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pam_ros"
 
-# What serves all: values, errors, the package's own files, pictures and videos on disk.
+# Modules that every room may import: values, errors, the package's files, images and videos on disk.
 SHARED = {"records", "errors", "share", "media", "output_files", "json_results", "threads"}
 
-# Which rooms each room may import, besides itself. The command line stands above all; nobody imports it.
+# The rooms that each room may import besides itself. Nobody imports the command line.
 ALLOWED = {
     "records": {"errors"},
     "errors": set(),
@@ -32,10 +32,10 @@ ALLOWED = {
     "cli": SHARED | {"model", "runtime", "nodes", "datasets", "simulator", "training", "evaluation"},
 }
 
-# A module that stands above its room: it measures what it trained. So nobody imports it, its room neither.
+# Modules that may import more than their room. Nobody imports them, their own room included.
 ABOVE = {"pam_ros.training.ablations": {"evaluation"}}
 
-# Packages that stay in some rooms: ROS in nodes, the neural network's in the rooms that compute with it.
+# Packages that only some rooms may import: ROS in nodes, PyTorch and its kind where networks compute.
 ROS = {
     "ament_index_python", "cv_bridge", "launch", "launch_ros", "message_filters", "rclpy", "std_srvs",
     "tf2_ros",
@@ -46,7 +46,7 @@ GENERATED = {"msg", "srv", "action"}  # pam_ros.msg and its like: ROS too
 
 
 def is_ros(package: str) -> bool:
-    """True for rclpy, message packages, and what else needs a ROS installation."""
+    """True for rclpy, message packages, and other packages of a ROS installation."""
     return package in ROS or package.startswith("rosidl_") or package.endswith(("_msgs", "_interfaces"))
 
 
@@ -65,20 +65,20 @@ def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str
 
 
 def forbidden(module: str, name: str) -> str:
-    """Why `module`, e.g. "pam_ros.model.pam", must not import `name`; empty where it may."""
+    """Why `module`, e.g. "pam_ros.model.pam", must not import `name`; empty if it may."""
     room = module.split(".")[1]
     top, _, rest = name.partition(".")
     if is_ros(top):
-        return "" if room == "nodes" else f"{top} belongs into nodes/"
+        return "" if room == "nodes" else f"{top} belongs in nodes/"
     if top in NEURAL:
-        return "" if room in NEURAL_ROOMS else f"{top} belongs into {', '.join(sorted(NEURAL_ROOMS))}"
+        return "" if room in NEURAL_ROOMS else f"{top} belongs in {', '.join(sorted(NEURAL_ROOMS))}"
     if top != "pam_ros" or not rest:
         return ""
     other = rest.split(".")[0]
     if other in GENERATED:
-        return "" if room == "nodes" else f"pam_ros.{other} belongs into nodes/"
+        return "" if room == "nodes" else f"pam_ros.{other} belongs in nodes/"
     if name in ABOVE:
-        return f"{name} stands above its room; nobody must import it"
+        return f"nobody may import {name}"
     if other == room or other in ALLOWED[room] | ABOVE.get(module, set()):
         return ""
     return f"{room} must not import {other}"
@@ -93,7 +93,7 @@ def violations(package: Path) -> list[str]:
         if room == "__init__":
             continue
         if room not in ALLOWED:
-            found.append(f"{path}: {room} is no known room; allowed: {', '.join(ALLOWED)}")
+            found.append(f"{path}: {room} is not a known room; allowed: {', '.join(ALLOWED)}")
             continue
         names = set(imported(ast.parse(path.read_text()), ("pam_ros", *parts[:-1])))
         for line, name in sorted(names):
@@ -103,7 +103,7 @@ def violations(package: Path) -> list[str]:
 
 
 def arrows(package: Path) -> dict[str, set[str]]:
-    """Module → modules of the package that it imports anywhere, also inside functions."""
+    """Module → modules of the package that it imports, inside functions, too."""
     modules = {}
     for path in package.rglob("*.py"):
         parts = path.relative_to(package.parent).with_suffix("").parts
@@ -144,20 +144,20 @@ def circles(graph: dict[str, set[str]]) -> list[set[str]]:
 
 
 def folders(graph: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The same arrows between folders: `pam_ros.nodes.images` counts as `pam_ros.nodes.inputs`."""
+    """The same arrows between folders: `pam_ros.nodes.inputs.clicks` counts as `pam_ros.nodes.inputs`."""
     joined: dict[str, set[str]] = {}
     for module, names in graph.items():
         home = module.rpartition(".")[0]
         own = joined.setdefault(home, set())
         for other in {name.rpartition(".")[0] for name in names}:
             joined.setdefault(other, set())
-            # A folder's own modules stand above or below its sub-folders, file by file.
+            # Between a folder and its sub-folders only the modules count.
             if not f"{home}.".startswith(f"{other}.") and not f"{other}.".startswith(f"{home}."):
                 own.add(other)
     return joined
 
 
-def test_no_module_and_no_folder_is_in_a_circle_of_imports() -> None:
+def test_neither_modules_nor_folders_import_in_circles() -> None:
     graph = arrows(PACKAGE)
     assert len(graph) > 100
     assert circles(graph) == []
@@ -183,7 +183,7 @@ def test_imports_flow_one_way() -> None:
     assert violations(PACKAGE) == []
 
 
-def test_every_room_was_looked_at() -> None:
+def test_every_room_is_checked() -> None:
     rooms = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in PACKAGE.rglob("*.py")}
     assert {"records", "errors", "model", "runtime", "nodes"} <= rooms
 
@@ -200,17 +200,17 @@ def test_the_package_itself_is_empty() -> None:
         ("model/pam.py", "from ..runtime import engine", "model must not import runtime"),
         ("model/pam.py", "from .. import runtime", "model must not import runtime"),
         ("runtime/engine.py", "from pam_ros import nodes", "runtime must not import nodes"),
-        ("runtime/engine.py", "import torch.nn as nn", "torch belongs into"),
-        ("runtime/engine.py", "from rclpy.node import Node", "rclpy belongs into nodes/"),
-        ("runtime/engine.py", "from sensor_msgs.msg import Image", "sensor_msgs belongs into nodes/"),
-        ("runtime/engine.py", "from pam_ros.msg import Region", "pam_ros.msg belongs into nodes/"),
+        ("runtime/engine.py", "import torch.nn as nn", "torch belongs in"),
+        ("runtime/engine.py", "from rclpy.node import Node", "rclpy belongs in nodes/"),
+        ("runtime/engine.py", "from sensor_msgs.msg import Image", "sensor_msgs belongs in nodes/"),
+        ("runtime/engine.py", "from pam_ros.msg import Region", "pam_ros.msg belongs in nodes/"),
         ("nodes/main.py", "from pam_ros.training import stages", "nodes must not import training"),
         ("training/run.py", "from pam_ros.evaluation import parity", "training must not import evaluation"),
-        ("training/run.py", "from pam_ros.training.ablations import main", "stands above its room"),
+        ("training/run.py", "from pam_ros.training.ablations import main", "nobody may import"),
         ("training/ablations.py", "from pam_ros.nodes import main", "training must not import nodes"),
         ("records.py", "from pam_ros.model.config import Config", "records must not import model"),
         ("nodes/main.py", "from pam_ros.cli.main import main", "nodes must not import cli"),
-        ("helpers.py", "", "helpers is no known room"),
+        ("helpers.py", "", "helpers is not a known room"),
     ],
 )  # fmt: skip
 def test_a_planted_violation_is_found(tmp_path: Path, file: str, line: str, reason: str) -> None:
@@ -230,7 +230,7 @@ def test_a_planted_violation_is_found(tmp_path: Path, file: str, line: str, reas
         ("model/pam.py", "from .config import Config\nfrom pam_ros import errors"),
     ],
 )
-def test_what_is_allowed_is_not_found(tmp_path: Path, file: str, line: str) -> None:
+def test_allowed_imports_pass(tmp_path: Path, file: str, line: str) -> None:
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(f"{line}\n")
     assert violations(tmp_path) == []

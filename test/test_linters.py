@@ -13,18 +13,22 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def check(*linter: str) -> None:
-    """Fails with everything the linter says."""
+    """Fails with the linter's output."""
     command = [sys.executable, "-m", *linter]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(linter)} says:\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"{' '.join(linter)} failed:\n{done.stdout}{done.stderr}"
 
 
-def test_ruff_is_content() -> None:
+def test_ruff_finds_nothing() -> None:
     check("ruff", "check", ".")
 
 
+def test_ruff_would_not_reformat_anything() -> None:
+    check("ruff", "format", "--check", ".")
+
+
 @pytest.mark.timeout(600)
-def test_mypy_is_content() -> None:
+def test_mypy_finds_nothing() -> None:
     if f"numpy=={np.__version__};" not in (ROOT / ".setup" / "arrays.txt").read_text():
-        pytest.skip(f"type hints of arrays are checked with the pinned NumPy, not with {np.__version__}")
+        pytest.skip(f"mypy needs the pinned NumPy; this is {np.__version__}")
     check("mypy")

@@ -1,4 +1,4 @@
-"""What is installed is what the package says: manifest, pins, message types on the wire, executables, pip."""
+"""Packaging: the manifest, pinned versions, message types on the wire, executables, installation by pip."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SETUP = ROOT / ".setup"
 MANIFEST = ElementTree.parse(ROOT / "package.xml").getroot()
 
-# rosdep keys that are no ROS packages; each was looked up in rosdistro's rosdep/python.yaml.
+# rosdep keys of system packages, each looked up in rosdistro's rosdep/python.yaml.
 SYSTEM_KEYS = {
     "python3-numpy", "python3-opencv", "python3-pil", "python3-psutil", "python3-pytest",
     "python3-pytest-timeout", "python3-rich", "python3-typer", "python3-yaml",
@@ -33,7 +33,7 @@ ROS_PACKAGES = {
     "visualization_msgs",
 }  # fmt: skip
 
-# Two machines understand each other when these are the same. From the released vision_msgs.
+# Two machines understand each other only if these hashes agree. From the released vision_msgs.
 VISION_MSGS_TYPES = {
     "Point2D": "eab0e83f44ab4de92ceaf76dd7d0e7638f2bdd1d16ffbe16c7a136c48e407247",
     "Pose2D": "b0b5d1d7b4c20dd4fcde3ed1d4b289a919290572007d67a97043814db25d3648",
@@ -48,22 +48,22 @@ VISION_MSGS_TYPES = {
 
 
 def prefix_of(package: str) -> Path:
-    """Where colcon or the distribution installed `package`."""
+    """The folder into which colcon or the distribution installed `package`."""
     for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep):
         if prefix and (Path(prefix) / "share" / package / "package.xml").is_file():
             return Path(prefix)
-    pytest.skip(f"{package} is not installed for ROS here; run the tests by `make test`")
+    pytest.skip(f"ROS package {package} is not installed; run `make test`")
 
 
 def dependencies() -> set[str]:
-    """Every key that package.xml depends on, in any way."""
+    """Every key in any depend tag of package.xml."""
     return {str(tag.text) for tag in MANIFEST if tag.tag.endswith("depend")}
 
 
 # --- the manifest
 
 
-def test_manifest_says_what_it_must() -> None:
+def test_manifest_format_name_licence_and_build_type() -> None:
     assert MANIFEST.get("format") == "3"
     assert MANIFEST.findtext("name") == "pam_ros"
     assert MANIFEST.findtext("license") == "Apache-2.0"
@@ -72,11 +72,11 @@ def test_manifest_says_what_it_must() -> None:
     assert MANIFEST.findtext("member_of_group") == "rosidl_interface_packages"
 
 
-def test_manifest_has_only_keys_that_exist() -> None:
+def test_manifest_depends_only_on_known_keys() -> None:
     assert dependencies() <= SYSTEM_KEYS | ROS_PACKAGES
 
 
-def test_manifest_names_every_ros_package_that_is_imported() -> None:
+def test_manifest_names_every_imported_ros_package() -> None:
     imported = set()
     for path in [*(ROOT / "pam_ros" / "nodes").rglob("*.py"), *(ROOT / "launch").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -89,7 +89,7 @@ def test_manifest_names_every_ros_package_that_is_imported() -> None:
     assert ros <= dependencies()
 
 
-def test_interfaces_depend_on_what_cmake_gives_them() -> None:
+def test_cmake_lists_every_message_package_that_interfaces_use() -> None:
     cmake = (ROOT / "CMakeLists.txt").read_text()
     given = set(re.search(r"set\(message_packages ([^)]+)\)", cmake)[1].split())  # type: ignore[index]
     texts = [path.read_text() for folder in ("msg", "srv", "action") for path in (ROOT / folder).iterdir()]
@@ -101,7 +101,7 @@ def test_interfaces_depend_on_what_cmake_gives_them() -> None:
 
 
 def pins() -> dict[str, str]:
-    """Name → version of every package that is asked for by name, for this Python or another."""
+    """Name → version of every package that a requirements file names."""
     found = {}
     for name in ("model", "arrays", "training", "dev", "ros_wheels"):
         for line in (SETUP / f"{name}.txt").read_text().splitlines():
@@ -114,12 +114,12 @@ def pins() -> dict[str, str]:
     return found
 
 
-def test_every_pin_has_its_line_in_the_documentation() -> None:
+def test_every_pin_is_documented() -> None:
     page = (ROOT / "docs" / "dependencies.md").read_text()
     for package, version in pins().items():
         if not package.startswith("ros-jazzy-"):  # one line for all of them
             assert re.search(rf"^\| `{re.escape(package)}` \| {re.escape(version)}\b", page, re.MULTILINE), (
-                f"docs/dependencies.md has no line for {package} {version}"
+                f"docs/dependencies.md lacks a line for {package} {version}"
             )
 
 
@@ -127,7 +127,7 @@ def test_every_pin_has_its_line_in_the_documentation() -> None:
 
 
 def type_hashes(package: str) -> dict[str, str]:
-    """Message → RIHS01 hash, as the message generator wrote them."""
+    """Message → RIHS01 hash, as the message generator wrote it."""
     folder = prefix_of(package) / "share" / package / "msg"
     hashes = {}
     for path in folder.glob("*.json"):
@@ -137,14 +137,14 @@ def type_hashes(package: str) -> dict[str, str]:
     return hashes
 
 
-def test_vision_msgs_are_the_released_ones_on_the_wire() -> None:
+def test_vision_msgs_equal_the_released_ones_on_the_wire() -> None:
     hashes = type_hashes("vision_msgs")
-    ours = {name: hashes.get(name) for name in VISION_MSGS_TYPES}
-    assert ours == {name: f"RIHS01_{digest}" for name, digest in VISION_MSGS_TYPES.items()}
+    built = {name: hashes.get(name) for name in VISION_MSGS_TYPES}
+    assert built == {name: f"RIHS01_{digest}" for name, digest in VISION_MSGS_TYPES.items()}
 
 
 @pytest.mark.parametrize("folder", ["msg", "srv", "action"])
-def test_every_interface_can_be_imported_beside_the_code(folder: str) -> None:
+def test_every_interface_imports_beside_the_code(folder: str) -> None:
     prefix_of("pam_ros")
     module = importlib.import_module(f"pam_ros.{folder}")
     for path in (ROOT / folder).iterdir():
@@ -166,10 +166,10 @@ def test_pam_starts_from_anywhere(tmp_path: Path) -> None:
     assert "perceive" in done.stdout
 
 
-@pytest.mark.skipif("ROS_DISTRO" in os.environ or bool(shutil.which("ros2")), reason="ros2 is here")
-def test_where_there_is_no_ros2_that_is_said() -> None:
+@pytest.mark.skipif("ROS_DISTRO" in os.environ or bool(shutil.which("ros2")), reason="this machine has ros2")
+def test_run_sh_explains_that_the_ros2_command_is_missing() -> None:
     if not (ROOT / ".build" / "install" / "setup.bash").is_file():
-        pytest.skip("this checkout is not set up by `make`")
+        pytest.skip("nothing is built; run `make setup`")
     command = [ROOT / ".setup" / "run.sh", "ros2", "node", "list"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -177,7 +177,7 @@ def test_where_there_is_no_ros2_that_is_said() -> None:
     assert "run.sh pam_node" in done.stderr
 
 
-def test_share_holds_models_parameters_and_launch_files() -> None:
+def test_models_parameters_and_launch_files_are_installed() -> None:
     share = prefix_of("pam_ros") / "share" / "pam_ros"
     for folder in ("models", "config", "launch"):
         for path in (ROOT / folder).rglob("*"):
@@ -186,22 +186,22 @@ def test_share_holds_models_parameters_and_launch_files() -> None:
                 assert installed.read_bytes() == path.read_bytes()
 
 
-# --- installed by pip, and the wheels' mend
+# --- installed by pip; repaired wheels
 
 
-def test_pip_installs_what_needs_no_ros(tmp_path: Path) -> None:
+def test_pip_installs_the_package_without_ros(tmp_path: Path) -> None:
     source, prefix = tmp_path / "source", tmp_path / "prefix"
     for name in ("pam_ros", "models", "config", ".setup"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "pam-tiny"))
     for name in ("setup.py", "pyproject.toml", "package.xml"):
         shutil.copy(ROOT / name, source)
     command = [
-        sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation",
-        "--ignore-installed", "--prefix", prefix, source,
+        sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index",
+        "--no-build-isolation", "--ignore-installed", "--prefix", prefix, source,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    # Debian's pip puts a prefix's packages below local/ and into dist-packages.
+    # Debian's pip installs below local/ and into dist-packages.
     (package,) = prefix.rglob("pam_ros/records.py")
     (script,) = prefix.rglob("bin/pam")
     probe = "import pam_ros.model.config as config; print(config.__file__, *config.list_models())"
@@ -215,7 +215,7 @@ def test_pip_installs_what_needs_no_ros(tmp_path: Path) -> None:
     assert os.access(script, os.X_OK)
 
 
-def test_wheels_are_mended_once(tmp_path: Path) -> None:
+def test_wheels_are_repaired_once(tmp_path: Path) -> None:
     export = tmp_path / "share" / "some_msgs" / "cmake" / "export_some_msgsExport.cmake"
     export.parent.mkdir(parents=True)
     built_on = "/opt/python/cp311-cp311"

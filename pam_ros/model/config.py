@@ -49,11 +49,11 @@ class PerceiverConfig:
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> PerceiverConfig:
         """From config.json. Raises CheckpointError for a key or an input it does not know."""
-        # Folders written before the option was renamed name it "closer_look".
-        values = {
-            "crop_small_regions" if key == "closer_look" else key: value for key, value in values.items()
-        }
         try:
+            # Folders written before the option was renamed name it "closer_look".
+            values = {
+                "crop_small_regions" if key == "closer_look" else key: value for key, value in values.items()
+            }
             side = PerceiverInput(values.get("input", PerceiverInput.AFTER))
             return replace(cls(**values), input=side)
         except (AttributeError, TypeError, ValueError) as error:

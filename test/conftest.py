@@ -1,0 +1,42 @@
+"""The three tiers of tests: `unit`, `model` and `ros`; each module belongs to exactly one.
+
+`unit` is the tier of every module that is not listed here: no network that computes, no rendering, no ROS.
+`pytest -m unit` runs it alone (`make test-unit`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+# Networks compute, or scenes are rendered.
+MODEL = {
+    "test_ablations", "test_checkpoint", "test_checkpoint_refused", "test_evaluation_run",
+    "test_evaluation_stream", "test_model_language", "test_model_pam", "test_model_perceiver",
+    "test_model_segmenter", "test_open_meshes", "test_pam_tiny", "test_parity", "test_region_crop",
+    "test_scenes", "test_training", "test_videos",
+}  # fmt: skip
+
+# The built interfaces or the installed executables are needed.
+ROS = {
+    "test_cli", "test_conversions", "test_demo", "test_launch", "test_packaging", "test_readme",
+    "test_ros_bad_input", "test_ros_lifecycle", "test_ros_model", "test_ros_parameters", "test_ros_services",
+    "test_ros_topics",
+}  # fmt: skip
+
+UNIT_TIMEOUT_S = 30  # a unit test takes far less; a slower one belongs to another tier
+
+
+def tier_of(module: str) -> str:
+    """The tier of a test module, e.g. "test_scenes"."""
+    return "model" if module in MODEL else "ros" if module in ROS else "unit"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test with its tier."""
+    for item in items:
+        tier = tier_of(Path(item.path).stem)
+        item.add_marker(tier)
+        if tier == "unit" and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(UNIT_TIMEOUT_S))

@@ -1,0 +1,38 @@
+"""Each test belongs to exactly one tier, and the tables of conftest.py match what the modules need."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import MODEL, ROS
+
+MODULES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")}
+NEEDS_ROS = re.compile(
+    r"^ *(from|import) (ros_harness|rclpy|pam_ros\.(msg|srv|action))\b|prefix_of\(", re.MULTILINE
+)
+NEEDS_NETWORK = re.compile(r"^from tiny_models import|^from pam_ros.simulator.render import", re.MULTILINE)
+
+
+def test_every_test_has_exactly_one_tier(request: pytest.FixtureRequest) -> None:
+    for item in request.session.items:
+        tiers = [mark.name for mark in item.iter_markers() if mark.name in ("unit", "model", "ros")]
+        assert len(tiers) == 1, f"{item.nodeid} is in {tiers}"
+
+
+def test_the_tables_name_modules_that_exist() -> None:
+    assert MODULES.keys() > MODEL | ROS
+    assert not MODEL & ROS
+
+
+def test_modules_that_need_ros_are_in_its_tier() -> None:
+    found = {name for name, text in MODULES.items() if NEEDS_ROS.search(text)}
+    assert len(found) > 5
+    assert found <= ROS
+
+
+def test_unit_tests_neither_compute_with_a_network_nor_render() -> None:
+    found = {name for name, text in MODULES.items() if NEEDS_NETWORK.search(text)}
+    assert len(found) > 5
+    assert found <= MODEL | ROS
