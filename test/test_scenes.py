@@ -1,12 +1,11 @@
-"""Rendered scenes: the same for the same seed, with masks, boxes, depth and events that are true.
+"""Rendered scenes: the same for the same seed, with correct masks, boxes, depth and texts.
 
-Renders with MuJoCo; headless this needs Debian's libegl1 and libgl1-mesa-dri (MUJOCO_GL=egl).
+They render with MuJoCo, which headless needs Debian's libegl1 and libgl1-mesa-dri (MUJOCO_GL=egl).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +43,7 @@ SMALL = (192, 144)
 
 
 @pytest.fixture(scope="module")
-def images() -> Iterator[list[ImageSample]]:
+def images() -> list[ImageSample]:
     return [image_sample(seed, "train", *SMALL) for seed in range(4)]
 
 
@@ -79,7 +78,7 @@ def test_masks_boxes_and_parts_agree(images: list[ImageSample]) -> None:
         assert not (sample.parts[sample.instances == 0]).any()
 
 
-def test_a_part_that_is_all_that_is_seen_is_not_asked_about() -> None:
+def test_a_part_that_covers_its_object_is_left_out() -> None:
     image = image_sample(1_000_017, "test", *SMALL)
     (spatula,) = (each for each in image.regions if each.facts.category == "spatula")
     seen = image.parts[image.instances == spatula.instance]
@@ -87,7 +86,7 @@ def test_a_part_that_is_all_that_is_seen_is_not_asked_about() -> None:
     assert [each.part for each in image.regions if each.instance == spatula.instance] == [""]
 
 
-def test_depth_and_camera_lead_back_to_the_scene() -> None:
+def test_depth_and_camera_reproduce_the_scene() -> None:
     scene = replace(draw_scene(5, "train", "table"), objects=())
     with SceneRenderer(scene, *SMALL) as renderer:
         frame = renderer.render([])
@@ -99,17 +98,17 @@ def test_depth_and_camera_lead_back_to_the_scene() -> None:
 
 
 def _alone(category: str) -> SceneSpec:
-    """One object of the category on a table, from a robot's view."""
+    """A scene with one object of the category on a table."""
     base = draw_scene(0, "train", "table")
-    thing = replace(draw_object(np.random.default_rng(7), "train", category), place="table")
-    mark, height = footprint(thing)
+    item = replace(draw_object(np.random.default_rng(7), "train", category), place="table")
+    mark, height = footprint(item)
     reach = float(np.linalg.norm([*mark.half, height / 2]))
     eye = (0.4 * reach, -2.3 * reach, 1.9 * reach)
-    return replace(base, objects=(thing,), camera=CameraSpec(eye, (0.0, 0.0, height * 0.4), 0.0, 55.0))
+    return replace(base, objects=(item,), camera=CameraSpec(eye, (0.0, 0.0, height * 0.4), 0.0, 55.0))
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_every_category_is_seen(category: str) -> None:
+def test_every_category_renders(category: str) -> None:
     scene = _alone(category)
     assert sum(len(piece.mesh.faces) for piece in scene.objects[0].shape.pieces) < 6000
     with SceneRenderer(scene, 128, 96) as renderer:
@@ -121,11 +120,11 @@ def test_every_category_is_seen(category: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_objects_stand_free_of_each_other(kind: str, split: str) -> None:
+def test_objects_do_not_overlap(kind: str, split: str) -> None:
     for seed in range(12):
         scene = draw_scene(seed, split, kind)
         assert scene.kind == kind and scene.objects
-        marks = [(footprint(thing)[0], thing.position[2]) for thing in scene.objects]
+        marks = [(footprint(item)[0], item.position[2]) for item in scene.objects]
         for index, (mark, level) in enumerate(marks):
             assert not any(
                 mark.overlaps(other, 0.0) for other, where in marks[:index] if abs(where - level) < 0.1
@@ -135,12 +134,12 @@ def test_objects_stand_free_of_each_other(kind: str, split: str) -> None:
 def test_splits_share_no_meshes_textures_or_backgrounds() -> None:
     seen: dict[str, set[str]] = {}
     for split in ("train", "val", "test"):
-        things = seen.setdefault(split, set())
+        items = seen.setdefault(split, set())
         for seed in range(20):
             scene = draw_scene(seed, split)
-            things |= {thing.mesh_id for thing in scene.objects}
-            things |= {f"print/{thing.print_seed}" for thing in scene.objects}
-            things |= {
+            items |= {item.mesh_id for item in scene.objects}
+            items |= {f"print/{item.print_seed}" for item in scene.objects}
+            items |= {
                 f"{family}#{number}"
                 for fixture in scene.fixtures
                 if fixture.texture
@@ -159,17 +158,17 @@ def test_splits_share_no_meshes_textures_or_backgrounds() -> None:
     assert build_shape("mug", 0).bounds()[1].tolist() != build_shape("mug", 9).bounds()[1].tolist()
 
 
-def test_sizes_differ_and_are_known() -> None:
+def test_sizes_vary_and_are_named() -> None:
     rng = np.random.default_rng(0)
-    things = [draw_object(rng, "train", category) for category in ("mug", "can", "hammer") for _ in range(40)]
-    assert {thing.size for thing in things} == {"small", "medium", "large"}
+    items = [draw_object(rng, "train", category) for category in ("mug", "can", "hammer") for _ in range(40)]
+    assert {item.size for item in items} == {"small", "medium", "large"}
     small, large = (
-        np.mean([thing.scale for thing in things if thing.size == size]) for size in ("small", "large")
+        np.mean([item.scale for item in items if item.size == size]) for size in ("small", "large")
     )
     assert small < 0.85 < 1.15 < large
 
 
-def test_unknown_split_and_kind_are_named() -> None:
+def test_errors_name_the_unknown_split_or_kind() -> None:
     with pytest.raises(ValueError, match="unknown split 'dev'; allowed: train, val, test"):
         image_sample(0, "dev")
     with pytest.raises(ValueError, match="unknown kind of scene 'moon'"):
@@ -178,7 +177,9 @@ def test_unknown_split_and_kind_are_named() -> None:
         video_play(0, "train", frames=1)
 
 
-def test_shards_hold_what_was_rendered(tmp_path: Path, images: list[ImageSample], video: VideoSample) -> None:
+def test_shards_contain_the_rendered_samples(
+    tmp_path: Path, images: list[ImageSample], video: VideoSample
+) -> None:
     lines = [write_image(tmp_path, "0000", images[1], depth=True), write_video(tmp_path, "v0", video)]
     write_index(tmp_path, lines)
     image, clip = (
@@ -209,10 +210,11 @@ def test_the_commands(tmp_path: Path) -> None:
         scenes_app, ["show", "--out", str(tmp_path / "sheet.png"), "--count", "2", "--videos", "0"]
     )
     assert done.exit_code == 0 and (tmp_path / "sheet.png").stat().st_size > 10_000
-    assert runner.invoke(scenes_app, ["render", "--out", str(tmp_path), "--split", "dev"]).exit_code != 0
+    done = runner.invoke(scenes_app, ["render", "--out", str(tmp_path), "--split", "dev"])
+    assert done.exit_code == 2 and "dev" in done.output
 
 
-def test_the_reference_layout_comes_back_as_written(tmp_path: Path) -> None:
+def test_conversations_and_streams_survive_a_round_trip(tmp_path: Path) -> None:
     image = jsonl.Conversation(
         (tmp_path / "a.jpg",), (1.0, 2.0, 11.0, 22.0), ((5.0, 6.0, 1),), "What is this?", "杯子", False
     )
@@ -257,7 +259,7 @@ def test_the_reference_layout_comes_back_as_written(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
+def test_errors_name_the_bad_line(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(line + "\n", encoding="utf-8")
     with pytest.raises(jsonl.JsonlError, match=message):

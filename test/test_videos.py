@@ -1,6 +1,6 @@
-"""Rendered videos: every event happens, is whole, about equally often, and is what the pixels show.
+"""Rendered videos: every event occurs, about equally often, is complete, and agrees with the pixels.
 
-Renders with MuJoCo; headless this needs Debian's libegl1 and libgl1-mesa-dri (MUJOCO_GL=egl).
+They render with MuJoCo, which headless needs Debian's libegl1 and libgl1-mesa-dri (MUJOCO_GL=egl).
 """
 
 from __future__ import annotations
@@ -36,28 +36,27 @@ def video() -> VideoSample:
     return video_sample(1, "train", 24, 6.0, 192, 144)
 
 
-def test_a_video_and_its_events_fit(video: VideoSample) -> None:
+def test_frames_events_and_captions_agree(video: VideoSample) -> None:
     assert video.frames.shape == (24, 144, 192, 3) and video.instances.shape == (24, 144, 192)
-    assert video.objects and any(thing.instance == video.actor for thing in video.objects)
-    for thing in video.objects:
-        assert thing.segments[0].start == 0 and thing.segments[-1].end == 24
+    assert video.objects and any(item.instance == video.actor for item in video.objects)
+    for item in video.objects:
+        assert item.segments[0].start == 0 and item.segments[-1].end == 24
         assert all(
-            before.end == after.start
-            for before, after in zip(thing.segments, thing.segments[1:], strict=False)
+            before.end == after.start for before, after in zip(item.segments, item.segments[1:], strict=False)
         )
-        assert [(clip.start, clip.end) for clip in thing.clips] == [
-            (part.start, part.end) for part in thing.segments
+        assert [(clip.start, clip.end) for clip in item.clips] == [
+            (part.start, part.end) for part in item.segments
         ]
-        for clip, part in zip(thing.clips, thing.segments, strict=True):
+        for clip, part in zip(item.clips, item.segments, strict=True):
             assert clip.events == (part.event,)
             for language in Language:
                 verdict = judge(clip.captions[language], language)
-                assert verdict.events == (part.event,) and verdict.category == thing.facts.category
-        assert thing.pixels.tolist() == [int(video.mask(thing.instance, frame).sum()) for frame in range(24)]
+                assert verdict.events == (part.event,) and verdict.category == item.facts.category
+        assert item.pixels.tolist() == [int(video.mask(item.instance, frame).sum()) for frame in range(24)]
 
 
-def test_every_event_happens_and_is_whole() -> None:
-    wanted = set(ontology().events) - {"hidden"}  # that one is read off the pixels
+def test_every_event_occurs_and_is_complete() -> None:
+    wanted = set(ontology().events) - {"hidden"}  # hidden follows from the pixels
     seen: set[str] = set()
     for seed in range(200):
         play = video_play(seed, "train", 64, 6.0)
@@ -75,12 +74,12 @@ def test_every_event_is_about_equally_frequent() -> None:
         play = video_play(seed, "train", 48, 5.0)
         counts.update({part.event for part in play.events(play.actor)})
     rests = {"still", "held", "stays_covered", "stays_away"}
-    happening = set(ontology().events) - rests - {"hidden", "pushes"}
-    assert {event for event in happening if counts[event] < 0.06 * videos} == set()
-    assert {event for event in happening if counts[event] > 0.55 * videos} == set()
+    active = set(ontology().events) - rests - {"hidden", "pushes"}
+    assert {event for event in active if counts[event] < 0.06 * videos} == set()
+    assert {event for event in active if counts[event] > 0.55 * videos} == set()
 
 
-def test_hidden_is_read_off_the_pixels() -> None:
+def test_hidden_follows_from_the_visible_pixels() -> None:
     pixels = np.full(40, 200)
     pixels[10:16] = [150, 40, 0, 0, 50, 160]
     pixels[30:] = 0
@@ -91,45 +90,45 @@ def test_hidden_is_read_off_the_pixels() -> None:
         Segment(10, 16, "hidden"),
         Segment(16, 20, "still"),
         slides,
-        Segment(28, 40, "still"),  # it does not come back
+        Segment(28, 40, "still"),  # it does not reappear
     )
     assert with_hidden((Segment(0, 40, "covered"),), pixels) == (Segment(0, 40, "covered"),)
     assert with_hidden(track, np.full(40, 12)) == track  # too small to tell
 
 
-def test_something_passes_in_front_and_the_object_comes_back() -> None:
+def test_an_occluder_hides_an_object_that_reappears() -> None:
     for seed in range(60):
         play = video_play(seed, "test", 40, 5.0)
         if play.scene.objects[-1].mesh_id.endswith("/prop") or len(play.scene.objects) == play.own:
-            continue  # nothing was carried past
+            continue  # no object passed in front
         sample = video_sample(seed, "test", 40, 5.0, 160, 120)
-        for thing in sample.objects:
-            for part in thing.segments:
+        for item in sample.objects:
+            for part in item.segments:
                 if part.event == "hidden":
-                    seen = thing.pixels[part.start : part.end]
-                    assert seen.min() < 0.3 * thing.pixels[part.start - 1]
-                    assert thing.pixels[part.end] > 2 * seen.min()
+                    seen = item.pixels[part.start : part.end]
+                    assert seen.min() < 0.3 * item.pixels[part.start - 1]
+                    assert item.pixels[part.end] > 2 * seen.min()
                     return
-    raise AssertionError("nothing was ever hidden")
+    pytest.fail("no object was ever hidden")
 
 
-def test_every_object_is_told_of_by_several_clocks(tmp_path: Path) -> None:
+def test_objects_have_caption_windows_of_several_clocks(tmp_path: Path) -> None:
     sample = video_sample(4, "train", 32, 5.0, 96, 72)
     line = write_video(tmp_path, "v0", sample)
-    for region, thing in zip(line["regions"], sample.objects, strict=True):
-        assert region["segments"] == [[part.start, part.end, part.event] for part in thing.segments]
+    for region, item in zip(line["regions"], sample.objects, strict=True):
+        assert region["segments"] == [[part.start, part.end, part.event] for part in item.segments]
         assert [(clip["start"], clip["end"]) for clip in region["events"]] == [
-            (part.start, part.end) for part in thing.segments
+            (part.start, part.end) for part in item.segments
         ]
         assert region["windows"][0]["start"] == 0
         assert len(region["later_windows"]) == LATER_CLOCKS
         for clips in (region["windows"], *region["later_windows"]):
             assert all(later["start"] == clip["end"] for clip, later in pairwise(clips))
             assert clips[-1]["end"] <= 32
-            assert all(clip["event"] == "+".join(events_of(thing, clip)) for clip in clips)
+            assert all(clip["event"] == "+".join(events_of(item, clip)) for clip in clips)
 
 
-def test_what_can_be_played_backwards_is_told_of_backwards(tmp_path: Path) -> None:
+def test_reversible_events_are_also_asked_about_backwards(tmp_path: Path) -> None:
     parts = [
         (0, 10, "still"),
         (10, 26, "slides_right"),
@@ -145,16 +144,16 @@ def test_what_can_be_played_backwards_is_told_of_backwards(tmp_path: Path) -> No
     path = np.zeros((60, 3))
     path[:, 0] = np.clip(np.arange(60) - 9, 0, 16) * 0.01  # it has moved in the event's first frame
     seen = np.full(60, 500)
-    thing = VideoObject(
+    item = VideoObject(
         1, Facts("mug", "object", colour="red", place=("table", "")), "drink", segments, seen, path, ()
     )
     rng = np.random.default_rng(0)
     config = StageConfig(
         StageKind.CAPTION, model="", data=(), out="", train=("language",), steps=1, carry_over=0.5
     )
-    told = set()
+    reversed_events = set()
     for _ in range(20):
-        line = object_line(thing, 60, 8.0, rng)
+        line = object_line(item, 60, 8.0, rng)
         video = {"frames": ["0.jpg"] * 60, "ids": ["0.png"] * 60, "regions": [line]}
         (tmp_path / "index.jsonl").write_text(json.dumps(video), encoding="utf-8")
         (entry,) = ShardSource(tmp_path).entries
@@ -164,21 +163,21 @@ def test_what_can_be_played_backwards_is_told_of_backwards(tmp_path: Path) -> No
             for place, clip in enumerate(clips):
                 if not clip.backward:
                     continue
-                told.add(clip.event)
+                reversed_events.add(clip.event)
                 assert clip.end < 60 and not (clip.start < 35 and clip.end > 29)  # not while it falls
                 assert place == 0 or clip.end == clips[place - 1].start
                 shown = clip_questions(rng, region, (region.clips.index(clips), place), config, 4)[0].frames
                 assert list(shown) == sorted(shown, reverse=True)
                 far = moved(region, shown)[-1][0]
                 happens = {events.names[number] for number in events.numbers(region, shown)}
-                assert happens <= {"still", "slides_left"}
+                assert happens in ({"still"}, {"slides_left"}, {"still", "slides_left"})
                 assert far <= 0 and (clip.event != "slides_left" or far < -0.5)
-    assert told == {"still", "slides_left"}
+    assert reversed_events == {"still", "slides_left"}
 
 
-def events_of(thing: VideoObject, clip: dict[str, Any]) -> tuple[str, ...]:
-    """What happens in a clip."""
-    return events_between(thing.segments, clip["start"], clip["end"])
+def events_of(item: VideoObject, clip: dict[str, Any]) -> tuple[str, ...]:
+    """The events of a clip."""
+    return events_between(item.segments, clip["start"], clip["end"])
 
 
 def _video_with(event: str, resting: str) -> VideoSample:
@@ -187,32 +186,31 @@ def _video_with(event: str, resting: str) -> VideoSample:
         names = [part.event for part in play.events(play.actor)]
         if event in names and resting in names and names[0] == "still":
             sample = video_sample(seed, "test", 48, 5.0, 128, 96)
-            if sample.scene.seed == play.scene.seed:  # the first attempt was good
+            if sample.scene.seed == play.scene.seed:  # the first attempt was accepted
                 return sample
-    raise AssertionError(f"no video with {event} and {resting}")
+    pytest.fail(f"no video with {event} and {resting}")
 
 
 @pytest.mark.parametrize(("event", "resting"), [("uncovered", "stays_covered"), ("returns", "stays_away")])
-def test_a_hidden_object_has_no_pixels_and_comes_back(event: str, resting: str) -> None:
+def test_a_covered_or_absent_object_has_no_pixels_and_reappears(event: str, resting: str) -> None:
     sample = _video_with(event, resting)
-    actor = next(thing for thing in sample.objects if thing.instance == sample.actor)
+    actor = next(item for item in sample.objects if item.instance == sample.actor)
     hidden = next(part for part in actor.segments if part.event == resting)
     back = next(part for part in actor.segments if part.event == event and part.start >= hidden.end)
     assert not actor.pixels[hidden.start : hidden.end].any()
     assert actor.pixels[back.end - 1] > 0.4 * actor.pixels[0] > 0
 
 
-def test_slides_go_the_way_they_say() -> None:
+def test_slides_go_in_the_named_direction() -> None:
     scene = draw_scene(3, "train", "table")
     stage = Stage(scene, 10.0)
     start = stage.now[0].position.copy()
     stage.slide(0, -stage.right, 0.2, 10, "slides_left")
     moved = stage.now[0].position - start
     assert float(moved @ stage.right) == pytest.approx(-0.2) and moved[2] == 0
-    assert stage.tracks[0] == [Segment(0, 11, "slides_left")] and stage.tracks[-1][0].event in (
-        "still",
-        "slides_left",
-    )
+    assert stage.tracks[0] == [Segment(0, 11, "slides_left")]
+    assert len(stage.tracks) > 1
+    assert all(track == [Segment(0, 11, "still")] for track in stage.tracks[1:])
 
 
 def test_events_of_a_window() -> None:
@@ -229,7 +227,7 @@ def test_events_of_a_window() -> None:
     assert events_between(track, 5, 40) == ("lifted", "put_down")
 
 
-def test_the_small_set_holds_every_event(tmp_path: Path) -> None:
+def test_the_small_set_contains_every_event(tmp_path: Path) -> None:
     folder = Path(__file__).parent / "data" / "scenes"
     lines = [json.loads(line) for line in (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()]
     videos = [line for line in lines if "frames" in line]
@@ -248,10 +246,10 @@ def test_the_small_set_holds_every_event(tmp_path: Path) -> None:
     again = json.loads((tmp_path / "index.jsonl").read_text(encoding="utf-8"))
     assert [again[key] for key in ("seed", "scene", "image")] == [
         lines[0][key] for key in ("seed", "scene", "image")
-    ]  # what the builder writes; another GL may move an edge by a pixel
+    ]  # not the pixels: another GL may move an edge by one
 
 
-def test_the_demo_clip_plays_what_its_truth_says() -> None:
+def test_the_demo_clip_has_its_events() -> None:
     stage = demo_stage()
     assert len(stage.frames) == 120
     events = [part.event for part in stage.tracks[0] if part.event not in RESTS]

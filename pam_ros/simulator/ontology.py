@@ -20,13 +20,13 @@ class Entry:
     Attributes:
         id: key in the file, e.g. "frying_pan".
         kind: "object", "region" or "part".
-        names: by language, the label first, then synonyms.
-        noun: English noun that takes an article, mostly the label.
+        names: names in each language: the label first, then synonyms.
+        noun: English noun that takes an article; usually the label.
         measure_word: Chinese counter, e.g. "把".
         plural: True for "scissors": "a pair of", "they".
         home: "kitchen", "workshop", "everyday" or "never"; "" for regions and parts.
-        looks: (material, colours) it is made in; empty for regions and parts.
-        definition: noun phrase by language, without article in Chinese.
+        looks: materials, each with its possible colours; empty for regions and parts.
+        definition: noun phrase in each language.
         function: id of its function.
     """
 
@@ -42,13 +42,13 @@ class Entry:
     function: str
 
     def label(self, language: Language) -> str:
-        """The one name used as its label."""
+        """The name that serves as its label."""
         return self.names[language][0]
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """What something is for.
+    """A purpose.
 
     Attributes:
         id: key in the file.
@@ -63,7 +63,7 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What object `first` does when it is near `second`; `text` by language."""
+    """What object `first` does near `second`; `text` in each language."""
 
     first: str
     second: str
@@ -72,7 +72,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What can happen to an object; English phrases as (singular, plural) pairs."""
+    """An event of an object; English phrases are (singular, plural) pairs."""
 
     id: str
     english: tuple[tuple[str, str], ...]
@@ -81,7 +81,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Ontology:
-    """All of the file. `words` maps (group, id) of colours, materials and surfaces to a word by language."""
+    """The whole file. `words` maps ("colours" | "materials" | "surfaces", id) to a word in each language."""
 
     entries: dict[str, Entry]
     functions: dict[str, Function]
@@ -90,7 +90,7 @@ class Ontology:
     words: dict[tuple[str, str], dict[Language, str]]
 
     def of_kind(self, kind: str) -> tuple[Entry, ...]:
-        """Entries of a kind, in the file's order."""
+        """Entries of a kind, in the order of the file."""
         return tuple(entry for entry in self.entries.values() if entry.kind == kind)
 
     def word(self, group: str, key: str, language: Language) -> str:
@@ -125,7 +125,7 @@ def _entry(key: str, kind: str, raw: Any) -> Entry:
 
 @lru_cache(maxsize=1)
 def ontology() -> Ontology:
-    """The shipped ontology, read once."""
+    """The shipped ontology; it is read once."""
     raw = yaml.safe_load(Path(__file__).with_name("ontology.yaml").read_text(encoding="utf-8"))
     entries = {
         key: _entry(key, kind, value)

@@ -1,6 +1,7 @@
 """Renders a scene with MuJoCo: colour, instance ids, part ids, depth, camera matrix and pose.
 
-Headless: `MUJOCO_GL=egl` (a GPU or Mesa's libegl1) or `osmesa` (libosmesa6). One GL context a process.
+Headless rendering needs `MUJOCO_GL=egl` (the default; a GPU or Mesa's libegl1) or `osmesa` (libosmesa6).
+A process has one GL context.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from PIL import Image, ImageFilter
 from pam_ros.errors import TRAINING_EXTRA
 from pam_ros.simulator.assets import textures
 from pam_ros.simulator.assets.materials import FIXED, Finish, Rgb
-from pam_ros.simulator.assets.mesh_store import worn_picture
+from pam_ros.simulator.assets.mesh_store import scanned_picture
 from pam_ros.simulator.assets.meshes import Mesh, box, cross, rotation
 from pam_ros.simulator.assets.parts import Piece
 from pam_ros.simulator.assets.prints import printed
@@ -31,9 +32,9 @@ except ModuleNotFoundError as error:
 
 PARTS = ("", "handle", "knob", "door", "lid", "drawer", "spout", "cap", "blade", "leaf")  # part id = index
 _CREASE_COSINE = float(np.cos(np.radians(38)))
-_MOST_FACES = 40  # around a point: more do not change its normal much
-_PART_STEP = 2**16  # a geom's owner as one number: instance id + part id * _PART_STEP
-_GRAIN_SHIFTS = 64  # pixels by which a frame's noise is shifted, at most
+_MOST_FACES = 40  # around a point; more hardly change its normal
+_PART_STEP = 2**16  # a geom's owner is one number: instance id + part id * _PART_STEP
+_GRAIN_SHIFTS = 64  # pixels, the largest shift of a frame's noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,11 @@ class Rendered:
 
     Attributes:
         rgb: (H, W, 3) uint8.
-        instances: (H, W) uint16, 0 = nothing, else an id of the scene.
-        parts: (H, W) uint8, index into PARTS; 0 where the pixel belongs to no named part.
+        instances: (H, W) uint16, 0 = nothing, else an instance id of the scene.
+        parts: (H, W) uint8 index into PARTS; 0 = no named part.
         depth_m: (H, W) float32 along the optical axis.
-        intrinsics: (3, 3) pixels.
-        pose: (4, 4) camera-to-world, optical frame.
+        intrinsics: (3, 3) pinhole matrix, pixels.
+        pose: (4, 4) camera-to-world transform of the optical frame.
     """
 
     rgb: NDArray[np.uint8]
@@ -59,7 +60,7 @@ class Rendered:
 
 @dataclass(slots=True)
 class ObjectState:
-    """Where an object is now; `opening` is 0 = closed .. 1 = fully open."""
+    """The state of an object; `opening` runs from 0 (closed) to 1 (fully open)."""
 
     position: NDArray[np.float64]  # (3,) metres
     rotation: NDArray[np.float64]  # (3, 3), applied after its rest pose and yaw
@@ -67,32 +68,32 @@ class ObjectState:
     visible: bool = True
 
 
-def rest_rotation(thing: ObjectSpec) -> NDArray[np.float64]:
-    """(3, 3) of the pose the object rests in, yaw included."""
-    return rotation(0, 0, thing.yaw_deg) @ rotation(*thing.rest_deg)
+def rest_rotation(item: ObjectSpec) -> NDArray[np.float64]:
+    """(3, 3) rotation of the object's resting pose, yaw included."""
+    return rotation(0, 0, item.yaw_deg) @ rotation(*item.rest_deg)
 
 
-def rest_offset(thing: ObjectSpec) -> NDArray[np.float64]:
-    """(3,) metres: where the mesh's origin lies relative to the object's base point."""
+def rest_offset(item: ObjectSpec) -> NDArray[np.float64]:
+    """(3,) mesh origin relative to the object's base point, metres."""
     turned = (
-        np.concatenate([piece.mesh.vertices for piece in thing.shape.pieces])
-        @ rest_rotation(thing).T
-        * thing.scale
+        np.concatenate([piece.mesh.vertices for piece in item.shape.pieces])
+        @ rest_rotation(item).T
+        * item.scale
     )
     low, high = turned.min(0), turned.max(0)
     return np.array([-(low[0] + high[0]) / 2, -(low[1] + high[1]) / 2, -low[2]])
 
 
 def first_states(scene: SceneSpec) -> list[ObjectState]:
-    """Everything where the scene puts it, closed."""
+    """The initial state of every object: in its place, closed."""
     return [
-        ObjectState(np.asarray(thing.position, float), np.eye(3), np.zeros(len(thing.shape.joints)))
-        for thing in scene.objects
+        ObjectState(np.asarray(item.position, float), np.eye(3), np.zeros(len(item.shape.joints)))
+        for item in scene.objects
     ]
 
 
 class SceneRenderer:
-    """A scene ready to be rendered in any state. Use as a context manager, or `close` it."""
+    """Renders a scene in any state. A context manager; else call `close`."""
 
     _gl: Any = None
 
@@ -103,10 +104,10 @@ class SceneRenderer:
         self._owner: dict[str, tuple[int, int]] = {}  # geom name → (instance id, part id)
         self._materials: set[str] = set()
         self._count = 0
-        self._offsets = [rest_offset(thing) for thing in scene.objects]
-        self._rests = [rest_rotation(thing) for thing in scene.objects]
-        for index, thing in enumerate(scene.objects):
-            self._add_object(index, thing)
+        self._offsets = [rest_offset(item) for item in scene.objects]
+        self._rests = [rest_rotation(item) for item in scene.objects]
+        for index, item in enumerate(scene.objects):
+            self._add_object(index, item)
         for index, fixture in enumerate(scene.fixtures):
             self._add_fixture(scene.fixture_id(index), fixture)
         self._model = self._spec.compile()
@@ -136,7 +137,7 @@ class SceneRenderer:
         self.close()
 
     def close(self) -> None:
-        """Frees the scene's GL memory; safe to call twice."""
+        """Frees the scene's GL memory; can be called twice."""
         if self._context is not None:
             self._context.free()
             self._context = None
@@ -193,7 +194,7 @@ class SceneRenderer:
         return owner.astype(np.uint16), parts, metres.astype(np.float32)
 
     def _develop(self, upturned: NDArray[np.uint8], frame: int) -> NDArray[np.uint8]:
-        """The camera's electronics: exposure, white balance, gamma, blur, noise; and the top row first."""
+        """Flips the rows, then applies exposure, white balance, gamma, blur and noise."""
         developed = Image.fromarray(np.ascontiguousarray(upturned[::-1])).point(self._tones)
         picture = np.asarray(developed if self._blur is None else developed.filter(self._blur))
         if self._grain is None:
@@ -205,15 +206,15 @@ class SceneRenderer:
 
     def _place(self, states: list[ObjectState], camera: CameraSpec, pose: NDArray[np.float64]) -> None:
         joint = 0
-        for index, (thing, state) in enumerate(zip(self.scene.objects, states, strict=True)):
+        for index, (item, state) in enumerate(zip(self.scene.objects, states, strict=True)):
             turn = state.rotation @ self._rests[index]
             place = state.position + state.rotation @ self._offsets[index]
             self._data.mocap_pos[index] = place if state.visible else (0, 0, -50)
             quaternion = np.empty(4)
             mujoco.mju_mat2Quat(quaternion, turn.flatten())
             self._data.mocap_quat[index] = quaternion
-            for opening, spec in zip(state.opening, thing.shape.joints, strict=True):
-                reach = spec.fully_open * (thing.scale if spec.sliding else 1.0)
+            for opening, spec in zip(state.opening, item.shape.joints, strict=True):
+                reach = spec.fully_open * (item.scale if spec.sliding else 1.0)
                 self._data.qpos[joint] = opening * reach
                 joint += 1
         flip = np.diag([1.0, -1.0, -1.0])  # OpenGL looks along -z
@@ -233,7 +234,7 @@ class SceneRenderer:
         spec.visual.map.znear, spec.visual.map.zfar = 0.02, 12.0
         spec.visual.map.shadowclip = 2.0
         spec.stat.extent, spec.stat.center = 1.0, [0, 0, 0]
-        spec.compiler.boundmass = spec.compiler.boundinertia = 1e-6  # of small parts; nothing is simulated
+        spec.compiler.boundmass = spec.compiler.boundinertia = 1e-6  # MuJoCo wants them; nothing is simulated
         spec.visual.headlight.ambient = [scene.ambient] * 3
         spec.visual.headlight.diffuse = [0.18] * 3
         spec.visual.headlight.specular = [0.08] * 3
@@ -270,20 +271,20 @@ class SceneRenderer:
         made.data = np.ascontiguousarray(picture).tobytes()
         return name
 
-    def _slot_material(self, index: int, thing: ObjectSpec, slot: str) -> str:
+    def _slot_material(self, index: int, item: ObjectSpec, slot: str) -> str:
         name = f"object{index}/{slot}"
         if name in self._materials:
             return name
         if slot == "print":
-            picture = printed(thing.category, thing.print_seed, thing.body_rgb, thing.accent_rgb)
+            picture = printed(item.category, item.print_seed, item.body_rgb, item.accent_rgb)
             return self._material(name, (1, 1, 1), Finish(0.15, 0.3), self._texture(name, picture))
         if slot == "picture":
-            texture = self._texture(name, worn_picture(thing.picture))
+            texture = self._texture(name, scanned_picture(item.picture))
             return self._material(name, (1, 1, 1), Finish(0.15, 0.3), texture)
         if slot == "body":
-            return self._material(name, thing.body_rgb, thing.finish)
+            return self._material(name, item.body_rgb, item.finish)
         if slot == "accent":
-            return self._material(name, thing.accent_rgb, Finish(0.35, 0.5))
+            return self._material(name, item.accent_rgb, Finish(0.35, 0.5))
         return self._material(name, *FIXED[slot])
 
     def _mesh(self, mesh: Mesh) -> str:
@@ -316,22 +317,22 @@ class SceneRenderer:
             conaffinity=0,
         )
 
-    def _add_object(self, index: int, thing: ObjectSpec) -> None:
+    def _add_object(self, index: int, item: ObjectSpec) -> None:
         root = self._spec.worldbody.add_body(name=f"object{index}", mocap=True)
         bodies: list[Any] = []
-        for number, joint in enumerate(thing.shape.joints):
+        for number, joint in enumerate(item.shape.joints):
             body = root.add_body(name=f"object{index}/{number}")
             kind = mujoco.mjtJoint.mjJNT_SLIDE if joint.sliding else mujoco.mjtJoint.mjJNT_HINGE
-            body.add_joint(type=kind, axis=joint.axis, pos=[thing.scale * value for value in joint.anchor])
+            body.add_joint(type=kind, axis=joint.axis, pos=[item.scale * value for value in joint.anchor])
             bodies.append(body)
-        for piece in thing.shape.pieces:
+        for piece in item.shape.pieces:
             owner = (index + 1, PARTS.index(piece.part))
             self._add_geom(
                 bodies[piece.joint] if piece.joint >= 0 else root,
                 piece,
                 owner,
-                self._slot_material(index, thing, piece.slot),
-                thing.scale,
+                self._slot_material(index, item, piece.slot),
+                item.scale,
             )
 
     def _add_fixture(self, instance: int, fixture: FixtureSpec) -> None:
@@ -355,7 +356,7 @@ class SceneRenderer:
 
 
 def tiled_box(size: tuple[float, float, float], tile_m: float) -> Mesh:
-    """A box whose texture repeats every `tile_m` metres on every side."""
+    """A box whose texture repeats every `tile_m` metres on each side."""
     mesh = box(*size)
     assert mesh.uv is not None
     uv = mesh.uv.copy()
@@ -367,14 +368,14 @@ def tiled_box(size: tuple[float, float, float], tile_m: float) -> Mesh:
 
 
 def _tones(look: LookSpec) -> list[int]:
-    """Lookup tables of red, green and blue, 256 each: exposure, white balance and gamma."""
+    """Lookup tables of 256 values for red, green and blue: exposure, white balance and gamma."""
     steps = np.arange(256) / 255
     tables = [np.clip(steps * look.exposure * gain, 0, 1) ** look.gamma * 255 for gain in look.balance]
     return [int(tone) for tone in np.concatenate(tables)]
 
 
 def _blur(look: LookSpec) -> ImageFilter.Kernel | None:
-    """A Gaussian of 3 x 3 pixels: of the small radii there are, almost nothing lies beyond."""
+    """A 3 x 3 Gaussian, wide enough for the small radii in use; None if there is no blur."""
     if look.blur <= 0.2:
         return None
     row = np.exp(-np.array([1.0, 0.0, 1.0]) / (2 * look.blur**2))
@@ -382,7 +383,7 @@ def _blur(look: LookSpec) -> ImageFilter.Kernel | None:
 
 
 def _grain(scene: SceneSpec, width: int, height: int) -> NDArray[np.int16] | None:
-    """(height + 64, width + 64, 3) noise that repeats: any window of it is the same noise, shifted."""
+    """(height + 64, width + 64, 3) periodic noise: any window is the same noise, shifted."""
     if scene.look.noise <= 0:
         return None
     rng = np.random.default_rng([scene.seed, 4242])
@@ -392,7 +393,7 @@ def _grain(scene: SceneSpec, width: int, height: int) -> NDArray[np.int16] | Non
 
 
 def shade(mesh: Mesh) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
-    """Vertices, normals (3F, 3), texture coordinates (3F, 2) by corner; sharp over 38 degrees."""
+    """Vertices and normals (3F, 3), texture coordinates (3F, 2), by corner; sharp beyond 38 degrees."""
     corners = mesh.vertices.take(mesh.faces, 0)  # (F, 3, 3)
     crossed = cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # twice the area long
     area = np.sqrt(np.einsum("fc,fc->f", crossed, crossed))
@@ -401,11 +402,11 @@ def shade(mesh: Mesh) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray
     unit = crossed[keep] / area[:, None]
     grid = np.round(mesh.vertices / 2e-5).astype(np.int64)  # 21 bits an axis: within 20 m
     _, place = np.unique((grid[:, 0] << 42) + (grid[:, 1] << 21) + grid[:, 2], return_inverse=True)
-    owner = place[faces.ravel()]  # (3F,) the point each corner lies on
+    owner = place[faces.ravel()]  # (3F,) the point of each corner
     order = np.argsort(owner, kind="stable")
     counts = np.bincount(owner)
     begins = np.cumsum(counts) - counts
-    # pairs (P,) of a corner and a face around its point, one run of pairs for each corner
+    # (P,) pairs of a corner and a face around its point, one run of pairs for each corner
     around = np.minimum(counts, _MOST_FACES)[owner]
     runs = np.cumsum(around) - around
     face = order[np.arange(around.sum()) + np.repeat(begins[owner] - runs, around)] // 3

@@ -21,28 +21,28 @@ from pam_ros.simulator.texts.captions import clip_caption, describe
 from pam_ros.simulator.texts.facts import Facts, object_facts, part_facts, region_facts
 
 WIDTH, HEIGHT = 512, 384
-SMALLEST_OBJECT = 0.0015  # of the picture's area: a smaller object or part is not asked about
+# Fractions of the image's area. Smaller objects, parts and background regions are left out.
+SMALLEST_OBJECT = 0.0015
 SMALLEST_BACKGROUND = 0.02
-LARGEST_PART = (
-    0.85  # of what is seen of its object: beyond, a box or click cannot tell which of the two is meant
-)
-SCENES_DRAWN = 6  # at most, until the target_event_reached event can happen in one
-ATTEMPTS = 8  # scenes drawn until the one with the events is well in view
+# Fraction of its object's visible pixels. A larger part is left out: a box or click could mean either.
+LARGEST_PART = 0.85
+SCENES_DRAWN = 6  # at most, until the target event is feasible in one
+ATTEMPTS = 8  # at most, until the actor is well in view
 
 
 @dataclass(frozen=True, slots=True)
 class RegionTruth:
-    """What is true of one region of an image.
+    """One region of an image with its truth.
 
     Attributes:
-        instance: id in the `instances` picture.
-        mesh_id: of its object, "" for a background region.
+        instance: id in `ImageSample.instances`.
         part: name of the part, "" for a whole object or a background region.
-        facts: what the texts say; facts.category is the label's id.
+        facts: the source of the texts; facts.category is the label's id.
         function: id of its function.
-        box_xyxy: (x1, y1, x2, y2) pixels, the far edges exclusive.
-        pixels: its visible size.
-        texts: by (task, language), worded once; `reword` gives other wordings.
+        box_xyxy: (x1, y1, x2, y2) pixels of the image, x2 and y2 exclusive.
+        pixels: number of visible pixels.
+        texts: one wording for each (task, language); `reword` gives others.
+        mesh_id: mesh of its object, "" for a background region.
     """
 
     instance: int
@@ -61,7 +61,7 @@ class RegionTruth:
 
 @dataclass(frozen=True, slots=True)
 class ImageSample:
-    """A rendered picture with its truth. (H, W) arrays belong to `rgb`; see `render.Rendered` for each."""
+    """A rendered image with its truth; `render.Rendered` describes the arrays."""
 
     seed: int
     split: str
@@ -75,13 +75,13 @@ class ImageSample:
     regions: tuple[RegionTruth, ...]
 
     def mask(self, region: RegionTruth) -> NDArray[np.bool_]:
-        """(H, W) bool: its visible pixels."""
+        """(H, W) bool: the region's visible pixels."""
         return region_mask(self.instances, self.parts, region.instance, region.part)
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Frames start..end (end exclusive) of a video, the events in them, and a caption in each language."""
+    """Frames start..end of a video (end exclusive), their events, and a caption in each language."""
 
     start: int
     end: int
@@ -94,14 +94,14 @@ class VideoObject:
     """One object of a video.
 
     Attributes:
-        instance: id in the `instances` pictures.
-        facts: as it is in the first frame.
+        instance: id in `VideoSample.instances`.
+        facts: of the object in the first frame.
         function: id of its function.
-        segments: its events, one after the other, over the whole video.
-        pixels: (T,) visible pixels of each frame; 0 = not in the picture or fully hidden.
-        path_m: (T, 3) metres to the right, away and up, as the camera sees the ground in the first frame.
-        clips: the video split where its events change, captions continuing one another.
-        mesh_id: as in the scene.
+        segments: its events over the whole video, without gaps.
+        pixels: (T,) number of visible pixels in each frame; 0 = outside the image or fully hidden.
+        path_m: (T, 3) displacement since the first frame along the first camera's right, away and up.
+        clips: one for each segment, each caption continuing the one before.
+        mesh_id: its mesh.
     """
 
     instance: int
@@ -116,21 +116,31 @@ class VideoObject:
 
 @dataclass(frozen=True, slots=True)
 class VideoSample:
-    """A rendered video with its truth: frames (T, H, W, 3), instances (T, H, W), poses (T, 4, 4)."""
+    """A rendered video with its truth.
+
+    Attributes:
+        objects: the scene's own objects that are visible in the first frame.
+        actor: instance id of the object that most events happen to.
+        times_s: (T,) time since the first frame.
+        frames: (T, H, W, 3) uint8 RGB.
+        instances: (T, H, W) instance ids, 0 = nothing.
+        intrinsics: (3, 3) pinhole matrix, pixels.
+        poses: (T, 4, 4) camera-to-world transforms of the optical frame.
+    """
 
     seed: int
     split: str
     scene: SceneSpec
+    objects: tuple[VideoObject, ...]
+    actor: int
+    times_s: NDArray[np.float64]
     frames: NDArray[np.uint8]
     instances: NDArray[np.uint16]
     intrinsics: NDArray[np.float64]
     poses: NDArray[np.float64]
-    times_s: NDArray[np.float64]
-    actor: int
-    objects: tuple[VideoObject, ...]
 
     def mask(self, instance: int, frame: int) -> NDArray[np.bool_]:
-        """(H, W) bool: where the object is seen in a frame; empty while it is hidden."""
+        """(H, W) bool: the object's visible pixels in a frame; all False while it is hidden."""
         return np.asarray(self.instances[frame] == instance)
 
 
@@ -143,15 +153,15 @@ def region_mask(
 
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """(x1, y1, x2, y2) of a mask that is not empty; far edges exclusive."""
+    """(x1, y1, x2, y2) pixels of a mask that is not empty; x2 and y2 exclusive."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def events_between(segments: Sequence[Segment], start: int, end: int) -> tuple[str, ...]:
-    """What a clip of frames start..end shows: at most two events, or the one state in which nothing happens.
+    """Events of a clip of frames start..end: at most two, or one of RESTS if nothing happens.
 
-    An event counts where at least half of it, or two thirds of the clip, lies inside.
+    An event counts if at least half of it lies in the clip, or if it fills two thirds of the clip.
     """
     inside = [(max(part.start, start), min(part.end, end), part) for part in segments]
     found = [
@@ -170,7 +180,7 @@ def events_between(segments: Sequence[Segment], start: int, end: int) -> tuple[s
 def caption_windows(
     facts: Facts, segments: Sequence[Segment], windows: Sequence[tuple[int, int]], rng: np.random.Generator
 ) -> tuple[Clip, ...]:
-    """Captions for any (start, end) windows, each continuing the one before; for fixed caption periods."""
+    """Captions for (start, end) windows, each continuing the one before, e.g. for a fixed caption period."""
     clips: list[Clip] = []
     for start, end in windows:
         events = events_between(segments, start, end)
@@ -183,21 +193,21 @@ def caption_windows(
 def image_sample(
     seed: int, split: str, width: int = WIDTH, height: int = HEIGHT, open_meshes: float = 0.0
 ) -> ImageSample:
-    """The image of a seed. Raises ValueError for an unknown split. `open_meshes`: see `draw_scene`."""
+    """The image of a seed. Raises ValueError for an unknown split; for `open_meshes` see `draw_scene`."""
     scene = draw_scene(seed, split, open_meshes=open_meshes)
     states = first_states(scene)
     rng = np.random.default_rng([seed, 31])
-    for thing, state in zip(scene.objects, states, strict=True):  # some doors, drawers and lids are met open
-        for joint in range(len(thing.shape.joints)):
-            if thing.category != "laptop" and rng.random() < 0.2:
+    for item, state in zip(scene.objects, states, strict=True):  # some doors, drawers and lids are open
+        for joint in range(len(item.shape.joints)):
+            if item.category != "laptop" and rng.random() < 0.2:
                 state.opening[joint] = rng.uniform(0.3, 1.0)
     with SceneRenderer(scene, width, height) as renderer:
         frame = renderer.render(states)
     area = width * height
     found: list[tuple[int, str, Facts]] = []
-    for index, thing in enumerate(scene.objects):
+    for index, item in enumerate(scene.objects):
         found.append((index + 1, "", object_facts(scene, states, frame, index)))
-        for part in sorted({piece.part for piece in thing.shape.pieces if piece.part}):
+        for part in sorted({piece.part for piece in item.shape.pieces if piece.part}):
             found.append((index + 1, part, part_facts(scene, index, part)))
     found += [
         (scene.fixture_id(index), "", region_facts(scene, frame, index))
@@ -236,10 +246,10 @@ def image_sample(
 def video_play(
     seed: int, split: str, frames: int = 48, fps: float = 8.0, attempt: int = 0, open_meshes: float = 0.0
 ) -> Play:
-    """The scene and all its motion, not rendered. `frames` >= 2, `fps` > 0; each attempt has new scenes.
+    """The scene of a seed and its motion, not rendered; another `attempt` draws other scenes.
 
-    What happens first is drawn, and scenes are drawn until it can happen: so all events are about
-    equally frequent over many videos.
+    The target event is drawn first, then scenes until one allows it; so events are about equally frequent.
+    Raises ValueError unless `frames` >= 2 and `fps` > 0.
     """
     if frames < 2 or fps <= 0:
         raise ValueError(
@@ -258,7 +268,7 @@ def video_play(
             open_meshes=open_meshes,
         )
         play = play_video(scene, np.random.default_rng([seed, 53, draw]), frames, fps, target_event)
-        if play.granted:
+        if play.target_event_reached:
             break
     return play
 
@@ -272,7 +282,7 @@ def video_sample(
     height: int = HEIGHT,
     open_meshes: float = 0.0,
 ) -> VideoSample:
-    """The video of a seed. Raises ValueError for an unknown split or impossible length."""
+    """The video of a seed. Raises ValueError for an unknown split, frames < 2 or fps <= 0."""
     for attempt in range(ATTEMPTS):
         play = video_play(seed, split, frames, fps, attempt, open_meshes)
         scene, states = play.scene, play.stage.frames
@@ -305,14 +315,14 @@ def video_sample(
             VideoObject(index + 1, facts, function, segments, pixels, path - path[0], clips, mesh_id)
         )
     return VideoSample(
-        seed,
-        split,
-        scene,
-        rgb,
-        instances,
-        first.intrinsics,
-        poses,
-        np.arange(frames) / fps,
-        play.actor + 1,
-        tuple(objects),
+        seed=seed,
+        split=split,
+        scene=scene,
+        objects=tuple(objects),
+        actor=play.actor + 1,
+        times_s=np.arange(frames) / fps,
+        frames=rgb,
+        instances=instances,
+        intrinsics=first.intrinsics,
+        poses=poses,
     )

@@ -1,6 +1,6 @@
-"""A scene as plain values: objects, fixtures, lights, camera; all that a renderer needs, decided by a seed.
+"""A scene as plain values: objects, fixtures, lights and camera, everything that a renderer needs.
 
-World: metres, z up, x right and y away as the robot stands before it; the main work surface is z = 0.
+World frame: metres, z up, x to the robot's right, y away from it; the main work surface is z = 0.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ class ObjectSpec:
 
     Attributes:
         category: id in the ontology, e.g. "kettle".
-        mesh_id: "category/number"; no mesh of one split appears in another.
-        shape: its pieces and joints.
-        colour: name of its main colour; accent: of its second one.
-        material: name of its main material.
-        body_rgb, accent_rgb: 0..1, the named colours a little varied.
+        mesh_id: "category/number", or "category/package/file" of a third-party mesh; splits share none.
+        shape: pieces and joints.
+        colour, accent: names of the main and the second colour.
+        material: name of the main material.
+        body_rgb, accent_rgb: the named colours with a small variation, 0..1.
         finish: of the body.
-        print_seed: of the printed picture.
-        size: "small", "medium" or "large": its extent beside the usual one of its kind.
+        print_seed: seed of the printed picture.
+        size: "small", "medium" or "large" compared with the usual extent of its category.
         scale: factor on the mesh.
-        rest_deg: (x, y, z) rotation of the pose it rests in.
-        position: (x, y, z) metres of the lowest point below its centre.
+        rest_deg: (x, y, z) rotation of the pose in which it rests, degrees.
+        position: (x, y, z) of the lowest point below its centre, metres.
         yaw_deg: rotation about z.
-        place: id of the fixture it stands on.
-        picture: file of the open meshes whose texture it wears in slot "picture", or "".
+        place: category of the fixture it stands on.
+        picture: file of the third-party mesh whose texture fills slot "picture", or "".
     """
 
     category: str
@@ -61,12 +61,12 @@ class FixtureSpec:
 
     Attributes:
         category: id in the ontology's regions.
-        boxes: (size, centre) pairs in metres, each (x, y, z).
+        boxes: (size, centre) pairs, each (x, y, z) in metres.
         texture: (family, seed) of `textures.surface`, or None for a plain colour.
-        colour: name of its colour, "" where a texture decides.
+        colour: name of its colour, "" if it has a texture.
         rgb: multiplies the texture.
-        tile_m: metres one repeat of the texture covers.
-        details: further pieces (burners, faucet, door fronts) as (pieces, position).
+        tile_m: side of one repeat of the texture, metres.
+        details: further shapes (burners, faucet, door fronts), each with its position.
     """
 
     category: str
@@ -91,11 +91,11 @@ class LightSpec:
 
 @dataclass(frozen=True, slots=True)
 class CameraSpec:
-    """Where the robot's camera is and what it sees.
+    """The pose and field of view of the robot's camera.
 
     Attributes:
         position, target: (x, y, z) metres.
-        roll_deg: about the optical axis.
+        roll_deg: rotation about the optical axis.
         fov_deg: horizontal field of view, 45..75.
     """
 
@@ -105,7 +105,7 @@ class CameraSpec:
     fov_deg: float
 
     def pose(self) -> NDArray[np.float64]:
-        """(4, 4) camera-to-world of the REP 103 optical frame: x right, y down, z forward."""
+        """(4, 4) camera-to-world transform of the REP 103 optical frame: x right, y down, z forward."""
         eye, target = np.asarray(self.position), np.asarray(self.target)
         forward = (target - eye) / np.linalg.norm(target - eye)
         right = np.cross(forward, [0.0, 0.0, 1.0])
@@ -119,14 +119,14 @@ class CameraSpec:
         return pose
 
     def intrinsics(self, width: int, height: int) -> NDArray[np.float64]:
-        """(3, 3) pinhole matrix in pixels, square pixels, the centre in the middle."""
+        """(3, 3) pinhole matrix in pixels: square pixels, the principal point in the centre."""
         focal = width / 2 / np.tan(np.radians(self.fov_deg) / 2)
         return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
 
 
 @dataclass(frozen=True, slots=True)
 class LookSpec:
-    """The camera's electronics: exposure, gamma, white balance (r, g, b), noise (of 255), blur (pixels)."""
+    """A camera's exposure, gamma, white balance (r, g, b), noise (of 255) and blur (pixels)."""
 
     exposure: float = 1.0
     gamma: float = 1.0
@@ -137,7 +137,7 @@ class LookSpec:
 
 @dataclass(frozen=True, slots=True)
 class SceneSpec:
-    """All of a scene. Instance ids: objects 1..len(objects), then fixtures."""
+    """A complete scene. Instance ids: objects are 1..len(objects), fixtures follow."""
 
     seed: int
     split: str

@@ -1,4 +1,4 @@
-"""Which meshes, textures and backgrounds belong to which split, and the objects made from them."""
+"""The catalogue of objects: draws meshes, colours and textures; each belongs to one split only."""
 
 from __future__ import annotations
 
@@ -7,49 +7,53 @@ from functools import lru_cache
 
 import numpy as np
 
-from pam_ros.simulator.assets import cooking as objects_cooking
-from pam_ros.simulator.assets import desk as objects_desk
-from pam_ros.simulator.assets import hardware as objects_hardware
-from pam_ros.simulator.assets import household as objects_household
-from pam_ros.simulator.assets import pantry as objects_pantry
-from pam_ros.simulator.assets import tableware as objects_tableware
-from pam_ros.simulator.assets import tools as objects_tools
+from pam_ros.simulator.assets import cooking, desk, hardware, household, pantry, tableware, tools
 from pam_ros.simulator.assets.materials import COLOURS, FINISHES, Finish, Rgb
 from pam_ros.simulator.assets.meshes import box, cylinder, merge, vessel
-from pam_ros.simulator.assets.parts import Piece, Shape, between
+from pam_ros.simulator.assets.parts import Builder, Piece, Shape, between
 from pam_ros.simulator.ontology import ontology
 from pam_ros.simulator.spec import ObjectSpec
 
 SPLITS = ("train", "val", "test")
-BUILDERS = {
-    **objects_tableware.BUILDERS,
-    **objects_cooking.BUILDERS,
-    **objects_pantry.BUILDERS,
-    **objects_tools.BUILDERS,
-    **objects_hardware.BUILDERS,
-    **objects_desk.BUILDERS,
-    **objects_household.BUILDERS,
-}
+# Category → function that builds its meshes. The order decides which category a seed draws.
+BUILDERS: dict[str, Builder] = {
+    build.__name__: build
+    for build in (
+        tableware.mug, tableware.bowl, tableware.plate, tableware.bottle, tableware.wine_glass,
+        tableware.teapot, tableware.knife, tableware.fork, tableware.spoon, tableware.cutting_board,
+        tableware.jar,
+        cooking.kettle, cooking.frying_pan, cooking.pot, cooking.spatula, cooking.whisk,
+        cooking.rolling_pin, cooking.funnel, cooking.toaster, cooking.microwave, cooking.coffee_machine,
+        pantry.can, pantry.carton, pantry.cereal_box, pantry.apple, pantry.banana, pantry.lemon,
+        pantry.carrot, pantry.bread, pantry.sponge, pantry.spray_bottle, pantry.paper_roll,
+        pantry.egg_carton,
+        tools.hammer, tools.screwdriver, tools.wrench, tools.pliers, tools.saw, tools.drill,
+        tools.paintbrush, tools.clamp, tools.ruler, tools.flashlight,
+        hardware.tape_roll, hardware.bolt, hardware.nut, hardware.toolbox, hardware.bucket, hardware.gear,
+        hardware.paint_can,
+        desk.book, desk.laptop, desk.lamp, desk.alarm_clock, desk.scissors, desk.pencil,
+        desk.remote_control, desk.computer_mouse, desk.headphones, desk.light_bulb,
+        household.cardboard_box, household.ball, household.candle, household.plant, household.basket,
+        household.drawer_unit, household.watering_can, household.vase,
+    )
+}  # fmt: skip
 CATEGORIES = tuple(BUILDERS)
 MESHES_PER_CATEGORY = 400  # numbers 0..399; the last digit decides the split
 TEXTURES_PER_FAMILY = 120
-LYING = 0.12  # share of objects that lie, of those that can
-ODD_SIZES = 0.14  # share of objects that are clearly smaller than usual, and as many larger
-SMALL, LARGE = 0.82, 1.22  # of the usual extent: where texts begin to speak of size
-PASSERS = ("cereal_box", "carton", "can", "paper_roll", "pot", "toolbox", "basket", "plant", "paint_can")
-HELD_OUT_FAMILIES = {
-    "terrazzo": "test",
-    "brick": "val",
-}  # whole families of backgrounds seen in one split only
+LYING = 0.12  # probability that an object lies, if it can
+ODD_SIZES = 0.14  # probability that an object is clearly smaller than usual, and that it is larger
+SMALL, LARGE = 0.82, 1.22  # fractions of the usual extent, beyond which texts mention the size
+OCCLUDERS = ("cereal_box", "carton", "can", "paper_roll", "pot", "toolbox", "basket", "plant", "paint_can")
+HELD_OUT_FAMILIES = {"terrazzo": "test", "brick": "val"}  # texture families that only one split uses
 
 
 def split_of_number(number: int) -> str:
-    """Split that owns mesh or texture `number`: last digit 8 is val, 9 is test, the rest train."""
+    """The split that owns mesh or texture `number`: last digit 8 is val, 9 is test, all others train."""
     return {8: "val", 9: "test"}.get(number % 10, "train")
 
 
 def check_split(split: str) -> str:
-    """The split itself; ValueError where it is unknown."""
+    """Returns the split. Raises ValueError if it is unknown."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}")
     return split
@@ -63,7 +67,7 @@ def draw_number(rng: np.random.Generator, split: str, count: int) -> int:
 
 
 def draw_texture(rng: np.random.Generator, split: str, families: tuple[str, ...]) -> tuple[str, int]:
-    """(family, number) of a surface this split owns."""
+    """(family, number) of a surface texture that this split owns."""
     allowed = [family for family in families if HELD_OUT_FAMILIES.get(family, split) == split]
     family = allowed[int(rng.integers(len(allowed)))]
     return family, draw_number(rng, split, TEXTURES_PER_FAMILY)
@@ -71,7 +75,7 @@ def draw_texture(rng: np.random.Generator, split: str, families: tuple[str, ...]
 
 @lru_cache(maxsize=512)
 def build_shape(category: str, number: int) -> Shape:
-    """Mesh `number` of a category; always the same."""
+    """Mesh `number` of a category; the same at every call."""
     return BUILDERS[category](np.random.default_rng([number, sum(category.encode()), 11]))
 
 
@@ -93,7 +97,7 @@ def usual_extent_m(category: str) -> float:
 
 
 def draw_scale(rng: np.random.Generator, category: str) -> float:
-    """Factor on a mesh: mostly about 1, sometimes clearly smaller or, of things that have room, larger."""
+    """Scale of a mesh: usually about 1, sometimes clearly smaller or, for small categories, larger."""
     kind, usual = rng.random(), between(rng, 0.92, 1.12)
     if kind < ODD_SIZES:
         return 0.72 * usual
@@ -103,12 +107,12 @@ def draw_scale(rng: np.random.Generator, category: str) -> float:
 def size_of(category: str, shape: Shape, scale: float) -> str:
     """ "small", "medium" or "large" for its category."""
     low, high = shape.bounds()
-    share = float(np.linalg.norm(high - low)) * scale / usual_extent_m(category)
-    return "small" if share < SMALL else "large" if share > LARGE else "medium"
+    ratio = float(np.linalg.norm(high - low)) * scale / usual_extent_m(category)
+    return "small" if ratio < SMALL else "large" if ratio > LARGE else "medium"
 
 
 def named_rgb(rng: np.random.Generator, colour: str) -> Rgb:
-    """A named colour, a little varied; 0..1."""
+    """A named colour with a small variation, 0..1."""
     red, green, blue = np.clip(
         np.asarray(COLOURS[colour]) * rng.uniform(0.85, 1.12) + rng.uniform(-0.03, 0.03, 3), 0.01, 1
     )
@@ -116,12 +120,12 @@ def named_rgb(rng: np.random.Generator, colour: str) -> Rgb:
 
 
 def draw_yaw(rng: np.random.Generator, front: bool) -> float:
-    """Degrees: any, or of what has a `front` (-y), so that the camera sees it."""
+    """A yaw in degrees: any, or within 38 degrees of the camera for objects with a front (-y)."""
     return between(rng, -38, 38) if front else between(rng, -180, 180)
 
 
 def draw_object(rng: np.random.Generator, split: str, category: str, lying: float = LYING) -> ObjectSpec:
-    """An object of a category with mesh, colours and material of this split, not yet placed."""
+    """An object of a category, not yet placed; its mesh and print belong to this split."""
     number = draw_number(rng, split, MESHES_PER_CATEGORY)
     shape = build_shape(category, number)
     looks = ontology().entries[category].looks
@@ -135,7 +139,7 @@ def draw_object(rng: np.random.Generator, split: str, category: str, lying: floa
     accent = others[int(rng.integers(len(others)))]
     rest = int(rng.integers(len(shape.rests))) if rng.random() < lying or category == "book" else 0
     scale = draw_scale(rng, category)
-    front = shape.faces_camera or (category == "book" and rest > 0)  # else only a plain back is seen
+    front = shape.faces_camera or (category == "book" and rest > 0)  # the back is plain
     return ObjectSpec(
         category=category,
         mesh_id=f"{category}/{number}",
@@ -157,7 +161,7 @@ def draw_object(rng: np.random.Generator, split: str, category: str, lying: floa
 
 
 def cover_for(rng: np.random.Generator, width: float, depth: float, height: float) -> ObjectSpec:
-    """An upside-down cardboard box that fits over something of this size (metres)."""
+    """An upside-down cardboard box that fits over an object of this size, metres."""
     shell = (
         vessel([(1, 0), (1, 1)], 0.04, 4)
         .turned(z=45, x=180)
@@ -171,7 +175,7 @@ def cover_for(rng: np.random.Generator, width: float, depth: float, height: floa
 
 
 def gripper_for(rng: np.random.Generator, gap: float) -> ObjectSpec:
-    """A two-finger gripper, its fingers `gap` metres apart; its fingertips are at z = 0, the arm goes up."""
+    """A gripper with two fingers `gap` metres apart; the fingertips are at z = 0, the arm points up."""
     palm = box(gap + 0.09, 0.05, 0.05).moved(z=0.09)
     fingers = [box(0.016, 0.026, 0.095).moved(x=side * (gap / 2 + 0.008)) for side in (1, -1)]
     pads = [box(0.003, 0.028, 0.03).moved(x=side * (gap / 2 + 0.0005)) for side in (1, -1)]
@@ -183,10 +187,10 @@ def gripper_for(rng: np.random.Generator, gap: float) -> ObjectSpec:
     return _prop("gripper", shape, colours[int(rng.integers(len(colours)))], "metal", rng)
 
 
-def passer_for(rng: np.random.Generator, split: str) -> ObjectSpec:
-    """Something broad and tall of this split that can hide another thing when it passes in front of it."""
-    thing = draw_object(rng, split, PASSERS[int(rng.integers(len(PASSERS)))], lying=0.0)
-    return replace(thing, rest_deg=thing.shape.rests[0])
+def occluder_for(rng: np.random.Generator, split: str) -> ObjectSpec:
+    """A broad, tall object of this split that hides another one by passing in front of it."""
+    item = draw_object(rng, split, OCCLUDERS[int(rng.integers(len(OCCLUDERS)))], lying=0.0)
+    return replace(item, rest_deg=item.shape.rests[0])
 
 
 def _prop(category: str, shape: Shape, colour: str, material: str, rng: np.random.Generator) -> ObjectSpec:

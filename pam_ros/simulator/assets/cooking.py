@@ -1,26 +1,14 @@
-"""Cooking gear as procedural shapes: kettle, pan, whisk, toaster, microwave, ..."""
+"""Cookware as procedural shapes: kettle, pan, whisk, toaster, microwave, ..."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from pam_ros.simulator.assets.meshes import (
-    arc,
-    box,
-    curve,
-    cylinder,
-    ellipsoid,
-    extrude,
-    lathe,
-    loft,
-    merge,
-    rounded_box,
-    rounded_rectangle,
-    smooth,
-    sweep,
-    vessel,
-)
-from pam_ros.simulator.assets.parts import Builder, Joint, Piece, Shape, between, chance
+from pam_ros.simulator.assets.meshes import (  # isort: skip
+    arc, box, curve, cylinder, ellipsoid, extrude, lathe, loft, merge, rounded_box, rounded_rectangle,
+    smooth, sweep, vessel,
+)  # fmt: skip
+from pam_ros.simulator.assets.parts import Joint, Piece, Shape, between, chance
 
 Rng = np.random.Generator
 LYING_X = (0.0, 90.0, 0.0)
@@ -303,17 +291,3 @@ def coffee_machine(rng: Rng) -> Shape:
         ),
         faces_camera=True,
     )
-
-
-BUILDERS: dict[str, Builder] = {
-    "kettle": kettle,
-    "frying_pan": frying_pan,
-    "pot": pot,
-    "spatula": spatula,
-    "whisk": whisk,
-    "rolling_pin": rolling_pin,
-    "funnel": funnel,
-    "toaster": toaster,
-    "microwave": microwave,
-    "coffee_machine": coffee_machine,
-}

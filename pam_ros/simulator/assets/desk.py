@@ -1,26 +1,14 @@
-"""Desk things as procedural shapes: book, laptop, lamp, clock, scissors, ..."""
+"""Objects on a desk as procedural shapes: book, laptop, lamp, clock, scissors, ..."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from pam_ros.simulator.assets.meshes import (
-    arc,
-    box,
-    circle,
-    curve,
-    cylinder,
-    ellipsoid,
-    extrude,
-    lathe,
-    loft,
-    merge,
-    rounded_box,
-    rounded_rectangle,
-    smooth,
-    sweep,
-)
-from pam_ros.simulator.assets.parts import Builder, Joint, Piece, Shape, between, chance
+from pam_ros.simulator.assets.meshes import (  # isort: skip
+    arc, box, circle, curve, cylinder, ellipsoid, extrude, lathe, loft, merge, rounded_box,
+    rounded_rectangle, smooth, sweep,
+)  # fmt: skip
+from pam_ros.simulator.assets.parts import Joint, Piece, Shape, between, chance
 
 Rng = np.random.Generator
 
@@ -270,17 +258,3 @@ def headphones(rng: Rng) -> Shape:
         ]
     )
     return Shape((Piece(band), Piece(cups), Piece(pads, "black")))
-
-
-BUILDERS: dict[str, Builder] = {
-    "book": book,
-    "laptop": laptop,
-    "lamp": lamp,
-    "alarm_clock": alarm_clock,
-    "scissors": scissors,
-    "pencil": pencil,
-    "remote_control": remote_control,
-    "computer_mouse": computer_mouse,
-    "headphones": headphones,
-    "light_bulb": light_bulb,
-}

@@ -1,24 +1,13 @@
-"""Workshop goods as procedural shapes: bolt, nut, gear, toolbox, bucket, ..."""
+"""Workshop supplies as procedural shapes: bolt, nut, gear, toolbox, bucket, ..."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from pam_ros.simulator.assets.meshes import (
-    arc,
-    box,
-    circle,
-    cylinder,
-    ellipsoid,
-    extrude,
-    lathe,
-    loft,
-    merge,
-    rounded_rectangle,
-    sweep,
-    vessel,
-)
-from pam_ros.simulator.assets.parts import Builder, Joint, Piece, Shape, between, chance
+from pam_ros.simulator.assets.meshes import (  # isort: skip
+    arc, box, circle, cylinder, ellipsoid, extrude, lathe, loft, merge, rounded_rectangle, sweep, vessel,
+)  # fmt: skip
+from pam_ros.simulator.assets.parts import Joint, Piece, Shape, between, chance
 
 Rng = np.random.Generator
 
@@ -173,14 +162,3 @@ def paint_can(rng: Rng) -> Shape:
             Piece(bail, "steel", "handle"),
         )
     )
-
-
-BUILDERS: dict[str, Builder] = {
-    "tape_roll": tape_roll,
-    "bolt": bolt,
-    "nut": nut,
-    "toolbox": toolbox,
-    "bucket": bucket,
-    "gear": gear,
-    "paint_can": paint_can,
-}

@@ -1,30 +1,18 @@
-"""Household things as procedural shapes: box, ball, plant, basket, drawer unit, ..."""
+"""Household objects as procedural shapes: box, ball, plant, basket, drawer unit, ..."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from pam_ros.simulator.assets.meshes import (
-    Mesh,
-    arc,
-    box,
-    circle,
-    curve,
-    cylinder,
-    ellipsoid,
-    extrude,
-    lathe,
-    merge,
-    smooth,
-    sweep,
-    vessel,
-)
-from pam_ros.simulator.assets.parts import Builder, Joint, Piece, Shape, between, chance
+from pam_ros.simulator.assets.meshes import (  # isort: skip
+    Mesh, arc, box, circle, curve, cylinder, ellipsoid, extrude, lathe, merge, smooth, sweep, vessel,
+)  # fmt: skip
+from pam_ros.simulator.assets.parts import Joint, Piece, Shape, between, chance
 
 Rng = np.random.Generator
 
 
-def carton_box(rng: Rng) -> Shape:
+def cardboard_box(rng: Rng) -> Shape:
     w, d, h = between(rng, 0.16, 0.26), between(rng, 0.13, 0.2), between(rng, 0.1, 0.17)
     body = vessel([(1, 0), (1, 1)], 0.03, 4).turned(z=45).scaled(w * 0.7071, d * 0.7071, h)
     pieces = [Piece(body, "cardboard")]
@@ -224,15 +212,3 @@ def vase(rng: Rng) -> Shape:
             heads.append(merge(*petals).moved(x=lean, z=top).turned(z=a))
         pieces += [Piece(merge(*stems), "leaf"), Piece(merge(*heads), "accent")]
     return Shape(tuple(pieces))
-
-
-BUILDERS: dict[str, Builder] = {
-    "cardboard_box": carton_box,
-    "ball": ball,
-    "candle": candle,
-    "plant": plant,
-    "basket": basket,
-    "drawer_unit": drawer_unit,
-    "watering_can": watering_can,
-    "vase": vase,
-}

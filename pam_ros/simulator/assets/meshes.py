@@ -1,7 +1,7 @@
-"""Triangle meshes from a few numbers: lathe, extrude, sweep, loft; all in metres, z up.
+"""Triangle meshes from a few numbers: lathe, extrude, sweep, loft; metres, z up.
 
 Letters: V vertices, F faces, N points of a path or polygon, S segments around.
-Faces are counter-clockwise seen from outside.
+Faces are counter-clockwise as seen from outside.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Mesh:
     Attributes:
         vertices: (V, 3) float64, metres.
         faces: (F, 3) int32.
-        uv: (V, 2) float64 texture coordinates in 0..1, or None where it carries no picture.
+        uv: (V, 2) float64 texture coordinates in 0..1, or None without a texture.
     """
 
     vertices: NDArray[np.float64]
@@ -30,21 +30,21 @@ class Mesh:
     uv: NDArray[np.float64] | None = None
 
     def moved(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Mesh:
-        """Shifted by metres."""
+        """The mesh, shifted; metres."""
         return Mesh(self.vertices + np.array([x, y, z]), self.faces, self.uv)
 
     def turned(self, *, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Mesh:
-        """Rotated about the axes through the origin, x first, then y, then z; degrees."""
+        """The mesh, rotated about the axes through the origin: x first, then y, then z; degrees."""
         return Mesh(self.vertices @ rotation(x, y, z).T, self.faces, self.uv)
 
     def scaled(self, x: float = 1.0, y: float = 1.0, z: float = 1.0) -> Mesh:
-        """Stretched along the axes; the factors are positive."""
+        """The mesh, stretched along the axes by positive factors."""
         return Mesh(self.vertices * np.array([x, y, z]), self.faces, self.uv)
 
 
 @lru_cache(maxsize=512)
 def rotation(x_deg: float, y_deg: float, z_deg: float) -> NDArray[np.float64]:
-    """(3, 3) rotation, read-only: about x, then y, then z of the fixed frame."""
+    """(3, 3) read-only rotation about x, then y, then z of the fixed frame."""
     (cx, cy, cz), (sx, sy, sz) = (
         np.cos(np.radians([x_deg, y_deg, z_deg])),
         np.sin(np.radians([x_deg, y_deg, z_deg])),
@@ -58,7 +58,7 @@ def rotation(x_deg: float, y_deg: float, z_deg: float) -> NDArray[np.float64]:
 
 
 def merge(*meshes: Mesh) -> Mesh:
-    """One mesh of several; texture coordinates are dropped unless all carry them."""
+    """Joins meshes; texture coordinates are dropped unless all meshes have them."""
     offsets = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes])
     uvs = [mesh.uv for mesh in meshes if mesh.uv is not None]
     return Mesh(
@@ -72,7 +72,7 @@ def merge(*meshes: Mesh) -> Mesh:
 
 @lru_cache(maxsize=1)
 def _unit_box() -> Mesh:
-    """A cube of one metre centred at the origin; its arrays are shared by all boxes."""
+    """A cube of one metre, centred at the origin; all boxes share its arrays."""
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * 0.5
     uv_square = np.array([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
     vertices: list[NDArray[np.float64]] = []
@@ -100,7 +100,7 @@ def _unit_box() -> Mesh:
 
 
 def box(size_x: float, size_y: float, size_z: float) -> Mesh:
-    """A box standing on z = 0, centred in x and y. Each side shows a whole texture."""
+    """A box standing on z = 0, centred in x and y. Each side shows the whole texture."""
     unit = _unit_box()
     points = unit.vertices * np.array([size_x, size_y, size_z])
     points[:, 2] += size_z / 2
@@ -109,7 +109,7 @@ def box(size_x: float, size_y: float, size_z: float) -> Mesh:
 
 @lru_cache(maxsize=64)
 def _ring(segments: int) -> NDArray[np.float64]:
-    """(3, segments + 1), read-only: cosine, sine and share of the turn, from 0 to the whole turn."""
+    """(3, segments + 1) read-only cosine, sine and fraction of the turn, from 0 to the full turn."""
     angles = np.linspace(0, 2 * np.pi, segments + 1)
     ring = np.stack([np.cos(angles), np.sin(angles), angles / (2 * np.pi)])
     ring.flags.writeable = False
@@ -117,12 +117,12 @@ def _ring(segments: int) -> NDArray[np.float64]:
 
 
 def lathe(profile: Sequence[tuple[float, float]], segments: int = 28) -> Mesh:
-    """Revolves (radius, height) points about z; walk them bottom to top on the outside, then down inside.
+    """Revolves (radius, height) points about z: the outside from bottom to top, then the inside downwards.
 
-    The texture wraps once around, its top at the highest point of the profile.
+    The texture wraps around once, with its top at the highest point of the profile.
     """
     points = np.asarray(profile, float)
-    wide = segments + 1  # the seam twice for the texture
+    wide = segments + 1  # the seam appears twice, for the texture
     ring = _ring(segments)
     vertices = np.empty((len(points), wide, 3))
     vertices[..., 0] = points[:, :1] * ring[0]
@@ -133,7 +133,7 @@ def lathe(profile: Sequence[tuple[float, float]], segments: int = 28) -> Mesh:
     uv[..., 0] = ring[2]
     uv[..., 1] = 1 - (points[:, 1:] - low) / max(high - low, 1e-9)
     below = (np.arange(len(points) - 1) * wide)[:, None] + np.arange(segments)  # (N - 1, S)
-    off_axis = points[:, 0] > 1e-6  # on the axis a ring is a point: half of the triangles there are empty
+    off_axis = points[:, 0] > 1e-6  # on the axis a ring is a point, and half of its triangles are empty
     kept = np.stack([off_axis[:-1], off_axis[1:]], 1)
     faces = _quads(below, below + 1, below + wide + 1, below + wide)[kept]
     return Mesh(vertices.reshape(-1, 3), faces.reshape(-1, 3), uv.reshape(-1, 2))
@@ -185,7 +185,7 @@ def ellipsoid(radius_x: float, radius_y: float, radius_z: float, segments: int =
 
 
 def polygon(points: ArrayLike) -> NDArray[np.float64]:
-    """(N, 2) counter-clockwise polygon, whatever way it came."""
+    """(N, 2) counter-clockwise polygon from points in either direction."""
     outline = np.asarray(points, float)
     nxt = np.roll(outline, -1, axis=0)
     area = float(np.sum(outline[:, 0] * nxt[:, 1] - nxt[:, 0] * outline[:, 1]))
@@ -224,7 +224,7 @@ def triangulate(outline: NDArray[np.float64]) -> NDArray[np.int32]:
             before, here, after = rest[spot - 1], rest[spot], rest[(spot + 1) % len(rest)]
             if _is_ear(points, rest, before, here, after):
                 break
-        else:  # only slivers are left; any cut will do
+        else:  # only slivers are left; any cut works
             spot = 0
             before, here, after = rest[-1], rest[0], rest[1]
         triangles.append((before, here, after))
@@ -234,7 +234,7 @@ def triangulate(outline: NDArray[np.float64]) -> NDArray[np.int32]:
 
 
 def _is_ear(points: list[list[float]], rest: list[int], before: int, here: int, after: int) -> bool:
-    """True where the corner is convex and none of the other points lies in its triangle."""
+    """True if the corner is convex and its triangle contains no other point."""
     (ax, ay), (bx, by), (cx, cy) = points[before], points[here], points[after]
     abx, aby, bcx, bcy, cax, cay = bx - ax, by - ay, cx - bx, cy - by, ax - cx, ay - cy
     if abx * (cy - ay) - aby * (cx - ax) <= 1e-14:
@@ -270,7 +270,7 @@ def extrude(outline: ArrayLike, height: float) -> Mesh:
 
 
 def loft(sections: Sequence[tuple[NDArray[np.float64], float]]) -> Mesh:
-    """Joins outlines of equal length, given with their heights from bottom to top; both ends are closed."""
+    """Joins outlines of equal length at their heights, from bottom to top; both ends are closed."""
     count = len(sections[0][0])
     rings = np.empty((len(sections), count, 3))
     for ring, (outline, height) in zip(rings, sections, strict=True):
@@ -289,7 +289,7 @@ def rounded_box(size_x: float, size_y: float, size_z: float, corner: float) -> M
 
 
 def sweep(path: ArrayLike, radius: ArrayLike, *, flat: float = 1.0, segments: int = 10) -> Mesh:
-    """A round bar along an (N, 3) path; one radius or N; `flat` squeezes it across the path's plane."""
+    """A round bar along an (N, 3) path with one radius or N; `flat` scales it across the path's plane."""
     line = np.asarray(path, float)
     radii = np.broadcast_to(np.asarray(radius, float), (len(line),))
     tangents = np.gradient(line, axis=0)
@@ -307,7 +307,7 @@ def sweep(path: ArrayLike, radius: ArrayLike, *, flat: float = 1.0, segments: in
 
 
 def _normals_along(tangents: list[list[float]]) -> NDArray[np.float64]:
-    """(N, 3) unit vectors across N unit tangents, each turned as little as can be from the one before."""
+    """(N, 3) unit vectors across N unit tangents, each turned as little as possible from the previous one."""
     x, y, z = tangents[0]
     nx, ny, nz = (-z, 0.0, x) if math.hypot(z, x) >= 1e-3 else (0.0, z, -y)
     normals = []
@@ -346,7 +346,7 @@ def arc(
 
 
 def smooth(points: ArrayLike, count: int = 16) -> NDArray[np.float64]:
-    """(count, D) points on a Catmull-Rom curve through the given ones."""
+    """(count, D) points on a Catmull-Rom curve through the given points."""
     knots = np.asarray(points, float)
     padded = np.concatenate([2 * knots[:1] - knots[1:2], knots, 2 * knots[-1:] - knots[-2:-1]])
     places = np.linspace(0, len(knots) - 1, count)

@@ -1,8 +1,8 @@
-"""Objects made by others: which meshes of which packages are which things, and scenes that use them.
+"""Objects with third-party meshes: the table of meshes, and the objects made from them.
 
-Our own meshes are drawn by rules, and a model that saw no others knows the rules better than the things.
-So scenes can be asked to take a share of their objects from here; then every object, ours too, is stretched
-and bent a little and sometimes loses its print. Without being asked, no scene changes.
+A model that is trained on procedural meshes alone learns their rules rather than the objects. Scenes can
+therefore use third-party meshes for a fraction of their objects; then every object, procedural ones included,
+is stretched and bent a little and sometimes loses its print. A fraction of 0 changes nothing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from pam_ros.simulator.spec import ObjectSpec
 
 Rng = np.random.Generator
 Vector = tuple[float, float, float]
-STRETCH, BEND, TAPER = 0.09, 0.018, 0.12  # deviation of ln; of the extent; of the width, foot to top
-PLAIN = 0.35  # share of printed things that come without their print
+STRETCH = 0.09  # standard deviation of the log scale
+BEND = 0.018  # largest shift, fraction of the extent
+TAPER = 0.12  # largest change of the width from the middle to an end
+PLAIN = 0.35  # probability that a printed object loses its print
 
 OBJECTS = "myosuite/simhive/object_sim"
 FURNITURE = "myosuite/simhive/furniture_sim"
@@ -36,7 +38,7 @@ ROBOSUITE = "robosuite/models/assets/objects/meshes"
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of a mesh: where it stands in the whole (its own units; degrees), and what it is."""
+    """One file of a mesh: slot, part, position (in the file's units) and rotation (degrees)."""
 
     path: str
     slot: str = "body"
@@ -48,9 +50,9 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Faces whose middle lies between `low` and `high` get a slot and part of their own.
+    """Gives a slot and part to the faces whose centre lies between `low` and `high`.
 
-    Corners are shares of the whole object's bounding box, 0..1 along x, y, z after `OpenMesh.turn`.
+    The corners are fractions of the object's bounding box, 0..1 along x, y and z after `OpenMesh.turn`.
     """
 
     slot: str
@@ -61,17 +63,17 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class OpenMesh:
-    """One thing.
+    """One third-party object.
 
     Attributes:
         category: id in the ontology.
-        files: what it is put together from.
-        split: scenes of this split alone may use it.
-        turn: degrees about x, then y, then z, from the files' axes to ours (z up, front towards -y).
-        cuts: what of it is another slot or part; later ones win.
-        wrapped: pieces of slot "print" are wrapped around z, else projected from the sides.
-        colour, accent: names, where a texture or the thing itself decides them; "" = any of the ontology's.
-        rests, joints, faces_camera: see `parts.Shape`; joints in the files' units and our axes.
+        files: the files that form it.
+        split: the split whose scenes may use it.
+        turn: degrees about x, then y, then z, from the files' axes to z up and front towards -y.
+        cuts: faces with another slot or part; later cuts win.
+        wrapped: True if the print wraps around z; otherwise it is projected from the sides.
+        colour, accent: names, if the texture or the object fixes them; "" = any in the ontology.
+        rests, joints, faces_camera: see `parts.Shape`; joints are in the files' units, after `turn`.
         extra: pieces that the package builds from primitives, in the files' units and axes.
     """
 
@@ -95,7 +97,7 @@ class OpenMesh:
         return f"{path.partition('/')[0]}/{path.rpartition('/')[2].partition('.')[0]}"
 
 
-def _thing(category: str, name: str = "", slot: str = "body", part: str = "", **more: object) -> OpenMesh:
+def _stl(category: str, name: str = "", slot: str = "body", part: str = "", **more: object) -> OpenMesh:
     name = name or category
     file = File(f"{OBJECTS}/{name}/{name}.stl", slot, part)
     return OpenMesh(category, (file,), **more)  # type: ignore[arg-type]
@@ -116,25 +118,25 @@ KETTLE, MICROWAVE = f"{FURNITURE}/kettle/meshes", f"{FURNITURE}/microwave/meshes
 COFFEE, LAPTOP, DRAWER = f"{METAWORLD}/coffeemachine", f"{METAWORLD}/laptop/laptop", f"{METAWORLD}/drawer"
 DIAL = lathe([(0, 0), (0.037, 0), (0.037, 0.0012), (0.026, 0.0012), (0.014, 0.0012), (0, 0.0012)])
 TABLE: tuple[OpenMesh, ...] = (
-    _thing(
+    _stl(
         "alarm_clock",
         "alarmclock",
         faces_camera=True,
         extra=(Piece(DIAL.turned(x=90).moved(y=-0.0158, z=-0.009), "white"),),
     ),
-    _thing("apple", cuts=(Cut("bark", low=(0, 0, 0.86)),)),
-    _thing("banana", split="val", cuts=(Cut("bark", low=(0.95, 0, 0)),)),
-    _thing("bowl"),
-    _thing("mug", cuts=(Cut("body", "handle", (0.725, 0, 0)),)),
-    _thing("flashlight", split="test", turn=(0, 90, 0), cuts=(Cut("lamp", high=(0.004, 1, 1)),)),
-    _thing("frying_pan", "fryingpan", cuts=(Cut("black", "handle", (0.645, 0, 0)),)),
-    _thing("hammer", part="handle", cuts=(Cut("steel", high=(0.125, 1, 1)),)),
-    _thing("headphones"),
-    _thing("knife", part="handle", cuts=(Cut("steel", "blade", (0, 0.42, 0)),)),
-    _thing("light_bulb", "lightbulb", "bulb", cuts=(Cut("steel", high=(0.26, 1, 1)),)),
-    _thing("computer_mouse", "mouse"),
-    _thing("scissors", part="handle", split="test", cuts=(Cut("steel", "blade", high=(1, 0.53, 1)),)),
-    _thing(
+    _stl("apple", cuts=(Cut("bark", low=(0, 0, 0.86)),)),
+    _stl("banana", split="val", cuts=(Cut("bark", low=(0.95, 0, 0)),)),
+    _stl("bowl"),
+    _stl("mug", cuts=(Cut("body", "handle", (0.725, 0, 0)),)),
+    _stl("flashlight", split="test", turn=(0, 90, 0), cuts=(Cut("lamp", high=(0.004, 1, 1)),)),
+    _stl("frying_pan", "fryingpan", cuts=(Cut("black", "handle", (0.645, 0, 0)),)),
+    _stl("hammer", part="handle", cuts=(Cut("steel", high=(0.125, 1, 1)),)),
+    _stl("headphones"),
+    _stl("knife", part="handle", cuts=(Cut("steel", "blade", (0, 0.42, 0)),)),
+    _stl("light_bulb", "lightbulb", "bulb", cuts=(Cut("steel", high=(0.26, 1, 1)),)),
+    _stl("computer_mouse", "mouse"),
+    _stl("scissors", part="handle", split="test", cuts=(Cut("steel", "blade", high=(1, 0.53, 1)),)),
+    _stl(
         "teapot",
         cuts=(
             Cut("body", "spout", (0.8, 0, 0)),
@@ -142,14 +144,14 @@ TABLE: tuple[OpenMesh, ...] = (
             Cut("body", "lid", (0.2, 0, 0.73), (0.8, 1, 1)),
         ),
     ),
-    _thing(
+    _stl(
         "bottle",
         "waterbottle",
         wrapped=True,
         rests=UPRIGHT_OR_SIDE,
         cuts=(Cut("print", "", (0, 0, 0.22), (1, 1, 0.68)), Cut("accent", "cap", (0, 0, 0.89))),
     ),
-    _thing("wine_glass", "wineglass", split="test"),
+    _stl("wine_glass", "wineglass", split="test"),
     OpenMesh(
         "kettle",
         (File(f"{KETTLE}/kettle.stl"), File(f"{KETTLE}/kettlehandle.stl", "black", "handle")),
@@ -262,18 +264,18 @@ BY_NAME = {mesh.name: mesh for mesh in TABLE}
 
 
 def files() -> list[str]:
-    """Every file the table needs, for `mesh_store.fetch`."""
+    """Every file in the table, for `mesh_store.fetch`."""
     return [file.path for mesh in TABLE for file in mesh.files]
 
 
 def choices(category: str, split: str) -> list[OpenMesh]:
-    """The open meshes of a category that scenes of this split may use."""
+    """The third-party meshes of a category that scenes of this split may use."""
     return [mesh for mesh in TABLE if mesh.category == category and mesh.split == split]
 
 
 @lru_cache(maxsize=len(TABLE))
 def open_shape(name: str) -> Shape:
-    """The thing of this name, as large as is usual for its kind. Raises MeshStoreError before `fetch`."""
+    """The shape of a third-party mesh in its category's usual size. Raises MeshStoreError before `fetch`."""
     made = BY_NAME[name]
     pieces = [
         Piece(_turned(stored(file.path).mesh, file.turn).moved(*file.at), file.slot, file.part, file.joint)
@@ -319,17 +321,17 @@ def _cut(
 
 
 def _used(mesh: Mesh) -> Mesh:
-    """Without vertices that no face uses."""
+    """The mesh without unused vertices."""
     kept, faces = np.unique(mesh.faces, return_inverse=True)
     uv = None if mesh.uv is None else mesh.uv[kept]
     return Mesh(mesh.vertices[kept], faces.reshape(-1, 3).astype(np.int32), uv)
 
 
 def _with_uv(mesh: Mesh, wrapped: bool) -> Mesh:
-    """Texture coordinates for a print: once around z, or as seen from the front and the sides."""
+    """The mesh with texture coordinates for a print: wrapped around z, or projected from front and sides."""
     corners = mesh.vertices[mesh.faces]  # (F, 3, 3)
     low, size = mesh.vertices.min(0), np.maximum(np.ptp(mesh.vertices, axis=0), 1e-9)
-    share = (corners - low) / size
+    relative = (corners - low) / size
     if wrapped:
         around = np.arctan2(corners[..., 1], corners[..., 0]) / (2 * np.pi)
         across = around - around[:, :1]
@@ -338,23 +340,23 @@ def _with_uv(mesh: Mesh, wrapped: bool) -> Mesh:
         normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         of_x_side = np.abs(normal[:, 0]) > np.abs(normal[:, 1])
         mirrored = np.where(of_x_side, normal[:, 0] < 0, normal[:, 1] > 0)
-        u = np.where(of_x_side[:, None], share[..., 1], share[..., 0])
+        u = np.where(of_x_side[:, None], relative[..., 1], relative[..., 0])
         u = np.where(mirrored[:, None], 1 - u, u)
-    uv = np.stack([u, 1 - share[..., 2]], -1).reshape(-1, 2)
+    uv = np.stack([u, 1 - relative[..., 2]], -1).reshape(-1, 2)
     return Mesh(corners.reshape(-1, 3), np.arange(3 * len(corners), dtype=np.int32).reshape(-1, 3), uv)
 
 
-def varied(thing: ObjectSpec, split: str, share: float, rng: Rng) -> ObjectSpec:
-    """The thing by another maker with probability `share`, if its kind has one; and a little deformed."""
-    others = choices(thing.category, split)
-    if others and chance(rng, share):
-        thing = _made_by(others[int(rng.integers(len(others)))], thing, rng)
-    shape = thing.shape
-    if not thing.picture and _has_slot(shape, "print") and chance(rng, PLAIN):
-        shape = _repainted(shape, "print", "darkglass" if thing.category == "laptop" else "body")
-    if thing.category != "ball":  # nobody calls an egg a ball
+def varied(item: ObjectSpec, split: str, fraction: float, rng: Rng) -> ObjectSpec:
+    """The object, deformed; with probability `fraction` it gets a third-party mesh of its category."""
+    others = choices(item.category, split)
+    if others and chance(rng, fraction):
+        item = _with_mesh(others[int(rng.integers(len(others)))], item, rng)
+    shape = item.shape
+    if not item.picture and _has_slot(shape, "print") and chance(rng, PLAIN):
+        shape = _repainted(shape, "print", "darkglass" if item.category == "laptop" else "body")
+    if item.category != "ball":  # a ball must stay round
         shape = deformed(shape, rng)
-    return replace(thing, shape=shape, size=size_of(thing.category, shape, thing.scale))
+    return replace(item, shape=shape, size=size_of(item.category, shape, item.scale))
 
 
 def _has_slot(shape: Shape, slot: str) -> bool:
@@ -362,23 +364,23 @@ def _has_slot(shape: Shape, slot: str) -> bool:
 
 
 def _repainted(shape: Shape, slot: str, other: str) -> Shape:
-    """With another material slot in place of `slot`."""
+    """The shape with material slot `other` in place of `slot`."""
     pieces = [replace(piece, slot=other) if piece.slot == slot else piece for piece in shape.pieces]
     return replace(shape, pieces=tuple(pieces))
 
 
-def _made_by(made: OpenMesh, thing: ObjectSpec, rng: Rng) -> ObjectSpec:
+def _with_mesh(made: OpenMesh, item: ObjectSpec, rng: Rng) -> ObjectSpec:
     shape = open_shape(made.name)
     pictured = _has_slot(shape, "picture")
     keeps_picture = pictured and chance(rng, 0.7)
     if not keeps_picture:
         shape = _repainted(shape, "picture", "body")
     if made.colour and (keeps_picture or not pictured):
-        looks = ontology().entries[thing.category].looks
+        looks = ontology().entries[item.category].looks
         material = next(material for material, colours in looks if made.colour in colours)
-        accent = made.accent or thing.accent
-        thing = replace(
-            thing,
+        accent = made.accent or item.accent
+        item = replace(
+            item,
             colour=made.colour,
             accent=accent,
             material=material,
@@ -388,8 +390,8 @@ def _made_by(made: OpenMesh, thing: ObjectSpec, rng: Rng) -> ObjectSpec:
         )
     rest = int(rng.integers(len(shape.rests))) if chance(rng, LYING) else 0
     return replace(
-        thing,
-        mesh_id=f"{thing.category}/{made.name}",
+        item,
+        mesh_id=f"{item.category}/{made.name}",
         shape=shape,
         picture=made.files[0].path if keeps_picture else "",
         rest_deg=shape.rests[rest],
@@ -398,18 +400,18 @@ def _made_by(made: OpenMesh, thing: ObjectSpec, rng: Rng) -> ObjectSpec:
 
 
 def deformed(shape: Shape, rng: Rng) -> Shape:
-    """Stretched along its axes; what has no joints also gets slimmer towards one end, and gently wavy."""
+    """The shape, stretched along its axes; without joints it is also tapered and gently bent."""
     low, high = shape.bounds()
     size = np.maximum(high - low, 1e-6)
     wide, deep, high_by = np.clip(rng.normal(0, STRETCH, 3), -2 * STRETCH, 2 * STRETCH)
-    stretch = np.exp([wide + deep / 3, wide - deep / 3, high_by])  # what is round stays nearly round
+    stretch = np.exp([wide + deep / 3, wide - deep / 3, high_by])  # round shapes stay nearly round
     taper = between(rng, -TAPER, TAPER) * (not shape.joints)
     waves, phases = rng.uniform(-0.8, 0.8, (3, 3)), rng.uniform(0, 2 * np.pi, 3)
     reach = rng.uniform(-BEND, BEND, 3) * float(size.max()) * (not shape.joints)
 
     def moved(mesh: Mesh) -> Mesh:
-        share = (mesh.vertices - low) / size.max()
-        points = mesh.vertices + reach * np.sin(2 * np.pi * share @ waves + phases)
+        relative = (mesh.vertices - low) / size.max()
+        points = mesh.vertices + reach * np.sin(2 * np.pi * relative @ waves + phases)
         slim = 1 + taper * (2 * (mesh.vertices[:, 2:] - low[2]) / size[2] - 1)
         points[:, :2] *= slim
         return Mesh(points * stretch, mesh.faces, mesh.uv)

@@ -1,26 +1,14 @@
-"""Food, packets and cleaning things as procedural shapes: can, apple, bread, sponge, ..."""
+"""Food, packets and cleaning supplies as procedural shapes: can, apple, bread, sponge, ..."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from pam_ros.simulator.assets.meshes import (
-    arc,
-    box,
-    curve,
-    cylinder,
-    ellipsoid,
-    extrude,
-    lathe,
-    loft,
-    merge,
-    polygon,
-    rounded_box,
-    rounded_rectangle,
-    smooth,
-    sweep,
-)
-from pam_ros.simulator.assets.parts import Builder, Piece, Shape, between, chance
+from pam_ros.simulator.assets.meshes import (  # isort: skip
+    arc, box, curve, cylinder, ellipsoid, extrude, lathe, loft, merge, polygon, rounded_box,
+    rounded_rectangle, smooth, sweep,
+)  # fmt: skip
+from pam_ros.simulator.assets.parts import Piece, Shape, between, chance
 
 Rng = np.random.Generator
 LYING_X = (0.0, 90.0, 0.0)
@@ -252,19 +240,3 @@ def egg_carton(rng: Rng) -> Shape:
     lid = loft([(rounded_rectangle(w, d, 0.012), 0.0), (rounded_rectangle(w * 0.92, d * 0.88, 0.014), 0.03)])
     pieces.append(Piece(lid.turned(x=-75).moved(y=d * 0.55 + 0.008, z=0.03 + d * 0.5), "body", "lid"))
     return Shape(tuple(pieces))
-
-
-BUILDERS: dict[str, Builder] = {
-    "can": can,
-    "carton": carton,
-    "cereal_box": cereal_box,
-    "apple": apple,
-    "banana": banana,
-    "lemon": lemon,
-    "carrot": carrot,
-    "bread": bread,
-    "sponge": sponge,
-    "spray_bottle": spray_bottle,
-    "paper_roll": paper_roll,
-    "egg_carton": egg_carton,
-}

@@ -1,7 +1,7 @@
-"""What an object is made of: pieces of mesh with a material slot and a part name, and joints that open it.
+"""Shapes: pieces of mesh, each with a material slot and a part name, and joints that open.
 
-Material slots every object may use: `body` (its named colour), `accent` (a second colour), `print`
-(a printed picture: labels, covers), and the fixed ones of `materials.py` (`steel`, `black`, `wood`, ...).
+Material slots: `body` (the named colour), `accent` (a second colour), `print` (a printed picture such as a
+label), `picture` (a scanned texture), and the fixed ones of `materials.py` (`steel`, `black`, `wood`, ...).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Piece:
     Attributes:
         mesh: in the object's frame: z up, standing on z = 0.
         slot: material slot.
-        part: the part it belongs to ("handle", "lid", ...), or "" for the object's main body.
+        part: its part ("handle", "lid", ...), or "" for the main body.
         joint: index of the joint that moves it, or -1.
     """
 
@@ -34,14 +34,14 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Joint:
-    """How a part opens.
+    """A joint that opens a part.
 
     Attributes:
         part: the part that opens ("door", "drawer", "lid").
         sliding: True for a drawer (metres), False for a hinge (radians).
-        axis: (x, y, z) direction; opening is positive.
-        anchor: (x, y, z) metres, a point of the hinge.
-        fully_open: radians or metres.
+        axis: (x, y, z) direction of the hinge or slide.
+        anchor: (x, y, z) of a point on the hinge, metres.
+        fully_open: position when open, radians or metres; closed is 0.
     """
 
     part: str
@@ -53,13 +53,13 @@ class Joint:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """An object before it gets its materials.
+    """An object without its materials.
 
     Attributes:
         pieces: its meshes.
-        joints: what opens.
-        rests: stable poses as (x, y, z) rotations in degrees; the first is the usual one.
-        faces_camera: True where the front (-y) should look towards the camera (a microwave, a clock).
+        joints: its doors, drawers and lids.
+        rests: stable poses as (x, y, z) rotations in degrees, the usual one first.
+        faces_camera: True if the front (-y) should face the camera, e.g. of a microwave or a clock.
     """
 
     pieces: tuple[Piece, ...]
@@ -68,7 +68,7 @@ class Shape:
     faces_camera: bool = False
 
     def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(low, high), each (3,) metres, of the closed object in its own frame."""
+        """(low, high) corners of the closed object in its own frame, each (3,) metres."""
         low = np.min([piece.mesh.vertices.min(0) for piece in self.pieces], axis=0)
         high = np.max([piece.mesh.vertices.max(0) for piece in self.pieces], axis=0)
         return low, high
@@ -78,7 +78,7 @@ Builder = Callable[[np.random.Generator], Shape]
 
 
 def between(rng: np.random.Generator, low: float, high: float) -> float:
-    """A uniform number."""
+    """A uniform random number."""
     return float(rng.uniform(low, high))
 
 

@@ -1,6 +1,6 @@
 """Pictures printed on objects: labels, covers, screens, ruler marks, ball patterns.
 
-Letters are drawn as short invented words: a robot's objects carry print, but the model is not to read it.
+The words are invented: real objects carry print, but the model should not learn to read these.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _write(
     draw: ImageDraw.ImageDraw, text: str, row: int, ink: Bytes, size: int = 27, x: int = SIZE // 2
 ) -> None:
-    """Centred on x, standing on the row."""
+    """Writes text centred on x with its baseline on the row."""
     draw.text((x, row), text, fill=ink, font=_font(size), anchor="ms", stroke_width=1, stroke_fill=ink)
 
 
@@ -82,7 +82,7 @@ def cereal(rng: np.random.Generator, body: Rgb, accent: Rgb) -> Picture:
 
 
 def milk(rng: np.random.Generator, body: Rgb, accent: Rgb) -> Picture:
-    """A milk carton's side: white, a coloured wave and a word."""
+    """A milk carton's side: white, with a coloured wave and a word."""
     canvas = np.array(_flat((0.95, 0.95, 0.94)))
     turns, phase = int(rng.integers(1, 3)), rng.uniform(0, 6)
     wave = 78 + 10 * np.sin(np.arange(SIZE) / SIZE * 2 * np.pi * turns + phase)
@@ -199,5 +199,5 @@ PRINTS: dict[str, Callable[[np.random.Generator, Rgb, Rgb], Picture]] = {
 
 
 def printed(category: str, seed: int, body: Rgb, accent: Rgb) -> Picture:
-    """The picture printed on an object of this category, in its two colours (0..1); (h, w, 3) uint8."""
+    """The picture printed on an object of this category, in its two colours (0..1): (h, w, 3) uint8."""
     return PRINTS.get(category, label)(np.random.default_rng([seed, 77]), body, accent)

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pam_ros.simulator.assets.meshes import (
-    arc,
-    curve,
-    cylinder,
-    ellipsoid,
-    extrude,
-    lathe,
-    rounded_box,
-    rounded_rectangle,
-    smooth,
-    sweep,
-    vessel,
-)
-from pam_ros.simulator.assets.parts import Builder, Piece, Shape, between, chance
+from pam_ros.simulator.assets.meshes import (  # isort: skip
+    arc, curve, cylinder, ellipsoid, extrude, lathe, rounded_box, rounded_rectangle, smooth, sweep, vessel,
+)  # fmt: skip
+from pam_ros.simulator.assets.parts import Piece, Shape, between, chance
 
 Rng = np.random.Generator
 LYING_X = (0.0, 90.0, 0.0)
@@ -249,18 +239,3 @@ def jar(rng: Rng) -> Shape:
     if chance(rng, 0.7):
         pieces.append(Piece(lathe([(r * 1.012, h * 0.2), (r * 1.012, h * 0.6)]), "print"))
     return Shape(tuple(pieces))
-
-
-BUILDERS: dict[str, Builder] = {
-    "mug": mug,
-    "bowl": bowl,
-    "plate": plate,
-    "bottle": bottle,
-    "wine_glass": wine_glass,
-    "teapot": teapot,
-    "knife": knife,
-    "fork": fork,
-    "spoon": spoon,
-    "cutting_board": cutting_board,
-    "jar": jar,
-}

@@ -1,6 +1,6 @@
-"""Procedural pictures: wood, tiles, stone, cloth for surfaces; labels, covers, screens for objects.
+"""Procedural surface textures: wood, tiles, stone, cloth, concrete, ...
 
-All return (size, size, 3) uint8 RGB and depend on their seed only.
+All are (SIZE, SIZE, 3) uint8 RGB and depend only on their seed.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from PIL import Image, ImageDraw
 
 Rgb = tuple[float, float, float]
 Picture = NDArray[np.uint8]
-SIZE = 256  # pixels of a side; surfaces repeat it
+SIZE = 256  # pixels of a side; surfaces repeat the texture
 
 
 def noise(
     rng: np.random.Generator, size: int, cells_x: int, cells_y: int | None = None
 ) -> NDArray[np.float32]:
-    """(size, size) float32 in 0..1, smooth, seamless at the borders."""
+    """(size, size) float32 smooth noise in 0..1, seamless at the borders."""
     cells_y = cells_y or cells_x
     grid = rng.random((cells_y, cells_x)).astype(np.float32)
     return np.clip(_bicubic(cells_y, size) @ grid @ _bicubic(cells_x, size).T, 0, 1)
@@ -28,7 +28,7 @@ def noise(
 
 @lru_cache(maxsize=64)
 def _bicubic(cells: int, size: int) -> NDArray[np.float32]:
-    """(size, cells) matrix that enlarges a row of cells to `size` pixels, seamless at its ends."""
+    """(size, cells) matrix that enlarges a row of cells to `size` pixels, seamless at the ends."""
     around = np.pad(np.eye(cells, dtype=np.float32), ((2, 2), (0, 0)), mode="wrap")
     step = size / cells
     whole = Image.fromarray(around).resize((cells, round(step * (cells + 4))), Image.Resampling.BICUBIC)
@@ -46,13 +46,13 @@ def clouds(rng: np.random.Generator, size: int, cells: int, octaves: int = 4) ->
 
 
 def mix(amount: NDArray[np.float32], first: Rgb, second: Rgb) -> Picture:
-    """Blends two colours (0..1 each) by a (size, size) amount in 0..1."""
+    """Blends two colours (each 0..1) by a (size, size) amount in 0..1."""
     blended = [amount * (255 * (end - start)) + 255 * start for start, end in zip(first, second, strict=True)]
     return np.stack([np.clip(channel, 0, 255).astype(np.uint8) for channel in blended], axis=2)
 
 
 def _lit(picture: NDArray[np.float32], light: NDArray[np.float32]) -> Picture:
-    """A (size, size, 3) picture in 0..255 times (size, size) factors."""
+    """A (size, size, 3) picture in 0..255, multiplied by (size, size) factors."""
     lit = picture * np.repeat(light[..., None], 3, axis=2)  # broadcasting over three channels is slow
     return np.clip(lit, 0, 255).astype(np.uint8)
 
@@ -68,40 +68,25 @@ def _pick(rng: np.random.Generator, colours: list[Rgb], amount: float = 0.06) ->
 
 
 WOODS: list[Rgb] = [
-    (0.72, 0.53, 0.34),
-    (0.55, 0.36, 0.21),
-    (0.82, 0.68, 0.48),
-    (0.4, 0.25, 0.15),
+    (0.72, 0.53, 0.34), (0.55, 0.36, 0.21), (0.82, 0.68, 0.48), (0.4, 0.25, 0.15),
     (0.66, 0.5, 0.38),
-]
+]  # fmt: skip
 STONES: list[Rgb] = [
-    (0.86, 0.85, 0.83),
-    (0.3, 0.31, 0.33),
-    (0.72, 0.67, 0.6),
-    (0.55, 0.57, 0.58),
+    (0.86, 0.85, 0.83), (0.3, 0.31, 0.33), (0.72, 0.67, 0.6), (0.55, 0.57, 0.58),
     (0.2, 0.22, 0.21),
-]
+]  # fmt: skip
 PAINTS: list[Rgb] = [
-    (0.9, 0.88, 0.84),
-    (0.82, 0.86, 0.88),
-    (0.72, 0.78, 0.72),
-    (0.87, 0.78, 0.68),
-    (0.6, 0.66, 0.74),
-    (0.5, 0.52, 0.53),
-    (0.78, 0.7, 0.72),
-]
+    (0.9, 0.88, 0.84), (0.82, 0.86, 0.88), (0.72, 0.78, 0.72), (0.87, 0.78, 0.68),
+    (0.6, 0.66, 0.74), (0.5, 0.52, 0.53), (0.78, 0.7, 0.72),
+]  # fmt: skip
 FABRICS: list[Rgb] = [
-    (0.86, 0.84, 0.78),
-    (0.45, 0.5, 0.6),
-    (0.62, 0.32, 0.3),
-    (0.4, 0.48, 0.4),
-    (0.3, 0.3, 0.33),
-    (0.75, 0.65, 0.5),
-]
+    (0.86, 0.84, 0.78), (0.45, 0.5, 0.6), (0.62, 0.32, 0.3), (0.4, 0.48, 0.4),
+    (0.3, 0.3, 0.33), (0.75, 0.65, 0.5),
+]  # fmt: skip
 
 
 def wood(rng: np.random.Generator) -> Picture:
-    """Long grain along x."""
+    """Wood with long grain along x."""
     base = _pick(rng, WOODS)
     warp = noise(rng, SIZE, 3, 6) * 5
     rows = np.arange(SIZE, dtype=np.float32)[:, None] / SIZE * 2 * np.pi * int(rng.integers(3, 7))
@@ -116,7 +101,7 @@ def wood(rng: np.random.Generator) -> Picture:
 
 
 def planks(rng: np.random.Generator) -> Picture:
-    """Boards beside each other, with joints."""
+    """Boards side by side, with joints."""
     picture = wood(rng).astype(np.float32)
     count = int(rng.integers(3, 6))
     edges = np.linspace(0, SIZE, count + 1).astype(int)
@@ -146,7 +131,7 @@ def stone(rng: np.random.Generator) -> Picture:
 
 
 def _inner(start: int, length: int, joint: int) -> slice:
-    """The part of a tile that its joint leaves, cut at the picture's edge."""
+    """A tile without its joint, cut at the picture's edge."""
     return slice(max(start + joint, 0), max(start + length - joint, 0))
 
 
@@ -226,7 +211,7 @@ def steel_sheet(rng: np.random.Generator) -> Picture:
 
 
 def pegboard(rng: np.random.Generator) -> Picture:
-    """Board with a grid of holes, as over a workbench."""
+    """A board with a grid of holes."""
     base = _pick(rng, [WOODS[2], WOODS[0], PAINTS[0], PAINTS[5]], 0.05)
     dark = (base[0] * 0.93, base[1] * 0.93, base[2] * 0.93)
     canvas = Image.fromarray(mix(clouds(rng, SIZE, 8, 3), dark, base))
@@ -239,7 +224,7 @@ def pegboard(rng: np.random.Generator) -> Picture:
 
 
 def terrazzo(rng: np.random.Generator) -> Picture:
-    """Chips of stone in a light ground."""
+    """Chips of stone on a light ground."""
     base = _pick(rng, PAINTS[:4], 0.05)
     dark = (base[0] * 0.95, base[1] * 0.95, base[2] * 0.95)
     canvas = Image.fromarray(mix(clouds(rng, SIZE, 4, 3), dark, base))
@@ -269,5 +254,5 @@ SURFACES: dict[str, Callable[[np.random.Generator], Picture]] = {
 
 
 def surface(family: str, seed: int) -> Picture:
-    """The surface picture `family`/`seed`; (256, 256, 3) uint8."""
+    """The surface texture of a family and a seed: (256, 256, 3) uint8."""
     return SURFACES[family](np.random.default_rng([seed, sum(family.encode())]))

@@ -1,25 +1,15 @@
-"""Tools as procedural shapes, lying as they lie on a bench: hammer, pliers, drill, saw, ..."""
+"""Tools as procedural shapes, lying flat: hammer, pliers, drill, saw, ..."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.simulator.assets.meshes import (
-    box,
-    circle,
-    cylinder,
-    ellipsoid,
-    extrude,
-    lathe,
-    loft,
-    merge,
-    rounded_box,
-    rounded_rectangle,
-    smooth,
+from pam_ros.simulator.assets.meshes import (  # isort: skip
+    box, circle, cylinder, ellipsoid, extrude, lathe, loft, merge, rounded_box, rounded_rectangle, smooth,
     sweep,
-)
-from pam_ros.simulator.assets.parts import Builder, Piece, Shape, between, chance
+)  # fmt: skip
+from pam_ros.simulator.assets.parts import Piece, Shape, between, chance
 
 Rng = np.random.Generator
 
@@ -330,17 +320,3 @@ def clamp(rng: Rng) -> Shape:
     pad = cylinder(0.013, 0.008).turned(y=90).moved(x=-wide * 0.1, y=-deep * 0.4, z=z)
     bar = cylinder(0.0035, 0.07, segments=10).turned(x=90).moved(x=wide * 0.85, y=-deep * 0.4 + 0.035, z=z)
     return Shape((Piece(merge(body, boss)), Piece(merge(screw, pad), "steel"), Piece(bar, "steel", "handle")))
-
-
-BUILDERS: dict[str, Builder] = {
-    "hammer": hammer,
-    "screwdriver": screwdriver,
-    "wrench": wrench,
-    "pliers": pliers,
-    "saw": saw,
-    "drill": drill,
-    "paintbrush": paintbrush,
-    "clamp": clamp,
-    "ruler": ruler,
-    "flashlight": flashlight,
-}

@@ -1,4 +1,4 @@
-"""Chooses and plays events that fit an actor's condition and the space around it."""
+"""Directs a video: chooses and plays events that suit the actor's condition and the space around it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pam_ros.simulator.assets.parts import between, chance
-from pam_ros.simulator.events.occlusion import LONGEST_PASSING_S, pass_in_front
+from pam_ros.simulator.events.occlusion import LONGEST_OCCLUSION_S, pass_in_front
 from pam_ros.simulator.events.space import Props, Space
 from pam_ros.simulator.events.stage import Stage
 
@@ -17,18 +17,18 @@ Rng = np.random.Generator
 
 
 class Condition(Enum):
-    """What state the actor is in; it decides which events can come next."""
+    """The actor's state, which decides the events that can follow."""
 
-    GROUNDED = "grounded"  # stands on its surface, in view
+    GROUNDED = "grounded"  # on its surface, in view
     LIFTED = "lifted"  # in the air
     COVERED = "covered"  # under a box
-    AWAY = "away"  # outside the picture
+    AWAY = "away"  # outside the image
     OPEN = "open"  # its door, drawer or lid is open
 
 
-LONGEST_ACT_S = 2.5  # no event starts later than this before the end, so that none is cut
-# How often each kind of happening is target_event_reached for. Lifts end in one of two ways, so each half as often;
-# what seldom fits (few things tip over) is target_event_reached for more often, so that all happen about equally.
+LONGEST_ACT_S = 2.5  # of one event; none starts later than this before the end, so none is cut
+# Relative rate at which each event is drawn as a video's target, so that all events are about equally
+# frequent: low for the two that end a lift, high for those that are rarely feasible.
 TARGET_EVENTS = {
     "slides_left": 1.1,
     "slides_right": 1.0,
@@ -44,20 +44,18 @@ TARGET_EVENTS = {
     "closes": 0.9,
     "hidden": 1.4,
 }
-RESTING = {
-    Condition.LIFTED: "held",
-    Condition.COVERED: "stays_covered",
-    Condition.AWAY: "stays_away",
-}  # else "still"
-RESTS_S = ((0.6, 1.6), (1.0, 2.6))  # shortest and longest rest; longer in the conditions of RESTING
-RESTS_AGAIN = {Condition.GROUNDED: 0.3, Condition.OPEN: 0.5}  # chance of a rest between two events; else 0.7
+# The event of an actor that rests in this condition; "still" in the others.
+RESTING = {Condition.LIFTED: "held", Condition.COVERED: "stays_covered", Condition.AWAY: "stays_away"}
+RESTS_S = ((0.6, 1.6), (1.0, 2.6))  # shortest and longest rest; the second pair in the conditions of RESTING
+REST_PROBABILITY = {Condition.GROUNDED: 0.3, Condition.OPEN: 0.5}  # between two events; 0.7 in the others
 
-SCRIPTS = ("put_down", "falls", "covered", "leaves", "opens", "closes")  # a second event ends what one began
-SCRIPT_S = 2 * LONGEST_ACT_S
+# Events of two acts: lifted and put down, covered and uncovered, ...
+TWO_ACTS = ("put_down", "falls", "covered", "leaves", "opens", "closes")
+TWO_ACTS_S = 2 * LONGEST_ACT_S
 
 
 class Director:
-    """Chooses and plays events that fit the actor's condition and the space around it."""
+    """Plays events of one actor on a stage, one after the other."""
 
     def __init__(self, stage: Stage, actor: int, props: Props, frames: int, rng: Rng) -> None:
         self.scene, self.stage, self.actor, self.frames, self.rng = stage.scene, stage, actor, frames, rng
@@ -71,7 +69,7 @@ class Director:
         self.tipped = False
 
     def start_open(self) -> bool:
-        """One of the actor's joints is open from the first frame on; False where it has none."""
+        """Opens one of the actor's joints in the first frame; False if it has none."""
         shape = self.scene.objects[self.actor].shape
         if not shape.joints:
             return False
@@ -82,9 +80,9 @@ class Director:
         return True
 
     def rest(self, frames: int = 0, leaving_s: float = 0.0) -> None:
-        """Nothing happens for a while (or for `frames`), said in the way of the actor's condition.
+        """Lets the actor rest for a random time, or for `frames`.
 
-        It is cut short, or left out, so that `leaving_s` seconds are left.
+        The rest is shortened or skipped to leave `leaving_s` seconds of the video.
         """
         frames = frames or self.stage.seconds(between(self.rng, *RESTS_S[self.condition in RESTING]))
         later = self.stage.seconds(leaving_s) if leaving_s else 0
@@ -96,21 +94,21 @@ class Director:
         track[-1] = replace(track[-1], event=RESTING.get(self.condition, "still"))
 
     def go_on(self) -> None:
-        """The next event, mostly after a rest that leaves time for the end of what has begun."""
-        if chance(self.rng, RESTS_AGAIN.get(self.condition, 0.7)):
+        """Plays the next event, usually after a rest that leaves time for the second act."""
+        if chance(self.rng, REST_PROBABILITY.get(self.condition, 0.7)):
             self.rest(leaving_s=0.0 if self.condition is Condition.GROUNDED else LONGEST_ACT_S)
         if not self.time_for(LONGEST_ACT_S) or not self.act():
             self.rest()
 
     def begin(self, target_event: str = "") -> bool:
-        """The first event, mostly after a rest; False where the target_event does not fit the actor."""
+        """Plays the first event, usually after a rest; False if the target event does not suit the actor."""
         if target_event == "closes" and not self.start_open():
             return False
         needed_s = (
-            LONGEST_PASSING_S
+            LONGEST_OCCLUSION_S
             if target_event == "hidden"
-            else SCRIPT_S
-            if target_event in SCRIPTS
+            else TWO_ACTS_S
+            if target_event in TWO_ACTS
             else LONGEST_ACT_S
         )
         if chance(self.rng, 0.6):
@@ -118,13 +116,13 @@ class Director:
         return self.time_for(LONGEST_ACT_S) and self.act(target_event)
 
     def time_for(self, seconds: float) -> bool:
-        """True where this many seconds are left."""
+        """True if this many seconds of the video are left."""
         return self.frames - len(self.stage.frames) >= self.stage.seconds(seconds)
 
     def act(self, target_event: str = "") -> bool:
-        """Goes on with what has begun; else begins what is target_event_reached, or anything that is feasible.
+        """Plays the second act if one is due; otherwise begins the target event, or any feasible one.
 
-        Returns False where nothing is, or where the target_event is not.
+        Returns False if none is feasible.
         """
         ends = {
             Condition.LIFTED: self.fall if self.target_event == "falls" else self.put_down,
@@ -137,8 +135,8 @@ class Director:
         names, rates = list(TARGET_EVENTS), np.fromiter(TARGET_EVENTS.values(), float)
         order = self.rng.choice(len(names), len(names), replace=False, p=rates / rates.sum())
         drawn = [names[int(index)] for index in order]
-        if not self.time_for(SCRIPT_S):  # what is begun now would be left unfinished
-            drawn = [name for name in drawn if name not in SCRIPTS]
+        if not self.time_for(TWO_ACTS_S):  # the second act would not fit
+            drawn = [name for name in drawn if name not in TWO_ACTS]
         self.target_event = next(
             (name for name in ([target_event] if target_event else drawn) if self._begin(name)), ""
         )
@@ -148,7 +146,7 @@ class Director:
         if target_event.startswith("slides"):
             return self.slide(target_event)
         if target_event == "hidden":
-            return self.time_for(LONGEST_PASSING_S) and pass_in_front(
+            return self.time_for(LONGEST_OCCLUSION_S) and pass_in_front(
                 self.stage, self.actor, self.props, self.rng
             )
         begins = {
@@ -178,7 +176,7 @@ class Director:
         for distance in np.arange(0.34, 0.1, -0.04) * shorter:
             if (
                 distance > 0.12
-                and self.space.way_is_free(actor, way, float(distance))
+                and self.space.path_is_free(actor, way, float(distance))
                 and self.space.stays_in_view(way * distance)
             ):
                 far = between(self.rng, max(0.12, 0.6 * distance), distance)
@@ -187,7 +185,7 @@ class Director:
         return False
 
     def pushed(self) -> bool:
-        """A neighbour slides over and pushes the actor on."""
+        """A neighbour slides over and pushes the actor."""
         stage, actor = self.stage, self.actor
         for pusher in self.rng.permutation(len(self.scene.objects)):
             pusher = int(pusher)
@@ -207,9 +205,9 @@ class Director:
                 or not self.space.stays_in_view(direction * distance)
             ):
                 continue
-            if self.space.way_is_free(
+            if self.space.path_is_free(
                 pusher, direction, gap + distance, ignore=(actor,)
-            ) and self.space.way_is_free(actor, direction, distance, ignore=(pusher,)):
+            ) and self.space.path_is_free(actor, direction, distance, ignore=(pusher,)):
                 stage.push(
                     pusher, actor, direction, gap, distance, stage.seconds(between(self.rng, 1.4, 2.2))
                 )
@@ -217,7 +215,7 @@ class Director:
         return False
 
     def tip(self) -> bool:
-        """Tips over to a free side; only things taller than wide."""
+        """Tips the actor over to a free side; only objects that are taller than wide tip over."""
         stage, actor = self.stage, self.actor
         height = stage.height(actor)
         if (
@@ -238,7 +236,7 @@ class Director:
         return False
 
     def open(self) -> bool:
-        """Opens one of its joints."""
+        """Opens one of the actor's joints."""
         shape = self.scene.objects[self.actor].shape
         if not shape.joints or self.tipped:
             return False
@@ -254,7 +252,7 @@ class Director:
         return True
 
     def close(self) -> bool:
-        """Closes what is open."""
+        """Closes the open joint."""
         self.stage.hinge(
             self.actor,
             self.joint,
@@ -266,13 +264,13 @@ class Director:
         return True
 
     def _starts_open(self) -> bool:
-        """A laptop is met open: its joint closes it, so that "opening" runs backwards."""
+        """A laptop's rest pose is open and its joint closes it, so its opening runs backwards."""
         return self.scene.objects[self.actor].category == "laptop"
 
     # -- in the air ----------------------------------------------------------------------
 
     def lift(self) -> bool:
-        """Straight up, mostly by the gripper."""
+        """Lifts the actor straight up, usually with the gripper."""
         stage, actor = self.stage, self.actor
         up = between(self.rng, 0.09, 0.2)
         self.ground = stage.now[actor].position.copy()
@@ -288,7 +286,7 @@ class Director:
         return True
 
     def put_down(self) -> bool:
-        """Gently back."""
+        """Lowers the lifted actor gently."""
         stage = self.stage
         helpers = (self.gripper,) if stage.now[self.gripper].visible else ()
         down = self.ground[2] - stage.now[self.actor].position[2]
@@ -298,7 +296,7 @@ class Director:
         return True
 
     def fall(self) -> bool:
-        """Let go."""
+        """Drops the lifted actor."""
         stage = self.stage
         if stage.now[self.gripper].visible:
             stage.place(self.gripper, stage.now[self.gripper].position + np.array([0, 0, 0.03]))
@@ -326,7 +324,7 @@ class Director:
     # -- out of sight --------------------------------------------------------------------
 
     def cover_up(self) -> bool:
-        """A box comes down over it; needs room around and above."""
+        """Lowers a box over the actor, if there is room around and above it."""
         stage, actor = self.stage, self.actor
         self.ground = stage.now[actor].position.copy()
         if self.tipped or (stage.extent(self.cover) < stage.extent(actor)).any():
@@ -349,7 +347,7 @@ class Director:
         return True
 
     def uncover(self) -> bool:
-        """The box is lifted off and goes."""
+        """Lifts the box off the actor and out of the scene."""
         stage = self.stage
         stage.carry(
             self.cover,
@@ -362,13 +360,13 @@ class Director:
         return True
 
     def leave(self) -> bool:
-        """Slides out of the picture, to a free side; or is carried up and out."""
+        """Moves the actor out of the image: it slides to a free side, or rises."""
         stage, actor = self.stage, self.actor
         start = stage.now[actor].position.copy()
         for sign in (1.0, -1.0) if chance(self.rng, 0.5) else (-1.0, 1.0):
             direction = stage.right * sign
             far = self.space.out_of_view(direction)
-            if far is not None and self.space.way_is_free(actor, direction, far, keep_on=False):
+            if far is not None and self.space.path_is_free(actor, direction, far, keep_on=False):
                 self.way_back = -direction * far
                 stage.slide(actor, direction, far, stage.seconds(between(self.rng, 1.4, 2.2)), "leaves")
                 self.condition = Condition.AWAY
@@ -385,7 +383,7 @@ class Director:
         return True
 
     def come_back(self) -> bool:
-        """The way it went."""
+        """Brings the actor back the way it left."""
         self.stage.carry(
             self.actor,
             self.way_back,

@@ -1,4 +1,4 @@
-"""Hides objects for a moment: something passes in front of one; finds in the pixels when one was hidden."""
+"""Occlusion: moves an object in front of the actor; finds in the visible pixels when an object was hidden."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from pam_ros.simulator.assets.parts import between, chance
 from pam_ros.simulator.events.space import Props
 from pam_ros.simulator.events.stage import Segment, Stage, Vector
 
-LONGEST_PASSING_S = 3.6
-HIDDEN, WHOLE = 0.3, 0.85  # share of the usual visible pixels: hidden below one, in full view above the other
+LONGEST_OCCLUSION_S = 3.6
+HIDDEN, WHOLE = 0.3, 0.85  # fraction of the usual visible pixels: hidden below 0.3, in full view above 0.85
 SMALLEST_PIXELS = 40
 SHORTEST_FRAMES = 3
 
 
 def pass_in_front(stage: Stage, actor: int, props: Props, rng: np.random.Generator) -> bool:
-    """A thing in the gripper, or the gripper alone, moves between camera and actor, waits there, goes on.
+    """Moves the gripper, usually with an object in it, between camera and actor, and away again.
 
-    Returns False where every such way leads through other objects.
+    Returns False if every such path leads through other objects.
     """
     camera = stage.scene.camera
     eye = np.asarray(camera.position)
     middle = stage.now[actor].position + np.array([0.0, 0.0, stage.height(actor) / 2])
     alone = chance(rng, 0.2)
-    tall, wide = (0.2, 0.12) if alone else (stage.height(props.passer), 2 * stage.radius(props.passer))
-    wanted = wide / max(1.7 * stage.radius(actor), 0.04) / between(rng, 0.9, 1.7)  # looks that much wider
+    tall, wide = (0.2, 0.12) if alone else (stage.height(props.occluder), 2 * stage.radius(props.occluder))
+    # Fraction of the way to the actor at which the occluder looks 0.9 to 1.7 times as wide.
+    wanted = wide / max(1.7 * stage.radius(actor), 0.04) / between(rng, 0.9, 1.7)
     sign = 1.0 if chance(rng, 0.5) else -1.0
-    across = float(np.linalg.norm(middle - eye)) * np.tan(np.radians(camera.fov_deg) / 2)  # half a picture
-    nearest = max(0.3, wide / (1.1 * across))  # of the way to the actor; nearer it would fill the picture
+    across = float(np.linalg.norm(middle - eye)) * np.tan(np.radians(camera.fov_deg) / 2)  # half the image
+    nearest = max(0.3, wide / (1.1 * across))  # any nearer, it would fill the image
     for nearness in np.arange(min(max(wanted, nearest + 0.1), 0.8), nearest, -0.08):
         stop = eye + (middle - eye) * nearness - np.array([0.0, 0.0, tall / 2])
         stop[2] = max(stop[2], stage.now[actor].position[2] + 0.004)
@@ -39,7 +40,7 @@ def pass_in_front(stage: Stage, actor: int, props: Props, rng: np.random.Generat
             break
     else:
         return False
-    moved = (props.gripper,) if alone else (props.passer, props.gripper)
+    moved = (props.gripper,) if alone else (props.occluder, props.gripper)
     stage.place(moved[0], stop - out)
     if not alone:
         stage.place(props.gripper, stop - out + np.array([0.0, 0.0, max(tall - 0.05, 0.0)]))
@@ -54,7 +55,7 @@ def pass_in_front(stage: Stage, actor: int, props: Props, rng: np.random.Generat
 
 
 def _free(stage: Stage, actor: int, props: Props, stop: Vector, out: Vector, radius: float) -> bool:
-    """True where nothing as high as the lower end of the passing thing stands in its way."""
+    """True if no object on the path reaches up to the lower end of the occluder."""
     for other, state in enumerate(stage.now):
         if other in props.all or not state.visible or state.position[2] + stage.height(other) < stop[2]:
             continue
@@ -66,11 +67,11 @@ def _free(stage: Stage, actor: int, props: Props, stop: Vector, out: Vector, rad
 
 
 def with_hidden(segments: Sequence[Segment], pixels: NDArray[np.int64]) -> tuple[Segment, ...]:
-    """The segments, with `hidden` where an object that stays still is out of sight for some frames.
+    """The segments, with a `hidden` segment wherever an object at rest is out of sight for some frames.
 
     Args:
         segments: without gaps.
-        pixels: (T,) visible pixels of each frame.
+        pixels: (T,) number of visible pixels in each frame.
     """
     found: list[Segment] = []
     for part in segments:
@@ -79,7 +80,7 @@ def with_hidden(segments: Sequence[Segment], pixels: NDArray[np.int64]) -> tuple
 
 
 def _split(part: Segment, pixels: NDArray[np.int64]) -> list[Segment]:
-    """One segment in which nothing moves, cut where the object vanishes and comes back."""
+    """Splits a resting segment where the object vanishes and where it reappears."""
     seen = pixels[part.start : part.end]
     usual = float(np.percentile(seen, 80))
     if usual < SMALLEST_PIXELS:
@@ -99,7 +100,8 @@ def _split(part: Segment, pixels: NDArray[np.int64]) -> list[Segment]:
         while last < len(seen) and dim[last]:
             last += 1
         frame = last
-        if first == 0 or last == len(seen) or last - first < SHORTEST_FRAMES:  # no return, or only a blink
+        # A gap at either end of the segment has no return; a short one is only a blink.
+        if first == 0 or last == len(seen) or last - first < SHORTEST_FRAMES:
             continue
         if part.start + first > begin:
             cut.append(Segment(begin, part.start + first, "still"))

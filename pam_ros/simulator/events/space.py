@@ -1,4 +1,4 @@
-"""Where an actor can go: free ways, the edge of the surface, the edge of the picture."""
+"""Where an actor can move: free paths, the edge of the surface, the edge of the image."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pam_ros.simulator.spec import SceneSpec
 
 @dataclass(frozen=True, slots=True)
 class Props:
-    """Indices of the objects a video may need besides the scene's own; invisible until they are."""
+    """Indices of the objects that a video adds to the scene; invisible until they are used."""
 
     cover: int
     gripper: int
-    passer: int
+    occluder: int
 
     @property
     def all(self) -> tuple[int, ...]:
-        """All of them."""
-        return (self.cover, self.gripper, self.passer)
+        """All three indices."""
+        return (self.cover, self.gripper, self.occluder)
 
 
 class Space:
@@ -31,16 +31,16 @@ class Space:
         self.scene, self.stage, self.actor, self.props = scene, stage, actor, props
 
     def ignored(self, *more: int) -> tuple[int, ...]:
-        """Objects that never stand in the way: the props, and `more`."""
+        """Objects that never block a path: the props, and `more`."""
         return (*self.props.all, *more)
 
     def headroom(self) -> float:
-        """Free metres above the surface."""
+        """Free height above the surface, metres."""
         boards = any(fixture.category == "shelf" for fixture in self.scene.fixtures)
         return 0.3 if self.scene.kind == "shelf" else 0.44 if boards else 2.0
 
     def on_surface(self, position: Vector) -> bool:
-        """True where the main surface carries this point, off stove and sink."""
+        """True if the point is on the main surface and not over the stove or the sink."""
         top = self.scene.fixtures[0].boxes
         low = (
             min(centre[0] - size[0] / 2 for size, centre in top[:4]),
@@ -57,7 +57,7 @@ class Space:
         )
 
     def over_sink(self, position: Vector) -> bool:
-        """True over a sink or a stove."""
+        """True if the point is over a sink or a stove."""
         for fixture in self.scene.fixtures:
             if fixture.category in ("sink", "stove"):
                 size, centre = fixture.boxes[0]
@@ -68,7 +68,7 @@ class Space:
                     return True
         return False
 
-    def way_is_free(
+    def path_is_free(
         self,
         index: int,
         direction: Vector,
@@ -76,7 +76,7 @@ class Space:
         ignore: tuple[int, ...] = (),
         keep_on: bool = True,
     ) -> bool:
-        """True where an object meets nothing on a straight way; with `keep_on` it stays on the surface."""
+        """True if an object's straight path is free; with `keep_on` it must also stay on the surface."""
         stage = self.stage
         start, radius = stage.now[index].position, stage.radius(index) * 0.75
         for step in np.linspace(0.15, 1.0, 8):
@@ -89,7 +89,7 @@ class Space:
         return True
 
     def pixel(self, position: Vector) -> tuple[float, float]:
-        """(x, y) in units of the half width and half height of a 4:3 picture; inside is -1..1."""
+        """(x, y) of a point in a 4:3 image, each -1..1 inside it."""
         camera = self.scene.camera
         pose = camera.pose()
         x, y, z = pose[:3, :3].T @ (position - pose[:3, 3])
@@ -97,14 +97,14 @@ class Space:
         return (float(x / (z * half)), float(y / (z * half * 0.75))) if z > 0.1 else (9.0, 9.0)
 
     def stays_in_view(self, offset: Vector) -> bool:
-        """True where the actor, moved by this, is still well in the picture."""
+        """True if the actor, moved by `offset`, is still well inside the image."""
         x, y = self.pixel(
             self.stage.now[self.actor].position + offset + np.array([0, 0, self.stage.height(self.actor) / 2])
         )
         return abs(x) < 0.82 and abs(y) < 0.82
 
     def out_of_view(self, direction: Vector) -> float | None:
-        """Metres until the whole object is out of the picture, or None where that is too far."""
+        """Metres until the whole actor is outside the image, or None if that is too far."""
         stage = self.stage
         reach = max(stage.radius(self.actor), stage.height(self.actor))
         for distance in np.arange(0.2, 1.3, 0.05):

@@ -1,6 +1,6 @@
-"""Moves objects frame by frame: slides, lifts, falls, tips, covers, opens; one method an event.
+"""Moves objects frame by frame: slides, lifts, falls, tips, covers, opens; one method for each event.
 
-Kinematic on purpose: positions are exact, never unstable, and the same for the same seed everywhere.
+Motion is kinematic on purpose: positions are exact and stable, and a seed gives the same motion everywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pam_ros.simulator.spec import CameraSpec, SceneSpec
 
 Vector = NDArray[np.float64]
 CLEARANCE_M = 0.02
-RESTS = ("still", "held", "stays_covered", "stays_away")  # nothing moves
+RESTS = ("still", "held", "stays_covered", "stays_away")  # events in which nothing moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Segment:
 
 
 def ease(frames: int) -> Vector:
-    """(frames,) progress 0..1 that starts and stops gently; the last is 1."""
+    """(frames,) progress in 0..1 that starts and stops gently and ends at 1."""
     t = np.arange(1, frames + 1) / frames
     return t * t * (3 - 2 * t)
 
@@ -41,7 +41,7 @@ def _axis_turn(axis: Vector, angle: float) -> Vector:
 
 
 class Stage:
-    """A scene being played: `frames` holds the states of every frame so far, `tracks` the events."""
+    """A scene in motion: `frames` holds the states of every frame so far, `tracks` each object's events."""
 
     def __init__(self, scene: SceneSpec, fps: float) -> None:
         self.scene, self.fps = scene, fps
@@ -57,15 +57,15 @@ class Stage:
         return float(np.linalg.norm(cloud[:, :2], axis=1).max())
 
     def height(self, index: int) -> float:
-        """Height of an object as it lies now, metres."""
+        """Current height of an object, metres."""
         return float(np.ptp((self._clouds[index] @ self.now[index].rotation.T)[:, 2]))
 
     def extent(self, index: int) -> Vector:
-        """(3,) size along x, y, z as it stands now, metres."""
+        """(3,) current size along x, y, z, metres."""
         return np.asarray(np.ptp(self._clouds[index] @ self.now[index].rotation.T, axis=0))
 
     def seconds(self, duration_s: float) -> int:
-        """Frames of a duration, at least 2."""
+        """Number of frames in a duration, at least 2."""
         return max(2, round(duration_s * self.fps))
 
     def still(self, frames: int) -> None:
@@ -73,7 +73,7 @@ class Stage:
         self._play([], frames, {})
 
     def slide(self, index: int, direction: Vector, distance: float, frames: int, event: str) -> None:
-        """Over the surface; direction is (3,) and level."""
+        """Slides an object over its surface; `direction` is a level (3,) unit vector."""
         start = self.now[index].position.copy()
         path = [start + direction * distance * t for t in ease(frames)]
         self._play([(index, path, None)], frames, {index: event})
@@ -81,7 +81,7 @@ class Stage:
     def push(
         self, pusher: int, index: int, direction: Vector, gap: float, distance: float, frames: int
     ) -> None:
-        """`pusher` comes over `gap` metres, touches `index` and pushes it `distance` on."""
+        """`pusher` slides `gap` metres, touches object `index` and pushes it by `distance` metres."""
         first, second = self.now[pusher].position.copy(), self.now[index].position.copy()
         travel = ease(frames) * (gap + distance)
         moved = np.maximum(travel - gap, 0)
@@ -92,7 +92,7 @@ class Stage:
         self._play(paths, frames, {pusher: "pushes", index: "pushed"})
 
     def rise(self, index: int, height: float, frames: int, event: str, others: tuple[int, ...] = ()) -> None:
-        """Straight up (or down, height < 0), `others` with it."""
+        """Moves an object straight up, or down if `height` < 0; `others` move with it."""
         paths: list[tuple[int, list[Vector], None]] = []
         for one in (index, *others):
             start = self.now[one].position.copy()
@@ -102,7 +102,7 @@ class Stage:
     def carry(
         self, index: int, offset: Vector, frames: int, events: dict[int, str], others: tuple[int, ...] = ()
     ) -> None:
-        """Along a straight line in the air; `events` names what it is for each object."""
+        """Moves an object along a straight line; `events` maps an object to its event."""
         paths: list[tuple[int, list[Vector], None]] = []
         for one in (index, *others):
             start = self.now[one].position.copy()
@@ -110,7 +110,7 @@ class Stage:
         self._play(paths, frames, events)
 
     def drop(self, index: int, ground_z: float, frames: int) -> None:
-        """Falls under gravity from where it is, with one small bounce."""
+        """Lets an object fall under gravity, with one small bounce."""
         start = self.now[index].position.copy()
         drop = start[2] - ground_z
         flight = float(np.sqrt(2 * drop / 9.81))
@@ -130,7 +130,7 @@ class Stage:
         self._play([(index, path, None)], frames, {index: "falls"})
 
     def tip(self, index: int, direction: Vector, frames: int) -> None:
-        """Tips over its edge towards `direction` and comes to lie."""
+        """Tips an object over its edge towards `direction`."""
         state = self.now[index]
         start, turn = state.position.copy(), state.rotation.copy()
         cloud = self._clouds[index] @ turn.T
@@ -148,19 +148,19 @@ class Stage:
         self._play([(index, path, turns)], frames, {index: "tips_over"})
 
     def hinge(self, index: int, joint: int, opening: float, frames: int, event: str) -> None:
-        """Opens or closes a joint to `opening`, 0 = closed, 1 = fully open."""
+        """Moves a joint to `opening`: 0 = closed, 1 = fully open."""
         start = float(self.now[index].opening[joint])
         self._play(
             [], frames, {index: event}, lambda t: self._open(index, joint, start + (opening - start) * t)
         )
 
     def place(self, index: int, position: Vector, visible: bool = True) -> None:
-        """Puts an object somewhere from the next frame on (waiting outside the picture)."""
+        """Puts an object at a position from the next frame on, e.g. a prop outside the image."""
         self.now[index].position = np.asarray(position, float).copy()
         self.now[index].visible = visible
 
     def free(self, position: Vector, radius: float, ignore: tuple[int, ...]) -> bool:
-        """True where a disc of this radius touches no other standing object."""
+        """True if a disc of this radius touches no other object near its height."""
         for other, state in enumerate(self.now):
             if other in ignore or not state.visible or state.position[2] > position[2] + 0.3:
                 continue
@@ -168,9 +168,9 @@ class Stage:
                 return False
         return True
 
-    def leave_out(self, unseen: Sequence[int]) -> None:
-        """Takes objects out of the scene, at the end of a play: what was never seen need not be rendered."""
-        kept = [index for index in range(len(self.scene.objects)) if index not in unseen]
+    def remove(self, unused: Sequence[int]) -> None:
+        """Removes objects from the scene at the end of a video, so that unused props are not rendered."""
+        kept = [index for index in range(len(self.scene.objects)) if index not in unused]
         self.scene = replace(self.scene, objects=tuple(self.scene.objects[index] for index in kept))
         self.frames = [[states[index] for index in kept] for states in self.frames]
         self.now = [self.now[index] for index in kept]
@@ -178,7 +178,7 @@ class Stage:
         self._clouds = [self._clouds[index] for index in kept]
 
     def finish(self, frames: int) -> None:
-        """Cuts or fills up to this many frames."""
+        """Cuts or extends the video to this many frames."""
         if len(self.frames) < frames:
             self.still(frames - len(self.frames))
         self.frames = self.frames[:frames]
@@ -223,7 +223,7 @@ def _copied(states: list[ObjectState]) -> list[ObjectState]:
 
 
 def _joined(track: list[Segment]) -> list[Segment]:
-    """Neighbouring segments in which nothing happens become one."""
+    """Merges neighbouring segments with the same resting event."""
     joined: list[Segment] = []
     for part in track:
         if joined and part.event in RESTS and joined[-1].event == part.event:
@@ -234,19 +234,19 @@ def _joined(track: list[Segment]) -> list[Segment]:
 
 
 def _cloud(scene: SceneSpec, index: int) -> Vector:
-    """(V, 3) metres around the base point, as the object rests."""
-    thing = scene.objects[index]
+    """(V, 3) vertices of the resting object relative to its base point, metres."""
+    item = scene.objects[index]
     points = (
-        np.concatenate([piece.mesh.vertices for piece in thing.shape.pieces])
-        * thing.scale
-        @ rest_rotation(thing).T
+        np.concatenate([piece.mesh.vertices for piece in item.shape.pieces])
+        * item.scale
+        @ rest_rotation(item).T
     )
     low, high = points.min(0), points.max(0)
     return np.asarray(points - [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
 
 
 def ground_axes(camera: CameraSpec) -> tuple[Vector, Vector]:
-    """(right, away): level unit vectors as the camera sees left-right and near-far."""
+    """(right, away): level unit vectors of the camera's left-to-right and near-to-far directions."""
     pose = camera.pose()
     right = np.array([pose[0, 0], pose[1, 0], 0.0])
     away = np.array([pose[0, 2], pose[1, 2], 0.0])

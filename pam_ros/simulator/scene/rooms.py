@@ -1,4 +1,4 @@
-"""The surroundings: table, kitchen counter, workbench, shelf; stove, sink, window, cabinet, placemat."""
+"""Rooms: table, kitchen, workbench or shelf, with stove, sink, window, cabinet and placemat."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pam_ros.simulator.assets.parts import Piece, Shape, between, chance
 from pam_ros.simulator.spec import FixtureSpec
 
 Rng = np.random.Generator
+Vector = tuple[float, float, float]
 KINDS = ("table", "kitchen", "workbench", "shelf")
 WALLS = ("plaster", "plaster", "tiles", "brick", "wood")
 FLOORS = ("planks", "tiles", "concrete", "stone", "terrazzo")
@@ -20,7 +21,7 @@ FLOORS = ("planks", "tiles", "concrete", "stone", "terrazzo")
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """A level rectangle objects can stand on, metres; `headroom_m` is free above it."""
+    """A level rectangle on which objects can stand, metres; `headroom_m` above it are free."""
 
     fixture: str
     x_min: float
@@ -33,7 +34,7 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Fixtures, and where objects can stand: the main area first, then stove, shelf, placemat."""
+    """Fixtures, and the areas on which objects can stand: the main one first, then stove, shelf, placemat."""
 
     kind: str
     fixtures: tuple[FixtureSpec, ...]
@@ -99,18 +100,28 @@ def _placemat(rng: Rng, split: str, area: Area) -> tuple[FixtureSpec, Area]:
     return mat, Area("placemat", x - wide / 2, x + wide / 2, y - deep / 2, y + deep / 2, area.z + 0.004)
 
 
+def _on_legs(
+    wide: float, deep: float, thick: float, *, leg_m: float, inset_m: float, height_m: float
+) -> tuple[tuple[Vector, Vector], ...]:
+    """(size, centre) boxes of a top whose upper side is z = 0, and of its four legs."""
+    legs = [
+        (
+            (leg_m, leg_m, height_m),
+            (x * (wide / 2 - inset_m), y * (deep / 2 - inset_m), -height_m / 2 - thick),
+        )
+        for x in (1, -1)
+        for y in (1, -1)
+    ]
+    return (((wide, deep, thick), (0.0, 0.0, -thick / 2)), *legs)
+
+
 def table(rng: Rng, split: str) -> Room:
     """A table in a room."""
     wide, deep, thick = between(rng, 1.1, 1.9), between(rng, 0.75, 1.0), 0.035
     texture = draw_texture(rng, split, ("wood", "planks", "stone", "cloth", "plaster", "terrazzo"))
-    legs = tuple(
-        ((0.06, 0.06, 0.72), (sx * (wide / 2 - 0.06), sy * (deep / 2 - 0.06), -0.36 - thick))
-        for sx in (1, -1)
-        for sy in (1, -1)
-    )
     top = FixtureSpec(
         "table",
-        (((wide, deep, thick), (0, 0, -thick / 2)), *legs),
+        _on_legs(wide, deep, thick, leg_m=0.06, inset_m=0.06, height_m=0.72),
         texture,
         tile_m=between(rng, 0.5, 1.0),
         finish=Finish(0.25, 0.4),
@@ -232,7 +243,7 @@ def kitchen(rng: Rng, split: str) -> Room:
     extra = ("stove", "sink", "none")[int(rng.choice(3, p=[0.42, 0.28, 0.3]))]
     x = between(rng, 0.22, 0.34) * (1 if chance(rng, 0.5) else -1)
     middle, deep = (front + back) / 2, back - front
-    boxes: tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...]
+    boxes: tuple[tuple[Vector, Vector], ...]
     if extra == "sink":  # the counter leaves a hole for the basin
         left, right = x - 0.23, x + 0.23
         boxes = (
@@ -255,9 +266,8 @@ def kitchen(rng: Rng, split: str) -> Room:
         areas.append(Area("stove", x - 0.26, x + 0.26, -0.2, 0.22, 0.011, 0.46))
     if extra == "sink":
         fixtures.append(_sink(x))
-        areas.append(
-            Area("sink", x - 0.26, x + 0.26, -0.22, 0.26, -9.0)
-        )  # nothing stands in it; it keeps its place free
+        # Far below, so that nothing stands in the sink; its rectangle stays free.
+        areas.append(Area("sink", x - 0.26, x + 0.26, -0.22, 0.26, -9.0))
     if chance(rng, 0.35):
         board, place = _board(rng, split, 0.46, back)
         fixtures.append(board)
@@ -269,14 +279,9 @@ def workbench(rng: Rng, split: str) -> Room:
     """A workbench below a tool wall."""
     wide, deep, thick = between(rng, 1.5, 2.0), between(rng, 0.65, 0.8), 0.06
     texture = draw_texture(rng, split, ("planks", "wood", "steel"))
-    legs = tuple(
-        ((0.09, 0.09, 0.8), (sx * (wide / 2 - 0.08), sy * (deep / 2 - 0.08), -0.4 - thick))
-        for sx in (1, -1)
-        for sy in (1, -1)
-    )
     bench = FixtureSpec(
         "workbench",
-        (((wide, deep, thick), (0, 0, -thick / 2)), *legs),
+        _on_legs(wide, deep, thick, leg_m=0.09, inset_m=0.08, height_m=0.8),
         texture,
         tile_m=between(rng, 0.5, 0.9),
         finish=Finish(0.1, 0.2),
@@ -296,7 +301,7 @@ def workbench(rng: Rng, split: str) -> Room:
 
 
 def shelf(rng: Rng, split: str) -> Room:
-    """A shelf of several boards, seen from the front; its middle board is z = 0."""
+    """A shelf of several boards, seen from the front; the middle board is at z = 0."""
     wide, deep, gap, t = between(rng, 1.1, 1.5), between(rng, 0.3, 0.38), between(rng, 0.36, 0.42), 0.025
     texture = draw_texture(rng, split, ("wood", "planks", "steel", "plaster"))
     boards = tuple(((wide, deep, t), (0.0, 0.0, level * gap - t / 2)) for level in (-2, -1, 0, 1, 2))

@@ -1,4 +1,4 @@
-"""Draws a scene from (seed, split): room, objects standing free of each other, lights, camera."""
+"""Draws a scene from a seed and a split: room, objects that do not touch, lights, camera."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pam_ros.simulator.scene.rooms import KINDS, Area, Room, draw_room
 from pam_ros.simulator.spec import CameraSpec, LightSpec, LookSpec, ObjectSpec, SceneSpec
 
 Rng = np.random.Generator
-SPLIT_SALT = {"train": 1, "val": 2, "test": 3}  # one seed gives different scenes in each split
+SPLIT_SALT = {"train": 1, "val": 2, "test": 3}  # the same seed gives another scene in each split
 
 
 @dataclass(frozen=True, slots=True)
 class Zoom:
-    """How near the robot looks: reach of the objects, camera distance, allowed object extents; metres."""
+    """How close the camera is: spread of the objects, camera distance, allowed object extents; metres."""
 
     reach_x_m: float
     reach_y_m: float
@@ -56,7 +56,7 @@ HOMES = {"table": "everyday", "kitchen": "kitchen", "workbench": "workshop", "sh
 
 @dataclass(slots=True)
 class _Footprint:
-    """A rectangle on the ground: centre, half sizes, and its two axes."""
+    """A rectangle on the ground: centre, half sizes and two axes."""
 
     centre: NDArray[np.float64]
     half: NDArray[np.float64]
@@ -68,23 +68,23 @@ class _Footprint:
         return bool((np.abs(axes @ (self.centre - other.centre)) <= reach + margin).all())
 
 
-def resting_size(thing: ObjectSpec) -> NDArray[np.float64]:
-    """(3,) metres: its extents as it rests, before its yaw."""
-    flat = replace(thing, yaw_deg=0.0)
+def resting_size(item: ObjectSpec) -> NDArray[np.float64]:
+    """(3,) extents of the resting object before its yaw, metres."""
+    flat = replace(item, yaw_deg=0.0)
     points = (
-        np.concatenate([piece.mesh.vertices for piece in thing.shape.pieces])
+        np.concatenate([piece.mesh.vertices for piece in item.shape.pieces])
         @ rest_rotation(flat).T
-        * thing.scale
+        * item.scale
     )
     return np.asarray(np.ptp(points, axis=0))
 
 
-def footprint(thing: ObjectSpec, size: NDArray[np.float64] | None = None) -> tuple[_Footprint, float]:
-    """The object's rectangle on the ground and its height, metres; `size` is its resting size if known."""
-    size = resting_size(thing) if size is None else size
-    yaw = np.radians(thing.yaw_deg)
+def footprint(item: ObjectSpec, size: NDArray[np.float64] | None = None) -> tuple[_Footprint, float]:
+    """The object's rectangle on the ground and its height, metres; `size` is its resting size, if known."""
+    size = resting_size(item) if size is None else size
+    yaw = np.radians(item.yaw_deg)
     axes = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
-    return _Footprint(np.asarray(thing.position[:2], float), size[:2] / 2, axes), float(size[2])
+    return _Footprint(np.asarray(item.position[:2], float), size[:2] / 2, axes), float(size[2])
 
 
 def draw_scene(
@@ -95,16 +95,24 @@ def draw_scene(
     categories: tuple[str, ...] = (),
     open_meshes: float = 0.0,
 ) -> SceneSpec:
-    """The scene of a seed. `objects` is the smallest and largest number drawn; crowded places get fewer.
+    """The scene of a seed.
 
-    With `categories` the first object drawn is of one of these. `open_meshes` is the share of objects, of the
-    kinds that have any, whose mesh is another maker's; 0 draws ours alone, see `open_meshes.py`.
+    Args:
+        seed: any integer >= 0.
+        split: one of `catalogue.SPLITS`.
+        kind: one of `rooms.KINDS`, or None for any.
+        objects: smallest and largest number to draw; a crowded room gets fewer.
+        categories: the first object is of one of these, if any are given.
+        open_meshes: fraction of objects with a third-party mesh, among the categories that have one; see
+            `assets/open_meshes.py`.
 
-    Raises ValueError for an unknown split or kind or a share not in 0..1, MeshStoreError without open meshes.
+    Raises:
+        ValueError: the split or kind is unknown, or the fraction is outside 0..1.
+        MeshStoreError: third-party meshes are needed but not fetched.
     """
     check_split(split)
     if not 0 <= open_meshes <= 1:
-        raise ValueError(f"open meshes are a share of the objects, in 0..1, not {open_meshes}")
+        raise ValueError(f"open_meshes is a fraction in 0..1, not {open_meshes}")
     if kind is not None and kind not in KINDS:
         raise ValueError(f"unknown kind of scene {kind!r}; allowed: {', '.join(KINDS)}")
     rng = np.random.default_rng([seed, SPLIT_SALT[split]])
@@ -118,8 +126,8 @@ def draw_scene(
     first = categories[int(chosen * len(categories))] if categories else None
     if first and zoom is CLOSE:
         zoom = MIDDLE
-    makers = Makers(split, open_meshes, np.random.default_rng([seed, SPLIT_SALT[split], 83]))
-    placed = _place_objects(rng, makers, room, zoom, wanted, between(rng, 0.004, 0.05), first)
+    meshes = MeshSource(split, open_meshes, np.random.default_rng([seed, SPLIT_SALT[split], 83]))
+    placed = _place_objects(rng, meshes, room, zoom, wanted, between(rng, 0.004, 0.05), first)
     camera = draw_camera(rng, kind, zoom, placed)
     return SceneSpec(
         seed,
@@ -135,10 +143,10 @@ def draw_scene(
 
 
 def draw_category(rng: Rng, kind: str, zoom: Zoom) -> str:
-    """A category that fits the room and the zoom; the room's own kind of things are three times as likely."""
+    """A category that suits the room and the zoom; the room's usual categories are three times as likely."""
     extents = largest_extent_m()
     fitting = [name for name in CATEGORIES if zoom.smallest_m <= extents[name] <= zoom.largest_m]
-    # large things fit less often: they are drawn more often, so that every category is met about as much
+    # Large objects fit less often, so they are drawn more often: each category appears about as often.
     weights = np.array(
         [
             (3.0 if ontology().entries[name].home == HOMES[kind] else 1.0) * (1 + (extents[name] / 0.24) ** 2)
@@ -149,40 +157,40 @@ def draw_category(rng: Rng, kind: str, zoom: Zoom) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Makers:
-    """Who makes the objects of a scene: see `draw_scene`."""
+class MeshSource:
+    """Where a scene's meshes come from: see `draw_scene`."""
 
     split: str
-    share: float
-    rng: Rng  # of its own, so that a share of 0 draws the same scene as ever
+    fraction: float
+    rng: Rng  # separate, so that a fraction of 0 leaves the scene unchanged
 
     def draw(self, rng: Rng, category: str) -> ObjectSpec:
         """An object of this category, not yet placed."""
-        thing = draw_object(rng, self.split, category)
-        return varied(thing, self.split, self.share, self.rng) if self.share else thing
+        item = draw_object(rng, self.split, category)
+        return varied(item, self.split, self.fraction, self.rng) if self.fraction else item
 
 
 def _place_objects(
-    rng: Rng, makers: Makers, room: Room, zoom: Zoom, wanted: int, gap: float, first: str | None = None
+    rng: Rng, meshes: MeshSource, room: Room, zoom: Zoom, wanted: int, gap: float, first: str | None = None
 ) -> list[ObjectSpec]:
     placed: list[ObjectSpec] = []
     taken: list[tuple[_Footprint, str]] = []
     special = {area.fixture: area for area in room.areas[1:]}
     drawn = [
-        makers.draw(rng, first if first and number == 0 else draw_category(rng, room.kind, zoom))
+        meshes.draw(rng, first if first and number == 0 else draw_category(rng, room.kind, zoom))
         for number in range(wanted)
     ]
-    sizes = [resting_size(thing) for thing in drawn]
+    sizes = [resting_size(item) for item in drawn]
     for number in sorted(range(wanted), key=lambda number: -float(sizes[number][0] * sizes[number][1])):
-        thing, size = drawn[number], sizes[number]
+        item, size = drawn[number], sizes[number]
         for _ in range(25):
-            area = _draw_area(rng, room, thing)
+            area = _draw_area(rng, room, item)
             x_low, x_high = max(area.x_min, -zoom.reach_x_m), min(area.x_max, zoom.reach_x_m)
             y_low, y_high = max(area.y_min, -zoom.reach_y_m), min(area.y_max, zoom.reach_y_m)
             if area.fixture in ("shelf", "stove") and area is not room.areas[0]:
                 x_low, x_high, y_low, y_high = area.x_min, area.x_max, area.y_min, area.y_max
             spot = (between(rng, x_low, x_high), between(rng, y_low, y_high), area.z)
-            candidate = replace(thing, position=spot, place=area.fixture)
+            candidate = replace(item, position=spot, place=area.fixture)
             mark, height = footprint(candidate, size)
             level = f"{area.z:.2f}" if area.fixture == "shelf" else "main"
             if height > area.headroom_m - 0.02 or not _inside(mark, area, special):
@@ -192,12 +200,12 @@ def _place_objects(
             placed.append(candidate)
             taken.append((mark, level))
             break
-    return placed or _place_objects(rng, makers, room, MIDDLE, wanted, gap)
+    return placed or _place_objects(rng, meshes, room, MIDDLE, wanted, gap)
 
 
-def _draw_area(rng: Rng, room: Room, thing: ObjectSpec) -> Area:
+def _draw_area(rng: Rng, room: Room, item: ObjectSpec) -> Area:
     usable = [area for area in room.areas[1:] if area.z > -5]
-    if thing.category in ("kettle", "pot", "frying_pan"):
+    if item.category in ("kettle", "pot", "frying_pan"):
         stoves = [area for area in usable if area.fixture == "stove"]
         if stoves and chance(rng, 0.75):
             return stoves[0]
@@ -208,7 +216,7 @@ def _draw_area(rng: Rng, room: Room, thing: ObjectSpec) -> Area:
 
 
 def _inside(mark: _Footprint, area: Area, special: dict[str, Area]) -> bool:
-    """Its middle stands well on the area, and it does not cross into the stove or the sink."""
+    """True if the object stands well on the area and does not reach over the stove, sink or placemat."""
     reach = np.abs(mark.axes.T) @ mark.half * (0.75 if area.fixture in ("placemat",) else 0.95)
     low, high = mark.centre - reach, mark.centre + reach
     if (
@@ -230,11 +238,11 @@ def _inside(mark: _Footprint, area: Area, special: dict[str, Area]) -> bool:
 
 
 def draw_camera(rng: Rng, kind: str, zoom: Zoom, placed: list[ObjectSpec]) -> CameraSpec:
-    """A view on the objects as from a robot's head or wrist."""
-    centre = np.mean([thing.position for thing in placed], axis=0)
+    """A view of the objects as from a robot's head or wrist."""
+    centre = np.mean([item.position for item in placed], axis=0)
     target = centre * 0.8 + rng.uniform(-0.04, 0.04, 3) + np.array([0, 0, 0.05])
     fov = between(rng, 45, 75)
-    spread = max(float(np.linalg.norm(np.asarray(thing.position) - centre)) for thing in placed)
+    spread = max(float(np.linalg.norm(np.asarray(item.position) - centre)) for item in placed)
     distance = max(between(rng, zoom.near_m, zoom.far_m), spread * 1.6 + 0.12) * (60 / fov) ** 0.7
     azimuth = np.radians(between(rng, -38, 38) if kind != "shelf" else between(rng, -22, 22))
     elevation = np.radians(between(rng, 16, 58) if kind != "shelf" else between(rng, -2, 18))
@@ -247,12 +255,12 @@ def draw_camera(rng: Rng, kind: str, zoom: Zoom, placed: list[ObjectSpec]) -> Ca
 
 
 def draw_lights(rng: Rng) -> tuple[LightSpec, ...]:
-    """A main lamp with shadow, sometimes a second one; warm to cold."""
+    """A main lamp that casts shadows, sometimes a second lamp; warm to cold."""
     warm = between(rng, -0.08, 0.08)
     strength = between(rng, 0.4, 0.68)
     main = (between(rng, -0.7, 0.7), between(rng, -0.3, 0.7), -1.0)
     x, y, z = (float(value) for value in -2.0 * np.asarray(main) / np.linalg.norm(main))
-    # the shadow map is centred on the lamp's axis: it must pass through the objects, or shadows break up
+    # The shadow map is centred on the lamp's axis; unless it passes through the objects, shadows break up.
     lights = [LightSpec((x, y, z), main, (strength + warm, strength, strength - warm), True)]
     if chance(rng, 0.7):
         side = (between(rng, -1, 1), between(rng, -0.2, 1.0), -0.8)
@@ -262,7 +270,7 @@ def draw_lights(rng: Rng) -> tuple[LightSpec, ...]:
 
 
 def draw_look(rng: Rng) -> LookSpec:
-    """A camera's electronics."""
+    """Exposure, gamma, white balance, noise and blur of a camera."""
     balance = (between(rng, 0.94, 1.06), 1.0, between(rng, 0.94, 1.06))
     blur = between(rng, 0.3, 0.8) if chance(rng, 0.35) else 0.0
     return LookSpec(between(rng, 0.88, 1.15), between(rng, 0.85, 1.12), balance, between(rng, 0.5, 4.0), blur)

@@ -1,6 +1,6 @@
-"""Words facts in English and Chinese for the five tasks: label, explain, brief, detail, clip.
+"""Writes the texts of the five tasks in English and Chinese: label, explain, brief, detail, clip.
 
-Every text names its subject first, so that the first category a reader finds is the one meant.
+Every text names its subject first, so that the first category in it is the region's.
 """
 
 from __future__ import annotations
@@ -31,8 +31,20 @@ def pick(rng: Rng, choices: Sequence[str]) -> str:
     return choices[int(rng.integers(len(choices)))]
 
 
+def _listed(language: Language, items: Sequence[str]) -> str:
+    """ "a mug, a bowl and a fork"."""
+    comma, last = (", ", " and ") if language is EN else ("、", "和")
+    return items[0] if len(items) == 1 else comma.join(items[:-1]) + last + items[-1]
+
+
+def _whole(facts: Facts) -> Mention:
+    """The object to which a part belongs."""
+    assert facts.whole is not None
+    return facts.whole
+
+
 def describe(facts: Facts, task: Task, language: Language, rng: Rng) -> str:
-    """The text of an image task. Raises ValueError for Task.CLIP: see `clip_caption`."""
+    """The text of an image task. Raises ValueError for Task.CLIP; see `clip_caption`."""
     entry = ontology().entries[facts.category]
     if task is Task.LABEL:
         return entry.label(language)
@@ -56,13 +68,13 @@ def article(phrase: str) -> str:
 
 
 def capital(sentence: str) -> str:
-    """With a capital first letter."""
+    """The sentence with a capital first letter."""
     return sentence[0].upper() + sentence[1:]
 
 
 @lru_cache(maxsize=1024)
 def adjectives_en(colour: str, material: str) -> str:
-    """Colour and material in their usual order, "" where nothing is said."""
+    """Colour and material in their usual order; "" without either."""
     known = ontology()
     words = [known.word("colours", colour, EN)] if colour else []
     if material:
@@ -94,7 +106,7 @@ def subject_en(facts: Facts, entry: Entry, noun: str = "") -> str:
 
 
 def place_en(facts: Facts, surface: bool = True) -> str:
-    """ "on the wooden table"; "" where it stands on nothing."""
+    """ "on the wooden table"; "" for regions and parts."""
     place, family = facts.place
     if not place:
         return ""
@@ -107,15 +119,6 @@ def beside_en(facts: Facts) -> str:
     return f"{RELATIONS[facts.relation][0]} {mention_en(facts.neighbour)}" if facts.neighbour else ""
 
 
-def _list_en(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
-
-
-def _whole_en(facts: Facts) -> str:
-    assert facts.whole is not None
-    return mention_en(facts.whole)
-
-
 def _here_en(facts: Facts, entry: Entry, infinitive: str, rng: Rng) -> str:
     it, stands = (
         ("they", "lie" if facts.lies else "stand")
@@ -123,10 +126,10 @@ def _here_en(facts: Facts, entry: Entry, infinitive: str, rng: Rng) -> str:
         else ("it", "lies" if facts.lies else "stands")
     )
     if facts.kind == "part":
-        return f"Here {it} {'belong' if entry.plural else 'belongs'} to {_whole_en(facts)}."
+        return f"Here {it} {'belong' if entry.plural else 'belongs'} to {mention_en(_whole(facts))}."
     if facts.kind == "region":
         if facts.carries:
-            return f"Here {it} carries {_list_en([mention_en(one) for one in facts.carries])}."
+            return f"Here {it} carries {_listed(EN, [mention_en(one) for one in facts.carries])}."
         return pick(rng, (f"Here {it} forms the background.", f"Here {it} is part of the background."))
     for pair in ontology().pairs:
         near = facts.neighbour.category if facts.neighbour else ""
@@ -145,7 +148,7 @@ def _here_en(facts: Facts, entry: Entry, infinitive: str, rng: Rng) -> str:
 
 
 def explain_en(facts: Facts, entry: Entry, rng: Rng) -> str:
-    """Label, definition, function, and the function here."""
+    """Label, definition and function, then its function in this scene."""
     forms = ontology().functions[entry.function].english
     infinitive, gerund = forms[int(rng.integers(len(forms)))]
     definition = entry.definition[EN]
@@ -161,10 +164,10 @@ def brief_en(facts: Facts, entry: Entry, rng: Rng) -> str:
     subject = subject_en(facts, entry, noun)
     if facts.kind == "part":
         phrase = f"{adjectives_en(facts.colour, '')} {noun or entry.noun}".strip()
-        return f"The {phrase} of {_whole_en(facts)}."
+        return f"The {phrase} of {mention_en(_whole(facts))}."
     if facts.kind == "region":
         tail = (
-            f" with {_list_en([mention_en(one) for one in facts.carries])} on it"
+            f" with {_listed(EN, [mention_en(one) for one in facts.carries])} on it"
             if facts.carries
             else " in the background"
         )
@@ -185,13 +188,15 @@ def detail_en(facts: Facts, entry: Entry, rng: Rng) -> str:
     opening = pick(rng, ("This is", "The picture shows"))
     sentences = [f"{opening} {subject_en(facts, entry)}."]
     if facts.kind == "part":
-        sentences.append(f"{it} {'belong' if entry.plural else 'belongs'} to {_whole_en(facts)}.")
+        sentences.append(f"{it} {'belong' if entry.plural else 'belongs'} to {mention_en(_whole(facts))}.")
         sentences.append(f"{it} {'are' if entry.plural else 'is'} {entry.definition[EN]}.")
         return " ".join(sentences)
     if facts.kind == "region":
         if facts.carries:
             verb = "stands" if len(facts.carries) == 1 else "stand"
-            sentences.append(f"{capital(_list_en([mention_en(one) for one in facts.carries]))} {verb} on it.")
+            sentences.append(
+                f"{capital(_listed(EN, [mention_en(one) for one in facts.carries]))} {verb} on it."
+            )
         sentences.append(f"It is {entry.definition[EN]}.")
         return " ".join(sentences)
     beside = beside_en(facts)
@@ -205,7 +210,7 @@ def detail_en(facts: Facts, entry: Entry, rng: Rng) -> str:
     ]
     if others:
         listed = [a_noun(ontology().entries[part], adjectives_en(colour, "")) for part, colour in others]
-        sentences.append(f"{it} {has} {_list_en(listed)}.")
+        sentences.append(f"{it} {has} {_listed(EN, listed)}.")
     if facts.cut_off:
         sentences.append("The edge of the picture cuts " + ("them" if entry.plural else "it") + " off.")
     return " ".join(sentences)
@@ -262,21 +267,12 @@ def beside_zh(facts: Facts) -> str:
     return f"在{mention_zh(facts.neighbour)}的{RELATIONS[facts.relation][1]}" if facts.neighbour else ""
 
 
-def _list_zh(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else "、".join(items[:-1]) + "和" + items[-1]
-
-
-def _whole_zh(facts: Facts) -> str:
-    assert facts.whole is not None
-    return mention_zh(facts.whole)
-
-
 def _here_zh(facts: Facts, entry: Entry, function: str, rng: Rng) -> str:
     if facts.kind == "part":
-        return f"这里它属于{_whole_zh(facts)}。"
+        return f"这里它属于{mention_zh(_whole(facts))}。"
     if facts.kind == "region":
         if facts.carries:
-            return f"这里它上面放着{_list_zh([mention_zh(one) for one in facts.carries])}。"
+            return f"这里它上面放着{_listed(ZH, [mention_zh(one) for one in facts.carries])}。"
         return pick(rng, ("这里它是场景的背景。", "这里它属于背景。"))
     for pair in ontology().pairs:
         near = facts.neighbour.category if facts.neighbour else ""
@@ -295,7 +291,7 @@ def _here_zh(facts: Facts, entry: Entry, function: str, rng: Rng) -> str:
 
 
 def explain_zh(facts: Facts, entry: Entry, rng: Rng) -> str:
-    """Label, definition, function, and the function here."""
+    """Label, definition and function, then its function in this scene."""
     function = pick(rng, ontology().functions[entry.function].chinese)
     use = pick(rng, (f"用来{function}", f"可以{function}", f"主要用于{function}"))
     return f"{entry.label(ZH)}是{entry.definition[ZH]}，{use}。{_here_zh(facts, entry, function, rng)}"
@@ -306,10 +302,12 @@ def brief_zh(facts: Facts, entry: Entry, rng: Rng) -> str:
     noun = pick(rng, entry.names[ZH]) if rng.random() < 0.12 else ""
     subject = subject_zh(facts, entry, noun)
     if facts.kind == "part":
-        return f"{adjectives_zh(facts.colour, '')}{noun or entry.label(ZH)}，属于{_whole_zh(facts)}。"
+        return (
+            f"{adjectives_zh(facts.colour, '')}{noun or entry.label(ZH)}，属于{mention_zh(_whole(facts))}。"
+        )
     if facts.kind == "region":
         return (
-            f"{subject}，上面放着{_list_zh([mention_zh(one) for one in facts.carries])}。"
+            f"{subject}，上面放着{_listed(ZH, [mention_zh(one) for one in facts.carries])}。"
             if facts.carries
             else f"{subject}，位于背景中。"
         )
@@ -323,10 +321,10 @@ def detail_zh(facts: Facts, entry: Entry, rng: Rng) -> str:
     """Two to four sentences."""
     sentences = [f"{pick(rng, ('这是', '图中是'))}{subject_zh(facts, entry)}。"]
     if facts.kind == "part":
-        return f"{sentences[0]}它属于{_whole_zh(facts)}，是{entry.definition[ZH]}。"
+        return f"{sentences[0]}它属于{mention_zh(_whole(facts))}，是{entry.definition[ZH]}。"
     if facts.kind == "region":
         if facts.carries:
-            sentences.append(f"上面放着{_list_zh([mention_zh(one) for one in facts.carries])}。")
+            sentences.append(f"上面放着{_listed(ZH, [mention_zh(one) for one in facts.carries])}。")
         sentences.append(f"它是{entry.definition[ZH]}。")
         return "".join(sentences)
     beside = beside_zh(facts)
@@ -339,7 +337,7 @@ def detail_zh(facts: Facts, entry: Entry, rng: Rng) -> str:
     ]
     if others:
         listed = [one_zh(ontology().entries[part], adjectives_zh(colour, "")) for part, colour in others]
-        sentences.append(f"它有{_list_zh(listed)}。")
+        sentences.append(f"它有{_listed(ZH, listed)}。")
     if facts.cut_off:
         sentences.append("画面边缘截去了它的一部分。")
     return "".join(sentences)
@@ -351,11 +349,14 @@ def detail_zh(facts: Facts, entry: Entry, rng: Rng) -> str:
 def clip_caption(
     facts: Facts, events: Sequence[str], previous: Sequence[str], language: Language, rng: Rng
 ) -> str:
-    """What happens in a clip, continuing what was said.
+    """A caption of a clip that continues the previous caption.
 
     Args:
-        events: ids in the clip, one or two, in order.
-        previous: ids of the clip before; empty for the first clip.
+        facts: of the object in the video's first frame.
+        events: one or two event ids, in order.
+        previous: event ids of the previous clip; empty for the first clip.
+        language: of the caption.
+        rng: chooses the wording.
     """
     entry = ontology().entries[facts.category]
     known = [ontology().events[event] for event in events]
@@ -367,7 +368,7 @@ def clip_caption(
         again = tuple(events) == tuple(previous)
         start = pick(rng, ("仍然", "依旧")) if again else pick(rng, ("接着", "随后", "现在"))
         if again and action.startswith(("仍", "一直", "还")):
-            start = ""  # the phrase itself says that it goes on
+            start = ""  # the phrase itself says that it continues
         return f"{entry.label(ZH)}{start}{action}。"
     form = 1 if entry.plural else 0
     phrases = [event.english[int(rng.integers(len(event.english)))][form] for event in known]

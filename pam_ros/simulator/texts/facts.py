@@ -1,4 +1,4 @@
-"""What is true of a region in a frame, read off the scene: the source of every text and of its check."""
+"""Facts of a region in a frame, read from the scene: every text is written from them and judged by them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NEIGHBOUR_M = 0.45
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """An object as another one's text speaks of it: category and colour ("" where it has none)."""
+    """An object that another one's text mentions: category and colour ("" if it has no named one)."""
 
     category: str
     colour: str
@@ -36,21 +36,23 @@ class Mention:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is true of one region.
+    """The facts of one region.
 
     Attributes:
-        category: ontology id; kind: "object", "region" or "part".
-        colour, material: ids, "" where nothing is said of them.
-        handle_colour: colour of the handle where only the handle has the named colour, else "".
+        category: id in the ontology.
+        kind: "object", "region" or "part".
+        colour, material: ids; "" if the texts name none.
+        handle_colour: the named colour if only the handle has it, else "".
         surface: texture family of a background region, else "".
-        place: category and texture family of what it stands on, ("", "") for regions and parts.
-        lies: True where it is flatter than wide.
-        size: "small" or "large" where it clearly differs from the usual size of its kind, else "".
-        neighbour: what is beside it; relation: "left", "right", "front", "behind" of that neighbour, or "".
-        parts: (part, colour) it shows.
-        whole: for a part: what it belongs to.
-        carries: for a region: what stands on it.
-        cut_off: the picture's edge cuts it.
+        place: category and texture family of the fixture below it; ("", "") for regions and parts.
+        lies: True if it is much flatter than wide.
+        neighbour: the nearest visible object on its level, if any.
+        relation: "left", "right", "front" or "behind" of that neighbour, or "".
+        parts: (part, colour) of each visible part.
+        whole: for a part: the object it belongs to.
+        carries: for a region: objects that stand on it.
+        cut_off: True if the image's edge cuts it.
+        size: "small" or "large" if its size is clearly unusual for its category, else "".
     """
 
     category: str
@@ -70,29 +72,29 @@ class Facts:
     size: str = ""
 
 
-def named_colour(thing: ObjectSpec) -> tuple[str, str]:
-    """(colour of the whole, colour of only the handle); both "" where its colour slot is not used."""
-    slots = [(piece.slot, piece.part) for piece in thing.shape.pieces if piece.slot in ("body", "print")]
-    if thing.category == "cardboard_box":
+def named_colour(item: ObjectSpec) -> tuple[str, str]:
+    """(colour of the object, colour of its handle alone); one of them is "", or both if no slot has it."""
+    slots = [(piece.slot, piece.part) for piece in item.shape.pieces if piece.slot in ("body", "print")]
+    if item.category == "cardboard_box":
         return "brown", ""
-    if thing.category in ("laptop", "light_bulb", "paper_roll", "egg_carton"):
-        return thing.colour, ""
+    if item.category in ("laptop", "light_bulb", "paper_roll", "egg_carton"):
+        return item.colour, ""
     if not slots:
         return "", ""
     if all(part == "handle" for _, part in slots):
-        return "", thing.colour
-    return thing.colour, ""
+        return "", item.colour
+    return item.colour, ""
 
 
-def mention(thing: ObjectSpec) -> Mention:
-    """How other texts speak of it."""
-    return Mention(thing.category, named_colour(thing)[0])
+def mention(item: ObjectSpec) -> Mention:
+    """The object as other texts mention it."""
+    return Mention(item.category, named_colour(item)[0])
 
 
-def part_colour(thing: ObjectSpec, part: str) -> str:
-    """Colour of a part by its largest piece, "" where it has no plain one."""
+def part_colour(item: ObjectSpec, part: str) -> str:
+    """Colour of a part's largest piece, "" if it has no plain colour."""
     counts: Counter[str] = Counter()
-    for piece in thing.shape.pieces:
+    for piece in item.shape.pieces:
         if piece.part == part:
             counts[piece.slot] += max(
                 1, int(1e4 * float(np.prod(np.ptp(piece.mesh.vertices, axis=0) + 1e-3)))
@@ -100,48 +102,48 @@ def part_colour(thing: ObjectSpec, part: str) -> str:
     if not counts:
         return ""
     slot = counts.most_common(1)[0][0]
-    return {"body": thing.colour, "accent": thing.accent}.get(slot, SLOT_COLOURS.get(slot, ""))
+    return {"body": item.colour, "accent": item.accent}.get(slot, SLOT_COLOURS.get(slot, ""))
 
 
 def object_facts(scene: SceneSpec, states: list[ObjectState], frame: Rendered, index: int) -> Facts:
-    """Facts of object `index` as it is in this frame."""
-    thing = scene.objects[index]
-    colour, handle_colour = named_colour(thing)
+    """Facts of object `index` in this frame."""
+    item = scene.objects[index]
+    colour, handle_colour = named_colour(item)
     mask = frame.instances == index + 1
-    surface = next((_family(fixture) for fixture in scene.fixtures if fixture.category == thing.place), "")
+    surface = next((_family(fixture) for fixture in scene.fixtures if fixture.category == item.place), "")
     neighbour, relation = _neighbour(scene, states, frame, index)
-    mark, height = footprint(thing)
+    mark, height = footprint(item)
     pixels = np.bincount(frame.parts[mask], minlength=len(PARTS))  # of each part
     shown = [part for part in range(1, len(PARTS)) if pixels[part] > 25]
     return Facts(
-        category=thing.category,
+        category=item.category,
         kind="object",
         colour=colour,
-        material=thing.material if colour else "",
+        material=item.material if colour else "",
         handle_colour=handle_colour,
-        place=(thing.place, surface),
+        place=(item.place, surface),
         lies=height < 0.6 * 2 * float(mark.half.max()),
         neighbour=neighbour,
         relation=relation,
-        parts=tuple((PARTS[part], part_colour(thing, PARTS[part])) for part in shown),
+        parts=tuple((PARTS[part], part_colour(item, PARTS[part])) for part in shown),
         cut_off=_touches_edge(mask),
-        size="" if thing.size == "medium" else thing.size,
+        size="" if item.size == "medium" else item.size,
     )
 
 
 def part_facts(scene: SceneSpec, index: int, part: str) -> Facts:
     """Facts of a part of object `index`."""
-    thing = scene.objects[index]
-    return Facts(category=part, kind="part", colour=part_colour(thing, part), whole=mention(thing))
+    item = scene.objects[index]
+    return Facts(category=part, kind="part", colour=part_colour(item, part), whole=mention(item))
 
 
 def region_facts(scene: SceneSpec, frame: Rendered, index: int) -> Facts:
     """Facts of fixture `index`."""
     fixture = scene.fixtures[index]
     on_it = [
-        mention(thing)
-        for number, thing in enumerate(scene.objects)
-        if thing.place == fixture.category and np.count_nonzero(frame.instances == number + 1) > 150
+        mention(item)
+        for number, item in enumerate(scene.objects)
+        if item.place == fixture.category and np.count_nonzero(frame.instances == number + 1) > 150
     ]
     return Facts(
         category=fixture.category,
@@ -153,7 +155,7 @@ def region_facts(scene: SceneSpec, frame: Rendered, index: int) -> Facts:
 
 
 def _family(fixture: FixtureSpec) -> str:
-    """Texture family as it is spoken of; a placemat is cloth in any case."""
+    """Texture family as texts name it; "" for a placemat, which is always cloth."""
     return fixture.texture[0] if fixture.texture and fixture.category != "placemat" else ""
 
 
@@ -164,7 +166,7 @@ def _touches_edge(mask: NDArray[np.bool_]) -> bool:
 def _neighbour(
     scene: SceneSpec, states: list[ObjectState], frame: Rendered, index: int
 ) -> tuple[Mention | None, str]:
-    """The nearest visible object on the same level, and where this one is seen from it."""
+    """The nearest visible object on the same level, and the direction from it to this object."""
     here = states[index].position
     right, away = ground_axes(scene.camera)
     nearest: tuple[float, int] | None = None

@@ -1,4 +1,4 @@
-"""Finds which category, function and events a text names, by the ontology's own words."""
+"""Judges texts: finds the category, function and events that a text names in the ontology's words."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pam_ros.simulator.ontology import ontology
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a text names: ids, or None / empty where it names none.
+    """The ids that a text names.
 
     Attributes:
-        category: the first object, region or part it names.
-        function: the first function it names.
-        events: all events it names, in order.
+        category: the first object, region or part, or None.
+        function: the first function, or None.
+        events: all events, in the order of the text.
     """
 
     category: str | None
@@ -27,7 +27,7 @@ class Verdict:
 
 @lru_cache(maxsize=8)
 def _finder(group: str, language: Language) -> tuple[re.Pattern[str], dict[str, tuple[str, ...]]]:
-    """A pattern that finds the longest names first, and which ids each name stands for."""
+    """A pattern that prefers longer names, and the ids of each name."""
     known = ontology()
     english = language is Language.EN
     names: dict[str, list[str]] = {}
@@ -58,7 +58,7 @@ def _finder(group: str, language: Language) -> tuple[re.Pattern[str], dict[str, 
 
 
 def _find(text: str, group: str, language: Language) -> list[str]:
-    """Ids in the order of the text; several ids of one name are given in the file's order."""
+    """Ids in the order of the text; if a name has several ids, all of them in the order of the file."""
     pattern, ids = _finder(group, language)
     found: list[str] = []
     for match in pattern.finditer(text.lower()):
@@ -77,7 +77,7 @@ def _find(text: str, group: str, language: Language) -> list[str]:
 
 
 def judge(text: str, language: Language) -> Verdict:
-    """What the text names. A text in the other language, or about nothing known, gives an empty verdict."""
+    """What the text names. A text in another language, or without known words, gives an empty verdict."""
     categories, functions = _find(text, "category", language), _find(text, "function", language)
     return Verdict(
         categories[0] if categories else None,
@@ -87,5 +87,5 @@ def judge(text: str, language: Language) -> Verdict:
 
 
 def same_category(text: str, language: Language, category: str) -> bool:
-    """True where the first category the text names is this one."""
+    """True if the first category that the text names is this one."""
     return judge(text, language).category == category
