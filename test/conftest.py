@@ -12,18 +12,40 @@ import pytest
 
 # Networks compute, or scenes are rendered.
 MODEL = {
-    "test_ablations", "test_checkpoint", "test_checkpoint_refused", "test_evaluation_run",
-    "test_evaluation_stream", "test_model_language", "test_model_pam", "test_model_perceiver",
-    "test_model_segmenter", "test_open_meshes", "test_pam_tiny", "test_parity", "test_region_crop",
-    "test_scenes", "test_training", "test_videos",
-}  # fmt: skip
+    "test_ablations",
+    "test_checkpoint",
+    "test_checkpoint_refused",
+    "test_evaluation_run",
+    "test_evaluation_stream",
+    "test_model_language",
+    "test_model_pam",
+    "test_model_perceiver",
+    "test_model_segmenter",
+    "test_open_meshes",
+    "test_pam_tiny",
+    "test_parity",
+    "test_region_crop",
+    "test_scenes",
+    "test_training",
+    "test_videos",
+}
 
 # The built interfaces or the installed executables are needed.
 ROS = {
-    "test_cli", "test_conversions", "test_demo", "test_launch", "test_packaging", "test_readme",
-    "test_ros_bad_input", "test_ros_lifecycle", "test_ros_model", "test_ros_parameters", "test_ros_services",
+    "test_cli",
+    "test_conversions",
+    "test_demo",
+    "test_launch",
+    "test_outputs",
+    "test_packaging",
+    "test_readme",
+    "test_ros_bad_input",
+    "test_ros_lifecycle",
+    "test_ros_model",
+    "test_ros_parameters",
+    "test_ros_services",
     "test_ros_topics",
-}  # fmt: skip
+}
 
 UNIT_TIMEOUT_S = 30  # a unit test takes far less; a slower one belongs to another tier
 
