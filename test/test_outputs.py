@@ -13,8 +13,9 @@ from fakes import FakeModel
 
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
+from pam_ros.nodes import sink
 from pam_ros.nodes.conversions import PromptDefaults
-from pam_ros.nodes.outputs import labels, sink
+from pam_ros.nodes.outputs import labels
 from pam_ros.nodes.outputs.camera_outputs import CameraOutputs
 from pam_ros.nodes.outputs.captions import CaptionsOutput
 from pam_ros.nodes.parameters import PerceptionSettings

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pam_ros.nodes.outputs import sink as sink_module
-from pam_ros.nodes.outputs.sink import Sink
+from pam_ros.nodes import sink as sink_module
+from pam_ros.nodes.sink import Sink
 
 
 class Gate:

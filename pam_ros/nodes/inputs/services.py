@@ -30,6 +30,7 @@ from pam_ros.nodes.conversions import (
     time_message,
 )
 from pam_ros.nodes.link import EngineLink
+from pam_ros.nodes.sink import Sink
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.records import Language
 from pam_ros.runtime.engine import RequestHandle
@@ -73,6 +74,7 @@ class Services:
             qos = QoSProfile(depth=_SERVICE_DEPTH)
             node.create_service(kind, f"~/{service}", callback, qos_profile=qos, callback_group=group)
         self._clips: dict[bytes, RequestHandle[CaptionEvent]] = {}  # goal id → its request, while it runs
+        self._feedback = Sink("~/caption_clip feedback", _publish_feedback, log.warn, capacity=_SERVICE_DEPTH)
         self._action = ActionServer(
             node,
             CaptionClip,
@@ -87,7 +89,10 @@ class Services:
         )
 
     def destroy(self) -> None:
-        """Frees the action server, which the node does not own."""
+        """Ends the feedback and frees the action server, which the node does not own."""
+        self._feedback.discard()
+        self._feedback.close()
+        self._feedback.join()
         self._action.destroy()
 
     # --- services
@@ -169,15 +174,15 @@ class Services:
         return result
 
     def _start_clip(self, goal: ServerGoalHandle) -> RequestHandle[CaptionEvent]:
-        engine = self._link.engine
-        return engine.caption_clip(
+        def on_progress(recorded_s: float, text: str) -> None:  # on the engine's thread
+            self._feedback.offer((goal, recorded_s, text), key=bytes(goal.goal_id.uuid))
+
+        return self._link.engine.caption_clip(
             self._camera,
             prompt_request(goal.request.prompt, self._defaults()),
             float(goal.request.duration_s),
             self._caption_language(goal.request.language),
-            lambda recorded_s, text: goal.publish_feedback(
-                CaptionClip.Feedback(recorded_s=float(recorded_s), partial_text=text)
-            ),
+            on_progress,
         )
 
     def _cancel_clip(self, goal: ServerGoalHandle) -> CancelResponse:
@@ -215,3 +220,8 @@ class Services:
         elif not isinstance(error, CancelledError):
             self._log.warn(f"{name} refused: {status.message}")
         return status
+
+
+def _publish_feedback(progress: tuple[ServerGoalHandle, float, str]) -> None:
+    goal, recorded_s, text = progress
+    goal.publish_feedback(CaptionClip.Feedback(recorded_s=float(recorded_s), partial_text=text))

@@ -6,7 +6,7 @@ from rclpy.node import Node
 
 from pam_ros.msg import StreamingCaption
 from pam_ros.nodes.conversions import caption_message
-from pam_ros.nodes.outputs.sink import Sink
+from pam_ros.nodes.sink import Sink
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import advertise
 from pam_ros.runtime.events import CaptionEvent

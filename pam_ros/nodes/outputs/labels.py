@@ -12,8 +12,8 @@ from vision_msgs.msg import LabelInfo
 
 from pam_ros.nodes.conversions import LARGEST_LABEL, label_image, label_info
 from pam_ros.nodes.images import image_message
-from pam_ros.nodes.outputs.sink import Sink
 from pam_ros.nodes.outputs.snapshot import Snapshot
+from pam_ros.nodes.sink import Sink
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import advertise
 from pam_ros.runtime.events import FrameResult

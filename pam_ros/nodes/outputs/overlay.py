@@ -8,9 +8,9 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
 from pam_ros.nodes.images import image_message, jpeg_message
-from pam_ros.nodes.outputs.sink import Sink
 from pam_ros.nodes.outputs.snapshot import Snapshot
 from pam_ros.nodes.parameters import PerceptionSettings
+from pam_ros.nodes.sink import Sink
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import advertise
 from pam_ros.runtime.overlay import draw_overlay, font_hint

@@ -7,8 +7,8 @@ from vision_msgs.msg import Detection2DArray
 
 from pam_ros.msg import RegionArray
 from pam_ros.nodes.conversions import detections_message, region_array
-from pam_ros.nodes.outputs.sink import Sink
 from pam_ros.nodes.outputs.snapshot import Snapshot
+from pam_ros.nodes.sink import Sink
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import advertise
 
