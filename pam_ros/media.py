@@ -1,4 +1,4 @@
-"""Reads and writes pictures and videos (Pillow, PyAV); no model, no ROS."""
+"""Reads and writes images and videos (Pillow, PyAV); no model, no ROS."""
 
 from __future__ import annotations
 

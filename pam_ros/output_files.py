@@ -1,4 +1,4 @@
-"""Checks that results can be written, before the work and not after it."""
+"""Checks that output folders and files can be written before the work starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the package's own data files, in a source checkout or installed by colcon or pip."""
+"""Finds the package's data files in a source checkout or under share/pam_ros."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short-lived threads for computations."""
+"""Runs compute work in a temporary thread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def in_passing_thread(work: Callable[[], Result]) -> Result:
+def in_temporary_thread(work: Callable[[], Result]) -> Result:
     """Runs `work` in a thread that ends with it; returns its result, raises its exception.
 
     A thread that has computed with PyTorch keeps its OpenMP helpers until it ends. If there are more of them

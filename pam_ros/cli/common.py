@@ -1,4 +1,4 @@
-"""Shared by the groups of commands: the console, options, prompts and progress."""
+"""Shared by all command groups: console, options, prompts, progress."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ def numbers(text: str, count: int, option: str) -> list[float]:
 def load(name: str, device: str, dtype: str, sam2: Path | None) -> Pam:
     """Loads a model and shows progress on stderr."""
     from pam_ros.model.loading.checkpoint import load_model
-    from pam_ros.threads import in_passing_thread
+    from pam_ros.threads import in_temporary_thread
 
     with console.status(f"loading {name}") as status:
-        return in_passing_thread(
+        return in_temporary_thread(
             lambda: load_model(name, device=device, dtype=dtype, sam2=sam2, progress=status.update)
         )
 

@@ -1,4 +1,4 @@
-"""`pam evaluate`: measure a model."""
+"""`pam evaluate`: measures a model."""
 
 from __future__ import annotations
 

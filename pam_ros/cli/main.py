@@ -1,4 +1,4 @@
-"""The `pam` command: collects the groups of commands and prints errors in one line."""
+"""The command `pam`: collects the command groups, prints errors in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pam models`, `pam fetch` and `pam parity`: list, download and verify models."""
+"""`pam models`, `pam fetch`, `pam parity`: lists, downloads and verifies models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pam perceive` describes regions of an image, `pam caption` captions regions of a video."""
+"""`pam perceive` describes regions of an image; `pam caption` captions regions of a video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pam demo` and `pam soak`: run the ROS nodes in separate processes (need ROS 2)."""
+"""`pam demo` and `pam soak`: run the nodes in their own processes; both need ROS 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pam scenes`: render scenes with ground truth, or draw a contact sheet of them."""
+"""`pam scenes`: renders scenes with ground truth, draws contact sheets, downloads open meshes."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from pam_ros.evaluation.samples import SampleError, Samples, read_folder, render
 from pam_ros.evaluation.speed import evaluate_speed
 from pam_ros.evaluation.video import evaluate_video
 from pam_ros.model.interface import PerceptionModel
-from pam_ros.threads import in_passing_thread
+from pam_ros.threads import in_temporary_thread
 
 Progress = Callable[[str], None]
 
@@ -131,7 +131,7 @@ def evaluation(
             name = "" if seed is None else f"seed {seed}: "
             tell = _prefixed(name, progress)
             samples = _samples(plan, seed, plan.cache or Path(scratch), tell)
-            findings = in_passing_thread(partial(evaluate_samples, model, samples, plan, tell))
+            findings = in_temporary_thread(partial(evaluate_samples, model, samples, plan, tell))
             found.append(SeedFindings(seed, findings))
         yield found
 
@@ -141,7 +141,7 @@ def evaluate_samples(
 ) -> Findings:
     """All parts of the plan on these samples."""
     findings = Findings()
-    if Part.SPEED in plan.parts:  # first: see `in_passing_thread`
+    if Part.SPEED in plan.parts:  # first: see `in_temporary_thread`
         evaluate_speed(model, samples.images, samples.videos, findings, progress)
     if Part.MASKS in plan.parts:
         evaluate_masks(model, samples.images, findings, progress)

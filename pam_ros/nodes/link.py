@@ -1,4 +1,4 @@
-"""What the manager and the perception nodes share: the engine while active, and the path of its results."""
+"""Connects manager and perception nodes: the engine while active, and the listeners of its results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pam_node`: runs the manager and one perception node per camera until SIGINT or SIGTERM.
+"""`pam_node`: the manager and one perception node per camera in one process, until SIGINT or SIGTERM.
 
 Two single-threaded executors, each with a thread of its own: a transition keeps the manager's busy; the
 perception nodes' is never busy, as their callbacks only hand over. (rclpy's multi-threaded executor can miss

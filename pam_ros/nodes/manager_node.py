@@ -1,4 +1,4 @@
-"""The lifecycle node: loads the model, starts and stops the engine, frees both; serves no requests itself.
+"""The lifecycle node: loads the model, starts and stops the engine, frees both.
 
 What a state creates, its mirror destroys: configure ↔ cleanup (model, engine), activate ↔ deactivate
 (the engine's worker).
@@ -32,7 +32,7 @@ from pam_ros.nodes.parameters import MANAGER, ManagerSettings, declare, manager_
 from pam_ros.nodes.perception_node import PerceptionNode
 from pam_ros.records import Language, Prompt, Task
 from pam_ros.runtime.engine import Engine
-from pam_ros.threads import in_passing_thread
+from pam_ros.threads import in_temporary_thread
 
 _SUCCESS, _FAILURE, _ERROR = (
     TransitionCallbackReturn.SUCCESS,
@@ -202,7 +202,7 @@ class ManagerNode(LifecycleNode):
         self.get_logger().info(
             f"loading model {settings.model!r} (device {settings.device}, dtype {settings.dtype})"
         )
-        self._model = model = in_passing_thread(lambda: self._warm_model(settings))
+        self._model = model = in_temporary_thread(lambda: self._warm_model(settings))
         self._engine = Engine(
             model=model,
             cameras=self.cameras,

@@ -1,6 +1,7 @@
-"""Every parameter once: default, range, unit, reason. `python -m pam_ros.nodes.parameters` prints the table.
+"""All parameters with default, range, unit and description.
 
-The runtime's defaults come from `EngineOptions`. `--yaml` prints the parameters file `config/pam.yaml`.
+`python -m pam_ros.nodes.parameters` prints the table of docs/parameters.md, with `--yaml` the file
+`config/pam.yaml`. The runtime's defaults come from `EngineOptions`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One camera's node: inputs, services, action and outputs; callbacks only hand over to the engine."""
+"""One camera's node: inputs, services, action and outputs; callbacks hand over to the engine and return."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warnings that a stream of bad input repeats: a message is logged again only after a pause.
+"""Logs each distinct warning of a bad input stream once in a while, not at every message.
 
 rclpy throttles by call site, so that one noisy topic would hide what is wrong with another.
 """

@@ -1,4 +1,4 @@
-"""Plays a video file once as a camera on `image`, at its own speed, then the process ends.
+"""Plays a video file once as a camera on `image`, then exits.
 
 With the parameter `hold` it repeats the first frame until the service `~/play` is called, so that there is
 time to prompt an object on it. The message of the answer is the stamp at which it starts, nanoseconds.

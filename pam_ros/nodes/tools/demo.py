@@ -1,4 +1,4 @@
-"""`pam demo`: runs camera, PAM nodes and recorder as processes, prompts an object and prints its captions."""
+"""`pam demo`: runs camera, nodes and recorder as processes, prompts an object, prints its captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records what a perception node publishes: overlay.mp4, regions.jsonl, captions.jsonl, until SIGINT.
+"""Records the outputs of a perception node until SIGINT: overlay.mp4, regions.jsonl, captions.jsonl.
 
 Start it in the node's namespace, e.g. `-r __ns:=/pam`: it subscribes to `regions`, `streaming_captions` and
 `overlay`.

@@ -1,4 +1,4 @@
-"""`pam soak`: a synthetic camera, changing prompts and captions; measures the memory of `pam_node`."""
+"""`pam soak`: a synthetic camera with changing prompts and captions; measures the node's memory."""
 
 from __future__ import annotations
 
