@@ -35,6 +35,7 @@ ROS = {
     "test_cli",
     "test_conversions",
     "test_demo",
+    "test_images",
     "test_launch",
     "test_outputs",
     "test_packaging",
