@@ -21,59 +21,85 @@ from pam_ros.cli.common import (
 from pam_ros.errors import PromptError
 from pam_ros.output_files import writable_file, writable_folder
 
+SeedOption = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--seed", help="seed of the test scenes; repeat for mean and standard deviation", metavar="N"
+    ),
+]
+CountOption = Annotated[
+    int, typer.Option("--count", min=1, help="images per seed; a quarter as many videos (at least 1)")
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="evaluate this data instead: a folder of `pam scenes render`, or a PAM .jsonl file",
+        metavar="PATH",
+    ),
+]
+OnlyOption = Annotated[
+    str,
+    typer.Option(
+        "--only",
+        help="comma-separated parts: masks,video,texts,stream,speed (default: all)",
+        metavar="PARTS",
+    ),
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="write all numbers to this JSON file", metavar="FILE")
+]
+PageOption = Annotated[
+    Path | None, typer.Option("--page", help="write an HTML report to this folder", metavar="FOLDER")
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="cache rendered scenes in this folder; delete it if the simulator changes",
+        metavar="FOLDER",
+    ),
+]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge",
+        help="OpenAI-compatible endpoint that judges continuity (default: offline rule)",
+        metavar="URL",
+    ),
+]
+JudgeModelOption = Annotated[
+    str | None, typer.Option("--judge-model", help="model name at the --judge endpoint", metavar="NAME")
+]
+EmbedderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--embedder",
+        help="sentence-transformers model for label similarity (default: string similarity)",
+        metavar="NAME",
+    ),
+]
+OpenMeshesOption = Annotated[
+    bool,
+    typer.Option(
+        "--only-open-meshes", help="evaluate only objects from open meshes (see `pam scenes meshes`)"
+    ),
+]
+
 
 def evaluate(
-    seed: Annotated[
-        list[int] | None,
-        typer.Option("--seed", help="seed of the test scenes; repeat for mean and standard deviation"),
-    ] = None,
-    count: Annotated[
-        int, typer.Option("--count", min=1, help="images per seed; a quarter as many videos (at least 1)")
-    ] = 40,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data", help="evaluate this data instead: a folder of `pam scenes render`, or a PAM .jsonl file"
-        ),
-    ] = None,
-    only: Annotated[
-        str,
-        typer.Option("--only", help="comma-separated parts: masks,video,texts,stream,speed (default: all)"),
-    ] = "",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="write all numbers to this JSON file", metavar="FILE")
-    ] = None,
-    page: Annotated[
-        Path | None, typer.Option("--page", help="write an HTML report to this folder", metavar="FOLDER")
-    ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            "--cache", help="cache rendered scenes in this folder; delete it if the simulator changes"
-        ),
-    ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            "--judge", help="OpenAI-compatible endpoint that judges continuity (default: offline rule)"
-        ),
-    ] = None,
-    judge_model: Annotated[
-        str | None, typer.Option("--judge-model", help="model name at the --judge endpoint")
-    ] = None,
-    embedder: Annotated[
-        str | None,
-        typer.Option(
-            "--embedder", help="sentence-transformers model for label similarity (default: string similarity)"
-        ),
-    ] = None,
+    seed: SeedOption = None,
+    count: CountOption = 40,
+    data: DataOption = None,
+    only: OnlyOption = "",
+    json_file: JsonOption = None,
+    page: PageOption = None,
+    cache: CacheOption = None,
+    judge: JudgeOption = None,
+    judge_model: JudgeModelOption = None,
+    embedder: EmbedderOption = None,
     carry_over: CarryOverOption = True,
-    open_meshes: Annotated[
-        bool,
-        typer.Option(
-            "--only-open-meshes", help="evaluate only objects from open meshes (see `pam scenes meshes`)"
-        ),
-    ] = False,
+    open_meshes: OpenMeshesOption = False,
     model: ModelOption = "pam-tiny",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
