@@ -15,8 +15,8 @@ MODEL = {
     "test_ablations",
     "test_checkpoint",
     "test_checkpoint_refused",
+    "test_cli",
     "test_evaluation_run",
-    "test_evaluation_stream",
     "test_model_language",
     "test_model_pam",
     "test_model_perceiver",
@@ -32,7 +32,6 @@ MODEL = {
 
 # The built interfaces or the installed executables are needed.
 ROS = {
-    "test_cli",
     "test_conversions",
     "test_demo",
     "test_images",

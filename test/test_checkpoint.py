@@ -1,4 +1,4 @@
-"""Checkpoints: every official variant loads; devices, memory, dtypes, round trips, pam-tiny."""
+"""Checkpoints that load: every official layout, devices, memory limits, dtypes, round trips, pam-tiny."""
 
 from __future__ import annotations
 
@@ -44,17 +44,19 @@ def assert_loaded(pam: Pam, tensors: dict[str, Tensor]) -> None:
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
-# ---- what is accepted
+# ---- layouts
 
 
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("place", ["top", "subfolder"])
 @pytest.mark.parametrize("sam2", ["file", "tower", "both"])
-def test_variants(tmp_path: Path, tensors: dict[str, Tensor], shards: int, place: str, sam2: str) -> None:
+def test_every_layout_loads(
+    tmp_path: Path, tensors: dict[str, Tensor], shards: int, place: str, sam2: str
+) -> None:
     stored = dict(tensors)
     folder = tmp_path if place == "top" else tmp_path / "PAM-tiny"
     write_official(folder, stored, shards=shards, sam2_file=sam2 != "tower", tower=sam2 != "file")
-    if sam2 == "both":  # the file decides, so what stands in the tower does not matter
+    if sam2 == "both":  # the file wins over the tower's weights
         for path in folder.glob("*.safetensors"):
             content = load_file(path)
             save_file({n: t + 1 if n.startswith(TOWER) else t for n, t in content.items()}, path)
@@ -65,7 +67,9 @@ def test_variants(tmp_path: Path, tensors: dict[str, Tensor], shards: int, place
     assert not any(parameter.requires_grad for parameter in pam.parameters())
 
 
-def test_sam2_file_given_or_beside_the_subfolder(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+def test_the_sam2_file_is_given_or_found_beside_the_subfolder(
+    tmp_path: Path, tensors: dict[str, Tensor]
+) -> None:
     write_official(tmp_path / "hub" / "PAM-tiny", tensors)
     file = tmp_path / "hub" / "PAM-tiny" / "sam2.1_tiny.pt"
     file.rename(tmp_path / "hub" / file.name)
@@ -76,14 +80,14 @@ def test_sam2_file_given_or_beside_the_subfolder(tmp_path: Path, tensors: dict[s
         load_model(str(tmp_path / "hub"), sam2=tmp_path / "nowhere.pt")
 
 
-def test_a_stray_file_above_the_folder_is_not_taken(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+def test_a_stray_file_above_the_folder_is_ignored(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     write_official(tmp_path / "mine", tensors, sam2_file=False, tower=True)
     torch.save({"model": {"stray": torch.zeros(1)}}, tmp_path / "sam2.1_hiera_large.pt")
     assert_loaded(load_model(str(tmp_path / "mine")), tensors)
 
 
 @pytest.mark.parametrize("head", ["absent", "present", "other"])
-def test_tied_head(tmp_path: Path, tensors: dict[str, Tensor], head: str) -> None:
+def test_a_tied_head_shares_the_embedding(tmp_path: Path, tensors: dict[str, Tensor], head: str) -> None:
     stored = dict(tensors)
     if head == "absent":
         del stored["lm_head.weight"]
@@ -96,7 +100,7 @@ def test_tied_head(tmp_path: Path, tensors: dict[str, Tensor], head: str) -> Non
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_trimmed_vocabulary(tmp_path: Path, tensors: dict[str, Tensor], tied: bool) -> None:
+def test_a_trimmed_vocabulary_loads(tmp_path: Path, tensors: dict[str, Tensor], tied: bool) -> None:
     rows = len(tiny_tokenizer())
     assert rows < LANGUAGE["vocab_size"]
     stored = {n: t[:rows].clone() if n in (EMBEDDING, "lm_head.weight") else t for n, t in tensors.items()}
@@ -106,7 +110,7 @@ def test_trimmed_vocabulary(tmp_path: Path, tensors: dict[str, Tensor], tied: bo
     assert torch.equal(pam.language.transformer.model.embed_tokens.weight, stored[EMBEDDING])
 
 
-def test_without_a_tokenizer_ids_can_be_fed(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+def test_a_model_without_a_tokenizer_accepts_ids(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     write_official(tmp_path, tensors)
     for path in tmp_path.glob("tokenizer*"):
         path.unlink()
@@ -117,7 +121,7 @@ def test_without_a_tokenizer_ids_can_be_fed(tmp_path: Path, tensors: dict[str, T
 
 
 @pytest.mark.parametrize("key", ["name", "hub id"])
-def test_from_the_hubs_cache(
+def test_models_load_from_the_hub_cache(
     tmp_path: Path, tensors: dict[str, Tensor], key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_official(tmp_path / "pam" / "PAM-3B", tensors)
@@ -130,7 +134,7 @@ def test_from_the_hubs_cache(
         return str(cache[hub_id])
 
     monkeypatch.setattr(checkpoint, "snapshot_download", snapshot)
-    # the description's working memory is meant for the real size
+    # the required working memory is that of the full-size model
     monkeypatch.setattr(checkpoint, "check_memory", lambda *_: None)
     pam = load_model({"name": "pam-3b", "hub id": "Perceive-Anything/PAM-3B"}[key])
     assert_loaded(pam, tensors)
@@ -141,7 +145,7 @@ def test_from_the_hubs_cache(
 # ---- devices and memory
 
 
-def test_device_and_dtype() -> None:
+def test_unknown_devices_and_dtypes_are_refused() -> None:
     for device in ("gpu", "cuda:x", "", "meta", "cpu:1"):
         with pytest.raises(DeviceError, match=r"unknown device .* this machine has: auto, cpu"):
             load_model("pam-tiny", device=device)
@@ -151,7 +155,7 @@ def test_device_and_dtype() -> None:
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:99"])
 @pytest.mark.parametrize(("built_for", "words"), [(None, "built for CPUs only"), ("13.0", "nvidia-smi")])
-def test_an_absent_gpu_says_where_to_look(
+def test_the_error_for_an_absent_gpu_says_what_to_check(
     device: str, built_for: str | None, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -161,7 +165,7 @@ def test_an_absent_gpu_says_where_to_look(
         load_model("pam-tiny", device=device)
 
 
-def test_too_little_memory(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+def test_a_model_above_the_memory_limit_is_refused(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     write_official(tmp_path, tensors, sam2_file=True, tower=True)
     with pytest.raises(
         MemoryLimitError, match=r"needs 0\.\d+ GiB on cpu, \d+\.\d+ GiB are free, of which 0\.10"
@@ -179,18 +183,20 @@ def test_needed_memory_follows_the_dtype_and_counts_sam2_once(
     monkeypatch.setattr(checkpoint, "WORKING_MEMORY_GIB", 0.0)
     for dtype in (torch.float32, torch.bfloat16):
         exact = numbers * dtype.itemsize / 2**30
-        assert exact <= checkpoint.needed_gib(files, dtype) < 1.1 * exact  # the .pt's zip weighs something
+        assert (
+            exact <= checkpoint.needed_gib(files, dtype) < 1.1 * exact
+        )  # the zip container of the .pt adds a little
 
 
-def test_a_failing_load_leaves_nothing(
+def test_a_failed_load_frees_the_model(
     tmp_path: Path, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also while the caller holds on to the error."""
-    born: list[weakref.ref[Pam]] = []
+    """Even while the caller holds the error."""
+    created: list[weakref.ref[Pam]] = []
 
     def recording(*args: Any) -> Pam:
         pam = Pam(*args)
-        born.append(weakref.ref(pam))
+        created.append(weakref.ref(pam))
         return pam
 
     monkeypatch.setattr(checkpoint, "Pam", recording)
@@ -202,13 +208,13 @@ def test_a_failing_load_leaves_nothing(
         held = error
     assert "model.norm.weight" in str(held)
     gc.collect()
-    assert [ref() for ref in born] == [None]
+    assert [ref() for ref in created] == [None]
 
 
 # ---- dtype, round trips, pam-tiny
 
 
-def test_bfloat16_load_keeps_the_exact_numbers_where_they_count(
+def test_bfloat16_keeps_positions_and_prompt_embeddings_exact(
     tmp_path: Path, tensors: dict[str, Tensor]
 ) -> None:
     write_official(tmp_path, tensors)
@@ -231,7 +237,7 @@ def answers(pam: Pam) -> list[str]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_save_and_load(tmp_path: Path, tied: bool) -> None:
+def test_saved_models_load_unchanged(tmp_path: Path, tied: bool) -> None:
     pam = tiny_pam("saved.", tie_word_embeddings=tied, sliding_window=30)
     save_model(pam, tmp_path / "exact", dtype=torch.float32)
     again = load_model(str(tmp_path / "exact"))
@@ -261,7 +267,7 @@ def test_pam_tiny_is_the_same_at_every_load() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = load_model("pam-tiny")
-    assert torch.equal(torch.get_rng_state(), before)  # and leaves others' dice alone
+    assert torch.equal(torch.get_rng_state(), before)  # loading leaves the global generator alone
     torch.manual_seed(6)
     second = load_model("pam-tiny")
     assert_loaded(second, official_tensors(first))

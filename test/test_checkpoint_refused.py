@@ -1,4 +1,4 @@
-"""Checkpoints that are not PAM's, or not whole: each is refused, and the message names what is wrong."""
+"""Checkpoints that are refused because they are incomplete or not PAM's; the message names the fault."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tensors() -> dict[str, Tensor]:
 
 
 def refused(folder: Path, *words: str) -> str:
-    """The error's text, after checking that it holds these words."""
+    """Loads the folder, which must fail with these words; returns the message."""
     with pytest.raises(CheckpointError) as caught:
         load_model(str(folder))
     message = str(caught.value)
@@ -61,10 +61,10 @@ def test_every_missing_unexpected_and_misshaped_name_is_listed(
         "model.layers.0.mlp.down_proj.weight is (3, 5), expected (32, 64)",
         "model.vision_resampler.sem_tokens.weight is (5, 32), expected (4, 32)",
     )
-    assert "lm_head" not in message  # what fits is not told
+    assert "lm_head" not in message  # matching tensors are not listed
 
 
-def test_sam2_file_of_another_architecture(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+def test_a_sam2_file_of_another_architecture(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     write_official(tmp_path, tensors)
     content = torch.load(tmp_path / "sam2.1_tiny.pt", weights_only=True)["model"]
     del content["no_mem_embed"]
@@ -73,12 +73,12 @@ def test_sam2_file_of_another_architecture(tmp_path: Path, tensors: dict[str, Te
     refused(tmp_path, f"missing: {TOWER}no_mem_embed", "unexpected: memory_attention.layers.7.norm1.weight")
 
 
-def test_missing_head_is_missing_where_it_is_not_tied(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+def test_an_untied_head_must_be_present(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     write_official(tmp_path, {name: t for name, t in tensors.items() if name != "lm_head.weight"})
     refused(tmp_path, "1 missing: lm_head.weight")
 
 
-def test_a_shard_that_is_not_there(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+def test_a_missing_shard(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     write_official(tmp_path, tensors, shards=3)
     gone = tmp_path / "model-00002-of-00003.safetensors"
     names = sorted(load_file(gone))
@@ -86,7 +86,7 @@ def test_a_shard_that_is_not_there(tmp_path: Path, tensors: dict[str, Tensor]) -
     refused(tmp_path, *names)
 
 
-def test_another_vocabulary(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+def test_a_vocabulary_of_another_size(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     stored = {n: t[:1000].clone() if n in (EMBEDDING, "lm_head.weight") else t for n, t in tensors.items()}
     write_official(tmp_path, stored)
     refused(tmp_path, f"{EMBEDDING} has 1000 rows", str(len(tiny_tokenizer())), "4096")
@@ -102,7 +102,7 @@ def test_truncated_files(tmp_path: Path, tensors: dict[str, Tensor], name: str, 
 
 
 @pytest.mark.parametrize("content", [b"no pickle", {"weights": {}}, {"model": 3}, {"model": {"a": "b"}}, [1]])
-def test_pt_files_that_are_something_else(tmp_path: Path, tensors: dict[str, Tensor], content: Any) -> None:
+def test_pt_files_with_other_contents(tmp_path: Path, tensors: dict[str, Tensor], content: Any) -> None:
     write_official(tmp_path, tensors)
     file = tmp_path / "sam2.1_tiny.pt"
     if isinstance(content, bytes):
@@ -112,7 +112,7 @@ def test_pt_files_that_are_something_else(tmp_path: Path, tensors: dict[str, Ten
     refused(tmp_path, str(file))
 
 
-def test_code_in_a_pt_file_is_not_run(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+def test_code_in_a_pt_file_does_not_run(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     write_official(tmp_path, tensors)
     torch.save({"model": Trap(tmp_path / "sprung")}, tmp_path / "sam2.1_tiny.pt")
     refused(tmp_path, "sam2.1_tiny.pt")
@@ -143,7 +143,7 @@ class Trap:
         ({"mm_perceiver": {"heads": 5}}, ["cannot be built", "5 heads"]),
     ],
 )
-def test_config_of_something_else(
+def test_a_config_of_another_model(
     tmp_path: Path, tensors: dict[str, Tensor], change: dict[str, Any], words: list[str]
 ) -> None:
     write_official(tmp_path, tensors, config=LANGUAGE | change)
@@ -151,13 +151,13 @@ def test_config_of_something_else(
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3", "\xff"])
-def test_config_that_is_no_json_object(tmp_path: Path, tensors: dict[str, Tensor], text: str) -> None:
+def test_a_config_that_is_not_a_json_object(tmp_path: Path, tensors: dict[str, Tensor], text: str) -> None:
     write_official(tmp_path, tensors)
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     refused(tmp_path, "config.json")
 
 
-def test_config_without_sizes(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+def test_a_config_without_sizes(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     write_official(tmp_path, tensors, config={"model_type": "llava_qwen", "hidden_size": 32})
     refused(tmp_path, "config.json lacks vocab_size, num_hidden_layers")
 
@@ -173,13 +173,13 @@ def test_broken_tokenizer(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     [
         "os.system",
         "torch.load",
-        "sam2.modeling.sam2_utils.copy.deepcopy",  # what a module of sam2 imports
-        "sam2.modeling.sam2_utils.get_1d_sine_pe",  # no class
-        "sam2.utils.misc.AsyncVideoFrameLoader",  # no module of the network
+        "sam2.modeling.sam2_utils.copy.deepcopy",  # imported by a module of sam2
+        "sam2.modeling.sam2_utils.get_1d_sine_pe",  # not a class
+        "sam2.utils.misc.AsyncVideoFrameLoader",  # not a network module
         "sam2.modeling.nothing.Here",
     ],
 )
-def test_sam2_yaml_may_build_sam2_modules_only(
+def test_a_sam2_yaml_builds_only_sam2_modules(
     tmp_path: Path, tensors: dict[str, Tensor], target: str
 ) -> None:
     write_official(tmp_path, tensors)
@@ -193,13 +193,15 @@ def test_sam2_yaml_may_build_sam2_modules_only(
 
 
 @pytest.mark.parametrize("text", ["model: [", "[]", "model: 3", "other: {}", "model: {a: 1}", ""])
-def test_sam2_yaml_that_is_none(tmp_path: Path, tensors: dict[str, Tensor], text: str) -> None:
+def test_a_sam2_yaml_that_is_not_a_configuration(
+    tmp_path: Path, tensors: dict[str, Tensor], text: str
+) -> None:
     write_official(tmp_path, tensors)
     (tmp_path / "sam2.yaml").write_text(text, encoding="utf-8")
     refused(tmp_path, "sam2.yaml is no SAM 2 configuration")
 
 
-def test_sam2_yaml_of_a_part_or_of_another_flow(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+def test_a_sam2_yaml_of_a_submodule_or_another_data_flow(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     write_official(tmp_path, tensors)
     for config, words in (
         (sam2_tiny()["memory_encoder"], "cannot be built"),
@@ -212,7 +214,7 @@ def test_sam2_yaml_of_a_part_or_of_another_flow(tmp_path: Path, tensors: dict[st
         sam2_config("nowhere")
 
 
-def test_what_is_not_there(
+def test_missing_models_and_files(
     tmp_path: Path, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ModelNotFoundError, match=r"no model 'pam-9b': not one of .*pam-3b.*pam-tiny"):
