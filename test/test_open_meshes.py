@@ -144,9 +144,9 @@ def test_errors_name_a_damaged_store_and_an_unwritable_folder(
         stored("shop/box.stl")
     (empty / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty / "file"))
-    with pytest.raises(OutputError):
+    with pytest.raises(OutputError, match=r"file/pam_ros"):
         fetch(["shop/box.stl"])
-    assert len(shop) == 1  # refused before anything was downloaded
+    assert len(shop) == 1  # refused before the download
 
 
 def test_a_store_of_an_older_version_is_recognised(shop: list[list[str]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def changed(drawn: np.ndarray) -> np.ndarray:
 def test_tint_and_outline_cover_the_mask_only() -> None:
     image = picture()
     drawn = draw_overlay(image, [region(1, (50, 100, 150, 200))], style=PLAIN)
-    assert (image == 100).all(), "the frame itself was drawn on"
+    assert (image == 100).all(), "the frame itself was changed"
     assert changed(drawn)[100:200, 50:150].all()
     outside = changed(drawn)
     outside[99:201, 49:151] = False
@@ -74,14 +75,27 @@ def test_names_and_captions_are_drawn_above_the_region() -> None:
     assert captioned.sum() > named.sum()
 
 
-def test_long_captions_stay_in_the_picture() -> None:
+def test_long_captions_stay_in_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks: list[overlay._Block] = []
+
+    class RecordedBlock(overlay._Block):
+        def __init__(self, *fields: Any) -> None:
+            super().__init__(*fields)
+            blocks.append(self)
+
+    monkeypatch.setattr(overlay, "_Block", RecordedBlock)
     for box in ((0, 0, 20, 20), (300, 220, 320, 240), (0, 0, 320, 240)):
         for words in ("word " * 200, "x" * 500, "水壶在煮水。" * 60):
             drawn = draw_overlay(picture(), [region(1, box, words)], captions={1: words})
             assert drawn.shape == (*SIZE, 3)
+    assert len(blocks) == 9
+    assert sum(len(block.lines) > 1 for block in blocks) >= 6  # all, with a font for Chinese
+    for block in blocks:
+        assert 0 <= block.x <= block.x + block.width <= SIZE[1]
+        assert 0 <= block.y <= block.y + block.height <= SIZE[0]
 
 
-def test_tiny_pictures_can_be_drawn_on() -> None:
+def test_tiny_images_can_be_drawn_on() -> None:
     mask = np.ones((4, 4), np.bool_)
     box, cropped = crop_mask(mask)
     tiny = Region(1, RegionState.TRACKED, box, cropped, 1.0, 1.0, {}, 0, 0)
@@ -130,7 +144,7 @@ def test_chinese_without_a_font_leaves_the_id_and_a_hint(monkeypatch: pytest.Mon
         chinese = draw_overlay(picture(), [region(1, box, "水壶")])
         bare = draw_overlay(picture(), [region(1, box)])
         np.testing.assert_array_equal(chinese, bare)
-        assert changed(bare)[120:149, 50:100].any(), "not even the id"
+        assert changed(bare)[120:149, 50:100].any(), "the id is missing, too"
         names = {(Task.LABEL, Language.ZH): Text("水壶", 0), (Task.LABEL, Language.EN): Text("kettle", 0)}
         both = replace(region(1, box), texts=names)
         kettle = draw_overlay(picture(), [region(1, box, "kettle")])
@@ -142,14 +156,14 @@ def test_chinese_without_a_font_leaves_the_id_and_a_hint(monkeypatch: pytest.Mon
 
 def test_chinese_with_a_font_of_this_machine() -> None:
     if font_hint(["水壶"], OverlayStyle()):
-        pytest.skip("no font with Chinese characters on this machine")
+        pytest.skip("this machine has no font with Chinese characters")
     box = (50, 150, 150, 200)
     one, other, neither = (draw_overlay(picture(), [region(1, box, label)]) for label in ("水壶", "苹果", ""))
     assert (one != other).any()
     assert (one != neither).any()
 
 
-def test_a_bad_font_file_says_so() -> None:
+def test_a_bad_font_file_is_refused() -> None:
     with pytest.raises(ValueError, match="not a font file"):
         check_font_file(__file__)
     check_font_file("")

@@ -121,14 +121,17 @@ def test_every_category_renders(category: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_objects_do_not_overlap(kind: str, split: str) -> None:
+    pairs = 0
     for seed in range(12):
         scene = draw_scene(seed, split, kind)
         assert scene.kind == kind and scene.objects
+        pairs += len(scene.objects) - 1
         marks = [(footprint(item)[0], item.position[2]) for item in scene.objects]
         for index, (mark, level) in enumerate(marks):
             assert not any(
                 mark.overlaps(other, 0.0) for other, where in marks[:index] if abs(where - level) < 0.1
             )
+    assert pairs > 12
 
 
 def test_splits_share_no_meshes_textures_or_backgrounds() -> None:

@@ -115,6 +115,7 @@ def test_an_occluder_hides_an_object_that_reappears() -> None:
 def test_objects_have_caption_windows_of_several_clocks(tmp_path: Path) -> None:
     sample = video_sample(4, "train", 32, 5.0, 96, 72)
     line = write_video(tmp_path, "v0", sample)
+    assert sample.objects
     for region, item in zip(line["regions"], sample.objects, strict=True):
         assert region["segments"] == [[part.start, part.end, part.event] for part in item.segments]
         assert [(clip["start"], clip["end"]) for clip in region["events"]] == [
