@@ -243,15 +243,3 @@ class Detection:
     box_xyxy: tuple[float, float, float, float]
     source_id: str = ""
     source_class: str = ""
-
-
-def crop_mask(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """(H, W) bool → its tight box (4,) float32 (x1, y1, x2, y2; x2, y2 exclusive) and the mask cut to it.
-
-    An empty mask gives a box of zeros and a (0, 0) mask.
-    """
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return np.zeros(4, np.float32), np.zeros((0, 0), np.bool_)
-    y1, y2, x1, x2 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    return np.array([x1, y1, x2, y2], np.float32), mask[y1:y2, x1:x2].copy()

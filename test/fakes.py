@@ -1,8 +1,8 @@
-"""A perception model without weights: exact, instant, and told by the test what goes wrong.
+"""A perception model without weights: exact, instant, and failing only as the test says.
 
-It answers with what it was asked, so that a test reads in the answer which frames, embeddings and prompts reached
-it: a mask is the prompt's box (or a square around its first click), a text names task, language and what it
-saw.
+It answers with what it was asked, so that a test reads in the answer which frames, embeddings and prompts
+reached it: a mask is the prompt's box (or a square around its first click), a text names task, language and
+its frames.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.model.interface import FIRST_FRAME_STRIDE, GenerationRequest, ModelInfo, TextDelta
-from pam_ros.records import Prompt, Task
+from pam_ros.model.interface import FIRST_FRAME_STRIDE, ModelInfo, TextDelta, TextRequest
+from pam_ros.records import Language, Prompt, Task
 
 CLICK_REACH = 4  # a click's mask is the square this many pixels around it
 STRIDE_2_TOKENS, STRIDE_4_TOKENS = 10, 3
@@ -63,6 +64,32 @@ class FakeEmbeddings:
         return STRIDE_2_TOKENS if self.stride == FIRST_FRAME_STRIDE else STRIDE_4_TOKENS
 
 
+@dataclass(frozen=True, eq=False)
+class FakeText:
+    """A text as it was started: its prompt's embeddings, and what was asked."""
+
+    text_id: int
+    prompt_id: int
+    embeddings: tuple[FakeEmbeddings, ...]
+    request: TextRequest
+
+    @property
+    def task(self) -> Task:
+        return self.request.task
+
+    @property
+    def language(self) -> Language:
+        return self.request.language
+
+    @property
+    def previous_caption(self) -> str | None:
+        return self.request.previous_caption
+
+    @property
+    def max_new_tokens(self) -> int:
+        return self.request.max_new_tokens
+
+
 @dataclass(eq=False)
 class Costs:
     """Seconds that a call takes."""
@@ -75,16 +102,18 @@ class Costs:
 
 @dataclass(eq=False)
 class FakeModel:
-    """Implements PerceptionModel.
+    """Implements PerceptionModel, and as its own `vision` and `text` VisionModel and TextGenerator.
 
     Attributes:
         words: of each text; a text takes one prefill step and one step a word.
         hidden: numbers of memories that are not in view, beside all of them in a black frame.
         fault: called as fault(call, details) before each call of the model; if it raises, the model fails.
-            `details` is what the call is about: shades, prompts, memories, observations or requests.
+            `details` is what the call is about: shades, prompts, memories, observations or texts.
         calls: name and number of items of every call, newest last, at most `max_calls`.
-        batches: the requests of every `decode`, at most `max_calls`.
-        stepping: decoding stands still while this is cleared (a step then reports nothing).
+        batches: the texts of every `generate`, at most `max_calls`.
+        prompts: open prompts by id: whether of a clip, and the frames.
+        cancelled: ids of cancelled texts.
+        stepping: generation stands still while this is cleared (a step then reports nothing).
     """
 
     words: int = 3
@@ -93,7 +122,9 @@ class FakeModel:
     fault: Callable[[str, Sequence[object]], None] | None = None
     max_calls: int = 2000
     calls: list[tuple[str, int]] = field(default_factory=list)
-    batches: list[tuple[GenerationRequest, ...]] = field(default_factory=list)
+    batches: list[tuple[FakeText, ...]] = field(default_factory=list)
+    prompts: dict[int, tuple[bool, list[FakeEmbeddings]]] = field(default_factory=dict)
+    cancelled: set[int] = field(default_factory=set)
     memories: int = 0
     steps: int = 0
     closed: bool = False
@@ -102,6 +133,8 @@ class FakeModel:
 
     def __post_init__(self) -> None:
         self.stepping.set()
+        self._ids = count(1)
+        self._running: list[FakeBatch] = []
 
     @property
     def info(self) -> ModelInfo:
@@ -139,11 +172,64 @@ class FakeModel:
         )
         return [FakeEmbeddings(each.memory.number, each.shade, stride) for each in observations]
 
-    def decode(self, requests: Sequence[GenerationRequest]) -> FakeGeneration:
-        self._call("decode", requests, 0.0)
+    @property
+    def vision(self) -> FakeModel:
+        return self
+
+    @property
+    def text(self) -> FakeModel:
+        return self
+
+    # ---- texts
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._running)
+
+    def open_prompt(self, *, clip: bool) -> int:
+        prompt_id = next(self._ids)
+        self.prompts[prompt_id] = (clip, [])
+        return prompt_id
+
+    def extend_prompt(self, prompt_id: int, embeddings: FakeEmbeddings) -> None:
+        self.prompts[prompt_id][1].append(embeddings)
+
+    def release_prompt(self, prompt_id: int) -> None:
+        del self.prompts[prompt_id]
+
+    def generate(self, requests: Sequence[tuple[int, TextRequest]]) -> list[int]:
+        texts = [
+            FakeText(next(self._ids), prompt_id, tuple(self.prompts[prompt_id][1]), request)
+            for prompt_id, request in requests
+        ]
+        self._call("generate", texts, 0.0)
         if len(self.batches) < self.max_calls:
-            self.batches.append(tuple(requests))
-        return FakeGeneration(self, requests)
+            self.batches.append(tuple(texts))
+        self._running.insert(0, FakeBatch(texts))
+        return [text.text_id for text in texts]
+
+    def step(self) -> list[TextDelta]:
+        if not self.stepping.is_set():
+            time.sleep(0.001)  # a stopped clock must not spin the worker
+            return []
+        batch = self._running.pop(0)
+        self.steps += 1
+        running = batch.running
+        try:
+            self._call("step", running, self.costs.step_s)
+        except Exception as error:
+            return [TextDelta(text.text_id, "", False, error) for text in running]
+        deltas = batch.step(self.words)
+        if batch.running:
+            self._running.append(batch)
+        return deltas
+
+    def cancel(self, text_id: int) -> None:
+        if len(self.cancelled) < self.max_calls:
+            self.cancelled.add(text_id)
+        for batch in self._running:
+            batch.running = [text for text in batch.running if text.text_id != text_id]
+        self._running = [batch for batch in self._running if batch.running]
 
     def close(self) -> None:
         self.closed = True
@@ -180,59 +266,42 @@ class FakeModel:
             time.sleep(cost_s)
 
 
-class FakeGeneration:
-    """Implements Decode: one step of prefill, then one word a step for every request."""
+class FakeBatch:
+    """Texts that started together: one step of prefill, then one word a step for each of them."""
 
-    def __init__(self, model: FakeModel, requests: Sequence[GenerationRequest]) -> None:
-        self.requests = tuple(requests)
-        self.cancelled: set[int] = set()
-        self._model = model
+    def __init__(self, texts: Sequence[FakeText]) -> None:
+        self.running = list(texts)
         self._steps = 0
-        self._open = set(range(len(requests)))
 
-    @property
-    def done(self) -> bool:
-        return not self._open
-
-    def step(self) -> list[TextDelta]:
-        if not self._model.stepping.is_set():
-            time.sleep(0.001)  # a stopped clock must not spin the worker
-            return []
-        self._model.steps += 1
-        running = [self.requests[index] for index in sorted(self._open)]
-        self._model._call("step", running, self._model.costs.step_s)
+    def step(self, most_words: int) -> list[TextDelta]:
         self._steps += 1
-        if self._steps == 1:
-            return []
         words = self._steps - 1
+        if not words:
+            return []
         deltas = []
-        for index in sorted(self._open):
-            request = self.requests[index]
-            last = min(self._model.words, request.max_new_tokens)
-            text = " ".join([text_of(request), *["w"] * (words - 1)])
-            deltas.append(TextDelta(index, text, words >= last))
-        self._open -= {delta.index for delta in deltas if delta.final}
+        for text in self.running:
+            last = min(most_words, text.max_new_tokens)
+            said = " ".join([text_of(text), *["w"] * (words - 1)])
+            deltas.append(TextDelta(text.text_id, said, words >= last))
+        ended = {delta.text_id for delta in deltas if delta.final}
+        self.running = [text for text in self.running if text.text_id not in ended]
         return deltas
 
-    def cancel(self, index: int) -> None:
-        self.cancelled.add(index)
-        self._open.discard(index)
 
+def text_of(text: FakeText) -> str:
+    """The first word of a text: `label-en-r1s100` names task, language, region and shade.
 
-def text_of(request: GenerationRequest) -> str:
-    """The first word of a request's text: `label-en-r1s100` names task, language, region and shade.
-
-    A clip's has every frame (`f` fine, `c` coarse) and how the previous caption begins:
+    A clip's has every frame (`f` stride 2, `c` stride 4) and how the previous caption begins:
     `clip-en-r1f100c110<none`.
     """
-    if request.task is not Task.CLIP:
-        (rows,) = request.embeddings
-        return f"{request.task.value}-{request.language.value}-r{rows.region}s{rows.shade}"
+    if text.task is not Task.CLIP:
+        (frame,) = text.embeddings
+        return f"{text.task.value}-{text.language.value}-r{frame.region}s{frame.shade}"
     frames = "".join(
-        f"{'f' if rows.stride == FIRST_FRAME_STRIDE else 'c'}{rows.shade}" for rows in request.embeddings
+        f"{'f' if frame.stride == FIRST_FRAME_STRIDE else 'c'}{frame.shade}" for frame in text.embeddings
     )
-    previous = "none" if request.previous_caption is None else request.previous_caption.split("<")[0]
-    return f"clip-{request.language.value}-r{request.embeddings[0].region}{frames}<{previous}"
+    previous = "none" if text.previous_caption is None else text.previous_caption.split("<")[0]
+    return f"clip-{text.language.value}-r{text.embeddings[0].region}{frames}<{previous}"
 
 
 def _box(prompt: Prompt, size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -1,4 +1,4 @@
-"""A model without weights that says what the test tells it to, and regions for it to speak of."""
+"""A model without weights whose answers a test scripts, and regions for it to describe."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from fakes import FakeModel
+from fakes import FakeModel, FakeText
 
 from pam_ros.evaluation.samples import EvaluationRegion, Kind
-from pam_ros.model.interface import GenerationRequest, TextDelta
+from pam_ros.model.interface import TextDelta, TextRequest
 from pam_ros.records import IMAGE_TASKS, Language
 from pam_ros.simulator.ontology import ontology
 from pam_ros.simulator.texts.captions import describe
@@ -18,30 +18,19 @@ from pam_ros.simulator.texts.facts import Facts
 
 @dataclass(eq=False)
 class ScriptedModel(FakeModel):
-    """Says `answer(region, request)`; regions count from 1 in the order they are prompted."""
+    """Answers `answer(region, text)` in one step; regions count from 1 in the order they are prompted."""
 
-    answer: Callable[[int, GenerationRequest], str] = lambda region, request: ""
-    asked: list[GenerationRequest] = field(default_factory=list)
+    answer: Callable[[int, FakeText], str] = lambda region, text: ""
+    asked: list[FakeText] = field(default_factory=list)
 
-    def decode(self, requests: Sequence[GenerationRequest]) -> ScriptedGeneration:
-        self.asked += requests
-        return ScriptedGeneration(
-            [self.answer(request.embeddings[0].region, request) for request in requests]
-        )
-
-
-class ScriptedGeneration:
-    """Everything in one step."""
-
-    def __init__(self, texts: list[str]) -> None:
-        self.texts, self.done = texts, False
+    def generate(self, requests: Sequence[tuple[int, TextRequest]]) -> list[int]:
+        text_ids = super().generate(requests)
+        self.asked += self._running[0].running
+        return text_ids
 
     def step(self) -> list[TextDelta]:
-        self.done = True
-        return [TextDelta(index, text, True) for index, text in enumerate(self.texts)]
-
-    def cancel(self, index: int) -> None:
-        raise AssertionError("nothing is cancelled")
+        texts = self._running.pop(0).running
+        return [TextDelta(text.text_id, self.answer(text.embeddings[0].region, text), True) for text in texts]
 
 
 def facts_of(category: str) -> Facts:

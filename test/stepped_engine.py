@@ -10,7 +10,7 @@ import numpy as np
 from fakes import FakeModel, Recorder
 
 from pam_ros.errors import PamError
-from pam_ros.records import Frame, Language, Prompt, Region, Task
+from pam_ros.records import Detection, Frame, Language, Prompt, Region, Task
 from pam_ros.runtime.engine import Engine, PromptRequest, RequestHandle
 from pam_ros.runtime.options import EngineOptions
 
@@ -96,7 +96,13 @@ class Stepped:
 
     def detect(self, *boxes: tuple[float, float, float, float], stamp_s: float | None = None) -> None:
         """Detections without texts, and one turn."""
-        self.engine.detections("front", boxes, None if stamp_s is None else ns(stamp_s), (), (Language.EN,))
+        self.engine.detections(
+            "front",
+            [Detection(each) for each in boxes],
+            None if stamp_s is None else ns(stamp_s),
+            (),
+            (Language.EN,),
+        )
         self.turn()
 
     @property
@@ -115,7 +121,7 @@ def stepped(*cameras: str, model: FakeModel | None = None, **options: Any) -> St
         listener=heard,
         clock=clock,
     )
-    engine._inbox.open()
+    engine.open()
     return Stepped(engine, model, heard, clock)
 
 

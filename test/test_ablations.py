@@ -13,7 +13,9 @@ import pytest
 import test_training
 import torch
 from evaluation_world import write_shards
+from fakes import FakeText
 from scripted_model import ScriptedModel, facts_of, region_of
+from text_runs import TextRun, Wanted
 from tiny_models import LANGUAGE, box, click, fill_by_rule, picture, sam2_tiny, tiny_tokenizer
 
 from pam_ros.errors import CheckpointError
@@ -23,10 +25,10 @@ from pam_ros.evaluation.samples import EvaluationImage, EvaluationVideo, Kind, S
 from pam_ros.evaluation.stream import evaluate_stream, events_in
 from pam_ros.evaluation.texts import evaluate_texts
 from pam_ros.media import write_image
-from pam_ros.model.interface import FIRST_FRAME_STRIDE, GenerationRequest
+from pam_ros.model.interface import FIRST_FRAME_STRIDE
 from pam_ros.model.loading.checkpoint import architecture_of, load_model, save_model
 from pam_ros.model.pam import Pam
-from pam_ros.model.vision.segmenter import picked
+from pam_ros.model.vision.features import of_regions
 from pam_ros.records import Language, Task
 from pam_ros.simulator.texts.captions import clip_caption, describe
 from pam_ros.training import ablations, run
@@ -34,7 +36,6 @@ from pam_ros.training.ablations import VARIANTS, Plan, check, renewed, run_ablat
 from pam_ros.training.config import TrainingError
 from pam_ros.training.modules import open_model, parameter_groups
 from pam_ros.training.prompting import Clicks
-from pam_ros.training.rollout import prompt, track
 
 tiny = test_training.tiny  # an architecture far smaller than pam-tiny, without weights
 BY_NAME = {variant.name: variant for variant in VARIANTS}
@@ -70,8 +71,8 @@ def test_any_number_of_semantic_tokens(count: int, tmp_path: Path) -> None:
     (rows,) = pam.embeddings([seen], stride=FIRST_FRAME_STRIDE)
     visual = (pam.segmenter.grid_size // 2) ** 2
     assert len(rows) == visual + 1 + count + 1  # both separators stay
-    request = GenerationRequest(embeddings=(rows,), task=Task.LABEL, language=Language.EN, max_new_tokens=3)
-    decode = pam.decode([request])
+    request = Wanted(embeddings=(rows,), task=Task.LABEL, language=Language.EN, max_new_tokens=3)
+    decode = TextRun(pam, [request])
     while not decode.done:
         decode.step()
     save_model(pam, tmp_path, dtype=torch.float32)
@@ -138,12 +139,12 @@ def test_training_reads_what_inference_reads(name: str) -> None:
     memories, memory = [pam.new_memory() for _ in range(2)], pam.new_memory()
     for step, frame in enumerate(frames):
         features = pam.encode(frame)
-        both = picked(features, torch.tensor([0, 0]))
+        both = of_regions(features, torch.tensor([0, 0]))
         if step == 0:
             seen = pam.segment(features, [click(), click(60, 40)], memories)
-            found = prompt(segmenter, both, memory, [clicks])
+            found = segmenter.step(both, memory, [clicks])
         else:
-            seen, found = pam.track(features, memories), track(segmenter, both, memory)
+            seen, found = pam.track(features, memories), segmenter.step(both, memory)
         for row, each in enumerate(seen):
             torch.testing.assert_close(
                 found.decoder_features.image[row], each.decoder_features.image[0], atol=1e-4, rtol=1e-3
@@ -305,7 +306,7 @@ def samples(tmp_path: Path) -> Samples:
 def test_the_check_counts_as_the_evaluation_does(samples: Samples, wrong: bool) -> None:
     """`wrong`: the second object is taken for the first, and in the video nothing ever happens."""
 
-    def answer(number: int, request: GenerationRequest) -> str:
+    def answer(number: int, request: FakeText) -> str:
         random = np.random.default_rng(number)
         if request.task is Task.CLIP:
             clip = (0, 24) if request.embeddings[-1].shade <= 24 else (24, 48)

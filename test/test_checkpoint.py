@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from text_runs import TextRun, Wanted
 from tiny_models import (
     LANGUAGE,
     click,
@@ -24,7 +25,7 @@ from torch import Tensor
 
 import pam_ros.model.loading.checkpoint as checkpoint
 from pam_ros.errors import CheckpointError, DeviceError, MemoryLimitError, ModelNotFoundError, PamError
-from pam_ros.model.interface import FIRST_FRAME_STRIDE, GenerationRequest
+from pam_ros.model.interface import FIRST_FRAME_STRIDE
 from pam_ros.model.loading.checkpoint import find_files, load_model, load_official, save_model
 from pam_ros.model.pam import Pam
 from pam_ros.records import IMAGE_TASKS, Language
@@ -228,9 +229,7 @@ def test_bfloat16_keeps_positions_and_prompt_embeddings_exact(
 def answers(pam: Pam) -> list[str]:
     (observation,) = pam.segment(pam.encode(picture()), [click()], [pam.new_memory()])
     rows = tuple(pam.embeddings([observation], stride=FIRST_FRAME_STRIDE))
-    decode = pam.decode(
-        [GenerationRequest(rows, task, Language.EN, max_new_tokens=6) for task in IMAGE_TASKS]
-    )
+    decode = TextRun(pam, [Wanted(rows, task, Language.EN, max_new_tokens=6) for task in IMAGE_TASKS])
     texts = {delta.index: delta.text for _ in range(40) for delta in decode.step()}
     assert decode.done
     return [texts[i] for i in range(len(IMAGE_TASKS))]

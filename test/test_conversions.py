@@ -24,12 +24,13 @@ from vision_msgs.msg import (
 )
 
 from pam_ros import errors
+from pam_ros.geometry import crop_mask
 from pam_ros.json_results import region_json
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import Status
 from pam_ros.nodes import conversions
 from pam_ros.nodes.conversions import PromptDefaults, prompt_request, status_of
-from pam_ros.records import Detection, Language, Region, RegionState, Task, Text, crop_mask
+from pam_ros.records import Detection, Language, Region, RegionState, Task, Text
 from pam_ros.runtime.events import CaptionEvent, FrameResult
 
 DEFAULTS = PromptDefaults(tasks=(Task.LABEL,), languages=(Language.EN,))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import FakeText
 from PIL import Image
 from scripted_model import ScriptedModel, region_of
 
@@ -26,7 +27,6 @@ from pam_ros.evaluation.stream import (
     right_captions,
     told,
 )
-from pam_ros.model.interface import GenerationRequest
 from pam_ros.records import Language
 from pam_ros.simulator.texts.captions import clip_caption
 from pam_ros.simulator.texts.facts import Facts
@@ -67,7 +67,7 @@ def truth_teller(video: EvaluationVideo, shift: int = 0, period: int = 24) -> Sc
     """Captions every clip with its truth, or with that of the clip `shift` clips on; with the right link."""
     clips = [(start, min(start + period, 48)) for start in range(0, 48, period)]
 
-    def answer(number: int, request: GenerationRequest) -> str:
+    def answer(number: int, request: FakeText) -> str:
         chosen = chosen_regions(video)
         region = video.regions[chosen[(number - 1) % len(chosen)]]  # the second language counts on
         last = request.embeddings[-1].shade - 1  # a frame's shade is its index plus 1

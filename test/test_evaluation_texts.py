@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import FakeText
 from PIL import Image
 from scripted_model import ScriptedModel, region_of
 
@@ -16,7 +17,6 @@ from pam_ros.evaluation.cases import Findings
 from pam_ros.evaluation.samples import EvaluationImage, Kind
 from pam_ros.evaluation.texts import LetterSimilarity, evaluate_texts, open_similarity, semantic_iou
 from pam_ros.evaluation.wording import Wording, add_wordings, cider, meteor, rouge_l, tokens
-from pam_ros.model.interface import GenerationRequest
 from pam_ros.records import Language, Task
 
 EN, ZH = Language.EN, Language.ZH
@@ -127,7 +127,7 @@ def picture(tmp_path: Path) -> EvaluationImage:
 def texts_found(picture: EvaluationImage, shift: int) -> tuple[Findings, ScriptedModel]:
     """Every object gets the texts of the object `shift` places on; the table gets its own."""
 
-    def answer(region: int, request: GenerationRequest) -> str:
+    def answer(region: int, request: FakeText) -> str:
         place = (region - 1 + shift) % 3 if region <= 3 else 3
         return picture.regions[place].texts[request.task, request.language][1]
 

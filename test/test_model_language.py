@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import pytest
 import torch
+from text_runs import TextRun, Wanted
 from tiny_models import HIDDEN, box, click, encoded, tiny_pam, tiny_tokenizer
 from torch import Tensor
 
-import pam_ros.model.text.language_model as language_module
+import pam_ros.model.text.batch as batch_module
 from pam_ros.errors import CapacityError
-from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE, GenerationRequest, TextDelta
+from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE, TextDelta, TextRequest
 from pam_ros.model.pam import Pam, RegionEmbeddings, attention_window
-from pam_ros.model.text.language_model import GenerationBatch, TextGeneration, TextSequence
+from pam_ros.model.text.batch import GenerationBatch, TextSequence
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
 from pam_ros.records import IMAGE_TASKS, Language, Task
 
@@ -54,15 +54,9 @@ def run(batch: GenerationBatch) -> None:
     raise AssertionError("the batch does not end")
 
 
-def finish(decode: TextGeneration) -> dict[int, list[TextDelta]]:
-    """Every delta of every request, in order."""
-    deltas: dict[int, list[TextDelta]] = defaultdict(list)
-    for _ in range(10_000):
-        if decode.done:
-            return deltas
-        for delta in decode.step():
-            deltas[delta.index].append(delta)
-    raise AssertionError("the decode does not end")
+def finish(texts: TextRun) -> dict[int, list[TextDelta]]:
+    """Every delta of every text, in order."""
+    return texts.finish()
 
 
 def seen_rows(pam: Pam, count: int = 3) -> list[RegionEmbeddings]:
@@ -109,9 +103,9 @@ def test_prefill_in_chunks_equals_one_shot(
     which: str, chunk: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pam: Pam = request.getfixturevalue(which)
-    monkeypatch.setitem(language_module.PREFILL_TOKENS, "cpu", chunk)
+    monkeypatch.setitem(batch_module.PREFILL_TOKENS, "cpu", chunk)
     prefix = prefixes(1, 150)
-    sequence = TextSequence(index=0, prefix=0, suffix=[5, 6, 7], max_new_tokens=12)
+    sequence = TextSequence(text_id=0, prompt=0, suffix=[5, 6, 7], max_new_tokens=12)
     batch = GenerationBatch(pam.language, prefix, [sequence], stop_ids=())
     steps = 0
     while not sequence.finished:
@@ -138,7 +132,7 @@ def test_a_batch_of_branches_equals_one_by_one(which: str, request: pytest.Fixtu
     cut = [tokens[: tokens.index(stop)] if stop in tokens else tokens for tokens in expected]
     assert len(cut[1]) < lengths[1]
     sequences = [
-        TextSequence(index=i, prefix=parents[i], suffix=suffixes[i], max_new_tokens=lengths[i])
+        TextSequence(text_id=i, prompt=parents[i], suffix=suffixes[i], max_new_tokens=lengths[i])
         for i in range(5)
     ]
     run(GenerationBatch(pam.language, shared, sequences, stop_ids=[stop]))
@@ -147,35 +141,67 @@ def test_a_batch_of_branches_equals_one_by_one(which: str, request: pytest.Fixtu
 
 
 def test_cancelling_midway_leaves_the_others_as_they_are(pam: Pam) -> None:
-    shared = prefixes(1, 40)
-    sequences = [
-        TextSequence(index=i, prefix=0, suffix=[50 + i] * (i + 1), max_new_tokens=15) for i in range(3)
-    ]
-    batch = GenerationBatch(pam.language, shared, sequences, stop_ids=())
-    decode = TextGeneration(pam.language, [batch])
-    while len(sequences[0].tokens) < 6:
-        decode.step()
-    decode.cancel(1)
-    decode.cancel(1)
-    told = [delta.index for step in range(3) for delta in decode.step()]
-    assert 1 not in told
+    (embeddings,) = seen_rows(pam, 1)
+    tasks = [Wanted((embeddings,), task, Language.EN, max_new_tokens=15) for task in IMAGE_TASKS[:3]]
+    alone = [TextRun(pam, [each]).finish()[0][-1].text for each in tasks]
+    texts = TextRun(pam, tasks)
+    deltas = [each for _ in range(8) for each in texts.step()]
+    assert {place for place, _ in deltas} == {0, 1, 2}
+    texts.cancel(1)
+    texts.cancel(1)
+    assert 1 not in [place for _ in range(3) for place, _ in texts.step()]
+    (batch,) = pam.text._batches
     assert len(batch.running) == 2  # it costs nothing more
-    finish(decode)
-    for sequence in (sequences[0], sequences[2]):
-        assert sequence.tokens == plainly(pam, shared[0], sequence.suffix, 15)
-    assert len(sequences[1].tokens) == 6
+    rest = texts.finish()
+    assert [rest[place][-1].text for place in (0, 2)] == [alone[0], alone[2]]
+    assert not pam.text.busy
 
 
-def test_cancelling_everything_ends_a_decode(pam: Pam) -> None:
-    (rows,) = seen_rows(pam, 1)
-    decode = pam.decode([GenerationRequest((rows,), task, Language.EN) for task in IMAGE_TASKS])
-    decode.step()
-    for index in range(4):
-        decode.cancel(index)
-    assert decode.done
-    assert decode.step() == []
-    assert decode.step() == []
-    assert pam.decode([]).done
+def test_a_step_that_fails_ends_the_texts_of_its_batch_only(
+    pam: Pam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = seen_rows(pam, 2)
+    broken = TextRun(pam, [Wanted((first,), task, Language.EN) for task in IMAGE_TASKS[:2]])
+    batch = pam.text._batches[0]
+    monkeypatch.setattr(batch, "step", lambda: 1 / 0)
+    whole = TextRun(pam, [Wanted((second,), Task.LABEL, Language.EN, max_new_tokens=3)])
+    failed = []
+    while pam.text.busy:
+        failed += [delta for delta in pam.text.step() if delta.error is not None]
+    assert [delta.text_id for delta in failed] == broken.ids
+    assert all(isinstance(delta.error, ZeroDivisionError) and not delta.final for delta in failed)
+    assert whole.ids[0] not in broken.ids
+
+
+def test_a_prompt_grows_frame_by_frame_and_is_gone_after_its_release(pam: Pam) -> None:
+    frames = seen_rows(pam, 3)
+    wanted = Wanted(tuple(frames), Task.CLIP, Language.EN, max_new_tokens=5)
+    together = TextRun(pam, [wanted]).finish()[0][-1].text
+    prompt_id = pam.text.open_prompt(clip=True)
+    other_id = pam.text.open_prompt(clip=False)
+    for frame in frames:
+        pam.text.extend_prompt(prompt_id, frame)
+        assert pam.text.step() == []  # nothing to do before a text starts
+    (text_id,) = pam.text.generate([(prompt_id, TextRequest(Task.CLIP, Language.EN, max_new_tokens=5))])
+    pam.text.release_prompt(prompt_id)
+    pam.text.release_prompt(other_id)
+    deltas = []
+    while pam.text.busy:
+        deltas += pam.text.step()
+    assert {delta.text_id for delta in deltas} == {text_id}
+    assert deltas[-1].text == together
+    assert pam.text._prompts == {}
+
+
+def test_cancelling_everything_ends_the_work(pam: Pam) -> None:
+    (embeddings,) = seen_rows(pam, 1)
+    texts = TextRun(pam, [Wanted((embeddings,), task, Language.EN) for task in IMAGE_TASKS])
+    texts.step()
+    for place in range(len(IMAGE_TASKS)):
+        texts.cancel(place)
+    assert texts.done
+    assert not pam.text.busy
+    assert texts.step() == []
 
 
 # ---- whole requests
@@ -184,14 +210,14 @@ def test_cancelling_everything_ends_a_decode(pam: Pam) -> None:
 def test_tasks_and_languages_from_one_prefill_equal_one_by_one(pam: Pam) -> None:
     rows = seen_rows(pam, 2)
     requests = [
-        GenerationRequest((each,), task, language, max_new_tokens=6 + 3 * i)
+        Wanted((each,), task, language, max_new_tokens=6 + 3 * i)
         for each in rows
         for language in Language
         for i, task in enumerate(IMAGE_TASKS)
     ]
-    together = finish(pam.decode(requests))
+    together = finish(TextRun(pam, requests))
     for i, request in enumerate(requests):
-        alone = finish(pam.decode([request]))[0]
+        alone = finish(TextRun(pam, [request]))[0]
         assert together[i][-1].text == alone[-1].text
         assert together[i][-1].final
     assert len({deltas[-1].text for deltas in together.values()}) > 8  # tasks and regions do differ
@@ -203,17 +229,17 @@ def test_identical_rows_share_one_prefill(pam: Pam, monkeypatch: pytest.MonkeyPa
     chunk = GenerationBatch._prefill_chunk
 
     def counting(batch: GenerationBatch) -> None:
-        before = batch._filled
+        before = batch._prefilled
         chunk(batch)
-        prefilled.append((len(batch._prefixes), batch._filled - before))
+        prefilled.append((len(batch._prompts), batch._prefilled - before))
 
     monkeypatch.setattr(GenerationBatch, "_prefill_chunk", counting)
-    tasks = [GenerationRequest((first,), task, Language.EN, max_new_tokens=2) for task in IMAGE_TASKS]
-    finish(pam.decode(tasks))
+    tasks = [Wanted((first,), task, Language.EN, max_new_tokens=2) for task in IMAGE_TASKS]
+    finish(TextRun(pam, tasks))
     length = len(first) + len(pam.language.encode_text(TEXT_BEFORE_IMAGE))
     assert sum(count * rows for count, rows in prefilled) == length
     prefilled.clear()
-    finish(pam.decode([*tasks, GenerationRequest((second,), Task.LABEL, Language.ZH, max_new_tokens=2)]))
+    finish(TextRun(pam, [*tasks, Wanted((second,), Task.LABEL, Language.ZH, max_new_tokens=2)]))
     assert sum(count * rows for count, rows in prefilled) == 2 * length
 
 
@@ -226,16 +252,17 @@ def test_an_image_and_clips_of_other_lengths_in_one_decode(pam: Pam) -> None:
         observations[1:], stride=LATER_FRAME_STRIDE
     )
     requests = [
-        GenerationRequest(tuple(rows[:1]), Task.LABEL, Language.EN, max_new_tokens=4),
-        GenerationRequest(tuple(rows), Task.CLIP, Language.EN, "A cup moves.", max_new_tokens=9),
-        GenerationRequest(tuple(rows[:1]), Task.CLIP, Language.ZH, max_new_tokens=6),
-        GenerationRequest(tuple(rows[:3]), Task.CLIP, Language.EN, max_new_tokens=5),
+        Wanted(tuple(rows[:1]), Task.LABEL, Language.EN, max_new_tokens=4),
+        Wanted(tuple(rows), Task.CLIP, Language.EN, "A cup moves.", max_new_tokens=9),
+        Wanted(tuple(rows[:1]), Task.CLIP, Language.ZH, max_new_tokens=6),
+        Wanted(tuple(rows[:3]), Task.CLIP, Language.EN, max_new_tokens=5),
     ]
-    decode = pam.decode(requests)
-    assert len(decode._batches) == 4  # an image and a clip of that one frame differ by the frame's separator
+    decode = TextRun(pam, requests)
+    # An image and a clip of that one frame differ by the frame's separator.
+    assert len(pam.text._batches) == 4
     together = finish(decode)
     for i, request in enumerate(requests):
-        assert together[i][-1].text == finish(pam.decode([request]))[0][-1].text
+        assert together[i][-1].text == finish(TextRun(pam, [request]))[0][-1].text
 
 
 @pytest.mark.parametrize("count", range(1, 16))
@@ -249,17 +276,18 @@ def test_clips_of_one_to_fifteen_frames(pam: Pam, count: int) -> None:
         observations[1:], stride=LATER_FRAME_STRIDE
     )
     fine, coarse = 16 + 1 + 4 + 1, 4 + 1 + 4 + 1
-    assert pam.prompt_embeddings(rows, clip=True).shape == (fine + 1 + (count - 1) * (coarse + 1), HIDDEN)
-    deltas = finish(pam.decode([GenerationRequest(tuple(rows), Task.CLIP, Language.EN, max_new_tokens=3)]))
+    assert pam.projector.prompt_embeddings([each.tensor for each in rows], clip=True).shape == (
+        fine + 1 + (count - 1) * (coarse + 1),
+        HIDDEN,
+    )
+    deltas = finish(TextRun(pam, [Wanted(tuple(rows), Task.CLIP, Language.EN, max_new_tokens=3)]))
     assert deltas[0][-1].final
 
 
 def test_previous_caption_reaches_the_model(pam: Pam) -> None:
     rows = tuple(seen_rows(pam, 1))
     texts = {
-        finish(pam.decode([GenerationRequest(rows, Task.CLIP, Language.EN, said, max_new_tokens=8)]))[0][
-            -1
-        ].text
+        finish(TextRun(pam, [Wanted(rows, Task.CLIP, Language.EN, said, max_new_tokens=8)]))[0][-1].text
         for said in (None, "A dog runs.", "A cat sleeps.")
     }
     assert len(texts) == 3
@@ -271,9 +299,9 @@ def test_previous_caption_reaches_the_model(pam: Pam) -> None:
 def test_max_new_tokens_of_request_and_model() -> None:
     pam = tiny_pam()
     rows = tuple(seen_rows(pam, 1))
-    pam.max_new_tokens = 5
+    pam.text.max_new_tokens = 5
     for wanted, expected in ((3, 3), (50, 5)):
-        decode = pam.decode([GenerationRequest(rows, Task.LABEL, Language.EN, max_new_tokens=wanted)])
+        decode = TextRun(pam, [Wanted(rows, Task.LABEL, Language.EN, max_new_tokens=wanted)])
         deltas = finish(decode)[0]
         assert len(deltas) == expected
         assert [delta.final for delta in deltas] == [False] * (expected - 1) + [True]
@@ -284,11 +312,11 @@ def test_context_overflow_is_refused_and_answers_are_cut_to_the_room_left() -> N
     assert pam.language.context_length == 300
     rows = tuple(seen_rows(pam, 1))
     with pytest.raises(CapacityError, match=r"needs \d+ tokens.*takes 300.*fewer frames"):
-        pam.decode([GenerationRequest(rows * 20, Task.CLIP, Language.EN)])
+        TextRun(pam, [Wanted(rows * 20, Task.CLIP, Language.EN)])
     with pytest.raises(CapacityError, match="shorter previous caption"):
-        pam.decode([GenerationRequest(rows, Task.CLIP, Language.EN, "word " * 400)])
-    decode = pam.decode([GenerationRequest(rows * 9, Task.CLIP, Language.EN)])
-    sequence = decode._sequences[0]
+        TextRun(pam, [Wanted(rows, Task.CLIP, Language.EN, "word " * 400)])
+    decode = TextRun(pam, [Wanted(rows * 9, Task.CLIP, Language.EN)])
+    sequence = pam.text._sequences[decode.ids[0]]
     prompt = 9 * (len(rows[0]) + 1) + len(pam.language.encode_text(TEXT_BEFORE_IMAGE)) + len(sequence.suffix)
     assert sequence.max_new_tokens == 300 - prompt
     assert finish(decode)[0][-1].final
@@ -298,15 +326,16 @@ def test_a_stop_token_ends_the_answer_and_is_not_shown(pam: Pam) -> None:
     vocabulary = tiny_tokenizer().get_vocab()
     assert pam.language.stop_ids == {vocabulary["<|im_end|>"], vocabulary["<|endoftext|>"]}
     rows = tuple(seen_rows(pam, 1))
-    request = GenerationRequest(rows, Task.DETAIL, Language.EN, max_new_tokens=20)
-    decode = pam.decode([request])
-    finish(decode)
-    tokens = decode._sequences[0].tokens
-    stop = tokens[7]
-    decode = pam.decode([request])
-    decode._batches[0]._stop_ids = frozenset([stop])
-    deltas = finish(decode)[0]
-    assert decode._sequences[0].tokens == tokens[: tokens.index(stop)]
+    request = Wanted(rows, Task.DETAIL, Language.EN, max_new_tokens=20)
+    texts = TextRun(pam, [request])
+    sequence = pam.text._sequences[texts.ids[0]]
+    finish(texts)
+    stop = sequence.tokens[7]
+    texts = TextRun(pam, [request])
+    pam.text._batches[0]._stop_ids = frozenset([stop])
+    stopped = pam.text._sequences[texts.ids[0]]
+    deltas = finish(texts)[0]
+    assert stopped.tokens == sequence.tokens[: sequence.tokens.index(stop)]
     assert deltas[-1].final
     assert not any(delta.final for delta in deltas[:-1])
 
@@ -317,11 +346,12 @@ def test_rows_of_the_vocabulary_that_no_token_stands_for_are_never_chosen() -> N
     assert pam.language.tokens == known < 4096
     pam.language.transformer.lm_head.weight[known:] *= 100
     rows = tuple(seen_rows(pam, 1))
-    decode = pam.decode(
-        [GenerationRequest(rows, Task.LABEL, Language.EN, max_new_tokens=20, temperature=t) for t in (0, 1)]
+    decode = TextRun(
+        pam, [Wanted(rows, Task.LABEL, Language.EN, max_new_tokens=20, temperature=t) for t in (0, 1)]
     )
+    sequences = [pam.text._sequences[text_id] for text_id in decode.ids]
     finish(decode)
-    assert max(token for sequence in decode._sequences.values() for token in sequence.tokens) < known
+    assert max(token for sequence in sequences for token in sequence.tokens) < known
 
 
 def test_temperature(pam: Pam) -> None:
@@ -329,8 +359,8 @@ def test_temperature(pam: Pam) -> None:
 
     def text(temperature: float, seed: int) -> str:
         torch.manual_seed(seed)
-        request = GenerationRequest(rows, Task.BRIEF, Language.EN, max_new_tokens=10, temperature=temperature)
-        return finish(pam.decode([request]))[0][-1].text
+        request = Wanted(rows, Task.BRIEF, Language.EN, max_new_tokens=10, temperature=temperature)
+        return finish(TextRun(pam, [request]))[0][-1].text
 
     assert len({text(0.0, seed) for seed in range(4)}) == 1  # greedy draws nothing
     assert len({text(3.0, seed) for seed in range(4)}) == 4
@@ -340,9 +370,9 @@ def test_temperature(pam: Pam) -> None:
 
 def test_a_sampling_branch_does_not_disturb_a_greedy_one(pam: Pam) -> None:
     rows = tuple(seen_rows(pam, 1))
-    greedy = GenerationRequest(rows, Task.BRIEF, Language.EN, max_new_tokens=10)
-    sampled = GenerationRequest(rows, Task.BRIEF, Language.EN, max_new_tokens=10, temperature=2.0)
-    assert finish(pam.decode([sampled, greedy]))[1][-1].text == finish(pam.decode([greedy]))[0][-1].text
+    greedy = Wanted(rows, Task.BRIEF, Language.EN, max_new_tokens=10)
+    sampled = Wanted(rows, Task.BRIEF, Language.EN, max_new_tokens=10, temperature=2.0)
+    assert finish(TextRun(pam, [sampled, greedy]))[1][-1].text == finish(TextRun(pam, [greedy]))[0][-1].text
 
 
 # ---- streaming
@@ -351,11 +381,9 @@ def test_a_sampling_branch_does_not_disturb_a_greedy_one(pam: Pam) -> None:
 def test_partial_texts_are_prefixes_of_the_final_one(pam: Pam) -> None:
     rows = seen_rows(pam, 2)
     requests = [
-        GenerationRequest((each,), Task.DETAIL, language, max_new_tokens=30)
-        for each in rows
-        for language in Language
+        Wanted((each,), Task.DETAIL, language, max_new_tokens=30) for each in rows for language in Language
     ]
-    for deltas in finish(pam.decode(requests)).values():
+    for deltas in finish(TextRun(pam, requests)).values():
         assert len(deltas) == 30
         final = deltas[-1].text
         for delta in deltas:

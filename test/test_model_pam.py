@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import torch
+from text_runs import TextRun, Wanted
 from tiny_models import box, click, encoded, picture, tiny_pam
 
 from pam_ros.model.config import sam2_config
@@ -16,7 +17,6 @@ from pam_ros.model.interface import (
     FIRST_FRAME_STRIDE,
     LATER_FRAME_STRIDE,
     FrameFeatures,
-    GenerationRequest,
     Observation,
     PerceptionModel,
     RegionEmbeddings,
@@ -29,19 +29,19 @@ from pam_ros.records import Language, Task
 
 def test_the_whole_flow_through_the_protocol() -> None:
     model: PerceptionModel = tiny_pam()
-    features: FrameFeatures = model.encode(picture())
+    features: FrameFeatures = model.vision.encode(picture())
     assert features.size == (72, 96)
-    memory = model.new_memory()
-    seen: Observation = model.segment(features, [click()], [memory])[0]
-    found: Observation = model.track(model.encode(picture(1)), [memory])[0]
-    first: RegionEmbeddings = model.embeddings([seen], stride=FIRST_FRAME_STRIDE)[0]
-    second: RegionEmbeddings = model.embeddings([found], stride=LATER_FRAME_STRIDE)[0]
+    memory = model.vision.new_memory()
+    seen: Observation = model.vision.segment(features, [click()], [memory])[0]
+    found: Observation = model.vision.track(model.vision.encode(picture(1)), [memory])[0]
+    first: RegionEmbeddings = model.vision.embeddings([seen], stride=FIRST_FRAME_STRIDE)[0]
+    second: RegionEmbeddings = model.vision.embeddings([found], stride=LATER_FRAME_STRIDE)[0]
     assert (len(first), len(second)) == (22, 10)
-    decode = model.decode([GenerationRequest((first, second), Task.CLIP, Language.EN, max_new_tokens=4)])
+    decode = TextRun(model, [Wanted((first, second), Task.CLIP, Language.EN, max_new_tokens=4)])
     deltas = [delta for _ in range(20) for delta in decode.step()]
     assert decode.done
-    assert deltas[-1].final
-    assert [delta.index for delta in deltas] == [0] * 4
+    assert deltas[-1][1].final
+    assert [place for place, _ in deltas] == [0] * 4
     model.close()
 
 
@@ -92,8 +92,8 @@ def test_half_precision_runs_and_keeps_positions_exact(dtype: torch.dtype) -> No
     )
     assert rows[0].tensor.dtype == dtype
     assert relative(rows[0].tensor, exact_rows[0].tensor) < 0.05
-    decode = pam.decode(
-        [GenerationRequest(tuple(rows), task, Language.ZH, max_new_tokens=3) for task in list(Task)[:3]]
+    decode = TextRun(
+        pam, [Wanted(tuple(rows), task, Language.ZH, max_new_tokens=3) for task in list(Task)[:3]]
     )
     while not decode.done:
         decode.step()
@@ -262,5 +262,5 @@ def test_official_sizes_have_the_official_names_and_shapes(
     fine = pam.projector(pam.perceiver.shuffle(refined, stride=FIRST_FRAME_STRIDE), semantic)
     coarse = pam.projector(pam.perceiver.shuffle(refined, stride=LATER_FRAME_STRIDE), semantic)
     assert fine.shape == (1, 1042, numbers["hidden_size"])
-    clip = pam.projector.clip_embeddings([fine[0], *[coarse[0]] * 15])
+    clip = pam.projector.prompt_embeddings([fine[0], *[coarse[0]] * 15], clip=True)
     assert clip.shape == (5168, numbers["hidden_size"])

@@ -8,7 +8,7 @@ from tiny_models import GRID, HIDDEN, WIDTH, box, encoded, tiny_pam
 from torch import Tensor
 
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
-from pam_ros.model.perceiver import Attention, SemanticPerceiver, TwoWayBlock, pixel_shuffle
+from pam_ros.model.perceiver import Attention, SemanticPerceiver, TwoWayAttentionBlock, pixel_shuffle
 from pam_ros.model.projector import Projector
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE, text_after_image
 from pam_ros.records import Language, Task
@@ -17,9 +17,9 @@ from pam_ros.records import Language, Task
 def naive_attention(layer: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The textbook formula, one head at a time."""
     q, k, v = layer.q_proj(q), layer.k_proj(k), layer.v_proj(v)
-    size = q.shape[-1] // layer.heads
+    size = q.shape[-1] // layer.num_heads
     heads = []
-    for i in range(layer.heads):
+    for i in range(layer.num_heads):
         own = slice(i * size, (i + 1) * size)
         weights = torch.einsum("btc,bsc->bts", q[..., own], k[..., own]).div(size**0.5).softmax(-1)
         heads.append(torch.einsum("bts,bsc->btc", weights, v[..., own]))
@@ -33,7 +33,7 @@ def _seed() -> None:
 
 @pytest.mark.parametrize("shrink", [1, 2])
 def test_attention_is_the_textbook_formula(shrink: int) -> None:
-    layer = Attention(width=16, heads=4, shrink=shrink)
+    layer = Attention(16, 4, downsample_rate=shrink)
     q, k, v = torch.randn(2, 3, 16), torch.randn(2, 7, 16), torch.randn(2, 7, 16)
     assert layer.q_proj.weight.shape == (16 // shrink, 16)
     torch.testing.assert_close(layer(q, k, v), naive_attention(layer, q, k, v))
@@ -41,7 +41,7 @@ def test_attention_is_the_textbook_formula(shrink: int) -> None:
 
 @pytest.mark.parametrize("first", [True, False])
 def test_two_way_block_step_by_step(first: bool) -> None:
-    block = TwoWayBlock(width=16, heads=4, hidden=24, first=first)
+    block = TwoWayAttentionBlock(16, 4, 24, skip_first_layer_pe=first)
     queries, keys = torch.randn(2, 5, 16), torch.randn(2, 9, 16)
     query_code, key_code = torch.randn(2, 5, 16), torch.randn(1, 9, 16)
 
@@ -134,7 +134,7 @@ def test_rows_stand_in_order() -> None:
 def test_clip_rows_close_every_frame() -> None:
     projector = Projector(width=8, language_width=6)
     first, second = torch.randn(7, 6), torch.randn(3, 6)
-    rows = projector.clip_embeddings([first, second])
+    rows = projector.prompt_embeddings([first, second], clip=True)
     newline = projector.frame_newline[None]
     assert torch.equal(rows, torch.cat([first, newline, second, newline]))
 

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from pam_ros.errors import CheckpointError, PromptError
 from pam_ros.model.pam import Pam
+from pam_ros.model.vision.mask_decoder import DecodedMasks
 from pam_ros.model.vision.memory_bank import MAX_CONDITIONING, RegionMemory
-from pam_ros.model.vision.segmenter import Observation, Segmenter, _Decoded
+from pam_ros.model.vision.segmenter import Observation, Segmenter
 from pam_ros.records import Prompt
 
 
@@ -125,7 +126,7 @@ def test_stability_pick(pam: Pam) -> None:
     # 3: empty at both thresholds, which counts as stable
     ious = torch.tensor([[0.9, 0.1, 0.3, 0.2]]).repeat(4, 1)
     tokens = torch.arange(4.0)[None, :, None].expand(4, 4, WIDTH)
-    decoded = _Decoded(masks, ious, torch.ones(4, 1), tokens, torch.zeros(4, WIDTH, 2, 2))
+    decoded = DecodedMasks(masks, ious, torch.ones(4, 1), tokens, torch.zeros(4, WIDTH, 2, 2))
     assert pam.segmenter._decoder_features(decoded).tokens[..., 0].tolist() == [
         [0, 0],
         [2, 0],

@@ -1,17 +1,19 @@
-"""Files instead of a camera: stamps, clip plans, carry-over, and what the readers refuse."""
+"""Files instead of a camera: clips, carry-over, failures, and files that cannot be read."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fakes import FakeModel
+from stepped_engine import stepped
 
 from pam_ros import media
-from pam_ros.errors import ImageError, PromptError
+from pam_ros.errors import ImageError, InputError, PromptError
 from pam_ros.records import Frame, Language, Prompt, RegionState, Task
-from pam_ros.runtime.offline import caption_video, perceive_image, sample_indices
+from pam_ros.runtime.offline import caption_video, follow_video, perceive_image
 
 BOX = Prompt.from_clicks(box_xyxy=(4, 4, 20, 20))
 
@@ -24,24 +26,6 @@ def frames(count: int, rate_hz: float = 10.0) -> list[Frame]:
     ]
 
 
-@pytest.mark.parametrize("count", [16, 17, 20, 33, 100])
-def test_a_clip_is_sampled_as_the_reference_does(count):
-    expected = {0, *np.linspace(1, count - 1, 15, dtype=int).tolist()}
-    assert sample_indices(count, 16, carried=False) == expected
-
-
-@pytest.mark.parametrize("count", range(1, 16))
-def test_short_clips_use_every_frame(count):
-    assert sample_indices(count, 16, carried=False) == set(range(count))
-    assert sample_indices(count, 16, carried=True) == set(range(count))
-
-
-def test_a_carried_frame_takes_one_place():
-    chosen = sample_indices(40, 16, carried=True)
-    assert len(chosen) == 15
-    assert {0, 39} <= chosen
-
-
 @pytest.mark.parametrize("carry_over", [True, False])
 def test_clips_follow_one_another(carry_over):
     model, played = FakeModel(), frames(45)
@@ -49,7 +33,6 @@ def test_clips_follow_one_another(carry_over):
         caption_video(
             model,
             played,
-            [f.stamp_ns for f in played],
             [BOX],
             every_s=2.0,
             language=Language.EN,
@@ -59,26 +42,75 @@ def test_clips_follow_one_another(carry_over):
     assert [step.frame.stamp_ns for step in steps] == [f.stamp_ns for f in played]
     captions = [caption for step in steps for caption in step.captions]
     assert [c.sequence for c in captions] == [0, 1, 2]
-    assert [c.frames for c in captions] == ([16, 16, 6] if carry_over else [16, 16, 5])
-    assert [round(c.start_ns / 1e9, 1) for c in captions] == [0.0, 2.0, 4.0]
-    requests = [request for batch in model.batches for request in batch]
-    assert [request.previous_caption for request in requests] == [None, captions[0].text, captions[1].text]
-    first = requests[1].embeddings[0]
-    assert first.stride == 2
-    assert first.shade == (
-        20 if carry_over else 21
-    )  # the last frame of the first clip, or the second's own first
-    assert not any(embeddings.stride == 2 for embeddings in requests[1].embeddings[1:])
+    # The frame at a decode timestamp ends a clip. Carried over it starts the next one; else the frame after it does.
+    times_s = [(c.clip_start_ns / 1e9, c.clip_end_ns / 1e9) for c in captions]
+    expected = [(0.0, 2.0), (2.0, 4.0), (4.0, 4.4)] if carry_over else [(0.0, 2.0), (2.1, 4.1), (4.2, 4.4)]
+    assert times_s == expected
+    assert [c.frame_count for c in captions] == ([16, 16, 4] if carry_over else [16, 16, 2])
+    texts = [text for batch in model.batches for text in batch]
+    assert [text.previous_caption for text in texts] == [None, captions[0].text, captions[1].text]
+    first, *later = texts[1].embeddings
+    assert (first.stride, first.shade) == (2, 21 if carry_over else 22)
+    assert {frame.stride for frame in later} == {4}
+
+
+def test_a_file_is_captioned_as_a_camera_is():
+    """The same frames through the node's engine, with its thread's turns, give the same captions."""
+    played = frames(60, rate_hz=7.0)
+    model = FakeModel(words=2)
+    steps = list(caption_video(model, played, [BOX], every_s=1.5, language=Language.EN, clip_frames=5))
+    rig = stepped(streaming=True, caption_period_s=1.5, clip_frames=5)
+    rig.model.words = 2
+    for i, frame in enumerate(played):
+        rig.engine.submit_frame(replace(frame, camera="front"))
+        if i == 0:
+            rig.ask(BOX, tasks=())
+        rig.settle()
+    heard = [(e.sequence, e.clip_start_ns, e.clip_end_ns, e.text) for e in rig.heard.captions if e.final]
+    told = [(e.sequence, e.clip_start_ns, e.clip_end_ns, e.text) for s in steps for e in s.captions]
+    assert len(heard) == 5
+    assert told[:5] == heard
+    assert len(told) == 6  # the file's end captions what is left
+
+
+def test_regions_are_followed_without_texts():
+    model = FakeModel()
+    steps = list(follow_video(model, frames(4), [BOX, Prompt.from_clicks([(40, 30)])]))
+    assert [[region.region_id for region in step.regions] for step in steps] == [[1, 2]] * 4
+    assert model.sizes("track") == [2, 2, 2]
+    assert model.count("generate") == 0
+
+
+def test_a_caption_that_fails_is_a_warning_and_the_video_goes_on():
+    def fault(name, details):
+        if name == "step" and any(text.embeddings[-1].shade < 12 for text in details):
+            raise RuntimeError("no words")
+
+    model = FakeModel(fault=fault)
+    steps = list(caption_video(model, frames(25), [BOX], every_s=1.0, language=Language.EN))
+    assert [len(step.captions) for step in steps if step.captions] == [1, 1]
+    (warning,) = [warning for step in steps for warning in step.warnings]
+    assert "region 1 gets no caption" in warning
+    assert "RuntimeError: no words" in warning
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"every_s": 0}, "caption_period_s is 0"), ({"clip_frames": 0}, "clip_frames is 0")],
+)
+def test_options_outside_their_range_are_named(options, words):
+    with pytest.raises(InputError, match=words):
+        list(
+            caption_video(
+                FakeModel(), frames(2), [BOX], **({"every_s": 1.0, "language": Language.EN} | options)
+            )
+        )
 
 
 def test_an_object_out_of_view_is_lost_and_found():
     model, played = FakeModel(), frames(6)
-    played[3] = Frame(
-        image=np.zeros((48, 64, 3), np.uint8), stamp_ns=played[3].stamp_ns
-    )  # black shows nothing
-    steps = list(
-        caption_video(model, played, [f.stamp_ns for f in played], [BOX], every_s=9.0, language=Language.ZH)
-    )
+    played[3] = replace(played[3], image=np.zeros((48, 64, 3), np.uint8))  # black shows nothing
+    steps = list(caption_video(model, played, [BOX], every_s=9.0, language=Language.ZH))
     states = [step.regions[0].state for step in steps]
     assert states == [RegionState.TRACKED] * 3 + [RegionState.LOST] + [RegionState.TRACKED] * 2
     assert steps[3].regions[0].last_visible_ns == played[2].stamp_ns
@@ -99,7 +131,7 @@ def test_several_regions_tasks_and_languages_of_one_picture():
     assert all(len(region.texts) == 4 for region in regions)
     assert len(set(heard)) == 8
     (batch,) = model.batches  # one batch for everything
-    assert len({id(request.embeddings) for request in batch}) == 2  # one prefill each
+    assert len({text.prompt_id for text in batch}) == 2  # one prefill each
 
 
 def test_a_prompt_outside_the_picture_is_refused():

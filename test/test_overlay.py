@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pam_ros.records import Language, Region, RegionState, Task, Text, crop_mask
+from pam_ros.geometry import crop_mask
+from pam_ros.records import Language, Region, RegionState, Task, Text
 from pam_ros.runtime import overlay
 from pam_ros.runtime.overlay import OverlayStyle, check_font_file, draw_overlay, font_hint, region_colour
 

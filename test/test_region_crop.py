@@ -16,11 +16,12 @@ from pam_ros.datasets.coloured_shapes import ShapesSource
 from pam_ros.datasets.shards import ShardSource
 from pam_ros.evaluation.masks import inner_point
 from pam_ros.evaluation.samples import EvaluationImage, Kind, read_folder
+from pam_ros.geometry import crop_mask
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, ModelInfo
 from pam_ros.model.pam import Pam
-from pam_ros.model.vision.region_crop import LEAST, MOST, ROOM, crop_around
+from pam_ros.model.vision.region_crop import CONTEXT, LARGEST, SMALLEST, crop_around
 from pam_ros.model.vision.segmenter import Observation
-from pam_ros.records import Frame, Prompt, crop_mask
+from pam_ros.records import Frame, Prompt
 from pam_ros.runtime.embedding_plan import EmbeddingPlan
 from pam_ros.runtime.failures import FaultLog
 from pam_ros.runtime.tracks import TrackObservation
@@ -63,7 +64,7 @@ def segmented(model: Pam, image: Pixels, prompts: list[Prompt]) -> list[Observat
     ("box", "cut"),
     [
         ((0.45, 0.45, 0.55, 0.5), (0.25, 0.225, 0.75, 0.725)),  # small: half of the frame around it
-        ((0.3, 0.4, 0.58, 0.5), (0.09, 0.1, 0.79, 0.8)),  # larger: ROOM times its longer side
+        ((0.3, 0.4, 0.58, 0.5), (0.09, 0.1, 0.79, 0.8)),  # larger: CONTEXT times its longer side
         ((0.0, 0.9, 0.05, 1.0), (0.0, 0.5, 0.5, 1.0)),  # in a corner: inside the frame
     ],
 )
@@ -72,7 +73,7 @@ def test_a_cut_lies_around_its_region(box: tuple[float, ...], cut: tuple[float, 
 
 
 def test_large_and_absent_regions_get_no_cut() -> None:
-    side = MOST / ROOM
+    side = LARGEST / CONTEXT
     assert crop_around((0.1, 0.1, 0.1 + side - 0.01, 0.2)) is not None
     assert crop_around((0.1, 0.1, 0.1 + side + 0.01, 0.2)) is None
     assert crop_around((0.0, 0.0, 0.0, 0.0)) is None
@@ -87,7 +88,7 @@ def test_varied_cuts_hold_their_region_and_stay_in_the_frame() -> None:
         assert 0 <= x1 < x2 <= 1 + 1e-9
         assert 0 <= y1 < y2 <= 1 + 1e-9
         assert x2 - x1 == pytest.approx(y2 - y1)
-        assert x2 - x1 > LEAST * 0.8
+        assert x2 - x1 > SMALLEST * 0.8
         assert x1 <= x + 1e-9
         assert y1 <= y + 1e-9
         assert x2 >= x + width - 1e-9
@@ -247,14 +248,14 @@ def test_rows_for_texts_and_for_clips_are_shared_where_they_are_alike(crop_small
     frame = Frame(np.zeros((48, 64, 3), np.uint8), 0)
     features = fake.encode(frame.image)
     (seen,) = fake.segment(features, [Prompt.from_clicks([(5, 5)])], [fake.new_memory()])
-    sighting = TrackObservation(seen, 0, "", 0.0)
+    observation = TrackObservation(seen, 0, "", 0.0)
     plan = EmbeddingPlan(fake, FaultLog())
-    plan.want(sighting, stride=FIRST_FRAME_STRIDE, crop=True)
-    plan.want(sighting, stride=FIRST_FRAME_STRIDE)
+    plan.want(observation, stride=FIRST_FRAME_STRIDE, crop=True)
+    plan.want(observation, stride=FIRST_FRAME_STRIDE)
     plan.run()
     near, whole = (
-        plan.embeddings(sighting, stride=FIRST_FRAME_STRIDE, crop=True),
-        plan.embeddings(sighting, stride=FIRST_FRAME_STRIDE),
+        plan.embedded(observation, stride=FIRST_FRAME_STRIDE, crop=True),
+        plan.embedded(observation, stride=FIRST_FRAME_STRIDE),
     )
     assert (near is whole) is not crop_small_regions
     assert fake.count("embedded_stride2") == (2 if crop_small_regions else 1)

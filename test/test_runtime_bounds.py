@@ -8,7 +8,7 @@ import pytest
 from fakes import FakeEmbeddings, FakeMemory, FakeModel, FakeObservation
 from stepped_engine import click, make_frame, ns, stepped
 
-from pam_ros.records import Language, Task
+from pam_ros.records import Detection, Language, Task
 from pam_ros.runtime.engine import PromptRequest
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.statistics import RateMeter
@@ -49,7 +49,11 @@ def live(rig, first, count):
             if k % 2:
                 handle.cancel()
         rig.engine.detections(
-            camera, [(k % 9, 1, k % 9 + 3, 6)], ns((k - 2) / 10), (Task.LABEL,), (Language.EN,)
+            camera,
+            [Detection(each) for each in [(k % 9, 1, k % 9 + 3, 6)]],
+            ns((k - 2) / 10),
+            (Task.LABEL,),
+            (Language.EN,),
         )
         if k % 7 == 0:
             rig.engine.clear_regions(camera)
@@ -126,7 +130,7 @@ def test_nothing_is_kept_of_regions_that_are_gone():
     rig.settle()
     assert counted()[1] == 0
     assert rig.engine._captions._rolling == {}
-    assert rig.engine._watches.count == 0
+    assert rig.engine._recorder.count == 0
     assert rig.engine._handles == set()
 
 
@@ -136,7 +140,7 @@ def test_nothing_is_kept_after_a_stop():
     rig.engine.stop()
     rig.engine._leave()  # what the thread does last
     assert counted()[1] == 0
-    assert rig.engine._watches.count == 0
+    assert rig.engine._recorder.count == 0
     assert rig.engine._inbox.counters("front")[2] is None
 
 

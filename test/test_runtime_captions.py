@@ -138,7 +138,7 @@ def test_a_clip_that_waits_behind_others_is_replaced_where_it_stands():
     for x in (10, 20, 30, 40):  # all places taken
         rig.ask(click(x))
         rig.turn()
-    assert rig.engine.statistics().decoding == 4
+    assert rig.engine.statistics().generating == 4
     for k in range(2, 10):
         rig.frame(k / 2, 100 + k)
     rig.model.stepping.set()
@@ -175,7 +175,7 @@ def test_a_caption_the_model_fails_on_is_warned_of_and_the_next_one_comes():
 
     rig.model.fault = fault
     play(rig, [(1.5, 105), (2.0, 110)])
-    assert "region 1 misses a caption" in rig.heard.warnings[-1][1]
+    assert "region 1 gets no caption" in rig.heard.warnings[-1][1]
     play(rig, [(2.5, 115), (3.0, 120)])
     assert captions(rig) == ["clip-en-r1f110c115c120<none"]
 
@@ -303,8 +303,8 @@ def test_caption_now_can_be_cancelled_mid_decode():
     handle = rig.engine.caption_now("front", 1, Language.EN)
     for _ in range(4):
         rig.turn()
-    assert rig.engine.statistics().decoding == 1
+    assert rig.engine.statistics().generating == 1
     handle.cancel()
     rig.turn()
-    assert rig.engine.statistics().decoding == 0
+    assert rig.engine.statistics().generating == 0
     assert isinstance(error_of(handle), CancelledError)

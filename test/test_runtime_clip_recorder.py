@@ -40,7 +40,7 @@ def test_a_watch_of_a_new_region_starts_with_the_frame_of_its_prompt():
     assert progress[-2:] == [(2.0, "clip-en-r1f100c110c120<none"), (2.0, "clip-en-r1f100c110c120<none w")]
     assert rig.heard.captions == []
     assert rig.shown[0] == [1]
-    assert rig.model.sizes("decode") == [1]  # the label of the request's default tasks is left out
+    assert rig.model.sizes("generate") == [1]  # the label of the request's default tasks is left out
 
 
 def test_a_watch_of_a_region_that_is_there_starts_with_the_next_frame():
@@ -127,7 +127,7 @@ def test_a_region_not_in_view_while_it_is_watched():
     rig.turn()
     play(rig, [(1.5, 0), (2.5, 0), (3.5, 0)])
     assert isinstance(error_of(handle), NoFrameError)
-    assert "not in view in the 2.0 s" in str(error_of(handle))
+    assert "not in view during the 2.0 s" in str(error_of(handle))
 
 
 def test_stamps_that_jump_back_end_a_watch():
@@ -147,13 +147,13 @@ def test_a_watch_ends_with_its_region_or_its_caller():
         rig.region(click(x))
     handles = [clip_of(rig, PromptRequest(prompt=None, region_id=k))[0] for k in (1, 2)]
     rig.turn()
-    assert rig.engine._watches.count == 2
+    assert rig.engine._recorder.count == 2
     rig.engine.remove_region("front", 1)
     handles[1].cancel()
     rig.turn()
     assert [type(error_of(handle)) for handle in handles] == [CancelledError] * 2
     assert "region 1 was removed" in str(error_of(handles[0]))
-    assert rig.engine._watches.count == 0
+    assert rig.engine._recorder.count == 0
     play(rig, [(k, 100) for k in range(2, 6)])
     assert rig.model.batches == []
 

@@ -4,14 +4,27 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from fakes import FakeMemory, FakeObservation
+from fakes import FakeEmbeddings, FakeMemory, FakeObservation
 from stepped_engine import ns
 
+from pam_ros.errors import InferenceError
 from pam_ros.runtime.clip_buffer import ClipBuffer
+from pam_ros.runtime.clip_sampler import planned_instants
+from pam_ros.runtime.embedding_plan import EmbeddedFrame
 from pam_ros.runtime.tracks import TrackObservation
 
 
-def sighting(stamp_s, presence=0.9):
+class NoEmbeddings:
+    """A plan that has computed everything."""
+
+    def embedded(self, observation, *, stride):
+        return EmbeddedFrame((observation.observation_id, stride, False), FakeEmbeddings(1, 0, stride))
+
+
+PLAN = NoEmbeddings()
+
+
+def observation(stamp_s, presence=0.9):
     found = FakeObservation(FakeMemory(1), 0, np.ones((4, 6), bool), 0.8, presence)
     return TrackObservation(output=found, stamp_ns=ns(stamp_s), frame_id="", arrived_s=0.0)
 
@@ -21,7 +34,7 @@ def sampled(clip, stamps_s):
     entered = []
     for stamp_s in stamps_s:
         if clip.wants(ns(stamp_s)):
-            clip.add(sighting(stamp_s), None)
+            clip.add(observation(stamp_s), PLAN)
             entered.append(stamp_s)
         if clip.ends(ns(stamp_s)):
             break
@@ -64,13 +77,13 @@ def test_a_clip_never_holds_more_than_its_bound(max_frames):
     clip = ClipBuffer(start_ns=0, period_s=0.1, max_frames=max_frames)
     for k in range(1000):
         if clip.wants(k * 1_000_000):
-            clip.add(sighting(k / 1000), None)
+            clip.add(observation(k / 1000), PLAN)
     assert len(clip.frames) == max_frames
 
 
 def test_a_carried_frame_stands_at_the_first_instant():
     first = ClipBuffer(start_ns=0, period_s=1.0, max_frames=3)
-    first.add(sighting(0), None)
+    first.add(observation(0), PLAN)
     clip = ClipBuffer(start_ns=ns(1), period_s=1.0, max_frames=3, carried=first.frames[0])
     assert clip.next_stride == 4
     assert sampled(clip, [1.0, 1.1, 1.5, 2.0]) == [1.5, 2.0]
@@ -79,8 +92,24 @@ def test_a_carried_frame_stands_at_the_first_instant():
 
 def test_a_clip_knows_whether_its_region_was_in_view():
     clip = ClipBuffer(start_ns=0, period_s=5.0, max_frames=6)
-    clip.add(sighting(0, presence=0.2), None)
+    clip.add(observation(0, presence=0.2), PLAN)
     assert not clip.in_view
-    clip.add(sighting(1), None)
-    clip.add(sighting(2, presence=0.2), None)
+    clip.add(observation(1), PLAN)
+    clip.add(observation(2, presence=0.2), PLAN)
     assert clip.in_view
+
+
+def test_planned_instants_run_from_the_start_to_the_decode_timestamp():
+    assert planned_instants(2.0, 5.0, 6).tolist() == [2, 3, 4, 5, 6, 7]
+    assert planned_instants(2.0, 5.0, 1).tolist() == [2]
+
+
+def test_a_frame_without_embeddings_does_not_enter():
+    class Failing:
+        def embedded(self, observation, *, stride):
+            return InferenceError("no numbers")
+
+    clip = ClipBuffer(start_ns=0, period_s=5.0, max_frames=6)
+    assert isinstance(clip.add(observation(0), Failing()), InferenceError)
+    assert (clip.frames, clip.new_frames) == ([], 0)
+    assert clip.wants(ns(0.1))  # the next frame takes the instant

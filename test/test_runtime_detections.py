@@ -3,7 +3,7 @@
 import numpy as np
 from stepped_engine import box, make_frame, ns, stepped
 
-from pam_ros.records import Language, Task
+from pam_ros.records import Detection, Language, Task
 
 
 def test_detections_become_regions_once():
@@ -88,7 +88,7 @@ def test_a_detector_that_draws_boxes_much_larger_than_masks_still_knows_its_obje
 def test_detections_that_cannot_be_used_are_warned_of_and_the_others_kept():
     rig = stepped(max_regions=2)
     rig.detect((1, 1, 5, 5))
-    assert "no frame has come" in rig.heard.warnings[-1][1]
+    assert "no frame has arrived" in rig.heard.warnings[-1][1]
     rig.frame(10.0)
     rig.detect((1, 1, 5, 5), stamp_s=2.0)
     assert "8.000 s older" in rig.heard.warnings[-1][1]
@@ -97,10 +97,10 @@ def test_detections_that_cannot_be_used_are_warned_of_and_the_others_kept():
     assert rig.shown[-1] == [1]
     messages = [message for _, message in rig.heard.warnings]
     assert len(messages) == 3
-    assert all(message.startswith("a detection is refused") for message in messages)
+    assert all(message.startswith("a detection was rejected") for message in messages)
     rig.detect((20, 20, 30, 30), (40, 20, 50, 30))
     assert rig.shown[-1] == [1, 2]
-    assert "2 are allowed" in rig.heard.warnings[-1][1]
+    assert "the limit is 2" in rig.heard.warnings[-1][1]
 
 
 def test_a_detection_of_nothing_makes_no_region():
@@ -109,13 +109,19 @@ def test_a_detection_of_nothing_makes_no_region():
     rig.detect((5, 5, 15, 15))
     rig.frame(1.1)
     assert rig.shown[-1] == []
-    assert "nothing is found" in rig.heard.warnings[-1][1]
+    assert "nothing was found" in rig.heard.warnings[-1][1]
 
 
 def test_detections_are_told_about_when_tasks_say_so():
     rig = stepped()
     rig.frame(1.0)
-    rig.engine.detections("front", [(5, 5, 15, 15), (30, 20, 50, 35)], None, (Task.LABEL,), (Language.EN,))
+    rig.engine.detections(
+        "front",
+        [Detection(each) for each in [(5, 5, 15, 15), (30, 20, 50, 35)]],
+        None,
+        (Task.LABEL,),
+        (Language.EN,),
+    )
     rig.settle()
     (batch,) = rig.model.batches
     assert len(batch) == 2
@@ -126,7 +132,9 @@ def test_detection_messages_do_not_pile_up():
     rig = stepped()
     for k in range(12):
         rig.engine.submit_frame(make_frame(1.0 + k / 10))
-        rig.engine.detections("front", [(4 * k, 5, 4 * k + 3, 15)], ns(1.0 + k / 10), (), ())
+        rig.engine.detections(
+            "front", [Detection(each) for each in [(4 * k, 5, 4 * k + 3, 15)]], ns(1.0 + k / 10), (), ()
+        )
     rig.settle()
     rig.frame(3.0)
     assert rig.shown[-1] == [1, 2, 3, 4]

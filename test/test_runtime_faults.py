@@ -14,7 +14,7 @@ from pam_ros.errors import (
     TaskError,
     UnknownRegionError,
 )
-from pam_ros.records import Language, Prompt, RegionState, Task
+from pam_ros.records import Detection, Language, Prompt, RegionState, Task
 
 # ---- bad input
 
@@ -65,7 +65,7 @@ def test_more_regions_than_allowed():
     assert [handle.future.exception(0) is None for handle in handles] == [True, True, False]
     error = error_of(handles[2])
     assert isinstance(error, CapacityError)
-    assert "has 2 regions, 2 are allowed" in str(error)
+    assert "has 2 regions, the limit is 2" in str(error)
     assert rig.region(click(30), region_id=2).region_id == 2  # refining needs no room
     rig.engine.remove_region("front", 1)
     assert rig.region(click(30)).region_id == 3
@@ -86,7 +86,7 @@ def test_not_active():
     rig = stepped()
     rig.engine.stop()
     rig.engine.submit_frame(make_frame(1.0))
-    rig.engine.detections("front", [(1, 1, 5, 5)], None, (), ())
+    rig.engine.detections("front", [Detection(each) for each in [(1, 1, 5, 5)]], None, (), ())
     assert isinstance(error_of(rig.ask(click())), NotActiveError)
     assert isinstance(error_of(rig.engine.caption_now("front", 1, Language.EN)), NotActiveError)
     assert rig.engine.clear_regions("front") == 0

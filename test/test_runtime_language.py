@@ -7,7 +7,7 @@ from stepped_engine import ALL_TEXTS, click, error_of, make_frame, stepped
 
 from pam_ros.errors import CancelledError, CapacityError, InferenceError
 from pam_ros.model.interface import TextDelta
-from pam_ros.records import Language, Task
+from pam_ros.records import Detection, Language, Task
 
 
 def rig_with_regions(count, **options):
@@ -65,7 +65,7 @@ def test_four_decodes_run_at_once_and_the_others_wait_in_line():
     rig.model.stepping.clear()
     handles = ask_one_by_one(rig, 7)
     statistics = rig.engine.statistics()
-    assert (statistics.decoding, statistics.queued) == (4, 3)
+    assert (statistics.generating, statistics.queued) == (4, 3)
     assert len(rig.model.batches) == 4
     rig.model.stepping.set()
     done = []
@@ -74,7 +74,7 @@ def test_four_decodes_run_at_once_and_the_others_wait_in_line():
     rig.settle()
     assert sorted(done) == list(range(7))
     assert done[-1] == 6
-    assert rig.engine.statistics().decoding == rig.engine.statistics().queued == 0
+    assert rig.engine.statistics().generating == rig.engine.statistics().queued == 0
 
 
 def test_the_queue_behind_running_decodes_is_bounded():
@@ -83,7 +83,7 @@ def test_the_queue_behind_running_decodes_is_bounded():
     handles = ask_one_by_one(rig, 7)
     assert [handle.future.done() for handle in handles] == [False] * 6 + [True]
     assert isinstance(error_of(handles[6]), CapacityError)
-    assert "2 requests are waiting and 2 may" in str(error_of(handles[6]))
+    assert "2 requests are waiting and at most 2 may" in str(error_of(handles[6]))
 
 
 def test_requests_in_the_workers_hands_count_as_waiting():
@@ -107,13 +107,15 @@ def test_cancel_mid_decode_stops_its_texts_only():
     first, second = rig.ask(region_id=1, **ALL_TEXTS), rig.ask(region_id=2)
     for _ in range(4):
         rig.turn()
-    assert rig.engine.statistics().decoding == 5
+    assert rig.engine.statistics().generating == 5
     first.cancel()
     rig.heard.texts.clear()
     rig.turn()
-    assert rig.engine.statistics().decoding == 1
+    assert rig.engine.statistics().generating == 1
     assert {event.region_id for event in rig.heard.texts} == {2}
-    assert rig.engine._queue._running[0].decode.cancelled == {0, 1, 2, 3}
+    assert rig.model.cancelled == {
+        text.text_id for text in rig.model.batches[0] if text.embeddings[0].region == 1
+    }
     rig.settle()
     assert isinstance(error_of(first), CancelledError)
     assert second.future.result(0).texts
@@ -127,7 +129,7 @@ def test_a_batch_nobody_waits_for_is_dropped():
         rig.turn()
     handle.cancel()
     assert rig.turn() is False
-    assert rig.engine.statistics().decoding == 0
+    assert rig.engine.statistics().generating == 0
 
 
 def test_cancelled_while_it_waits():
@@ -174,7 +176,7 @@ def test_a_batch_that_cannot_start_is_started_apart():
     rig = rig_with_regions(3)
 
     def fault(name, details):
-        if name == "decode" and any(request.embeddings[0].region == 2 for request in details):
+        if name == "generate" and any(request.embeddings[0].region == 2 for request in details):
             raise CapacityError("the prompt is too long")
 
     rig.model.fault = fault
@@ -188,8 +190,10 @@ def test_a_decode_that_ends_without_a_final_text_fails_its_request(monkeypatch):
     rig = rig_with_regions(1)
     handle = rig.ask(region_id=1)
     rig.turn()
-    decode = rig.engine._queue._running[0].decode
-    monkeypatch.setattr(decode, "step", lambda: decode._open.clear() or [TextDelta(0, "half", False)])
+    text_id = rig.model.batches[0][0].text_id
+    monkeypatch.setattr(
+        rig.model, "step", lambda: rig.model._running.clear() or [TextDelta(text_id, "half", False)]
+    )
     rig.settle()
     assert "without a final text" in str(error_of(handle))
 
@@ -198,9 +202,9 @@ def test_reports_of_texts_that_ended_are_not_passed_on(monkeypatch):
     rig = rig_with_regions(2)
     first, second = rig.ask(region_id=1), rig.ask(region_id=2)
     rig.turn()
-    decode = rig.engine._queue._running[0].decode
-    reports = [TextDelta(0, "a", True), TextDelta(0, "b", True), TextDelta(0, "c", False)]
-    monkeypatch.setattr(decode, "step", lambda: reports)
+    text_id = rig.model.batches[0][0].text_id
+    reports = [TextDelta(text_id, "a", True), TextDelta(text_id, "b", True), TextDelta(text_id, "c", False)]
+    monkeypatch.setattr(rig.model, "step", lambda: reports)
     rig.turn()
     rig.turn()
     assert [(event.text, event.final) for event in rig.heard.texts] == [("a", True)]
@@ -217,7 +221,9 @@ def test_a_detection_whose_text_fails_is_warned_of():
             raise RuntimeError("no words")
 
     rig.model.fault = fault
-    rig.engine.detections("front", [(5, 5, 15, 15)], None, (Task.LABEL,), (Language.EN,))
+    rig.engine.detections(
+        "front", [Detection(each) for each in [(5, 5, 15, 15)]], None, (Task.LABEL,), (Language.EN,)
+    )
     rig.settle()
     assert "region 1 gets no text" in rig.heard.warnings[-1][1]
     assert rig.shown[-1] == [1]

@@ -246,14 +246,14 @@ def test_removing_mid_decode_fails_the_request_and_stops_the_words():
     rig.turn()
     assert isinstance(error_of(handle), CancelledError)
     assert "region 1 was removed" in str(error_of(handle))
-    assert rig.engine.statistics().decoding == 1  # the other goes on
+    assert rig.engine.statistics().generating == 1  # the other goes on
     rig.heard.texts.clear()
     rig.turn()
     assert {event.region_id for event in rig.heard.texts} == {2}
     rig.engine.remove_region("front", 2)
     rig.settle()
     assert other.future.done()
-    assert rig.engine.statistics().decoding == 0
+    assert rig.engine.statistics().generating == 0
 
 
 def test_a_removed_region_is_gone_from_the_next_frame_and_its_id_is_not_used_again():

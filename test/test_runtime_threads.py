@@ -10,7 +10,7 @@ from fakes import Costs, FakeModel, Recorder
 from stepped_engine import click, make_frame
 
 from pam_ros.errors import CancelledError, NotActiveError, PamError
-from pam_ros.records import Language, Task
+from pam_ros.records import Detection, Language, Task
 from pam_ros.runtime.engine import Engine, PromptRequest
 from pam_ros.runtime.failures import FaultLog
 from pam_ros.runtime.options import EngineOptions
@@ -95,7 +95,7 @@ def test_stop_in_the_middle_of_everything(engines, heard):
     assert workers() == []
     heard_by_then = len(heard.order)
     statistics = engine.statistics()
-    assert (statistics.decoding, statistics.queued) == (0, 0)
+    assert (statistics.generating, statistics.queued) == (0, 0)
     assert (statistics.cameras[0].regions_tracked, statistics.cameras[0].last_stamp_ns) == (0, None)
     engine.submit_frame(make_frame(9.0))
     assert isinstance(
@@ -104,7 +104,7 @@ def test_stop_in_the_middle_of_everything(engines, heard):
     engine.stop()
     assert len(heard.order) == heard_by_then
     assert engine._handles == set()
-    assert engine._watches.count == 0
+    assert engine._recorder.count == 0
 
 
 def test_start_stop_start(engines, heard):
@@ -179,7 +179,13 @@ def test_many_threads_at_once(engines, heard):
                         engine.perceive(camera, PromptRequest(prompt=click(*random.uniform(5, 35, 2))))
                     )
                 elif action == 2:
-                    engine.detections(camera, [(5, 5, 20, 20)], None, (Task.LABEL,), (Language.EN,))
+                    engine.detections(
+                        camera,
+                        [Detection(each) for each in [(5, 5, 20, 20)]],
+                        None,
+                        (Task.LABEL,),
+                        (Language.EN,),
+                    )
                 elif action == 3 and handles:
                     handles[int(random.integers(len(handles)))].cancel()
                 elif action == 4:
@@ -229,10 +235,10 @@ def test_after_a_frame_language_has_its_share_of_the_frames_time(share: float, s
 
     worker = Worker(
         masks=masks,
-        language=language,
+        texts=language,
         idle=lambda: None,
         leave=lambda: None,
-        share=lambda: share,
+        text_time_fraction=lambda: share,
         clock=clock,
         faults=FaultLog(),
     )

@@ -25,7 +25,7 @@ from pam_ros.errors import DatasetError, InputError
 from pam_ros.model.loading.checkpoint import load_model, save_model
 from pam_ros.model.pam import Pam
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
-from pam_ros.model.vision.segmenter import picked
+from pam_ros.model.vision.features import of_regions
 from pam_ros.records import Language, Prompt, Task
 from pam_ros.share import share_folder
 from pam_ros.training.config import StageConfig, TrainingError, config_from, read_config
@@ -46,7 +46,6 @@ from pam_ros.training.loading import is_video_step, samples_of_step, video_steps
 from pam_ros.training.modules import open_model, part_of
 from pam_ros.training.prompting import Clicks, box, click, correction, first_prompts
 from pam_ros.training.qa_examples import QAExample, Tokenisation, clip_questions, image_questions
-from pam_ros.training.rollout import prompt, track
 from pam_ros.training.run import Progress, rate_factor, run_stage
 from pam_ros.training.stages.caption_stage import (
     CaptionBatch,
@@ -233,10 +232,8 @@ def test_rollout_equals_inference(tiny: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         for t in range(4):
             pixels = torch.cat([segmenter.pixels(frames[video, t]) for video in range(2)])
-            features = picked(segmenter.encode_pixels(pixels, (SIZE, SIZE)), torch.tensor([0, 1]))
-            found = (
-                prompt(segmenter, features, memory, groups) if t == 0 else track(segmenter, features, memory)
-            )
+            features = of_regions(segmenter.encode_pixels(pixels, (SIZE, SIZE)), torch.tensor([0, 1]))
+            found = segmenter.step(features, memory, groups if t == 0 else None)
             for video in range(2):
                 alone = segmenter.encode(frames[video, t])
                 if t == 0:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
 from rich.live import Live
 
@@ -27,9 +26,10 @@ from pam_ros.cli.common import (
     prompts_of,
 )
 from pam_ros.errors import PromptError
+from pam_ros.geometry import full_mask
 from pam_ros.json_results import caption_json, region_json
 from pam_ros.output_files import writable_folder
-from pam_ros.records import Language, Region, Task, image_tasks
+from pam_ros.records import Language, Task, image_tasks
 
 
 def perceive(
@@ -79,7 +79,9 @@ def perceive(
         if stale.stem.removeprefix("mask_").isdecimal():
             stale.unlink()
     for region in regions:
-        media.write_mask(out / f"mask_{region.region_id}.png", _full_mask(region, picture.shape[:2]))
+        media.write_mask(
+            out / f"mask_{region.region_id}.png", full_mask(region.box_xyxy, region.mask, picture.shape)
+        )
     media.write_image(out / "overlay.png", draw_overlay(picture, regions))
     result = {"image": str(image), "model": asdict(pam.info), "regions": [region_json(r) for r in regions]}
     (out / "result.json").write_text(
@@ -130,7 +132,7 @@ def caption(
     writable_folder(out)
     pam = load(model, device, dtype, sam2)
     steps = caption_video(
-        pam, media.read_video(video), stamps, prompts, every_s=every, language=spoken, carry_over=carry_over
+        pam, media.read_video(video), prompts, every_s=every, language=spoken, carry_over=carry_over
     )
     newest: dict[int, str] = {}
     with (
@@ -142,27 +144,23 @@ def caption(
         for step in steps:
             for each in step.captions:
                 newest[each.region_id] = each.text
-                print(f"[{each.start_ns / 1e9:.1f}-{each.end_ns / 1e9:.1f} s] {each.region_id}: {each.text}")
+                start_s, end_s = each.clip_start_ns / 1e9, each.clip_end_ns / 1e9
+                print(f"[{start_s:.1f}-{end_s:.1f} s] {each.region_id}: {each.text}")
                 record = caption_json(
                     region_id=each.region_id,
                     sequence=each.sequence,
                     language=spoken,
                     text=each.text,
                     confidence=None,
-                    clip_start_ns=each.start_ns,
-                    clip_end_ns=each.end_ns,
-                    frame_count=each.frames,
+                    clip_start_ns=each.clip_start_ns,
+                    clip_end_ns=each.clip_end_ns,
+                    frame_count=each.frame_count,
                 )
                 captions.write(json.dumps(record, ensure_ascii=False) + "\n")
+            for warning in step.warnings:
+                console.print(f"warning: {warning}", markup=False)
             film.write(draw_overlay(step.frame.image, step.regions, captions=newest), step.frame.stamp_ns)
             line = {"stamp_ns": step.frame.stamp_ns, "regions": [region_json(r) for r in step.regions]}
             regions.write(json.dumps(line, ensure_ascii=False) + "\n")
             advance()
     console.print(f"wrote {out}/")
-
-
-def _full_mask(region: Region, size: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    mask = np.zeros(size, np.bool_)
-    x1, y1, x2, y2 = region.box_xyxy.astype(int)
-    mask[y1:y2, x1:x2] = region.mask
-    return mask

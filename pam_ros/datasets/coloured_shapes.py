@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pam_ros.datasets.schema import WHOLE, ClipEntry, Entry, RegionEntry, Scene
-from pam_ros.model.vision.region_crop import CropBox
+from pam_ros.geometry import CropBox
 from pam_ros.records import Language, Task
 
 COLOURS = {

@@ -12,8 +12,8 @@ from PIL import Image
 from pam_ros.datasets.pam_jsonl import Box, Conversation, Stream, read_conversations, read_streams
 from pam_ros.datasets.schema import WHOLE, ClipEntry, Entry, RegionEntry, Scene, resized
 from pam_ros.errors import DatasetError
+from pam_ros.geometry import CropBox
 from pam_ros.model.text.prompts import NO_PREVIOUS, TASK_TEXT
-from pam_ros.model.vision.region_crop import CropBox
 from pam_ros.records import Language, Task
 
 

@@ -10,7 +10,7 @@ from pam_ros.datasets.jsonl_source import JsonlSource
 from pam_ros.datasets.schema import WHOLE, Scene, Source
 from pam_ros.datasets.shards import ShardSource
 from pam_ros.errors import DatasetError
-from pam_ros.model.vision.region_crop import CropBox
+from pam_ros.geometry import CropBox
 
 
 class JoinedSource:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pam_ros.model.vision.region_crop import CropBox
+from pam_ros.geometry import CropBox
 from pam_ros.records import Language, Task
 
 PART_STEP = 256  # an id picture's value is instance + PART_STEP * part

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pam_ros.datasets.schema import WHOLE, ClipEntry, Entry, RegionEntry, Scene, resized, sample_ids
 from pam_ros.errors import DatasetError
-from pam_ros.model.vision.region_crop import CropBox
+from pam_ros.geometry import CropBox
 from pam_ros.records import Language, Task
 
 

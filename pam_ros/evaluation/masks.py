@@ -10,20 +10,14 @@ import numpy as np
 from pam_ros.evaluation.cases import Case, Findings
 from pam_ros.evaluation.pictures import image_case
 from pam_ros.evaluation.samples import SUFFIX, EvaluationImage, Mask
+from pam_ros.geometry import crop_mask, full_mask, mask_iou
 from pam_ros.model.interface import PerceptionModel
-from pam_ros.records import Prompt, Region, crop_mask
-from pam_ros.runtime.offline import region_of
-from pam_ros.runtime.tracks import is_in_view
+from pam_ros.records import Prompt
+from pam_ros.runtime.offline import perceive_image
 
 SMALLEST_OBJECT = 0.0015  # of the picture's area: what the data ask about (data.dataset.SMALLEST_OBJECT)
 WHOLE_KEYS = ("mask_iou_box", "mask_iou_click")
 NO_MASKS = "these data have boxes, no masks"
-
-
-def mask_iou(truth: Mask, found: Mask) -> float:
-    """Intersection over union of two (H, W) bool masks, 0..1; 1 where both are empty."""
-    union = int(np.count_nonzero(truth | found))
-    return int(np.count_nonzero(truth & found)) / union if union else 1.0
 
 
 def inner_point(mask: Mask) -> tuple[float, float]:
@@ -68,28 +62,17 @@ def _evaluate_image(model: PerceptionModel, image: EvaluationImage, findings: Fi
         return
     boxes = [Prompt.from_clicks(box_xyxy=crop_mask(mask)[0]) for _, mask in asked]
     clicks = [Prompt.from_clicks([inner_point(mask)]) for _, mask in asked]
-    features = model.encode(pixels)
     prompts = boxes + clicks
-    found = model.segment(features, prompts, [model.new_memory() for _ in prompts])
-    for i, observation in enumerate(found):
+    for i, answer in enumerate(perceive_image(model, pixels, prompts, (), ())):
         place, truth = asked[i % len(asked)]
         region = image.regions[place]
         kind = "box" if i < len(asked) else "click"
-        answer = region_of(1, observation, present=is_in_view(observation, prompted=True))
         findings.add(
             Case(
                 metric=f"mask_iou_{kind}{SUFFIX[region.kind]}",
                 sample=f"{image.name} {region.name}",
-                score=mask_iou(truth, full_mask(answer, truth.shape)),
+                score=mask_iou(truth, full_mask(answer.box_xyxy, answer.mask, truth.shape)),
                 truth=region.category,
                 picture=image_case(image, place, prompts[i], answer),
             )
         )
-
-
-def full_mask(region: Region, size: tuple[int, ...]) -> Mask:
-    """(H, W) bool of a region's mask at its place in a picture of this size."""
-    mask = np.zeros(size, np.bool_)
-    x1, y1, x2, y2 = region.box_xyxy.astype(int)
-    mask[y1:y2, x1:x2] = region.mask
-    return mask

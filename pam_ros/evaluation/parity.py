@@ -23,11 +23,12 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from pam_ros.errors import InputError
+from pam_ros.geometry import mask_iou
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
 from pam_ros.model.loading.checkpoint import load_official
 from pam_ros.model.pam import Pam
-from pam_ros.model.text.language_model import GenerationBatch, TextSequence
-from pam_ros.model.vision.segmenter import FrameFeatures, Observation
+from pam_ros.model.text.batch import GenerationBatch, TextSequence
+from pam_ros.model.vision.features import FrameFeatures, Observation
 from pam_ros.records import Prompt
 
 RELATIVE_ERROR = 1e-4  # of embeds and logits, float32
@@ -140,15 +141,15 @@ def _run_case(
     video = case["kind"] == "video"
     used = features[: case["frames"]] if video else [features[case["frame"]]]
     observations = observe(model, used, prompt)
-    rows = _visual_rows(model, observations, video=video)
+    visual = _image_embeddings(model, observations, video=video)
     ids = golden["input_ids"]
     at = ids.index(golden["image_placeholder_id"])
     with torch.inference_mode():
-        prefix = torch.cat([model.language.embed(ids[:at]), rows])
+        prefix = torch.cat([model.language.embed(ids[:at]), visual])
         embeds = torch.cat([prefix, model.language.embed(ids[at + 1 :])])
         logits = model.language.logits(embeds)
-    tokens = _decode(model, prefix, ids[at + 1 :], count=len(reference["tokens"]))
-    every = 7 if video else 1  # a video's embeds are recorded every 7th row
+    tokens = _greedy_tokens(model, prefix, ids[at + 1 :], count=len(reference["tokens"]))
+    every = 7 if video else 1  # a video's embeddings are recorded at every 7th position
     shape_agrees = tuple(reference["embeds_shape"]) == (1, *embeds.shape)
     scores = torch.stack([observation.presence_logit for observation in observations])
     return CaseResult(
@@ -171,19 +172,19 @@ def observe(model: Pam, features: Sequence[FrameFeatures], prompt: Prompt) -> li
     return observations
 
 
-def _visual_rows(model: Pam, observations: Sequence[Observation], *, video: bool) -> Tensor:
+def _image_embeddings(model: Pam, observations: Sequence[Observation], *, video: bool) -> Tensor:
     if not video:
-        return model.prompt_embeddings(model.embeddings(observations, stride=FIRST_FRAME_STRIDE), clip=False)
+        return model.embeddings(observations, stride=FIRST_FRAME_STRIDE)[0].tensor
     others = np.linspace(1, len(observations) - 1, CLIP_FRAMES - 1, dtype=int)
-    rows = model.embeddings(observations[:1], stride=FIRST_FRAME_STRIDE)
+    embeddings = model.embeddings(observations[:1], stride=FIRST_FRAME_STRIDE)
     for i in others:  # one by one, as the reference does
-        rows += model.embeddings([observations[i]], stride=LATER_FRAME_STRIDE)
-    return model.prompt_embeddings(rows, clip=True)
+        embeddings += model.embeddings([observations[i]], stride=LATER_FRAME_STRIDE)
+    return model.projector.prompt_embeddings([frame.tensor for frame in embeddings], clip=True)
 
 
-def _decode(model: Pam, prefix: Tensor, suffix: list[int], count: int) -> list[int]:
-    """Greedy tokens through the branching decoder, without a stop token."""
-    sequence = TextSequence(index=0, prefix=0, suffix=suffix, max_new_tokens=count)
+def _greedy_tokens(model: Pam, prefix: Tensor, suffix: list[int], count: int) -> list[int]:
+    """Greedy tokens through the package's own batch, without a stop token."""
+    sequence = TextSequence(text_id=0, prompt=0, suffix=suffix, max_new_tokens=count)
     batch = GenerationBatch(model.language, prefix[None], [sequence], stop_ids=())
     while not sequence.finished:
         batch.step()
@@ -208,13 +209,7 @@ def _worst_iou(
     else:
         theirs = [reference["mask_logits_sub4"].reshape(reference["mask_logits_sub4"].shape[-2:]) > 0]
         ours = [observations[0].mask[::4, ::4]]
-    return min(iou(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
-def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """Intersection over union of two masks; 1 where both are empty."""
-    union = np.logical_or(a, b).sum()
-    return float(np.logical_and(a, b).sum() / union) if union else 1.0
+    return min(mask_iou(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def _leading_equal(ours: Sequence[int], theirs: Sequence[int]) -> int:

@@ -13,7 +13,8 @@ from pam_ros.evaluation.samples import SPOKEN, EvaluationRegion, EvaluationVideo
 from pam_ros.evaluation.wording import Wording, add_wordings
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Language, Region, Task
-from pam_ros.runtime.offline import Caption, caption_video
+from pam_ros.runtime.events import CaptionEvent
+from pam_ros.runtime.offline import caption_video
 from pam_ros.simulator.texts.judge import judge as read_text
 
 PERIOD_S = 3.0  # of the clips; inside the 1.5..5.5 s of training's windows
@@ -130,18 +131,17 @@ def told(
     carry_over: bool,
 ) -> dict[int, list[CaptionedClip]]:
     """The captions of these regions by the product's own session, with what is true of each clip."""
-    stamps_ns = video.stamps_ns()
-    index_of = {stamp: index for index, stamp in enumerate(stamps_ns)}
+    index_of = {stamp: index for index, stamp in enumerate(video.stamps_ns())}
     prompts = [video.regions[place].prompt() for place in places]
     clips: dict[int, list[CaptionedClip]] = {place: [] for place in places}
     seen: list[tuple[Region, ...]] = []
     for step in caption_video(
-        model, video.frames(), stamps_ns, prompts, every_s=every_s, language=language, carry_over=carry_over
+        model, video.frames(), prompts, every_s=every_s, language=language, carry_over=carry_over
     ):
         seen.append(step.regions)
         for caption in step.captions:
             place = places[caption.region_id - 1]
-            start, end = index_of[caption.start_ns], index_of[caption.end_ns] + 1
+            start, end = index_of[caption.clip_start_ns], index_of[caption.clip_end_ns] + 1
             if (end - start) / video.fps >= SHORTEST_CLIP * every_s:
                 clips[place].append(
                     _captioned_clip(video, place, caption, start, end, seen, clips[place], language)
@@ -152,7 +152,7 @@ def told(
 def _captioned_clip(
     video: EvaluationVideo,
     place: int,
-    caption: Caption,
+    caption: CaptionEvent,
     start: int,
     end: int,
     seen: Sequence[tuple[Region, ...]],

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from pam_ros.evaluation.cases import Case, Findings
-from pam_ros.evaluation.masks import NO_MASKS, SMALLEST_OBJECT, full_mask, mask_iou
+from pam_ros.evaluation.masks import NO_MASKS, SMALLEST_OBJECT
 from pam_ros.evaluation.pictures import video_case
 from pam_ros.evaluation.samples import EvaluationVideo, Mask
+from pam_ros.geometry import full_mask, mask_iou
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Region, RegionState
-from pam_ros.runtime.tracks import Track, TrackObservation
+from pam_ros.runtime.offline import follow_video
 
 BOUNDARY_TOLERANCE = 0.008  # of the picture's diagonal, as in DAVIS
 GONE_BELOW = 1e-4  # of the picture's area: fewer visible pixels than this and the object is gone
@@ -57,33 +57,6 @@ def boundary_f(truth: Mask, found: Mask) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-# ---- following objects as the runtime does
-
-
-def follow(model: PerceptionModel, video: EvaluationVideo) -> Iterator[list[Region]]:
-    """Prompts every region by its box on the first frame and tracks all; yields them frame by frame.
-
-    Each is what the runtime publishes: lost, with an empty mask, where `runtime.tracks.is_in_view` says so.
-    """
-    tracks: list[Track] = []
-    for index, frame in enumerate(video.frames()):
-        features = model.encode(frame.image)
-        if index == 0:
-            memories = [model.new_memory() for _ in video.regions]
-            seen = model.segment(features, [region.prompt() for region in video.regions], memories)
-        else:
-            seen = model.track(features, [track.memory for track in tracks])
-        sightings = [TrackObservation(each, frame.stamp_ns, "", 0.0, prompted=index == 0) for each in seen]
-        if index == 0:
-            tracks = [
-                Track(i + 1, memories[i], frame.stamp_ns, each, deque(maxlen=1))
-                for i, each in enumerate(sightings)
-            ]
-        for track, sighting in zip(tracks, sightings, strict=True):
-            track.observe(sighting)
-        yield [track.snapshot() for track in tracks]
-
-
 @dataclass(slots=True)
 class _Course:
     """One object through a video, frame by frame.
@@ -102,7 +75,7 @@ class _Course:
     shown: list[tuple[int, Region]]
 
     def take(self, region: Region, truth: Mask) -> None:
-        found = full_mask(region, truth.shape)
+        found = full_mask(region.box_xyxy, region.mask, truth.shape)
         visible = int(np.count_nonzero(truth))
         self.iou.append(mask_iou(truth, found))
         self.j.append(self.iou[-1])
@@ -151,8 +124,9 @@ def _courses(model: PerceptionModel, video: EvaluationVideo) -> list[tuple[int, 
         return []
     courses = [_Course([], [], [], [], [], []) for _ in video.regions]
     shown = set(np.linspace(0, len(video) - 1, SHOWN_FRAMES).astype(int).tolist())
-    for index, regions in enumerate(follow(model, video)):
-        for course, region, truth in zip(courses, regions, video.masks(index), strict=True):
+    prompts = [region.prompt() for region in video.regions]
+    for index, step in enumerate(follow_video(model, video.frames(), prompts)):
+        for course, region, truth in zip(courses, step.regions, video.masks(index), strict=True):
             if truth is None:
                 continue
             course.take(region, truth)

@@ -1,4 +1,4 @@
-"""What the runtime needs of a model: `Pam` provides it, tests provide fakes."""
+"""What the runtime needs of a model: a vision and a text protocol. `Pam` provides both, tests use fakes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 
 from pam_ros.records import Language, Prompt, Task
 
+# Pixel shuffle of the Perceiver's image tokens (paper, section 3.2): an image and the first frame of a clip
+# keep one visual token for 2 × 2 of them, the later frames of a clip one for 4 × 4.
+FIRST_FRAME_STRIDE = 2
+LATER_FRAME_STRIDE = 4
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -21,19 +26,14 @@ class ModelInfo:
     dtype: str
     parameters: int  # count
     licence: str
-    crop_small_regions: bool = (
-        False  # texts of small regions are read from nearer, see `PerceptionModel.rows`
-    )
+    crop_small_regions: bool = False  # see `VisionModel.embeddings`
 
 
-# Pixel shuffle of the Perceiver's image tokens (paper, section 3.2): an image and the first frame of a clip keep one
-# visual token for 2 × 2 of them, later frames one for 4 × 4.
-FIRST_FRAME_STRIDE = 2
-LATER_FRAME_STRIDE = 4
+# ---- vision
 
 
 class FrameFeatures(Protocol):
-    """SAM 2's features of one encoded frame; stay on the device."""
+    """SAM 2's features of one encoded frame. They stay on the device."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -41,7 +41,7 @@ class FrameFeatures(Protocol):
 
 
 class RegionMemory(Protocol):
-    """SAM 2's memory of one region: bounded, written by `segment` and `track`."""
+    """SAM 2's memory bank of one region: bounded; `segment` and `track` write it."""
 
 
 class Observation(Protocol):
@@ -49,11 +49,11 @@ class Observation(Protocol):
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """(H, W) bool of the frame's size; empty when the object is not in view."""
+        """(H, W) bool at the frame's size; empty if the object is not in view."""
 
     @property
     def mask_score(self) -> float:
-        """The model's estimate of the mask's IoU, 0..1."""
+        """The model's own estimate of the mask's IoU, 0..1."""
 
     @property
     def presence_score(self) -> float:
@@ -61,58 +61,21 @@ class Observation(Protocol):
 
 
 class RegionEmbeddings(Protocol):
-    """One frame of a region as rows for the language model; stay on the device."""
+    """One region in one frame as the language model reads it: visual tokens, semantic tokens, separators.
 
-    def __len__(self) -> int:
-        """How many rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """One text to decode. Requests with the identical `rows` tuple share one prefill."""
-
-    # Each a RegionEmbeddings of the model that decodes: one for an image task; for Task.CLIP a clip's, oldest first.
-    embeddings: tuple[Any, ...]
-    task: Task
-    language: Language
-    previous_caption: str | None = None  # Task.CLIP only
-    max_new_tokens: int = 512
-    temperature: float = 0.0  # 0 = greedy, a robot's default; the reference samples at 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class TextDelta:
-    """A request's text so far; `index` counts the requests given to `decode`."""
-
-    index: int
-    text: str
-    final: bool
-
-
-class Decode(Protocol):
-    """A batch of texts being decoded, one bounded step at a time."""
-
-    @property
-    def done(self) -> bool:
-        """True once every request is final or cancelled."""
-
-    def step(self) -> list[TextDelta]:
-        """Does one prefill chunk, or one token for every running request; reports the texts that changed."""
-
-    def cancel(self, index: int) -> None:
-        """Stops one request; it is reported no more. Idempotent."""
-
-
-class PerceptionModel(Protocol):
-    """Masks and texts of regions. Not thread-safe: one thread owns it.
-
-    What it hands out (features, memories, observations, rows) only the model that made it can read;
-    so it comes out as a protocol and goes back in as `Any`.
+    They stay on the device.
     """
 
-    @property
-    def info(self) -> ModelInfo:
-        """What is loaded."""
+    def __len__(self) -> int:
+        """Number of embeddings."""
+
+
+class VisionModel(Protocol):
+    """Masks and embeddings of regions. Not thread-safe: one thread owns it.
+
+    Only the model that made features, memories, observations and embeddings can read them; so they come
+    out as protocols and go back in as `Any`.
+    """
 
     def encode(self, image: NDArray[np.uint8]) -> FrameFeatures:
         """(H, W, 3) uint8 RGB → features. One encoder pass serves every region of the frame."""
@@ -123,25 +86,110 @@ class PerceptionModel(Protocol):
     def segment(
         self, features: Any, prompts: Sequence[Prompt], memories: Sequence[Any]
     ) -> Sequence[Observation]:
-        """Segments prompted regions, batched. An empty memory is started.
+        """Segments prompted regions as one batch. An empty memory is started.
 
         A memory that holds frames is refined: `features` are those of the newest frame it holds.
+        Raises PromptError if a prompt lies outside the frame.
         """
 
     def track(self, features: Any, memories: Sequence[Any]) -> Sequence[Observation]:
-        """Finds every remembered region in the next frame, batched, and remembers it there."""
+        """Finds every remembered region in the next frame, as one batch, and remembers it there.
+
+        Raises PromptError for an empty memory.
+        """
 
     def embeddings(
         self, observations: Sequence[Any], *, stride: int, crop: bool = False
     ) -> Sequence[RegionEmbeddings]:
-        """Perceiver and projector, batched.
+        """Semantic Perceiver and projector, as one batch.
 
-        `fine`: the density of an image and of a clip's first frame; else that of a clip's later frames.
-        `closer`: for texts of images; small regions are read from a cut of the frame, by models that do so.
+        Args:
+            stride: FIRST_FRAME_STRIDE or LATER_FRAME_STRIDE.
+            crop: for texts about images: read small regions from a crop of the frame, if the model does that.
         """
 
-    def decode(self, requests: Sequence[GenerationRequest]) -> Decode:
-        """Starts decoding a batch of texts."""
+
+# ---- text
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """One text to generate about a prompt."""
+
+    task: Task
+    language: Language
+    previous_caption: str | None = None  # Task.CLIP only
+    max_new_tokens: int = 512
+    temperature: float = 0.0  # 0 = greedy, a robot's default; the reference samples at 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A text so far.
+
+    Attributes:
+        text_id: as `TextGenerator.generate` returned it.
+        final: the text is complete; nothing more is reported about it.
+        error: why the text ended without being complete; None otherwise. `text` is then what there was.
+    """
+
+    text_id: int
+    text: str
+    final: bool
+    error: Exception | None = None
+
+
+class TextGenerator(Protocol):
+    """Texts about regions. Not thread-safe: one thread owns it.
+
+    A prompt is opened and extended by the embeddings of one frame or, for a clip, of its frames as they
+    arrive; texts branch off it. `step` does all the work, a bounded piece at a time.
+    """
+
+    @property
+    def busy(self) -> bool:
+        """True while `step` has work to do."""
+
+    def open_prompt(self, *, clip: bool) -> int:
+        """Starts a prompt about one frame, or about a clip; returns its id, which is never used again."""
+
+    def extend_prompt(self, prompt_id: int, embeddings: Any) -> None:
+        """Appends one frame's RegionEmbeddings, oldest first."""
+
+    def release_prompt(self, prompt_id: int) -> None:
+        """No more texts will branch off this prompt; its memory is freed when the last of them ends."""
+
+    def generate(self, requests: Sequence[tuple[int, TextRequest]]) -> list[int]:
+        """Starts texts that branch off prompts, (prompt id, request) each; returns an id for each text.
+
+        Texts that start together run as one batch. Raises CapacityError, and starts none, if a prompt and its
+        answer do not fit into the language model's context.
+        """
+
+    def step(self) -> list[TextDelta]:
+        """Does one bounded piece of work: prefills a chunk, or adds a token to every text of one batch.
+
+        Returns the texts that changed. If the model fails, the texts concerned end with `TextDelta.error`.
+        """
+
+    def cancel(self, text_id: int) -> None:
+        """Ends a text without a report. Does nothing if it has ended already."""
+
+
+class PerceptionModel(Protocol):
+    """A loaded model."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is loaded."""
+
+    @property
+    def vision(self) -> VisionModel:
+        """Masks and embeddings."""
+
+    @property
+    def text(self) -> TextGenerator:
+        """Texts."""
 
     def close(self) -> None:
         """Frees the memory; the model cannot be used afterwards."""

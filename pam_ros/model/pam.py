@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,16 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from pam_ros.errors import CapacityError, PromptError
+from pam_ros.errors import PromptError
 from pam_ros.model.config import Architecture
-from pam_ros.model.interface import GenerationRequest, ModelInfo, PerceptionModel
+from pam_ros.model.interface import ModelInfo, PerceptionModel, VisionModel
 from pam_ros.model.perceiver import SemanticPerceiver
 from pam_ros.model.projector import Projector
-from pam_ros.model.text.language_model import GenerationBatch, LanguageModel, TextGeneration, TextSequence
-from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE, text_after_image
+from pam_ros.model.text.generator import InProcessGenerator
+from pam_ros.model.text.language_model import LanguageModel
+from pam_ros.model.vision.features import DecoderFeatures, FrameFeatures, Observation
 from pam_ros.model.vision.memory_bank import RegionMemory
-from pam_ros.model.vision.segmenter import DecoderFeatures, FrameFeatures, Observation, Segmenter
-from pam_ros.records import Prompt, Task
+from pam_ros.model.vision.segmenter import Segmenter
+from pam_ros.records import Prompt
 
 REFERENCE_WINDOW = 4096  # Qwen2's default where config.json is silent
 # Keys of a config.json that are PAM's own, are dealt with here, or say how the file came about.
@@ -43,16 +43,16 @@ NOT_QWEN2 = (
 
 @dataclass(frozen=True, slots=True)
 class RegionEmbeddings:
-    """One frame of a region as embeddings for the language model."""
+    """One region in one frame as the language model reads it."""
 
-    tensor: Tensor  # (embeddings, H)
+    tensor: Tensor  # (L, H): visual tokens, separator, semantic tokens, separator
 
     def __len__(self) -> int:
         return self.tensor.shape[0]
 
 
 class Pam(nn.Module):
-    """Masks and texts of regions; implements `interface.PerceptionModel`. Not thread-safe."""
+    """Masks and texts; implements `interface.PerceptionModel` and `VisionModel`. Not thread-safe."""
 
     def __init__(self, architecture: Architecture, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         """Builds the modules; torch initialises the weights, a loader replaces them."""
@@ -61,7 +61,6 @@ class Pam(nn.Module):
         perceiver = architecture.perceiver
         self.architecture = architecture
         self.info = ModelInfo(name="", device="cpu", dtype="float32", parameters=0, licence="")
-        self.max_new_tokens = 512
         self.segmenter = Segmenter(
             instantiate(dict(architecture.sam2)),
             perceiver.input,
@@ -77,6 +76,7 @@ class Pam(nn.Module):
         self.projector = Projector(width=self.segmenter.width, language_width=config.hidden_size)
         window = attention_window(architecture.language)
         self.language = LanguageModel(Qwen2ForCausalLM(config), tokenizer, window)
+        self._generator: InProcessGenerator | None = InProcessGenerator(self.language, self.projector)
         self.eval()
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -93,11 +93,22 @@ class Pam(nn.Module):
         """Tensors that keep float32: position codes, rotary frequencies, SAM 2's prompt encoder.
 
         They are small. In bfloat16 a click would be off by up to a pixel, and a rotary phase by radians
-        after a thousand embeddings.
+        after a thousand tokens.
         """
         encoder = "segmenter.sam2.sam_prompt_encoder."
         clicks = {name for name, _ in self.named_parameters() if name.startswith(encoder)}
         return clicks | {name for name, _ in self.named_buffers()}
+
+    @property
+    def vision(self) -> Pam:
+        """Masks and embeddings: this object itself."""
+        return self
+
+    @property
+    def text(self) -> InProcessGenerator:
+        """Texts."""
+        assert self._generator is not None, "used after close"
+        return self._generator
 
     @property
     def device(self) -> torch.device:
@@ -119,14 +130,14 @@ class Pam(nn.Module):
     def segment(
         self, features: FrameFeatures, prompts: Sequence[Prompt], memories: Sequence[RegionMemory]
     ) -> list[Observation]:
-        """Segments prompted regions, batched. Raises PromptError where a prompt lies outside the frame."""
+        """Segments prompted regions, as one batch. Raises PromptError if a prompt lies outside the frame."""
         for prompt in prompts:
             prompt.check_size(*features.size)
         return self.segmenter.segment(features, prompts, memories)
 
     @torch.inference_mode()
     def track(self, features: FrameFeatures, memories: Sequence[RegionMemory]) -> list[Observation]:
-        """Finds every remembered region in the next frame, batched. PromptError for an empty memory."""
+        """Finds every remembered region in the next frame, as one batch. PromptError for an empty memory."""
         if any(memory.is_empty for memory in memories):
             raise PromptError("a region is tracked after it was prompted, not before")
         return self.segmenter.track(features, memories)
@@ -137,85 +148,29 @@ class Pam(nn.Module):
     def embeddings(
         self, observations: Sequence[Observation], *, stride: int, crop: bool = False
     ) -> list[RegionEmbeddings]:
-        """Perceiver and projector on B regions, batched → one RegionEmbeddings each.
-
-        `closer`: small regions from a closer look, see `Segmenter.segment_crops`.
-        """
+        """Semantic Perceiver and projector on B regions, as one batch. See `interface.VisionModel`."""
         if not observations:
             return []
-        region_features = [observation.decoder_features for observation in observations]
+        features = [observation.decoder_features for observation in observations]
         if crop:
-            looked = self.segmenter.segment_crops(observations)
-            region_features = [
-                each.decoder_features if each.crop is None else each.crop.decoder_features for each in looked
-            ]
-        return [
-            RegionEmbeddings(embeddings)
-            for embeddings in self.embed_features(region_features, stride=stride).unbind(0)
-        ]
+            for i, observation in enumerate(self.segmenter.segment_crops(observations)):
+                if observation.crop is not None:
+                    features[i] = observation.crop.decoder_features
+        return [RegionEmbeddings(tensor) for tensor in self.embed_features(features, stride=stride).unbind(0)]
 
-    def embed_features(self, region_features: Sequence[DecoderFeatures], *, stride: int) -> Tensor:
-        """The same of B region_features as one tensor (B, embeddings, H); gradients flow where they are wanted."""
-        image = torch.cat([decoder_features.image for decoder_features in region_features])
-        tokens = torch.cat([decoder_features.tokens for decoder_features in region_features])
+    def embed_features(self, features: Sequence[DecoderFeatures], *, stride: int) -> Tensor:
+        """Decoder features of B regions → embeddings (B, L, H), with gradients."""
+        image = torch.cat([each.image for each in features])
+        tokens = torch.cat([each.tokens for each in features])
         semantic, refined = self.perceiver(image, tokens)
         embeddings: Tensor = self.projector(self.perceiver.shuffle(refined, stride=stride), semantic)
         return embeddings
-
-    def prompt_embeddings(self, embeddings: Sequence[RegionEmbeddings], *, clip: bool) -> Tensor:
-        """What stands for `<image>` in the prompt: (embeddings, H)."""
-        if clip:
-            return self.projector.clip_embeddings([frame.tensor for frame in embeddings])
-        (frame,) = embeddings
-        return frame.tensor
-
-    # ---- texts
-
-    @torch.inference_mode()
-    def decode(self, requests: Sequence[GenerationRequest]) -> TextGeneration:
-        """Starts decoding a batch of texts. Requests with the same row objects share one prefill.
-
-        Raises CapacityError where a prompt and its answer would not fit the language model's context.
-        """
-        before = self.language.embed(self.language.encode_text(TEXT_BEFORE_IMAGE))
-        prefixes: dict[tuple[int, ...], Tensor] = {}  # keyed by the identity of the embeddings
-        by_length: dict[int, list[tuple[tuple[int, ...], TextSequence]]] = defaultdict(list)
-        for index, request in enumerate(requests):
-            clip = request.task is Task.CLIP
-            key = (int(clip), *map(id, request.embeddings))
-            if key not in prefixes:
-                prefixes[key] = torch.cat([before, self.prompt_embeddings(request.embeddings, clip=clip)])
-            sequence = self._sequence(index, request, len(prefixes[key]))
-            by_length[len(prefixes[key])].append((key, sequence))
-        batches = []
-        for members in by_length.values():
-            keys = list(dict.fromkeys(key for key, _ in members))
-            for key, sequence in members:
-                sequence.prefix = keys.index(key)
-            stacked = torch.stack([prefixes[key] for key in keys])
-            batches.append(
-                GenerationBatch(self.language, stacked, [b for _, b in members], self.language.stop_ids)
-            )
-        return TextGeneration(self.language, batches)
-
-    def _sequence(self, index: int, request: GenerationRequest, prefix_length: int) -> TextSequence:
-        text = text_after_image(request.task, request.language, request.previous_caption)
-        suffix = self.language.encode_text(text)
-        room = self.language.context_length - prefix_length - len(suffix)
-        if room < 1:
-            raise CapacityError(
-                f"the prompt needs {prefix_length + len(suffix)} tokens and one for the answer, the model takes "
-                f"{self.language.context_length}; use fewer frames or a shorter previous caption"
-            )
-        wanted = min(request.max_new_tokens, self.max_new_tokens, room)
-        return TextSequence(
-            index=index, prefix=0, suffix=suffix, max_new_tokens=wanted, temperature=request.temperature
-        )
 
     # ---- life
 
     def close(self) -> None:
         """Drops the weights; the model cannot be used afterwards."""
+        self._generator = None
         for name in list(self._modules):
             delattr(self, name)
 
@@ -239,5 +194,5 @@ def language_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
 if TYPE_CHECKING:
 
-    def _conforms(pam: Pam) -> PerceptionModel:
-        return pam
+    def _conforms(pam: Pam) -> tuple[PerceptionModel, VisionModel]:
+        return pam, pam

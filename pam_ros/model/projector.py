@@ -5,6 +5,8 @@ Letters: B regions, C Perceiver width, K semantic tokens, V visual tokens, H lan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -38,10 +40,22 @@ class Projector(nn.Module):
         def close(separator: Tensor) -> Tensor:
             return separator.expand(count, 1, -1)
 
-        seen = [self.visual(visual), close(self.image_newline)]
-        meant = [self.semantic(semantic), close(self.semantic_newline)]
-        return torch.cat(seen + meant, dim=1)
+        return torch.cat(
+            [
+                self.visual(visual),
+                close(self.image_newline),
+                self.semantic(semantic),
+                close(self.semantic_newline),
+            ],
+            dim=1,
+        )
 
-    def clip_embeddings(self, frames: list[Tensor]) -> Tensor:
-        """Rows of each frame (R_i, H), oldest first → embeddings of the clip; a frame separator closes each."""
-        return torch.cat([part for embeddings in frames for part in (embeddings, self.frame_newline[None])])
+    def prompt_embeddings(self, frames: Sequence[Tensor], *, clip: bool) -> Tensor:
+        """What replaces `<image>` in a prompt: embeddings of frames (L_i, H), oldest first → (L, H).
+
+        In a clip, a frame separator ends every frame; an image has one frame and none.
+        """
+        if not clip:
+            (frame,) = frames
+            return frame
+        return torch.cat([part for frame in frames for part in (frame, self.frame_newline[None])])

@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -25,13 +24,13 @@ from rclpy.timer import Timer
 from std_msgs.msg import Header
 
 from pam_ros.errors import CancelledError, ModelError
-from pam_ros.model.interface import FIRST_FRAME_STRIDE, GenerationRequest, PerceptionModel
+from pam_ros.model.interface import PerceptionModel
 from pam_ros.nodes.link import CameraDispatch, EngineLink
 from pam_ros.nodes.outputs.diagnostics import Health, Phase, report
 from pam_ros.nodes.parameters import MANAGER, ManagerSettings, declare, manager_settings
 from pam_ros.nodes.perception_node import PerceptionNode
-from pam_ros.records import Language, Prompt, Task
 from pam_ros.runtime.engine import Engine
+from pam_ros.runtime.warm_up import warm_up
 from pam_ros.threads import in_temporary_thread
 
 _SUCCESS, _FAILURE, _ERROR = (
@@ -287,24 +286,6 @@ class ManagerNode(LifecycleNode):
         header = Header(stamp=self.get_clock().now().to_msg())
         name = self.get_fully_qualified_name()
         self._diagnostics.publish(report(name, self._health, statistics, self._nodes, header))
-
-
-def warm_up(model: PerceptionModel) -> None:
-    """Runs one small frame through every part, so that the first image is not slowed by one-time work."""
-    image = np.full((64, 64, 3), 127, np.uint8)
-    features, memory = model.encode(image), model.new_memory()
-    observations = model.segment(features, [Prompt.from_clicks([(32, 32)])], [memory])
-    model.track(model.encode(image), [memory])
-    embeddings = model.embeddings(observations, stride=FIRST_FRAME_STRIDE, crop=True)
-    decode = model.decode(
-        [
-            GenerationRequest(
-                embeddings=tuple(embeddings), task=Task.LABEL, language=Language.EN, max_new_tokens=2
-            )
-        ]
-    )
-    while not decode.done:
-        decode.step()
 
 
 def return_memory() -> None:

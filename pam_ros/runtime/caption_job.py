@@ -1,4 +1,4 @@
-"""One clip's caption: from its frames' embeddings to the events its listeners get."""
+"""One clip's caption: from the embeddings of its frames to the events that listeners receive."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pam_ros.errors import PamError
-from pam_ros.model.interface import GenerationRequest
+from pam_ros.model.interface import TextRequest
 from pam_ros.records import Language, Task
 from pam_ros.runtime.clip_buffer import ClipFrame
+from pam_ros.runtime.embedding_plan import EmbeddedFrame
 from pam_ros.runtime.events import CaptionEvent
 from pam_ros.runtime.generation_queue import EventReporter
 from pam_ros.runtime.requests import RequestHandle
@@ -24,22 +25,22 @@ def _nobody(job: CaptionJob) -> None:
 
 @dataclass(slots=True, eq=False)
 class CaptionJob:
-    """See Job.
+    """Implements `Job` for clips.
 
     Attributes:
-        frames: of the clip, oldest first; at least one.
+        clip_frames: the clip's frames, oldest first; at least one.
         sequence: see CaptionEvent.
-        deliver: takes every event, the final one included.
-        previous: gives the caption of the clip before, as known when decoding starts.
-        ended: told once, after the last event.
+        deliver: receives every event, the final one included.
+        previous: returns the previous clip's caption, as known when generation starts.
+        ended: called once, after the last event.
         handle: None for a streaming caption.
         final: the caption, once it is complete.
     """
 
     camera: str
     region_id: int
-    group: object
-    frames: tuple[ClipFrame, ...]
+    batch: int
+    clip_frames: tuple[ClipFrame, ...]
     language: Language
     sequence: int
     max_new_tokens: int
@@ -51,6 +52,16 @@ class CaptionJob:
     final: CaptionEvent | None = None
 
     @property
+    def frames(self) -> tuple[EmbeddedFrame, ...]:
+        """See Job."""
+        return tuple(frame.embedded for frame in self.clip_frames)
+
+    @property
+    def clip(self) -> bool:
+        """See Job."""
+        return True
+
+    @property
     def counted(self) -> bool:
         """See Job. Streaming captions are bounded by two per region."""
         return self.handle is not None
@@ -60,23 +71,20 @@ class CaptionJob:
         """See Job."""
         return self.handle is not None and self.handle.done
 
-    def requests(self) -> list[GenerationRequest]:
+    def requests(self) -> list[TextRequest]:
         """See Job."""
-        embeddings = tuple(frame.embeddings for frame in self.frames)
-        previous = self.previous()
         return [
-            GenerationRequest(
-                embeddings,
+            TextRequest(
                 Task.CLIP,
                 self.language,
-                previous_caption=previous,
+                previous_caption=self.previous(),
                 max_new_tokens=self.max_new_tokens,
             )
         ]
 
     def progress(self, index: int, text: str, final: bool) -> None:
         """See Job."""
-        first, last = self.frames[0], self.frames[-1]
+        first, last = self.clip_frames[0], self.clip_frames[-1]
         event = CaptionEvent(
             camera=self.camera,
             region_id=self.region_id,
@@ -84,7 +92,7 @@ class CaptionJob:
             clip_start_ns=first.stamp_ns,
             clip_end_ns=last.stamp_ns,
             sequence=self.sequence,
-            frame_count=len(self.frames),
+            frame_count=len(self.clip_frames),
             text=text,
             final=final,
             language=self.language,
@@ -103,6 +111,6 @@ class CaptionJob:
             self.handle.fail(error)
         elif error is not None:
             self.reporter.listener.on_warning(
-                self.camera, f"region {self.region_id} misses a caption: {error}"
+                self.camera, f"region {self.region_id} gets no caption: {error}"
             )
         self.ended(self)

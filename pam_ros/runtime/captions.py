@@ -16,22 +16,34 @@ from pam_ros.runtime.requests import CaptionRequest
 from pam_ros.runtime.tracks import CameraTracks, Track, TrackObservation
 
 
+@dataclass(frozen=True, slots=True)
+class _PreviousCaption:
+    """The newest caption of a region."""
+
+    sequence: int
+    language: Language
+    text: str
+
+
 @dataclass(slots=True, eq=False)
 class _Rolling:
     """One region's rolling clip and its captions.
 
     Attributes:
-        wanted: `caption_now` was called, so a clip is collected even where captions do not stream.
+        track: the region.
+        wanted: `caption_now` was called: a clip is collected even if captions do not stream.
         sequence: of the next clip to be captioned.
-        story: the newest caption: its sequence, language and text.
-        active: the streaming caption that waits or is decoded; following: the one to come after it.
+        active: the streaming caption that waits or is generated, with its id in the queue; following: the one
+            after it.
     """
 
+    track: Track
     clip: ClipBuffer | None = None
     wanted: bool = False
     sequence: int = 0
-    story: tuple[int, Language, str] | None = None
+    previous: _PreviousCaption | None = None
     active: CaptionJob | None = None
+    active_id: int = 0
     following: CaptionJob | None = None
 
 
@@ -40,19 +52,19 @@ class ClipStep:
     """What one frame means for one region's rolling clip.
 
     Attributes:
-        enters: the observation that becomes the clip's next frame, at fine density where it is its first.
+        enters: the observation that becomes the clip's next frame.
         ends: the decode timestamp is reached.
-        carried: the observation that starts the next clip, at fine density.
+        carried: the observation that starts the next clip, at first-frame density.
     """
 
-    track: Track
+    rolling: _Rolling
     clip: ClipBuffer
     enters: TrackObservation | None
     ends: bool
     carried: TrackObservation | None
 
     def plan(self, plan: EmbeddingPlan) -> None:
-        """Asks for the embeddings this step needs."""
+        """Asks for the embeddings that this step needs."""
         if self.enters is not None:
             plan.want(self.enters, stride=self.clip.next_stride)
         if self.carried is not None:
@@ -60,40 +72,48 @@ class ClipStep:
 
 
 class Captions:
-    """Owned by the worker. Clips live here; decoding is the language queue's."""
+    """Owned by the worker. Clips live here; the generation queue runs the texts."""
 
     def __init__(self, *, queue: GenerationQueue, reporter: EventReporter, options: EngineOptions) -> None:
         self.options = options
         self._queue = queue
         self._reporter = reporter
-        self._rolling: dict[Track, _Rolling] = {}
+        self._rolling: dict[tuple[str, int], _Rolling] = {}  # by camera and region id
 
     # A new frame, in two halves: which embeddings are needed, and what becomes of them
 
     def plan(self, camera: CameraTracks, stamp_ns: int, plan: EmbeddingPlan) -> list[ClipStep]:
-        """Finds out which clips the camera's newest frame enters or ends; requests `plan` for their embeddings."""
-        steps = [self._frame_step(track, stamp_ns) for track in camera.regions.values()]
+        """Finds the clips that the camera's newest frame enters or ends; asks `plan` for the embeddings."""
+        steps = [
+            self._frame_step(self._rolling_of(camera.name, track), stamp_ns)
+            for track in camera.regions.values()
+        ]
         needed = [step for step in steps if step is not None]
         for step in needed:
             step.plan(plan)
         return needed
 
     def settle(
-        self, camera: str, stamp_ns: int, steps: list[ClipStep], plan: EmbeddingPlan, group: object
+        self, camera: str, stamp_ns: int, steps: list[ClipStep], plan: EmbeddingPlan, batch: int
     ) -> None:
-        """Lets frames enter, and requests for the captions of clips that end; `plan` was run in between."""
+        """Lets frames enter, and starts the captions of clips that end; `plan` was run in between."""
         for step in steps:
             if step.enters is not None:
-                plan.enter(step.clip, step.enters)
-            if not step.ends:
-                continue
-            frames, new_frames = tuple(step.clip.frames), step.clip.new_frames
-            self._begin_next(step, stamp_ns, plan)
-            # Without new frames the region was looked for in none: there is nothing to tell.
-            if self.options.streaming and new_frames:
-                self._submit(
-                    self._job(camera, step.track, frames, group, self.options.caption_language), step.track
+                step.clip.add(step.enters, plan)
+            if step.ends:
+                self._end(camera, step, stamp_ns, plan, batch)
+
+    def end_stream(self, camera: CameraTracks) -> None:
+        """The camera's stream is over: captions the clips that are still open."""
+        batch = self._queue.new_batch()
+        for track in camera.regions.values():
+            rolling = self._rolling_of(camera.name, track)
+            clip, rolling.clip = rolling.clip, None
+            if clip is not None and clip.new_frames and self.options.streaming:
+                job = self._job(
+                    camera.name, rolling, tuple(clip.frames), batch, self.options.caption_language
                 )
+                self._submit(rolling, job)
 
     def now(self, camera: CameraTracks, requests: list[CaptionRequest], plan: EmbeddingPlan) -> None:
         """`caption_now`: ends the regions' rolling clips here; the newest observation is their last frame."""
@@ -106,46 +126,44 @@ class Captions:
                     CancelledError(f"region {request.region_id} was removed before it was captioned")
                 )
                 continue
-            rolling = self._rolling_of(track)
+            rolling = self._rolling_of(camera.name, track)
             rolling.wanted = True
             # Without a clip so far there is only what it looked like when it was last in view.
             newest = track.last_visible if rolling.clip is None else track.last_observed
             clip = rolling.clip or self._new_clip(newest.stamp_ns)
             missing = not clip.frames or newest.stamp_ns > clip.frames[-1].stamp_ns
-            step = self._step(track, clip, newest if missing and clip.has_room else None, ends=True)
+            step = self._step(rolling, clip, newest if missing and clip.has_room else None, ends=True)
             step.plan(plan)
             plan.run()
-            failure: PamError | None = plan.enter(clip, step.enters) if step.enters is not None else None
+            failure: PamError | None = clip.add(step.enters, plan) if step.enters is not None else None
             frames = tuple(clip.frames)
             self._begin_next(step, camera.frame.stamp_ns if camera.frame else newest.stamp_ns, plan)
             if frames:
-                job = self._job(camera.name, track, frames, object(), request.language)
+                job = self._job(camera.name, rolling, frames, self._queue.new_batch(), request.language)
                 job.handle = request.handle
                 self._queue.submit(job)
             else:
                 request.handle.fail(
-                    failure or NoFrameError(f"region {request.region_id} has not been seen yet")
+                    failure or NoFrameError(f"region {request.region_id} has not been observed yet")
                 )
 
-    def _frame_step(self, track: Track, stamp_ns: int) -> ClipStep | None:
-        rolling = self._rolling_of(track)
+    def _frame_step(self, rolling: _Rolling, stamp_ns: int) -> ClipStep | None:
         if not self.options.streaming and not rolling.wanted:
             rolling.clip = rolling.following = None
             return None
-        looked = track.observed_at(stamp_ns)
+        observation = rolling.track.observed_at(stamp_ns)
         if rolling.clip is None:
-            if looked is None:
+            if observation is None:
                 return None
             rolling.clip = self._new_clip(stamp_ns)
-        enters = looked if rolling.clip.wants(stamp_ns) else None
-        return self._step(track, rolling.clip, enters, ends=rolling.clip.ends(stamp_ns))
+        enters = observation if rolling.clip.wants(stamp_ns) else None
+        return self._step(rolling, rolling.clip, enters, ends=rolling.clip.ends(stamp_ns))
 
     def _step(
-        self, track: Track, clip: ClipBuffer, enters: TrackObservation | None, *, ends: bool
+        self, rolling: _Rolling, clip: ClipBuffer, enters: TrackObservation | None, *, ends: bool
     ) -> ClipStep:
-        return ClipStep(
-            track, clip, enters, ends, (enters or clip.last) if ends and self._carries() else None
-        )
+        carried = (enters or clip.last) if ends and self._carries() else None
+        return ClipStep(rolling, clip, enters, ends, carried)
 
     def _carries(self) -> bool:
         return self.options.carry_over and self.options.clip_frames > 1  # a clip of one has no room for it
@@ -154,27 +172,33 @@ class Captions:
         period_s, max_frames = self.options.caption_period_s, self.options.clip_frames
         return ClipBuffer(start_ns=start_ns, period_s=period_s, max_frames=max_frames, carried=carried)
 
+    def _end(self, camera: str, step: ClipStep, stamp_ns: int, plan: EmbeddingPlan, batch: int) -> None:
+        frames, new_frames = tuple(step.clip.frames), step.clip.new_frames
+        self._begin_next(step, stamp_ns, plan)
+        # Without new frames the region was not looked for: there is nothing to caption.
+        if self.options.streaming and new_frames:
+            job = self._job(camera, step.rolling, frames, batch, self.options.caption_language)
+            self._submit(step.rolling, job)
+
     def _begin_next(self, step: ClipStep, stamp_ns: int, plan: EmbeddingPlan) -> None:
         """The paper's section 3.1: the last frame, at first-frame density, starts the next clip."""
         carried: ClipFrame | None = None
         if step.carried is not None:
-            embeddings = plan.embeddings(step.carried, stride=FIRST_FRAME_STRIDE)
-            if not isinstance(embeddings, PamError):
-                carried = ClipFrame.of(step.carried, embeddings[0])
+            embedded = plan.embedded(step.carried, stride=FIRST_FRAME_STRIDE)
+            if not isinstance(embedded, PamError):
+                carried = ClipFrame.of(step.carried, embedded)
         elif self._carries() and step.clip.frames:
-            carried = step.clip.frames[0]  # carried once already, and nothing was seen since
-        # Without a carried frame the next clip starts with the next frame the region is seen in.
-        self._rolling_of(step.track).clip = None if carried is None else self._new_clip(stamp_ns, carried)
+            carried = step.clip.frames[0]  # carried once already, and nothing was observed since
+        # Without a carried frame the next clip starts with the next frame the region is observed in.
+        step.rolling.clip = None if carried is None else self._new_clip(stamp_ns, carried)
 
     # One streaming caption at a time per region; the newest clip waits, others are skipped
 
-    def _submit(self, job: CaptionJob, track: Track) -> None:
-        rolling = self._rolling_of(track)
+    def _submit(self, rolling: _Rolling, job: CaptionJob) -> None:
         if rolling.active is None:
-            rolling.active = job
-            self._queue.submit(job)
+            rolling.active, rolling.active_id = job, self._queue.submit(job)
             return
-        if self._queue.replace(rolling.active, job):
+        if self._queue.replace(rolling.active_id, job):
             skipped: CaptionJob | None = rolling.active
             rolling.active = job
         else:
@@ -182,34 +206,34 @@ class Captions:
         if skipped is not None:
             self._reporter.listener.on_warning(
                 job.camera,
-                f"region {job.region_id}: caption {skipped.sequence} is skipped, decoding takes longer than "
-                f"the caption period of {self.options.caption_period_s} s",
+                f"region {job.region_id}: caption {skipped.sequence} is skipped, generating captions takes "
+                f"longer than the caption period of {self.options.caption_period_s} s",
             )
 
     def _job(
-        self, camera: str, track: Track, frames: tuple[ClipFrame, ...], group: object, language: Language
+        self, camera: str, rolling: _Rolling, frames: tuple[ClipFrame, ...], batch: int, language: Language
     ) -> CaptionJob:
-        rolling = self._rolling_of(track)
         sequence, rolling.sequence = rolling.sequence, rolling.sequence + 1
 
         def previous() -> str | None:
             # A caption in another language would make the model change its language.
-            story = rolling.story
-            return story[2] if story is not None and story[1] is language else None
+            known = rolling.previous
+            return known.text if known is not None and known.language is language else None
 
         def ended(job: CaptionJob) -> None:
-            if job.final is not None and (rolling.story is None or rolling.story[0] < sequence):
-                rolling.story = (sequence, language, job.final.text)
+            known = rolling.previous
+            if job.final is not None and (known is None or known.sequence < sequence):
+                rolling.previous = _PreviousCaption(sequence, language, job.final.text)
             if rolling.active is job:
                 rolling.active, rolling.following = rolling.following, None
                 if rolling.active is not None:
-                    self._queue.submit(rolling.active)
+                    rolling.active_id = self._queue.submit(rolling.active)
 
         return CaptionJob(
             camera=camera,
-            region_id=track.region_id,
-            group=group,
-            frames=frames,
+            region_id=rolling.track.region_id,
+            batch=batch,
+            clip_frames=frames,
             language=language,
             sequence=sequence,
             max_new_tokens=self.options.max_new_tokens,
@@ -222,21 +246,21 @@ class Captions:
     # Beginnings and ends
 
     def restart(self, camera: CameraTracks) -> None:
-        """The camera's stamps jumped back: clips start anew, and so does what they tell."""
+        """The camera's stamps jumped back: clips start anew, without a previous caption."""
         for track in camera.regions.values():
-            rolling = self._rolling_of(track)
-            rolling.clip = rolling.story = None
+            rolling = self._rolling_of(camera.name, track)
+            rolling.clip = rolling.previous = None
 
-    def forget(self, track: Track) -> None:
-        """The region is gone; its captions under way are for the language queue to end."""
-        rolling = self._rolling.pop(track, None)
+    def forget(self, camera: str, region_id: int) -> None:
+        """The region is gone; the generation queue ends its running captions."""
+        rolling = self._rolling.pop((camera, region_id), None)
         if rolling is not None:
             rolling.following = None
 
     def clear(self) -> None:
         """All regions are gone."""
-        for track in list(self._rolling):
-            self.forget(track)
+        for camera, region_id in list(self._rolling):
+            self.forget(camera, region_id)
 
-    def _rolling_of(self, track: Track) -> _Rolling:
-        return self._rolling.setdefault(track, _Rolling())
+    def _rolling_of(self, camera: str, track: Track) -> _Rolling:
+        return self._rolling.setdefault((camera, track.region_id), _Rolling(track))

@@ -1,4 +1,4 @@
-"""`caption_clip`: a caller watches one region for a while, then hears what happened to it."""
+"""`caption_clip`: records a clip of one region for a caller, then captions it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.requests import ClipRequest
 from pam_ros.runtime.tracks import Track, TrackObservation
 
-STALL_S = 5.0  # a watch ends when its camera's time stands still for this long, wall clock
+STALL_S = 5.0  # a recording ends if its camera's time does not move for this long, wall clock
 
 
 @dataclass(slots=True, eq=False)
 class _Recording:
-    """One watch under way; its clip is its own and starts with the first frame after acceptance."""
+    """One recording under way. Its clip starts with the first frame after the request was accepted."""
 
     camera: str
     track: Track
@@ -32,9 +32,9 @@ class _Recording:
 
 @dataclass(slots=True, eq=False)
 class RecordingStep:
-    """What one frame means for one watch: the observation that enters its clip, and whether it ends."""
+    """What one frame means for one recording: the observation that enters its clip, and whether it ends."""
 
-    watch: _Recording
+    recording: _Recording
     clip: ClipBuffer
     enters: TrackObservation | None
     ends: bool
@@ -47,96 +47,100 @@ class ClipRecorder:
         self.options = options
         self._queue = queue
         self._reporter = reporter
-        self._watches: list[_Recording] = []
+        self._recordings: list[_Recording] = []
 
     @property
     def count(self) -> int:
-        """ClipRecorder under way."""
-        return len(self._watches)
+        """Recordings under way."""
+        return len(self._recordings)
 
     def add(self, camera: str, track: Track, request: ClipRequest) -> None:
-        """ClipRecorder from the next new frame on, which is the one at hand while `plan` has not run for it."""
-        self._watches.append(_Recording(camera, track, request, self._reporter.clock()))
+        """Records from the next new frame on, which is the current one if `plan` has not run for it."""
+        self._recordings.append(_Recording(camera, track, request, self._reporter.clock()))
 
     def plan(self, camera: str, stamp_ns: int, plan: EmbeddingPlan) -> list[RecordingStep]:
-        """Finds out which watches the camera's newest frame enters or ends; requests `plan` for their embeddings."""
-        steps = [self._step(watch, stamp_ns) for watch in self._open(lambda watch: watch.camera == camera)]
+        """Finds the recordings that the camera's newest frame enters or ends; asks `plan` for embeddings."""
+        steps = [self._step(each, stamp_ns) for each in self._open(lambda each: each.camera == camera)]
         for step in steps:
             if step.enters is not None:
                 plan.want(step.enters, stride=step.clip.next_stride)
         return steps
 
-    def settle(self, stamp_ns: int, steps: list[RecordingStep], plan: EmbeddingPlan, group: object) -> None:
-        """Lets frames enter, reports how far the watches are, and captions those that end."""
+    def settle(self, stamp_ns: int, steps: list[RecordingStep], plan: EmbeddingPlan, batch: int) -> None:
+        """Lets frames enter, reports progress, and captions the clips that end."""
         for step in steps:
-            watch = step.watch
+            recording = step.recording
             if step.enters is not None:
-                plan.enter(step.clip, step.enters)
-            watch.recorded_s = (stamp_ns - step.clip.start_ns) / 1e9
-            self._report(watch, "")
+                step.clip.add(step.enters, plan)
+            recording.recorded_s = (stamp_ns - step.clip.start_ns) / 1e9
+            self._report(recording, "")
             if step.ends:
-                self._end(watch, group, f"it was not in view in the {watch.recorded_s:.1f} s it was watched")
+                why_empty = f"it was not in view during the {recording.recorded_s:.1f} s of the recording"
+                self._end(recording, batch, why_empty)
 
     def check_stalls(self, advanced_s: Callable[[str], float]) -> None:
-        """Ends watches whose camera stands still. `advanced_s` says when a camera's time last moved."""
+        """Ends recordings whose camera stands still. `advanced_s`: when a camera's time last moved."""
         now_s = self._reporter.clock()
-        for watch in self._open(lambda watch: True):
-            still_s = now_s - max(advanced_s(watch.camera), watch.accepted_s)
+        for recording in self._open(lambda each: True):
+            still_s = now_s - max(advanced_s(recording.camera), recording.accepted_s)
             if still_s > STALL_S:
-                self._end(watch, object(), f"no new frame came for {still_s:.1f} s")
+                self._end(recording, self._queue.new_batch(), f"no new frame came for {still_s:.1f} s")
 
     def restart(self, camera: str) -> None:
-        """The camera's stamps jumped back: its watches end with what they have."""
-        for watch in self._open(lambda watch: watch.camera == camera and watch.clip is not None):
-            self._end(watch, object(), "the camera's stamps jumped back before it was seen")
+        """The camera's stamps jumped back: its recordings end with what they have."""
+        for recording in self._open(lambda each: each.camera == camera and each.clip is not None):
+            why_empty = "the camera's stamps jumped back before it was observed"
+            self._end(recording, self._queue.new_batch(), why_empty)
 
-    def forget(self, track: Track, error: PamError) -> None:
-        """The region is gone, and with it its watches."""
-        for watch in self._open(lambda watch: watch.track is track):
-            self._watches.remove(watch)
-            watch.request.handle.fail(error)
+    def forget(self, camera: str, region_id: int, error: PamError) -> None:
+        """The region is gone, and its recordings with it."""
+        for recording in self._open(lambda each: (each.camera, each.track.region_id) == (camera, region_id)):
+            self._recordings.remove(recording)
+            recording.request.handle.fail(error)
 
     def clear(self) -> None:
-        """All regions are gone; who waits has been told."""
-        self._watches.clear()
+        """All regions are gone; the callers have been answered."""
+        self._recordings.clear()
 
     def _open(self, chosen: Callable[[_Recording], bool]) -> list[_Recording]:
-        self._watches = [watch for watch in self._watches if not watch.request.handle.done]
-        return [watch for watch in self._watches if chosen(watch)]
+        self._recordings = [each for each in self._recordings if not each.request.handle.done]
+        return [each for each in self._recordings if chosen(each)]
 
-    def _step(self, watch: _Recording, stamp_ns: int) -> RecordingStep:
-        clip = watch.clip
+    def _step(self, recording: _Recording, stamp_ns: int) -> RecordingStep:
+        clip = recording.clip
         if clip is None:
-            duration_s, max_frames = watch.request.duration_s, self.options.clip_frames
-            clip = watch.clip = ClipBuffer(start_ns=stamp_ns, period_s=duration_s, max_frames=max_frames)
-        looked = watch.track.observed_at(stamp_ns) if clip.wants(stamp_ns) else None
-        return RecordingStep(watch, clip, looked, clip.ends(stamp_ns))
+            duration_s, max_frames = recording.request.duration_s, self.options.clip_frames
+            clip = recording.clip = ClipBuffer(start_ns=stamp_ns, period_s=duration_s, max_frames=max_frames)
+        enters = recording.track.observed_at(stamp_ns) if clip.wants(stamp_ns) else None
+        return RecordingStep(recording, clip, enters, clip.ends(stamp_ns))
 
-    def _report(self, watch: _Recording, text: str) -> None:
-        self._reporter.listener.on_progress(lambda: watch.request.on_progress(watch.recorded_s, text))
+    def _report(self, recording: _Recording, text: str) -> None:
+        request = recording.request
+        self._reporter.listener.on_progress(lambda: request.on_progress(recording.recorded_s, text))
 
-    def _end(self, watch: _Recording, group: object, why_empty: str) -> None:
-        self._watches.remove(watch)
-        frames = tuple(watch.clip.frames) if watch.clip is not None and watch.clip.in_view else ()
+    def _end(self, recording: _Recording, batch: int, why_empty: str) -> None:
+        self._recordings.remove(recording)
+        clip = recording.clip
+        frames = tuple(clip.frames) if clip is not None and clip.in_view else ()
         if not frames:
-            region = f"region {watch.track.region_id} of camera {watch.camera!r}"
-            watch.request.handle.fail(NoFrameError(f"there is no clip of {region}: {why_empty}"))
+            region = f"region {recording.track.region_id} of camera {recording.camera!r}"
+            recording.request.handle.fail(NoFrameError(f"there is no clip of {region}: {why_empty}"))
             return
 
         def deliver(event: CaptionEvent) -> None:
-            self._report(watch, event.text)
+            self._report(recording, event.text)
 
         self._queue.submit(
             CaptionJob(
-                camera=watch.camera,
-                region_id=watch.track.region_id,
-                group=group,
-                frames=frames,
-                language=watch.request.language,
+                camera=recording.camera,
+                region_id=recording.track.region_id,
+                batch=batch,
+                clip_frames=frames,
+                language=recording.request.language,
                 sequence=0,
                 max_new_tokens=self.options.max_new_tokens,
                 reporter=self._reporter,
                 deliver=deliver,
-                handle=watch.request.handle,
+                handle=recording.request.handle,
             )
         )

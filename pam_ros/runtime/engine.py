@@ -1,4 +1,4 @@
-"""THE flow: frame → masks → texts, in numbered steps; and the thread-safe front of the runtime."""
+"""THE flow: frame → masks → texts, in numbered steps; and the thread-safe interface of the runtime."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from pam_ros.errors import CancelledError, PamError
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, PerceptionModel
-from pam_ros.records import Frame, Language, Prompt, Region, Task
+from pam_ros.records import Detection, Frame, Language, Prompt, Region, Task
 from pam_ros.runtime.captions import Captions
 from pam_ros.runtime.clip_recorder import ClipRecorder
 from pam_ros.runtime.embedding_plan import EmbeddingPlan
@@ -35,13 +35,14 @@ from pam_ros.runtime.worker import Worker
 
 __all__ = ["CameraStatistics", "Engine", "EngineStatistics", "PromptRequest", "RequestHandle"]
 
-IDLE_S = 0.1  # how often an idle worker looks whether a watched camera stands still
+IDLE_S = 0.1  # how often an idle worker checks for cameras that stand still during a recording
 
 
 class Engine:
-    """Several cameras on one model. Every method is thread-safe and returns at once, except `stop`.
+    """Several cameras on one model. Every method is thread-safe and returns at once, except as noted.
 
-    Inputs only hand over; one worker thread owns the model and calls the listener.
+    Inputs are only queued; one worker thread owns the model and calls the listener. Without a thread (`open`
+    and `run_pending` instead of `start`), the caller's thread does the work: files, evaluation, tests.
     """
 
     def __init__(
@@ -53,30 +54,30 @@ class Engine:
         listener: Listener,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` gives steady seconds; tests bring their own."""
+        """`clock` returns steady seconds."""
         self._model = model
         self._options = options
         self._clock = clock
         self._faults = FaultLog()
         self._cameras = {name: CameraTracks(name=name) for name in cameras}
-        self._handles: set[RequestHandle[Any]] = set()  # not settled yet
+        self._handles: set[RequestHandle[Any]] = set()  # not done yet
         self._handles_lock = threading.Lock()
         self._inbox = Inbox(cameras, options, queued_elsewhere=self._queued_behind_inbox, clock=clock)
         self._listener = GuardedListener(listener, self._faults, lambda: self._inbox.active)
         self._reporter = EventReporter(self._listener, clock)
-        self._queue = GenerationQueue(model, self._faults)
+        self._queue = GenerationQueue(model.text, self._faults)
         self._token_rate = RateMeter()
         self._masks = Masks(
             model=model, inbox=self._inbox, listener=self._listener, faults=self._faults, options=options
         )
         self._captions = Captions(queue=self._queue, reporter=self._reporter, options=options)
-        self._watches = ClipRecorder(queue=self._queue, reporter=self._reporter, options=options)
+        self._recorder = ClipRecorder(queue=self._queue, reporter=self._reporter, options=options)
         self._worker = Worker(
             masks=self._masks_turn,
-            language=self._language_turn,
+            texts=self._text_turn,
             idle=lambda: self._inbox.wait(IDLE_S),
             leave=self._leave,
-            share=lambda: self._options.text_time_fraction,
+            text_time_fraction=lambda: self._options.text_time_fraction,
             clock=clock,
             faults=self._faults,
         )
@@ -84,76 +85,77 @@ class Engine:
     # ---- the flow, on the worker thread
 
     def _see(self, work: Work) -> None:
-        """THE flow: one camera's newest frame and what was asked about it → masks → texts.
+        """THE flow: one camera's newest frame and the requests about it → masks → texts.
 
-        `work.frame` is None when prompts came and no frame: they are answered on the frame shown last.
+        `work.frame` is None if requests came without a frame: they are answered on the last one.
         """
         camera, plan = self._cameras[work.camera], EmbeddingPlan(self._model, self._faults)
 
-        # 1. A prompt that means an earlier frame is segmented there, and tracked on from there below.
+        # 1. A prompt on an earlier frame is segmented there, and tracked into the newest frame below.
         earlier = self._masks.segment(camera, work.older_frame, work.older) if work.older_frame else []
 
-        # 2. The newest frame replaces the one before; nothing older is ever worked off.
+        # 2. The newest frame replaces the one before; older frames are never processed later.
         if work.frame is not None and camera.begin(work.frame, work.arrived_s):
             self._captions.restart(camera)
-            self._watches.restart(camera.name)
+            self._recorder.restart(camera.name)
             self._listener.on_warning(
-                camera.name, "the stamps jumped back: clips and frame history start anew"
+                camera.name, "the stamps jumped back: clips and frame history start over"
             )
         frame = camera.frame
         assert frame is not None, "a prompt is accepted after the first frame only"
 
-        # 3. Encode once, and find every region in it, as one batch. Without regions nothing is encoded.
+        # 3. Encode once, and track every region, as one batch. Without regions nothing is encoded.
         self._masks.track(camera, self._to_track(camera, work, earlier))
 
-        # 4. Prompts on this frame, as one batch; a detection of a known region is left to the tracker.
-        shown = earlier + self._masks.segment(camera, frame, work.current)
+        # 4. Prompts on this frame, as one batch. A detection that matches a region is left to the tracker.
+        results = earlier + self._masks.segment(camera, frame, work.current)
 
-        # 5. Masks go out before any word is thought of.
-        self._forget_lost(camera, frame.stamp_ns)
-        if work.frame is not None or shown:
+        # 5. Masks are published before any text is generated.
+        self._remove_lost(camera, frame.stamp_ns)
+        if work.frame is not None or results:
             self._publish(camera, work)
 
-        # 6. What is to be told: of regions prompted or to be described, of clips this frame enters or ends.
-        shown = self._pass_on(camera, shown + self._described(camera, work.describe))
-        for each in shown:
-            plan.want(each.observation, stride=FIRST_FRAME_STRIDE, crop=True)
+        # 6. What needs embeddings: prompted or described regions, and clips that this frame enters or ends.
+        results = self._wanting_texts(camera, results + self._described(camera, work.describe))
+        for result in results:
+            plan.want(result.observation, stride=FIRST_FRAME_STRIDE, crop=True)
         clips = self._captions.plan(camera, frame.stamp_ns, plan) if work.frame is not None else []
-        watched = self._watches.plan(camera.name, frame.stamp_ns, plan) if work.frame is not None else []
+        recordings = self._recorder.plan(camera.name, frame.stamp_ns, plan) if work.frame is not None else []
 
-        # 7. Perceiver and projector run now, batched, so that a text later costs the language model only.
+        # 7. Perceiver and projector run now, as batches, so that texts later need the language model only.
         plan.run()
 
-        # 8. Texts of images start as one batch: one prefill a region, its tasks sequence off.
-        self._tell(shown, plan)
+        # 8. Texts about the image start as one batch: one prefill a region, its texts branch off.
+        self._start_texts(results, plan)
 
-        # 9. Clips whose decode timestamp this is start as another batch. Decoding itself is done in steps
-        #    between frames (`_language_turn`), and never makes a frame wait for more than one.
-        ended = object()
-        self._captions.settle(camera.name, frame.stamp_ns, clips, plan, ended)
-        self._watches.settle(frame.stamp_ns, watched, plan, ended)
+        # 9. Clips whose decode timestamp this is start as another batch. Texts are generated in steps between
+        #    frames (`_text_turn`), so that a frame never waits for more than one step.
+        batch = self._queue.new_batch()
+        self._captions.settle(camera.name, frame.stamp_ns, clips, plan, batch)
+        self._recorder.settle(frame.stamp_ns, recordings, plan, batch)
         self._captions.now(camera, work.captions, plan)
 
     def _see_image(self, request: Request) -> None:
-        """The flow for a caller's own image: one region, nothing tracked, nothing published."""
-        shown = self._masks.segment_image(request)
-        if shown is not None:
+        """The flow for a caller's own image: one region, not tracked and not published."""
+        result = self._masks.segment_image(request)
+        if result is not None:
             plan = EmbeddingPlan(self._model, self._faults)
-            kept = self._pass_on(CameraTracks(name=request.camera), [shown])
-            for each in kept:
+            results = self._wanting_texts(CameraTracks(name=request.camera), [result])
+            for each in results:
                 plan.want(each.observation, stride=FIRST_FRAME_STRIDE, crop=True)
             plan.run()
-            self._tell(kept, plan)
+            self._start_texts(results, plan)
 
     # ---- the flow's smaller steps
 
     def _to_track(self, camera: CameraTracks, work: Work, earlier: list[PromptResult]) -> list[Track]:
         if work.frame is not None:
             return list(camera.regions.values())
-        # The frame was worked off before; only what was prompted on an earlier one has yet to be found in it.
-        return list(dict.fromkeys(each.track for each in earlier if each.track is not None))
+        # The frame was processed before; only regions prompted on an earlier one are still missing in it.
+        tracks = {each.track.region_id: each.track for each in earlier if each.track is not None}
+        return list(tracks.values())
 
-    def _forget_lost(self, camera: CameraTracks, stamp_ns: int) -> None:
+    def _remove_lost(self, camera: CameraTracks, stamp_ns: int) -> None:
         for track in list(camera.regions.values()):
             lost_s = track.lost_for_s(stamp_ns)
             if lost_s > self._options.lost_timeout_s:
@@ -184,48 +186,49 @@ class Engine:
         )
 
     def _described(self, camera: CameraTracks, requests: list[Request]) -> list[PromptResult]:
-        shown = []
+        results = []
         for request in requests:
-            track = camera.regions.get(request.content.region_id)
+            region_id = request.content.region_id
+            track = camera.regions.get(region_id)
             if track is None:
-                self._masks.refuse(
-                    request, CancelledError(f"region {request.content.region_id} was removed meanwhile")
-                )
+                self._masks.refuse(request, CancelledError(f"region {region_id} was removed meanwhile"))
             else:
-                shown.append(PromptResult(request, track, track.last_visible, track.snapshot()))
-        return shown
+                results.append(PromptResult(request, track, track.last_visible, track.snapshot()))
+        return results
 
-    def _pass_on(self, camera: CameraTracks, shown: list[PromptResult]) -> list[PromptResult]:
-        """Starts watches, answers who wants a mask only; returns those that want texts."""
+    def _wanting_texts(self, camera: CameraTracks, results: list[PromptResult]) -> list[PromptResult]:
+        """Starts recordings and answers requests for a mask only; returns the results that want texts."""
         wanting: list[PromptResult] = []
-        for each in shown:
-            if each.request.watch is not None and each.track is not None:
-                self._watches.add(camera.name, each.track, each.request.watch)
-            elif each.request.content.texts() and not each.request.settled:
-                wanting.append(each)
-            elif each.request.handle is not None:
-                each.request.handle.resolve(each.answer)
+        for result in results:
+            request = result.request
+            if request.clip is not None and result.track is not None:
+                self._recorder.add(camera.name, result.track, request.clip)
+            elif request.content.texts() and not request.done:
+                wanting.append(result)
+            elif request.handle is not None:
+                request.handle.resolve(result.answer)
         return wanting
 
-    def _tell(self, shown: list[PromptResult], plan: EmbeddingPlan) -> None:
-        group = object()
-        for each in shown:
-            embeddings = plan.embeddings(each.observation, stride=FIRST_FRAME_STRIDE, crop=True)
-            if isinstance(embeddings, PamError):
-                self._masks.refuse(each.request, embeddings)
+    def _start_texts(self, results: list[PromptResult], plan: EmbeddingPlan) -> None:
+        batch = self._queue.new_batch()
+        for result in results:
+            request = result.request
+            frame = plan.embedded(result.observation, stride=FIRST_FRAME_STRIDE, crop=True)
+            if isinstance(frame, PamError):
+                self._masks.refuse(request, frame)
                 continue
             self._queue.submit(
                 TextJob(
-                    camera=each.request.camera,
-                    region_id=each.answer.region_id,
-                    group=group,
-                    embeddings=embeddings,
-                    texts=each.request.content.texts(),
-                    answer=each.answer,
-                    stamp_ns=each.observation.stamp_ns,
-                    arrived_s=each.request.arrived_s,
-                    track=each.track,
-                    handle=each.request.handle,
+                    camera=request.camera,
+                    region_id=result.answer.region_id,
+                    batch=batch,
+                    frame=frame,
+                    texts=request.content.texts(),
+                    answer=result.answer,
+                    stamp_ns=result.observation.stamp_ns,
+                    arrived_s=request.arrived_s,
+                    track=result.track,
+                    handle=request.handle,
                     max_new_tokens=self._options.max_new_tokens,
                     reporter=self._reporter,
                 )
@@ -234,28 +237,30 @@ class Engine:
     # ---- the worker's turns
 
     def _masks_turn(self) -> bool:
-        for camera, region_id in self._inbox.take_removed():
+        for name, region_id in self._inbox.take_removed():
             error = CancelledError(f"region {region_id} was removed before the answer was ready")
-            self._forget(self._cameras[camera], region_id, error)
-        for camera, message in self._inbox.take_warnings():
-            self._listener.on_warning(camera, message)
-        self._watches.check_stalls(self._inbox.advanced_s)
+            self._forget(self._cameras[name], region_id, error)
+        for name, message in self._inbox.take_warnings():
+            self._listener.on_warning(name, message)
+        self._recorder.check_stalls(self._inbox.advanced_s)
         work, image = self._inbox.take(), self._inbox.take_image()
         if work is not None:
-            failure = self._faults.attempt("seeing", lambda: self._see(work))
-            if failure is not None:  # a fault of ours: whoever waits must not wait forever
+            failure = self._faults.attempt("processing a frame", lambda: self._see(work))
+            if failure is not None:  # a bug of this package: no caller must wait forever
                 for request in (*work.older, *work.current, *work.describe):
                     self._masks.refuse(request, failure)
                 for caption in work.captions:
                     caption.handle.fail(failure)
         if image is not None:
-            failure = self._faults.attempt("seeing an image", lambda: self._see_image(image))
+            failure = self._faults.attempt("processing an image", lambda: self._see_image(image))
             if failure is not None:
                 self._masks.refuse(image, failure)
+        for name in self._inbox.take_ended():
+            self._captions.end_stream(self._cameras[name])
         self._inbox.hand_over()
         return work is not None or image is not None
 
-    def _language_turn(self) -> bool:
+    def _text_turn(self) -> bool:
         tokens = self._queue.tokens
         busy = self._queue.step()
         if self._queue.tokens > tokens:
@@ -263,44 +268,52 @@ class Engine:
         return busy
 
     def _forget(self, camera: CameraTracks, region_id: int, error: PamError) -> None:
-        track = camera.regions.pop(region_id, None)
-        if track is not None:
-            self._captions.forget(track)
-            self._watches.forget(track, error)
+        if camera.regions.pop(region_id, None) is not None:
+            self._captions.forget(camera.name, region_id)
+            self._recorder.forget(camera.name, region_id, error)
             self._queue.cancel(camera.name, region_id, error)
             camera.count()
 
     def _leave(self) -> None:
         self._captions.clear()
-        self._watches.clear()
+        self._recorder.clear()
         self._queue.clear(CancelledError("the engine was stopped before the answer was ready"))
         for camera in self._cameras.values():
             camera.forget()
 
     def _queued_behind_inbox(self) -> int:
-        return self._queue.queued + self._watches.count
+        return self._queue.queued + self._recorder.count
 
     # ---- the front, on any thread
 
     @property
     def options(self) -> EngineOptions:
-        """How the runtime behaves; may be set while it runs, whole (`dataclasses.replace`)."""
+        """How the runtime behaves. May be replaced while it runs (`dataclasses.replace`)."""
         return self._options
 
     @options.setter
     def options(self, options: EngineOptions) -> None:
-        self._options = self._masks.options = self._captions.options = self._watches.options = options
+        self._options = self._masks.options = self._captions.options = self._recorder.options = options
         self._inbox.configure(options)
 
     def start(self) -> None:
-        """Begins to accept and to work. Idempotent."""
+        """Starts accepting input, and the worker thread. Idempotent."""
         self._inbox.open()
         self._worker.start()
 
-    def stop(self) -> None:
-        """Fails what is pending, forgets frames and regions, waits for the piece of work at hand. Idempotent.
+    def open(self) -> None:
+        """Starts accepting input without a worker thread; `run_pending` does the work."""
+        self._inbox.open()
 
-        No listener is called after it returns. Region ids go on where they were after the next `start`.
+    def run_pending(self) -> None:
+        """Processes everything that is pending, texts included, on the caller's thread. Needs `open`."""
+        while self._worker.turn():
+            pass
+
+    def stop(self) -> None:
+        """Fails pending requests, drops frames and regions, waits for the current piece of work. Idempotent.
+
+        No listener is called after it returns. After the next `start`, region ids continue where they were.
         """
         self._inbox.close()
         with self._handles_lock:
@@ -314,7 +327,7 @@ class Engine:
         self._inbox.put_frame(frame)
 
     def perceive(self, camera: str, request: PromptRequest) -> RequestHandle[Region]:
-        """The region of a prompt, or the one named, with the texts asked for: as of the frame asked about."""
+        """Segments a prompt, or describes an existing region: its state in that frame, with the texts."""
         handle = RequestHandle[Region]()
 
         def put() -> None:
@@ -326,40 +339,41 @@ class Engine:
     def detections(
         self,
         camera: str,
-        boxes_xyxy: Sequence[tuple[float, float, float, float]],
+        detections: Sequence[Detection],
         stamp_ns: int | None,
         tasks: tuple[Task, ...],
         languages: tuple[Language, ...],
     ) -> None:
-        """Boxes (x1, y1, x2, y2) of a detector, pixels of the frame of that stamp (None: the newest).
+        """A detector's boxes in the frame of that stamp (None: the newest).
 
-        New objects become regions, known ones are left to the tracker. Failures are told to the listener.
+        New objects become regions; those that match a region are left to the tracker. Failures are warnings.
         """
         requests = []
-        for box in boxes_xyxy:
+        for detection in detections:
             try:
-                request = PromptRequest(Prompt.from_clicks(box_xyxy=box), tasks, languages, stamp_ns=stamp_ns)
+                prompt = Prompt.from_clicks(box_xyxy=detection.box_xyxy)
+                request = PromptRequest(prompt, tasks, languages, stamp_ns=stamp_ns)
                 check_request(request)
-                requests.append(request)
+                requests.append((detection, request))
             except PamError as error:
-                self._inbox.put_warning(camera, f"a detection is refused: {error}")
+                self._inbox.put_warning(camera, f"a detection was rejected: {error}")
         try:
             self._inbox.put_detections(camera, requests, stamp_ns)
         except PamError as error:
-            self._inbox.put_warning(camera, f"{len(requests)} detections are refused: {error}")
+            self._inbox.put_warning(camera, f"{len(requests)} detections were rejected: {error}")
 
     def remove_region(self, camera: str, region_id: int) -> None:
-        """Forgets the region, its texts and running requests. Raises UnknownRegionError."""
+        """Removes the region, its texts and running requests. Raises UnknownRegionError."""
         self._inbox.remove(camera, region_id)
 
     def clear_regions(self, camera: str) -> int:
-        """Forgets every region of the camera; returns how many there were."""
+        """Removes every region of the camera; returns how many there were."""
         return self._inbox.remove_all(camera)
 
     def caption_now(self, camera: str, region_id: int, language: Language) -> RequestHandle[CaptionEvent]:
         """A decode timestamp on demand: captions the clip collected so far and starts the next.
 
-        Where captions do not stream, the first call captions the newest frame and begins to collect.
+        If captions do not stream, the first call captions the newest frame and starts collecting.
         """
         handle = RequestHandle[CaptionEvent]()
         request = CaptionRequest(handle, region_id, language)
@@ -373,47 +387,51 @@ class Engine:
         language: Language,
         on_progress: Callable[[float, str], None],
     ) -> RequestHandle[CaptionEvent]:
-        """ClipRecorder a region for `duration_s` of stream time from the next frame on, then captions what it saw.
+        """Records a region for `duration_s` of stream time from the next frame on, then captions the clip.
 
-        `on_progress(recorded_s, partial_text)` is called on the worker thread. `request.tasks` are left out.
+        `on_progress(recorded_s, partial_text)` is called on the worker thread. `request.tasks` are ignored.
         A camera that stands still ends the clip early.
         """
         handle = RequestHandle[CaptionEvent]()
-        watch = ClipRequest(handle, duration_s, language, on_progress)
+        clip = ClipRequest(handle, duration_s, language, on_progress)
 
         def put() -> None:
             check_request(request)
             check_clip(request, duration_s)
-            self._inbox.put_request(Request(camera, request, None, self._clock(), watch=watch))
+            self._inbox.put_request(Request(camera, request, None, self._clock(), clip=clip))
 
         return self._accept(camera, handle, put)
 
+    def end_stream(self, camera: str) -> None:
+        """No more frames will come for now: captions what the camera's open clips hold."""
+        self._inbox.end(camera)
+
     def statistics(self) -> EngineStatistics:
-        """How it is doing, as of now."""
+        """Rates, latencies and counts, as of now."""
         now_s = self._clock()
         cameras = [
             camera.statistics(*self._inbox.counters(name), now_s) for name, camera in self._cameras.items()
         ]
         return EngineStatistics(
             cameras=tuple(cameras),
-            decoding=self._queue.decoding,
+            generating=self._queue.generating,
             queued=self._inbox.pending() + self._queue.queued,
             tokens_per_s=self._token_rate.rate_hz(now_s),
             text_latency_s=self._reporter.text_latency_s.value or 0.0,
         )
 
     def _accept(self, camera: str, handle: RequestHandle[Any], put: Callable[[], None]) -> RequestHandle[Any]:
-        """Hands over; what is wrong goes to the handle too, so that callers have one place to look."""
+        """Queues a request; errors end up in the handle too, so that callers look in one place."""
         self._inbox.check_camera(camera)
         with self._handles_lock:
             self._handles.add(handle)
-        handle.future.add_done_callback(lambda _: self._settled(handle))
+        handle.future.add_done_callback(lambda _: self._done(handle))
         try:
             put()
         except PamError as error:
             handle.fail(error)
         return handle
 
-    def _settled(self, handle: RequestHandle[Any]) -> None:
+    def _done(self, handle: RequestHandle[Any]) -> None:
         with self._handles_lock:
             self._handles.discard(handle)

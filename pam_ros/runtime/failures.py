@@ -1,4 +1,4 @@
-"""Keeps faults where they belong: one request fails, the others and the worker go on."""
+"""Contains faults: the request concerned fails, the others and the worker go on."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LOG_PERIOD_S = 5.0  # a fault that repeats with every frame is written out this 
 
 
 class FaultLog:
-    """Logs exceptions with their traceback; repeated ones of the same place only now and then."""
+    """Logs exceptions with their traceback, at most one every few seconds for each place in the code."""
 
     def __init__(self) -> None:
-        self._logged_s: dict[str, float] = {}  # place → when; as many as there are places in the code
+        self._logged_s: dict[str, float] = {}  # place → when
 
     def add(self, place: str, error: BaseException) -> None:
-        """`place` says what was being done, e.g. "tracking"."""
+        """`place` says what failed, e.g. "tracking"."""
         now_s = time.monotonic()
         if now_s - self._logged_s.get(place, -LOG_PERIOD_S) < LOG_PERIOD_S:
             return
@@ -32,19 +32,23 @@ class FaultLog:
         _LOG.error("%s failed: %s", place, error, exc_info=error)
 
     def attempt(self, place: str, call: Callable[[], R]) -> R | PamError:
-        """`call()`, or the error its caller gets: a PamError as it is, else logged and as InferenceError."""
+        """`call()`, or the error that its caller gets, see `as_pam_error`."""
         try:
             return call()
-        except PamError as error:
-            return error
         except Exception as error:  # noqa: BLE001 - whatever the model raises must not end the worker
-            self.add(place, error)
-            return InferenceError(f"{place} failed: {type(error).__name__}: {error}. The log has the details")
+            return self.as_pam_error(place, error)
+
+    def as_pam_error(self, place: str, error: Exception) -> PamError:
+        """A PamError as it is; anything else is logged and becomes an InferenceError."""
+        if isinstance(error, PamError):
+            return error
+        self.add(place, error)
+        return InferenceError(f"{place} failed: {type(error).__name__}: {error}. The log has the details")
 
     def batched(
         self, place: str, call: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]
     ) -> list[R | PamError]:
-        """`call(items)`; when it fails, `call([item])` one by one, so that only the guilty items fail."""
+        """`call(items)`; if that fails, `call([item])` one by one, so that only the items at fault fail."""
         if not items:
             return []
         results = self.attempt(place, lambda: call(items))
@@ -57,7 +61,7 @@ class FaultLog:
 
 
 class GuardedListener:
-    """Passes events on while `active`; a listener's exception ends in the log."""
+    """Passes events on while `active`; logs a listener's exceptions."""
 
     def __init__(self, listener: Listener, faults: FaultLog, active: Callable[[], bool]) -> None:
         self._listener = listener

@@ -1,23 +1,24 @@
-"""Texts that wait and texts that are decoded: batches take turns, one bounded step at a time."""
+"""Texts that wait and texts being generated: batches take turns, one bounded step at a time."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Protocol
 
 from pam_ros.errors import CancelledError, InferenceError, PamError
-from pam_ros.model.interface import Decode, GenerationRequest, PerceptionModel
+from pam_ros.model.interface import TextDelta, TextGenerator, TextRequest
+from pam_ros.runtime.embedding_plan import EmbeddedFrame
 from pam_ros.runtime.failures import FaultLog, GuardedListener
 from pam_ros.runtime.statistics import Smoothed
 
-MAX_BATCHES = 4  # batches decoded side by side; each holds a key-value cache on the device
+MAX_BATCHES = 4  # batches generated side by side; each holds a key-value cache on the device
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EventReporter:
-    """Where jobs leave what they have."""
+    """What jobs report their results through."""
 
     listener: GuardedListener
     clock: Callable[[], float]  # seconds, steady
@@ -25,11 +26,19 @@ class EventReporter:
 
 
 class Job(Protocol):
-    """The texts one caller waits for, about one region."""
+    """The texts of one request, about one region."""
 
     camera: str
     region_id: int
-    group: object  # waiting jobs with the identical group start as one batch
+    batch: int  # waiting jobs with the same number start together, see `GenerationQueue.new_batch`
+
+    @property
+    def frames(self) -> tuple[EmbeddedFrame, ...]:
+        """What the texts are about: one frame, or a clip's frames, oldest first."""
+
+    @property
+    def clip(self) -> bool:
+        """True if the texts are about a clip."""
 
     @property
     def counted(self) -> bool:
@@ -37,160 +46,192 @@ class Job(Protocol):
 
     @property
     def abandoned(self) -> bool:
-        """True once nobody waits any more."""
+        """True once no caller waits for it any more."""
 
-    def requests(self) -> list[GenerationRequest]:
-        """What to decode; asked for when decoding starts."""
+    def requests(self) -> list[TextRequest]:
+        """The texts to generate; called when generation starts."""
 
     def progress(self, index: int, text: str, final: bool) -> None:
-        """The text of request `index` so far."""
+        """Request `index` of `requests()` has this text so far."""
 
     def end(self, error: PamError | None) -> None:
-        """Called once: every request is final (None), or why not."""
+        """Called once: every text is final (None), or why not."""
 
 
 @dataclass(slots=True, eq=False)
-class _Batch:
-    """Jobs decoded together."""
+class _Running:
+    """A job whose texts are being generated."""
 
-    decode: Decode
-    owners: list[tuple[Job, int]]  # by the index that decode reports: whose request, and which of theirs
-    unfinished: dict[Job, set[int]]  # indices that are not final; a job leaves when it ended
+    job: Job
+    batch_size: int  # jobs that started in its batch
+    unfinished: dict[int, int]  # text id → index of the job's request
 
 
 class GenerationQueue:
     """Owned by the worker; the counts may be read from any thread."""
 
-    def __init__(self, model: PerceptionModel, faults: FaultLog) -> None:
-        self._model = model
+    def __init__(self, generator: TextGenerator, faults: FaultLog) -> None:
+        self._generator = generator
         self._faults = faults
-        self._waiting: list[Job] = []
-        self._running: deque[_Batch] = deque()  # whose turn it is, first in line first
+        self._ids = count(1)  # of jobs and batches
+        self._waiting: dict[int, Job] = {}  # by job id, first in line first
+        self._running: dict[int, _Running] = {}  # by job id
+        self._job_of: dict[int, int] = {}  # text id → job id
         self.queued = 0  # callers' requests that wait
-        self.decoding = 0  # texts
+        self.generating = 0  # texts
         self.tokens = 0  # steps of texts so far, ever
 
-    def submit(self, job: Job) -> None:
-        """Puts the job behind those that wait."""
-        self._waiting.append(job)
-        self._count()
+    def new_batch(self) -> int:
+        """A number for jobs that are to start together."""
+        return next(self._ids)
 
-    def replace(self, old: Job, new: Job) -> bool:
-        """Puts `new` where `old` waits. False where `old` waits no more."""
-        if old not in self._waiting:
+    def submit(self, job: Job) -> int:
+        """Puts the job behind those that wait; returns its id."""
+        job_id = next(self._ids)
+        self._waiting[job_id] = job
+        self._count()
+        return job_id
+
+    def replace(self, job_id: int, job: Job) -> bool:
+        """Puts `job` in the place and under the id of one that waits; False if that one waits no more."""
+        if job_id not in self._waiting:
             return False
-        self._waiting[self._waiting.index(old)] = new
+        self._waiting[job_id] = job
         self._count()
         return True
 
     def cancel(self, camera: str, region_id: int, error: PamError) -> None:
         """Ends every job about the region."""
-        self._end_where(lambda job: (job.camera, job.region_id) == (camera, region_id), error)
+        self._end_if(lambda job: (job.camera, job.region_id) == (camera, region_id), error)
 
     def clear(self, error: PamError) -> None:
         """Ends every job."""
-        self._end_where(lambda job: True, error)
+        self._end_if(lambda job: True, error)
 
     def step(self) -> bool:
-        """One bounded piece of work: a prefill chunk or a token for one batch. False where there is none."""
-        self._end_where(
-            lambda job: job.abandoned, CancelledError("the request was cancelled while it waited")
+        """One bounded piece of work: a prefill chunk, or a token for one batch. False if there is none."""
+        self._end_if(
+            lambda job: job.abandoned, CancelledError("the request was cancelled before it was answered")
         )
-        if self._waiting and len(self._running) < MAX_BATCHES:
+        if self._waiting and len({each.job.batch for each in self._running.values()}) < MAX_BATCHES:
             self._start()
         if not self._running:
             self._count()
             return False
-        batch = self._running.popleft()
-        failure = self._faults.attempt("decoding", lambda: self._advance(batch))
-        if failure is not None:
-            self._retry_alone(batch, failure)
-        if batch.unfinished:
-            self._running.append(batch)
+        deltas = self._faults.attempt("generating text", self._generator.step)
+        if isinstance(deltas, PamError):
+            self._retry_alone(list(self._running), deltas)
+        else:
+            self._take(deltas)
+            if self._running and not self._generator.busy:
+                error = InferenceError("text generation ended without a final text")
+                for job_id in list(self._running):
+                    self._stop(job_id).end(error)
         self._count()
         return True
 
+    # ---- starting
+
     def _start(self) -> None:
-        group = self._waiting[0].group
-        jobs = [job for job in self._waiting if job.group is group]
-        self._waiting = [job for job in self._waiting if job.group is not group]
-        requests: list[GenerationRequest] = []
-        owners: list[tuple[Job, int]] = []
-        batch_of: dict[Job, set[int]] = {}
-        for job in jobs:
-            own = job.requests()
-            batch_of[job] = set(range(len(requests), len(requests) + len(own)))
-            owners += [(job, index) for index in range(len(own))]
-            requests += own
-        decode = self._faults.attempt("starting to decode", lambda: self._model.decode(requests))
-        if not isinstance(decode, PamError):
-            self._running.appendleft(_Batch(decode, owners, batch_of))
+        batch = next(iter(self._waiting.values())).batch
+        jobs = {job_id: job for job_id, job in self._waiting.items() if job.batch == batch}
+        for job_id in jobs:
+            del self._waiting[job_id]
+        owners = [
+            (job_id, index, request)
+            for job_id, job in jobs.items()
+            for index, request in enumerate(job.requests())
+        ]
+        text_ids = self._faults.attempt("starting a text", lambda: self._generate(jobs, owners))
+        if not isinstance(text_ids, PamError):
+            self._running |= {job_id: _Running(job, len(jobs), {}) for job_id, job in jobs.items()}
+            for text_id, (job_id, index, _) in zip(text_ids, owners, strict=True):
+                self._running[job_id].unfinished[text_id] = index
+                self._job_of[text_id] = job_id
         elif len(jobs) > 1:
-            self._separate(jobs)
+            self._wait_alone(jobs)
         else:
-            jobs[0].end(decode)
+            for job in jobs.values():
+                job.end(text_ids)
 
-    def _advance(self, batch: _Batch) -> None:
-        deltas = [] if batch.decode.done else batch.decode.step()
+    def _generate(self, jobs: dict[int, Job], owners: Sequence[tuple[int, int, TextRequest]]) -> list[int]:
+        """Opens one prompt for all texts about the same frames, and starts the texts."""
+        prompts: dict[tuple[bool, tuple[EmbeddedFrame, ...]], int] = {}
+        try:
+            for job in jobs.values():
+                about = (job.clip, job.frames)
+                if about not in prompts:
+                    prompts[about] = self._generator.open_prompt(clip=job.clip)
+                    for frame in job.frames:
+                        self._generator.extend_prompt(prompts[about], frame.embeddings)
+            return self._generator.generate(
+                [(prompts[jobs[job_id].clip, jobs[job_id].frames], request) for job_id, _, request in owners]
+            )
+        finally:
+            for prompt_id in prompts.values():
+                self._generator.release_prompt(prompt_id)
+
+    # ---- results
+
+    def _take(self, deltas: Sequence[TextDelta]) -> None:
+        failed: dict[int, PamError] = {}
         for delta in deltas:
-            self._report(batch, delta.index, delta.text, delta.final)
-        if batch.decode.done:
-            self._fail(batch, InferenceError("decoding ended without a final text"))
+            job_id = self._job_of.get(delta.text_id)
+            if job_id is None:
+                continue
+            if delta.error is not None:
+                if job_id not in failed:
+                    failed[job_id] = self._faults.as_pam_error("generating text", delta.error)
+                continue
+            self.tokens += 1
+            running = self._running[job_id]
+            running.job.progress(running.unfinished[delta.text_id], delta.text, delta.final)
+            if delta.final:
+                del running.unfinished[delta.text_id], self._job_of[delta.text_id]
+                if not running.unfinished:
+                    del self._running[job_id]
+                    running.job.end(None)
+        for job_id, error in failed.items():
+            self._retry_alone([job_id], error)
 
-    def _report(self, batch: _Batch, index: int, text: str, final: bool) -> None:
-        job, own_index = batch.owners[index]
-        left = batch.unfinished.get(job)
-        if left is None or index not in left:
-            return
-        self.tokens += 1
-        job.progress(own_index, text, final)
-        if final:
-            left.discard(index)
-            if not left:
-                del batch.unfinished[job]
-                job.end(None)
-
-    def _retry_alone(self, batch: _Batch, error: PamError) -> None:
-        """After a failed step nobody knows whose fault it was: each job gets a decode of its own."""
-        jobs = list(batch.unfinished)
-        batch.unfinished.clear()
-        if len({job for job, _ in batch.owners}) > 1:
-            self._separate(jobs)
-        else:
-            for job in jobs:
+    def _retry_alone(self, job_ids: Sequence[int], error: PamError) -> None:
+        """After a failed step it is not known whose fault it was: each job of the batch runs once more, alone."""
+        again: dict[int, Job] = {}
+        for job_id in job_ids:
+            alone = self._running[job_id].batch_size == 1
+            job = self._stop(job_id)
+            if alone:
                 job.end(error)
+            else:
+                again[job_id] = job
+        self._wait_alone(again)
 
-    def _separate(self, jobs: list[Job]) -> None:
-        for job in jobs:
-            job.group = object()
-        self._waiting = jobs + self._waiting
+    def _wait_alone(self, jobs: dict[int, Job]) -> None:
+        """Puts jobs in front of the line, each in a batch of its own."""
+        for job in jobs.values():
+            job.batch = self.new_batch()
+        self._waiting = jobs | self._waiting
 
-    def _fail(self, batch: _Batch, error: PamError) -> None:
-        for job in list(batch.unfinished):
-            self._cancel(batch, job)
-            job.end(error)
-
-    def _cancel(self, batch: _Batch, job: Job) -> None:
-        indices = batch.unfinished.pop(job)
+    def _stop(self, job_id: int) -> Job:
+        """Takes a running job out and cancels what is left of its texts."""
+        running = self._running.pop(job_id)
 
         def cancel() -> None:
-            for index in indices:
-                batch.decode.cancel(index)
+            for text_id in running.unfinished:
+                self._generator.cancel(text_id)
 
+        for text_id in running.unfinished:
+            del self._job_of[text_id]
         self._faults.attempt("cancelling a text", cancel)
+        return running.job
 
-    def _end_where(self, chosen: Callable[[Job], bool], error: PamError) -> None:
-        gone = [job for job in self._waiting if chosen(job)]
-        self._waiting = [job for job in self._waiting if job not in gone]
-        for batch in self._running:
-            for job in [job for job in batch.unfinished if chosen(job)]:
-                self._cancel(batch, job)
-                gone.append(job)
-        self._running = deque(batch for batch in self._running if batch.unfinished)
+    def _end_if(self, chosen: Callable[[Job], bool], error: PamError) -> None:
+        gone = [self._waiting.pop(job_id) for job_id, job in list(self._waiting.items()) if chosen(job)]
+        gone += [self._stop(job_id) for job_id, each in list(self._running.items()) if chosen(each.job)]
         for job in gone:  # last, since ending a job may submit the next
             job.end(error)
         self._count()
 
     def _count(self) -> None:
-        self.queued = sum(job.counted for job in self._waiting)
-        self.decoding = sum(len(left) for batch in self._running for left in batch.unfinished.values())
+        self.queued = sum(job.counted for job in self._waiting.values())
+        self.generating = len(self._job_of)

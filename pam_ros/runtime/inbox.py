@@ -19,11 +19,11 @@ from pam_ros.errors import (
     StaleFrameError,
     UnknownRegionError,
 )
-from pam_ros.records import Frame
+from pam_ros.records import Detection, Frame
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.requests import CaptionRequest, PromptRequest, Request
 
-MAX_DETECTION_MESSAGES = 4  # detections that wait per camera; a newer message makes the oldest pointless
+MAX_DETECTION_MESSAGES = 4  # messages that wait per camera; a newer one replaces the oldest
 
 
 @dataclass(slots=True, eq=False)
@@ -32,12 +32,12 @@ class Work:
 
     Attributes:
         frame: a frame not processed before, or None.
-        arrived_s: when it came, seconds of the runtime's clock.
-        older_frame, older: prompts that mean an earlier frame; at most one such frame at a time, so that a
-            flood of them delays the newest frame by one encoder pass and no more.
-        current: prompts on `frame`, or on the frame processed last when `frame` is None.
-        describe: regions to be described as they are.
-        captions: clips to be captioned now.
+        arrived_s: when it arrived, seconds of the runtime's clock.
+        older_frame, older: prompts on an earlier frame; at most one such frame at a time, so that a flood of
+            them delays the newest frame by one encoder pass at most.
+        current: prompts on `frame`, or on the frame processed last if `frame` is None.
+        describe: regions to describe as they are.
+        captions: clips to caption now.
     """
 
     camera: str
@@ -61,8 +61,9 @@ class _Camera:
     detections: deque[list[Request]] = field(default_factory=lambda: deque(maxlen=MAX_DETECTION_MESSAGES))
     captions: deque[CaptionRequest] = field(default_factory=deque)
     warnings: deque[str] = field(default_factory=lambda: deque(maxlen=16))
-    live: set[int] = field(default_factory=set)  # ids callers may name
-    removed: set[int] = field(default_factory=set)  # ids the worker has still to forget
+    live: set[int] = field(default_factory=set)  # ids that callers may refer to
+    removed: set[int] = field(default_factory=set)  # ids that the worker has yet to forget
+    ended: bool = False  # see `Inbox.end`
     received: int = 0
     dropped: int = 0
     arrived_s: float = -math.inf  # of the newest frame
@@ -76,7 +77,7 @@ class _Camera:
 
 
 class Inbox:
-    """Holds what came until the worker takes it; knows which regions callers may name."""
+    """Holds what arrives until the worker takes it; knows which regions callers may refer to."""
 
     def __init__(
         self,
@@ -88,13 +89,13 @@ class Inbox:
     ) -> None:
         self._condition = threading.Condition()
         self._options = options
-        self._queued_elsewhere = queued_elsewhere  # requests that wait behind the inbox and count as well
+        self._queued_elsewhere = queued_elsewhere  # requests that wait behind the inbox count as well
         self._clock = clock
         self._active = False
         self._cameras = {name: _Camera(ring=deque(maxlen=options.frame_history)) for name in cameras}
         self._turn = list(cameras)  # whose turn it is, first in line first
         self._images: deque[Request] = deque()  # prompts on images of the callers' own
-        self._in_hand = 0  # requests the worker has taken and not yet passed on
+        self._in_hand = 0  # requests that the worker has taken and not yet passed on
         self._woken = False
 
     # Callers' side
@@ -105,7 +106,7 @@ class Inbox:
         return self._active
 
     def check_camera(self, name: str) -> None:
-        """Raises InputError for a camera that is none of the engine's."""
+        """Raises InputError if the engine has no camera of this name."""
         self._camera(name)
 
     def configure(self, options: EngineOptions) -> None:
@@ -116,12 +117,12 @@ class Inbox:
                 camera.ring = deque(camera.ring, maxlen=options.frame_history)
 
     def open(self) -> None:
-        """Begins to accept."""
+        """Starts accepting."""
         with self._condition:
             self._active = True
 
     def close(self) -> None:
-        """Accepts nothing more and drops what waits, frames and region ids included; counters stay."""
+        """Stops accepting; drops what waits, frames and region ids included; keeps the counters."""
         with self._condition:
             self._active = False
             self._images.clear()
@@ -140,7 +141,7 @@ class Inbox:
             now_s = self._clock()
             newest = camera.ring[-1] if camera.ring else None
             if newest is not None and frame.stamp_ns < newest.stamp_ns:
-                camera.ring.clear()  # time started anew: stamps of before mean nothing now
+                camera.ring.clear()  # time started over: earlier stamps are no longer valid
             if newest is None or frame.stamp_ns != newest.stamp_ns:
                 camera.advanced_s = now_s
             camera.ring.append(frame)
@@ -151,7 +152,7 @@ class Inbox:
             self._wake()
 
     def put_request(self, request: Request) -> None:
-        """Takes a prompt in, matched to its frame. Raises the PamError that its caller should see."""
+        """Accepts a prompt and matches it to its frame. Raises the PamError for its caller."""
         with self._condition:
             camera = self._camera(request.camera)
             self._admit()
@@ -169,7 +170,7 @@ class Inbox:
             self._wake()
 
     def put_caption(self, name: str, request: CaptionRequest) -> None:
-        """Takes a `caption_now` in. Raises the PamError that its caller should see."""
+        """Accepts a `caption_now`. Raises the PamError for its caller."""
         with self._condition:
             self._camera(name)
             self._admit()
@@ -177,8 +178,10 @@ class Inbox:
             self._cameras[name].captions.append(request)
             self._wake()
 
-    def put_detections(self, name: str, requests: Sequence[PromptRequest], stamp_ns: int | None) -> None:
-        """Takes one message of detections in. Raises the PamError that nobody waits for."""
+    def put_detections(
+        self, name: str, requests: Sequence[tuple[Detection, PromptRequest]], stamp_ns: int | None
+    ) -> None:
+        """Accepts one message of detections. Raises a PamError that no caller waits for."""
         with self._condition:
             camera = self._camera(name)
             if not self._active or not requests:
@@ -187,14 +190,14 @@ class Inbox:
             now_s = self._clock()
             camera.detections.append(
                 [
-                    Request(camera=name, content=content, frame=frame, arrived_s=now_s, detection=True)
-                    for content in requests
+                    Request(camera=name, content=content, frame=frame, arrived_s=now_s, detection=detection)
+                    for detection, content in requests
                 ]
             )
             self._wake()
 
     def put_warning(self, name: str, message: str) -> None:
-        """Leaves a warning for the worker to report, since listeners hear from no other thread."""
+        """Leaves a warning for the worker to report: only its thread calls listeners."""
         with self._condition:
             self._camera(name)
             if self._active:
@@ -220,8 +223,14 @@ class Inbox:
             self._wake()
             return count
 
+    def end(self, name: str) -> None:
+        """The camera's stream is over for now, after the frames that wait. Raises InputError."""
+        with self._condition:
+            self._camera(name).ended = True
+            self._wake()
+
     def pending(self) -> int:
-        """Requests that wait here or are in the worker's hands."""
+        """Requests that wait here or that the worker is working on."""
         with self._condition:
             return self._pending()
 
@@ -243,7 +252,7 @@ class Inbox:
                     self._turn.append(name)
                     work = self._take_camera(name)
                     self._in_hand += sum(
-                        not request.detection for request in (*work.older, *work.current, *work.describe)
+                        request.detection is None for request in (*work.older, *work.current, *work.describe)
                     )
                     self._in_hand += len(work.captions)
                     return work
@@ -258,7 +267,7 @@ class Inbox:
             return self._images.popleft()
 
     def hand_over(self) -> None:
-        """What was taken is passed on: it waits with the language model or is answered."""
+        """What was taken now waits for text generation, or is answered."""
         with self._condition:
             self._in_hand = 0
 
@@ -274,6 +283,14 @@ class Inbox:
                 camera.removed.clear()
             return removed
 
+    def take_ended(self) -> list[str]:
+        """Cameras whose streams ended and whose frames are all taken."""
+        with self._condition:
+            ended = [name for name, each in self._cameras.items() if each.ended and each.slot is None]
+            for name in ended:
+                self._cameras[name].ended = False
+            return ended
+
     def take_warnings(self) -> list[tuple[str, str]]:
         """(camera, message) of warnings to be reported."""
         with self._condition:
@@ -283,13 +300,13 @@ class Inbox:
             return warnings
 
     def add_region(self, name: str, region_id: int) -> None:
-        """Callers may name the region from now on; ignored once closed."""
+        """Callers may refer to the region from now on; ignored once closed."""
         with self._condition:
             if self._active:
                 self._cameras[name].live.add(region_id)
 
     def drop_region(self, name: str, region_id: int) -> None:
-        """Callers may name the region no more."""
+        """Callers may not refer to the region any more."""
         with self._condition:
             self._cameras[name].live.discard(region_id)
 
@@ -319,7 +336,7 @@ class Inbox:
         try:
             return self._cameras[name]
         except KeyError:
-            raise InputError(f"no camera is named {name!r}; there are: {', '.join(self._cameras)}") from None
+            raise InputError(f"there is no camera {name!r}; there are: {', '.join(self._cameras)}") from None
 
     def _pending(self) -> int:
         waiting = sum(len(camera.requests) + len(camera.captions) for camera in self._cameras.values())
@@ -327,11 +344,11 @@ class Inbox:
 
     def _admit(self) -> None:
         if not self._active:
-            raise NotActiveError("the engine is not active: start it (activate the manager) and ask again")
+            raise NotActiveError("the engine is not active; activate the manager and try again")
         queued = self._pending() + self._queued_elsewhere()
         if queued >= self._options.max_queued_requests:
             raise CapacityError(
-                f"{queued} requests are waiting and {self._options.max_queued_requests} may; ask again later"
+                f"{queued} requests are waiting and at most {self._options.max_queued_requests} may; try again later"
             )
 
     def _check_live(self, name: str, region_id: int) -> None:
@@ -344,7 +361,7 @@ class Inbox:
         """The kept frame nearest to the stamp; None stands for the newest at the time of processing."""
         ring = self._cameras[name].ring
         if not ring:
-            raise NoFrameError(f"no frame has come from camera {name!r} yet; is its publisher running?")
+            raise NoFrameError(f"no frame has arrived from camera {name!r} yet; is its publisher running?")
         if stamp_ns is None:
             return None
         frame = min(ring, key=lambda each: abs(each.stamp_ns - stamp_ns))

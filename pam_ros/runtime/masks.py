@@ -1,4 +1,4 @@
-"""Encode a frame once, segment its prompts, track its regions: batched, one fault never spoils the batch."""
+"""Encodes a frame once, segments its prompts and tracks its regions, as batches; contains faults."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from functools import partial
 
 import numpy as np
 
-from pam_ros.errors import CancelledError, CapacityError, PamError, PromptError
+from pam_ros.errors import CancelledError, CapacityError, NothingFoundError, PamError, PromptError
+from pam_ros.geometry import Box, box_iou
 from pam_ros.model.interface import FrameFeatures, Observation, PerceptionModel, RegionMemory
 from pam_ros.records import Frame, Prompt, Region, RegionState
 from pam_ros.runtime.failures import FaultLog, GuardedListener
 from pam_ros.runtime.inbox import Inbox
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.requests import Request
-from pam_ros.runtime.tracks import Box, CameraTracks, Track, TrackObservation, box_iou
+from pam_ros.runtime.tracks import CameraTracks, Track, TrackObservation
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptResult:
-    """A region in the frame its prompt (or the target_event to describe it) is about."""
+    """A region in the frame that its request is about."""
 
     request: Request
     track: Track | None  # None on a caller's own image
@@ -30,7 +31,7 @@ class PromptResult:
 
 
 class Masks:
-    """Owned by the worker. What fails for one prompt or region is told to whom it concerns, no further."""
+    """Owned by the worker. A failure is reported only to the request or region concerned."""
 
     def __init__(
         self,
@@ -42,18 +43,18 @@ class Masks:
         options: EngineOptions,
     ) -> None:
         self.options = options
-        self._model = model
+        self._vision = model.vision
         self._inbox = inbox
         self._listener = listener
         self._faults = faults
 
     def segment(self, camera: CameraTracks, frame: Frame, requests: Sequence[Request]) -> list[PromptResult]:
-        """Prompts on one frame → regions; new ones in one batch. The frame is encoded unless it was."""
+        """Prompts on one frame → regions, as one batch. Encodes the frame unless that was done already."""
         requests = self._usable(camera, frame, requests)
         features = self._features(camera, frame) if requests else None
         if features is None or isinstance(features, PamError):
             for request in requests:
-                self.refuse(request, features or PromptError("the frame is gone"))
+                self.refuse(request, features or PromptError("the frame is no longer available"))
             return []
         if frame is not camera.frame:
             requests = self._go_back(camera, features, requests)
@@ -70,14 +71,14 @@ class Masks:
         return shown
 
     def segment_image(self, request: Request) -> PromptResult | None:
-        """A prompt on a caller's own image; nothing is remembered."""
+        """A prompt on a caller's own image; the region is not kept."""
         scratch = CameraTracks(name=request.camera)
         assert request.frame is not None
         shown = self.segment(scratch, request.frame, [request])
         return shown[0] if shown else None
 
     def track(self, camera: CameraTracks, tracks: Sequence[Track]) -> None:
-        """Looks for regions in the camera's frame, in one batch."""
+        """Looks for regions in the camera's frame, as one batch."""
         frame = camera.frame
         if not tracks or frame is None:
             return
@@ -98,18 +99,18 @@ class Masks:
             self._listener.on_warning(camera.name, failed)
 
     def refuse(self, request: Request, error: PamError) -> None:
-        """Tells whoever waits for the answer; a detection's refusal becomes a warning."""
+        """Fails the request; for a detection, warns."""
         if request.handle is not None:
             request.handle.fail(error)
-        elif request.watch is not None:
-            request.watch.handle.fail(error)
+        elif request.clip is not None:
+            request.clip.handle.fail(error)
         else:
-            self._listener.on_warning(request.camera, f"a detection is refused: {error}")
+            self._listener.on_warning(request.camera, f"a detection was rejected: {error}")
 
     # Before the model
 
     def _usable(self, camera: CameraTracks, frame: Frame, requests: Sequence[Request]) -> list[Request]:
-        """Those that can be segmented on this frame; who asked for others is told why not."""
+        """The requests that can be segmented on this frame; the others fail with the reason."""
         usable: list[Request] = []
         new_boxes: list[Box] = []
         new = 0
@@ -118,16 +119,16 @@ class Masks:
             try:
                 prompt.check_size(*frame.size)
                 if region_id and region_id not in camera.regions:
-                    raise CancelledError(f"region {region_id} was removed before its prompt was used")
-                known = request.detection and prompt.box is not None
-                if request.settled or (
+                    raise CancelledError(f"region {region_id} was removed before its prompt was processed")
+                known = request.detection is not None and prompt.box is not None
+                if request.done or (
                     known and self._is_known(camera, frame, _clipped(prompt, frame), new_boxes)
                 ):
                     continue
                 if not region_id and len(camera.regions) + new >= self.options.max_regions:
                     raise CapacityError(
                         f"camera {camera.name!r} has {len(camera.regions) + new} regions, "
-                        f"{self.options.max_regions} are allowed; remove one first"
+                        f"the limit is {self.options.max_regions}; remove one first"
                     )
             except PamError as error:
                 self.refuse(request, error)
@@ -137,7 +138,7 @@ class Masks:
         return usable
 
     def _is_known(self, camera: CameraTracks, frame: Frame, box: Box, new_boxes: list[Box]) -> bool:
-        """True where a detection means a region that is there, or one that this frame is about to get."""
+        """True if a detection matches a region, or another detection of this frame."""
         min_iou = self.options.detection_iou
         if any(track.is_detection(box, frame.stamp_ns, min_iou) for track in camera.regions.values()):
             return True
@@ -149,8 +150,9 @@ class Masks:
     def _go_back(
         self, camera: CameraTracks, features: FrameFeatures, requests: Sequence[Request]
     ) -> list[Request]:
-        """Before regions are refined on an earlier frame they are found in it: a click there must not be
-        weighed against the mask of a later frame. Returns the requests of those that were, and of new regions."""
+        """Before regions are refined in an earlier frame, they are tracked into it: a click there must not be
+        combined with the mask of a later frame. Returns the requests whose regions were found.
+        """
         ids = list(
             dict.fromkeys(request.content.region_id for request in requests if request.content.region_id)
         )
@@ -170,9 +172,9 @@ class Masks:
 
     def _features(self, camera: CameraTracks, frame: Frame) -> FrameFeatures | PamError:
         if frame is not camera.frame:
-            return self._faults.attempt("encoding a frame", lambda: self._model.encode(frame.image))
+            return self._faults.attempt("encoding a frame", lambda: self._vision.encode(frame.image))
         if camera.features is None:
-            features = self._faults.attempt("encoding a frame", lambda: self._model.encode(frame.image))
+            features = self._faults.attempt("encoding a frame", lambda: self._vision.encode(frame.image))
             if isinstance(features, PamError):
                 return features
             camera.features = features
@@ -182,14 +184,14 @@ class Masks:
         self, features: FrameFeatures, items: Sequence[tuple[Prompt, RegionMemory | None]]
     ) -> list[tuple[Observation, RegionMemory]]:
         # New memories are made per call, so that a failed batch leaves nothing in those of the next attempt.
-        memories = [self._model.new_memory() if memory is None else memory for _, memory in items]
-        observations = self._model.segment(features, [prompt for prompt, _ in items], memories)
+        memories = [self._vision.new_memory() if memory is None else memory for _, memory in items]
+        observations = self._vision.segment(features, [prompt for prompt, _ in items], memories)
         return list(zip(observations, memories, strict=True))
 
     def _track_batch(
         self, features: FrameFeatures, memories: Sequence[RegionMemory]
     ) -> Sequence[Observation]:
-        return self._model.track(features, memories)
+        return self._vision.track(features, memories)
 
     # After the model
 
@@ -214,32 +216,35 @@ class Masks:
         if request.content.image is not None:
             return PromptResult(request, None, observation, track.snapshot())
         if track.region_id == 0:
-            if request.detection and track.state is RegionState.LOST:
-                # Else every message of the detector would add another region that is nowhere.
-                self.refuse(request, PromptError(f"nothing is found in the box {_prompt(request).box}"))
+            if request.detection is not None and track.state is RegionState.LOST:
+                # Otherwise every message of the detector would add another lost region.
+                self.refuse(
+                    request, NothingFoundError(f"nothing was found in the box {_prompt(request).box}")
+                )
                 return None
             track.region_id, camera.next_id = camera.next_id, camera.next_id + 1
             camera.regions[track.region_id] = track
             self._inbox.add_region(camera.name, track.region_id)
-            if request.detection:
+            if request.detection is not None:
+                track.source = request.detection
                 track.remember_detection(_clipped(_prompt(request), frame))
         return PromptResult(request, track, observation, track.snapshot())
 
 
 def _prompt(request: Request) -> Prompt:
-    assert request.content.prompt is not None, "an ask without a prompt is a region to describe"
+    assert request.content.prompt is not None, "a request without a prompt describes a region"
     return request.content.prompt
 
 
 def _clipped(prompt: Prompt, frame: Frame) -> Box:
-    """The part of the prompt's box inside the frame; masks do not reach beyond it either."""
+    """The part of the prompt's box inside the frame; masks do not extend beyond it either."""
     height, width = frame.size
     assert prompt.box is not None
     return np.clip(prompt.box, 0, np.array([width, height, width, height], np.float32))
 
 
 def _once_per_region(requests: Sequence[Request]) -> tuple[list[Request], list[Request]]:
-    """The first ask of each region and every new one; the rest."""
+    """The first request of each region and every new one; the rest."""
     first: list[Request] = []
     rest: list[Request] = []
     seen: set[int] = set()

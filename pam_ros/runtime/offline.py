@@ -1,45 +1,38 @@
-"""Files instead of a camera: every frame is processed, clips are cut by stamp, nothing is dropped."""
+"""Files instead of a camera: the engine without a thread, so that every frame is processed and none is dropped.
+
+Sampling of clips, tracking, prompts and texts are the node's own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.model.interface import (
-    FIRST_FRAME_STRIDE,
-    LATER_FRAME_STRIDE,
-    GenerationRequest,
-    Observation,
-    PerceptionModel,
-    RegionEmbeddings,
-)
-from pam_ros.records import Frame, Language, Prompt, Region, RegionState, Task, Text, crop_mask
-from pam_ros.runtime.tracks import is_in_view
+from pam_ros.errors import InputError
+from pam_ros.model.interface import PerceptionModel
+from pam_ros.records import Frame, Language, Prompt, Region, Task
+from pam_ros.runtime.engine import Engine
+from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent
+from pam_ros.runtime.options import EngineOptions
+from pam_ros.runtime.requests import PromptRequest, RequestHandle
 
-
-@dataclass(frozen=True, slots=True)
-class Caption:
-    """What happened in one clip of one region."""
-
-    region_id: int
-    sequence: int
-    start_ns: int
-    end_ns: int
-    frames: int  # that the caption was made from
-    text: str
+CAMERA = "file"
+NEVER_S = 86400.0  # a lost region is looked for until the file ends
+OnText = Callable[[int, Task, Language, str], None]  # region id, task, language, text so far
 
 
 @dataclass(frozen=True, slots=True)
 class VideoStep:
-    """One frame with its regions; `captions` are those of the clip that ends here."""
+    """One frame with its regions, sorted by id, the captions of clips that end here, and what went wrong."""
 
     frame: Frame
     regions: tuple[Region, ...]
-    captions: tuple[Caption, ...]
+    captions: tuple[CaptionEvent, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def perceive_image(
@@ -48,38 +41,28 @@ def perceive_image(
     prompts: Sequence[Prompt],
     tasks: Sequence[Task],
     languages: Sequence[Language],
-    on_text: Callable[[int, Task, Language, str], None] = lambda region_id, task, language, text: None,
+    on_text: OnText = lambda region_id, task, language, text: None,
 ) -> list[Region]:
     """Masks and texts of several regions of one picture: one encoder pass, one prefill each, one batch.
 
-    `on_text` hears the texts grow. Raises PromptError where a prompt does not lie in the picture.
+    `image`: (H, W, 3) uint8 RGB. The region of prompt i has id i + 1. `on_text` is called as texts grow.
+    Raises PromptError if a prompt does not lie in the picture, InferenceError if the model fails.
     """
-    for prompt in prompts:
-        prompt.check_size(image.shape[0], image.shape[1])
-    memories = [model.new_memory() for _ in prompts]
-    observations = model.segment(model.encode(image), prompts, memories)
-    embeddings = [(each,) for each in model.embeddings(observations, stride=FIRST_FRAME_STRIDE, crop=True)]
-    wanted = [(i, task, language) for i in range(len(prompts)) for task in tasks for language in languages]
-    decode = model.decode(
-        [GenerationRequest(embeddings=embeddings[i], task=t, language=lang) for i, t, lang in wanted]
-    )
-    texts: list[dict[tuple[Task, Language], Text]] = [{} for _ in prompts]
-    while not decode.done:
-        for delta in decode.step():
-            i, task, language = wanted[delta.index]
-            on_text(i + 1, task, language, delta.text)
-            if delta.final:
-                texts[i][task, language] = Text(delta.text, 0)
-    return [
-        region_of(i + 1, seen, present=is_in_view(seen, prompted=True), texts=texts[i])
-        for i, seen in enumerate(observations)
-    ]
+    offline = _Offline(model, _options(prompts), on_text)
+    frame = Frame(image=image, stamp_ns=0, camera=CAMERA)
+    return offline.prompt(frame, prompts, tuple(tasks), tuple(languages))
+
+
+def follow_video(
+    model: PerceptionModel, frames: Iterable[Frame], prompts: Sequence[Prompt]
+) -> Iterator[VideoStep]:
+    """Tracks regions prompted on the first frame, without texts."""
+    return _run(model, frames, prompts, _options(prompts))
 
 
 def caption_video(
     model: PerceptionModel,
     frames: Iterable[Frame],
-    stamps_ns: Sequence[int],
     prompts: Sequence[Prompt],
     *,
     every_s: float,
@@ -87,129 +70,111 @@ def caption_video(
     carry_over: bool = True,
     clip_frames: int = 16,
 ) -> Iterator[VideoStep]:
-    """Tracks regions prompted on the first frame and captions them every `every_s` seconds.
+    """Tracks regions prompted on the first frame and captions them every `every_s` seconds, as the node does.
 
-    `stamps_ns` are those of all the frames, known in advance, so that clips are sampled exactly as the
-    reference does: the first frame, and the others evenly over the rest. With `carry_over` (paper, section
-    3.1) the previous clip's last frame is the first, and all the clip's own frames are sampled evenly.
-    A clip shorter than `clip_frames` uses every frame it has. Raises PromptError for one outside the frame.
+    The clip that is open at the end of the video is captioned too. Raises PromptError for a prompt outside the
+    first frame, InputError for an option outside its range. A caption that fails is a warning of its step.
     """
-    plan = _plan_clips(stamps_ns, every_s, clip_frames, carry_over)
-    memories = [model.new_memory() for _ in prompts]
-    clips: list[list[RegionEmbeddings]] = [[] for _ in prompts]
-    stories: list[str | None] = [None for _ in prompts]
-    last_seen = [0 for _ in prompts]
-    sequence, start_ns = 0, 0
-    for frame, step in zip(frames, plan, strict=False):
-        features = model.encode(frame.image)
-        seen = model.track(features, memories) if step.index else model.segment(features, prompts, memories)
-        if step.begins:
-            start_ns = frame.stamp_ns
-        if step.sampled:
-            first = not clips[0]
-            for clip, embeddings in zip(
-                clips,
-                model.embeddings(seen, stride=FIRST_FRAME_STRIDE if first else LATER_FRAME_STRIDE),
-                strict=True,
-            ):
-                clip.append(embeddings)
-        captions: list[Caption] = []
-        if step.ends:
-            texts = _caption(model, clips, stories, language)
-            count = len(clips[0])
-            captions = [
-                Caption(i + 1, sequence, start_ns, frame.stamp_ns, count, t) for i, t in enumerate(texts)
-            ]
-            stories = list(texts)
-            clips = (
-                [[embeddings] for embeddings in model.embeddings(seen, stride=FIRST_FRAME_STRIDE)]
-                if carry_over
-                else [[] for _ in prompts]
-            )
-            sequence += 1
-        present = [is_in_view(observation, prompted=step.index == 0) for observation in seen]
-        last_seen = [
-            frame.stamp_ns if here else before for here, before in zip(present, last_seen, strict=True)
-        ]
-        regions = tuple(
-            region_of(i + 1, each, present=here, created_ns=stamps_ns[0], last_visible_ns=last_ns)
-            for i, (each, here, last_ns) in enumerate(zip(seen, present, last_seen, strict=True))
+    options = _options(
+        prompts,
+        streaming=True,
+        caption_period_s=every_s,
+        caption_language=language,
+        carry_over=carry_over,
+        clip_frames=clip_frames,
+    )
+    return _run(model, frames, prompts, options)
+
+
+def _options(prompts: Sequence[Prompt], **more: Any) -> EngineOptions:
+    count = max(1, len(prompts))
+    try:
+        return EngineOptions(
+            max_regions=count, max_queued_requests=max(32, count), lost_timeout_s=NEVER_S, **more
         )
-        yield VideoStep(frame, regions, tuple(captions))
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
-@dataclass(frozen=True, slots=True)
-class _PlannedFrame:
-    index: int
-    begins: bool  # first frame of its clip
-    ends: bool  # last frame of its clip
-    sampled: bool  # enters the language model
+def _run(
+    model: PerceptionModel, frames: Iterable[Frame], prompts: Sequence[Prompt], options: EngineOptions
+) -> Iterator[VideoStep]:
+    offline = _Offline(model, options)
+    step: VideoStep | None = None
+    for frame in frames:
+        if step is None:
+            offline.prompt(frame, prompts, (), ())
+        else:
+            yield step
+            offline.process(frame)
+        step = offline.step(frame)
+    if step is not None:
+        offline.end()
+        last = offline.step(step.frame)
+        yield replace(step, captions=step.captions + last.captions, warnings=step.warnings + last.warnings)
 
 
-def _plan_clips(
-    stamps_ns: Sequence[int], every_s: float, clip_frames: int, carry_over: bool
-) -> list[_PlannedFrame]:
-    clip_of = [int((stamp - stamps_ns[0]) / (every_s * 1e9)) for stamp in stamps_ns]
-    planned: list[_PlannedFrame] = []
-    for clip in sorted(set(clip_of)):
-        members = [i for i, owner in enumerate(clip_of) if owner == clip]
-        carried = carry_over and clip > clip_of[0]
-        chosen = sample_indices(len(members), clip_frames, carried=carried)
-        for k, i in enumerate(members):
-            planned.append(_PlannedFrame(i, begins=k == 0, ends=k == len(members) - 1, sampled=k in chosen))
-    return planned
+class _Offline:
+    """An engine that runs on the caller's thread, and its listener."""
+
+    def __init__(self, model: PerceptionModel, options: EngineOptions, on_text: OnText | None = None) -> None:
+        self._on_text = on_text
+        self._regions: tuple[Region, ...] = ()
+        self._captions: list[CaptionEvent] = []
+        self._warnings: list[str] = []
+        self._engine = Engine(model=model, cameras=[CAMERA], options=options, listener=self)
+        self._engine.open()
+
+    def prompt(
+        self,
+        frame: Frame,
+        prompts: Sequence[Prompt],
+        tasks: tuple[Task, ...],
+        languages: tuple[Language, ...],
+    ) -> list[Region]:
+        """Submits a frame and prompts on it; returns the prompts' regions."""
+        self._engine.submit_frame(_named(frame))
+        handles: list[RequestHandle[Region]] = []
+        for prompt in prompts:
+            prompt.check_size(*frame.size)
+            handles.append(self._engine.perceive(CAMERA, PromptRequest(prompt, tasks, languages)))
+        self._engine.run_pending()
+        return [handle.future.result(0) for handle in handles]
+
+    def process(self, frame: Frame) -> None:
+        """Submits a frame and does all the work that follows from it."""
+        self._engine.submit_frame(_named(frame))
+        self._engine.run_pending()
+
+    def end(self) -> None:
+        """The video is over."""
+        self._engine.end_stream(CAMERA)
+        self._engine.run_pending()
+
+    def step(self, frame: Frame) -> VideoStep:
+        """What was reported since the last step."""
+        step = VideoStep(frame, self._regions, tuple(self._captions), tuple(self._warnings))
+        self._captions, self._warnings = [], []
+        return step
+
+    def on_frame(self, result: FrameResult) -> None:
+        """See Listener."""
+        self._regions = result.regions
+
+    def on_text(self, event: TextEvent) -> None:
+        """See Listener."""
+        if self._on_text is not None:
+            self._on_text(event.region_id, event.task, event.language, event.text)
+
+    def on_caption(self, event: CaptionEvent) -> None:
+        """See Listener."""
+        if event.final:
+            self._captions.append(event)
+
+    def on_warning(self, camera: str, message: str) -> None:
+        """See Listener."""
+        self._warnings.append(message)
 
 
-def sample_indices(frames: int, clip_frames: int, *, carried: bool) -> set[int]:
-    """Which of a clip's frames are read; one place is taken where a frame was carried over."""
-    room = clip_frames - 1 if carried else clip_frames
-    if frames <= room:
-        return set(range(frames))
-    if carried:
-        return set(np.linspace(0, frames - 1, room, dtype=int).tolist())
-    return {0, *np.linspace(1, frames - 1, room - 1, dtype=int).tolist()}
-
-
-def _caption(
-    model: PerceptionModel,
-    clips: Sequence[list[RegionEmbeddings]],
-    stories: Sequence[str | None],
-    language: Language,
-) -> list[str]:
-    decode = model.decode(
-        [
-            GenerationRequest(
-                embeddings=tuple(clip), task=Task.CLIP, language=language, previous_caption=story
-            )
-            for clip, story in zip(clips, stories, strict=True)
-        ]
-    )
-    texts = ["" for _ in clips]
-    while not decode.done:
-        for delta in decode.step():
-            texts[delta.index] = delta.text
-    return texts
-
-
-def region_of(
-    region_id: int,
-    observation: Observation,
-    *,
-    present: bool,
-    texts: Mapping[tuple[Task, Language], Text] = MappingProxyType({}),
-    created_ns: int = 0,
-    last_visible_ns: int = 0,
-) -> Region:
-    """What is shown of an observation: no mask where it is not `present`, see `tracks.is_in_view`."""
-    box, mask = crop_mask(observation.mask if present else np.zeros(observation.mask.shape, np.bool_))
-    return Region(
-        region_id=region_id,
-        state=RegionState.TRACKED if present else RegionState.LOST,
-        box_xyxy=box,
-        mask=mask,
-        mask_score=observation.mask_score,
-        presence_score=observation.presence_score,
-        texts=texts,
-        created_ns=created_ns,
-        last_visible_ns=last_visible_ns,
-    )
+def _named(frame: Frame) -> Frame:
+    return frame if frame.camera == CAMERA else replace(frame, camera=CAMERA)

@@ -1,4 +1,4 @@
-"""What callers hand in (PromptRequest), what they get back (RequestHandle), and how both travel to the worker."""
+"""What callers submit (PromptRequest), what they get back (RequestHandle), and how both reach the worker."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pam_ros.errors import CancelledError, InputError, LanguageError, PamError, PromptError, TaskError
-from pam_ros.records import IMAGE_TASKS, Frame, Language, Prompt, Region, Task
+from pam_ros.records import IMAGE_TASKS, Detection, Frame, Language, Prompt, Region, Task
 from pam_ros.runtime.events import CaptionEvent
 
 T = TypeVar("T")
 
-MAX_CLIP_S = 120.0  # the longest `caption_clip`, seconds
+MAX_CLIP_S = 120.0  # longest `caption_clip`, seconds
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRequest:
-    """Which region is meant, and what to say about it.
+    """A region, and the texts to generate about it.
 
     Attributes:
         prompt: clicks, box or mask; None describes the region `region_id` as it is now.
@@ -31,7 +31,7 @@ class PromptRequest:
         languages: every task is answered in each of them.
         region_id: 0 makes a new region; otherwise that region is refined (or described).
         stamp_ns: stamp of the frame meant; None means the newest.
-        image: (H, W, 3) uint8 RGB, the caller's own picture: nothing is tracked, the answer has region id 0.
+        image: (H, W, 3) uint8 RGB, the caller's own image: nothing is tracked, the answer has region id 0.
     """
 
     prompt: Prompt | None
@@ -47,27 +47,27 @@ class PromptRequest:
 
 
 class RequestHandle(Generic[T]):
-    """A request under way. Its callbacks run on the thread that settles it, so they must not block."""
+    """A request under way. Callbacks of its future run on the thread that ends it, so they must not block."""
 
     def __init__(self) -> None:
         self.future: concurrent.futures.Future[T] = concurrent.futures.Future()  # a value, or a PamError
 
     @property
     def done(self) -> bool:
-        """True once answered, failed or cancelled; work for it is then pointless."""
+        """True once answered, failed or cancelled."""
         return self.future.done()
 
     def cancel(self) -> None:
-        """Fails the future with CancelledError now; decoding stops at the next step. Idempotent."""
+        """Fails the future with CancelledError now; generation stops at the next step. Idempotent."""
         self.fail(CancelledError("the request was cancelled before it was answered"))
 
     def resolve(self, value: T) -> None:
-        """Answers, unless settled already."""
+        """Answers, unless it has ended already."""
         with suppress(concurrent.futures.InvalidStateError):  # a cancel on another thread may win the race
             self.future.set_result(value)
 
     def fail(self, error: PamError) -> None:
-        """Fails, unless settled already."""
+        """Fails, unless it has ended already."""
         with suppress(concurrent.futures.InvalidStateError):
             self.future.set_exception(error)
 
@@ -79,7 +79,7 @@ class ClipRequest:
     handle: RequestHandle[CaptionEvent]
     duration_s: float
     language: Language
-    on_progress: Callable[[float, str], None]  # watched seconds, partial text
+    on_progress: Callable[[float, str], None]  # recorded seconds, partial text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,9 +97,9 @@ class Request:
 
     Attributes:
         frame: the frame its stamp was matched to, or the caller's own; None = the newest when its turn comes.
-        arrived_s: when it came, seconds of the runtime's clock.
-        handle: who waits for the region; None for a detection and where `watch` waits.
-        detection: True lets a region that is there already stand for it.
+        arrived_s: when it arrived, seconds of the runtime's clock.
+        handle: answers the caller; None for a detection, and if `clip` answers.
+        detection: the detection it comes from; a region that matches it already is left to the tracker.
     """
 
     camera: str
@@ -107,40 +107,38 @@ class Request:
     frame: Frame | None
     arrived_s: float
     handle: RequestHandle[Region] | None = None
-    watch: ClipRequest | None = None
-    detection: bool = False
+    clip: ClipRequest | None = None
+    detection: Detection | None = None
 
     @property
-    def settled(self) -> bool:
-        """True when its caller waits no more."""
-        waiting = self.handle or (self.watch and self.watch.handle)
-        return bool(waiting and waiting.done)
+    def done(self) -> bool:
+        """True once it was answered, failed or cancelled."""
+        handle = self.handle or (self.clip and self.clip.handle)
+        return bool(handle and handle.done)
 
 
 def check_request(request: PromptRequest) -> None:
-    """Raises InputError where the request makes no sense on any frame."""
+    """Raises InputError if the request is invalid whatever the frame."""
     for task in request.tasks:
         if task not in IMAGE_TASKS:
             allowed = ", ".join(each.value for each in IMAGE_TASKS)
-            raise TaskError(f"{task.value!r} is not said of one image; allowed: {allowed}")
+            raise TaskError(f"task {task.value!r} needs a clip, not one image; allowed: {allowed}")
     if request.tasks and not request.languages:
-        raise LanguageError("tasks came without a language; name at least one")
+        raise LanguageError("tasks need at least one language; none was given")
     if request.image is not None and (request.prompt is None or request.region_id):
         raise PromptError(
-            f"an image of your own needs a prompt and region id 0; came with prompt "
-            f"{'none' if request.prompt is None else 'given'} and region id {request.region_id}"
+            f"a request with its own image needs a prompt and region id 0; it has "
+            f"{'no prompt' if request.prompt is None else 'a prompt'} and region id {request.region_id}"
         )
     if request.prompt is None and not request.region_id:
         raise PromptError(
-            "neither a prompt nor a region id came; send clicks, a box, a mask, or the id of a region"
+            "the request has neither a prompt nor a region id; send clicks, a box, a mask, or a region id"
         )
 
 
 def check_clip(request: PromptRequest, duration_s: float) -> None:
-    """Raises InputError where a clip cannot be watched as asked."""
+    """Raises InputError if a clip cannot be recorded as requested."""
     if not math.isfinite(duration_s) or not 0.0 < duration_s <= MAX_CLIP_S:
-        raise InputError(
-            f"the duration to watch is {duration_s} s; allowed: above 0, at most {MAX_CLIP_S:g} s"
-        )
+        raise InputError(f"the clip's duration is {duration_s} s; allowed: above 0, at most {MAX_CLIP_S:g} s")
     if request.image is not None:
-        raise PromptError("a clip is watched on the camera; an image of your own cannot come with it")
+        raise PromptError("a clip is recorded from the camera; the request must not have its own image")

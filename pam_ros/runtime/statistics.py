@@ -1,4 +1,4 @@
-"""How the runtime is doing: frame rates, dropped frames, latencies, tokens per second."""
+"""Frame rates, dropped frames, latencies and tokens per second."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class EngineStatistics:
     """All cameras and the language model.
 
     Attributes:
-        decoding: texts being decoded now.
+        generating: texts being generated now.
         queued: requests that wait.
         tokens_per_s: of all texts together, smoothed over about two seconds.
         text_latency_s: from a request to its last text, smoothed, seconds; 0 before the first.
     """
 
     cameras: tuple[CameraStatistics, ...]
-    decoding: int
+    generating: int
     queued: int
     tokens_per_s: float
     text_latency_s: float
@@ -82,5 +82,5 @@ class Smoothed:
         self.value: float | None = None
 
     def add(self, value: float) -> None:
-        """Takes one more value in."""
+        """Adds a value."""
         self.value = value if self.value is None else 0.9 * self.value + 0.1 * value

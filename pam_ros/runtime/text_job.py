@@ -1,4 +1,4 @@
-"""The texts of one region in one image: from the Perceiver's embeddings to the caller's answer."""
+"""The texts of one request about one region in one frame: from embeddings to the caller's answer."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from pam_ros.errors import PamError
-from pam_ros.model.interface import GenerationRequest, RegionEmbeddings
+from pam_ros.model.interface import TextRequest
 from pam_ros.records import Language, Region, Task, Text
+from pam_ros.runtime.embedding_plan import EmbeddedFrame
 from pam_ros.runtime.events import TextEvent
 from pam_ros.runtime.generation_queue import EventReporter
 from pam_ros.runtime.requests import RequestHandle
@@ -16,21 +17,21 @@ from pam_ros.runtime.tracks import Track
 
 @dataclass(slots=True, eq=False)
 class TextJob:
-    """Every text one request requests for.
+    """Implements `Job` for image tasks.
 
     Attributes:
-        embeddings: one frame's; jobs about the same observation hold the identical tuple and so share a prefill.
-        texts: task and language of each.
+        frame: jobs about equal frames in one batch share a prefill.
+        texts: task and language of each text, in the order in which they were asked for.
         answer: the region in the frame it is described in, before these texts.
-        stamp_ns: of that frame.
-        track: None for a caller's own image; its texts are not reported to the listener.
+        stamp_ns: stamp of that frame.
+        track: None for a caller's own image, whose texts are not reported to the listener.
         handle: None for a detection.
     """
 
     camera: str
     region_id: int
-    group: object
-    embeddings: tuple[RegionEmbeddings, ...]
+    batch: int
+    frame: EmbeddedFrame
     texts: list[tuple[Task, Language]]
     answer: Region
     stamp_ns: int
@@ -42,8 +43,18 @@ class TextJob:
     finals: dict[tuple[Task, Language], Text] = field(default_factory=dict)
 
     @property
+    def frames(self) -> tuple[EmbeddedFrame, ...]:
+        """See Job."""
+        return (self.frame,)
+
+    @property
+    def clip(self) -> bool:
+        """See Job."""
+        return False
+
+    @property
     def counted(self) -> bool:
-        """See Job. Those of detections are bounded by the regions there may be."""
+        """See Job. Those of detections are bounded by the number of regions."""
         return self.handle is not None
 
     @property
@@ -51,11 +62,12 @@ class TextJob:
         """See Job."""
         return self.handle is not None and self.handle.done
 
-    def requests(self) -> list[GenerationRequest]:
-        """See Job."""
+    def requests(self) -> list[TextRequest]:
+        """See Job. From now on the region lists these texts in the order in which they were asked for."""
+        if self.track is not None:
+            self.track.expect(self.texts)
         return [
-            GenerationRequest(self.embeddings, task, language, max_new_tokens=self.max_new_tokens)
-            for task, language in self.texts
+            TextRequest(task, language, max_new_tokens=self.max_new_tokens) for task, language in self.texts
         ]
 
     def progress(self, index: int, text: str, final: bool) -> None:
@@ -66,7 +78,7 @@ class TextJob:
         if self.track is None:
             return
         if final:
-            self.track.texts[task, language] = Text(text, self.stamp_ns)
+            self.track.add_text(task, language, Text(text, self.stamp_ns))
         latency_s = self.reporter.clock() - self.arrived_s
         self.reporter.listener.on_text(
             TextEvent(self.camera, self.region_id, task, language, text, final, self.stamp_ns, latency_s)

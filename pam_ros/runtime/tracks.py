@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import count
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pam_ros.geometry import Box, box_iou, crop_mask
 from pam_ros.model.interface import FrameFeatures, Observation, RegionMemory
-from pam_ros.records import Frame, Language, Region, RegionState, Task, Text, crop_mask
+from pam_ros.records import Detection, Frame, Language, Region, RegionState, Task, Text
 from pam_ros.runtime.statistics import CameraStatistics, RateMeter, Smoothed
 
 LOST_BELOW = 0.5  # presence score
-# Mask score. What is tracked with less is not there: with its object gone, a mask is a few pixels somewhere.
+# Mask score. A tracked region below it is lost: without its object, a mask is a few stray pixels.
 NO_MASK_BELOW = 0.15
 EMPTY_BOX = np.zeros(4, np.float32)
 EMPTY_MASK = np.zeros((0, 0), np.bool_)
 
-Box = NDArray[np.float32]  # (4,) x1, y1, x2, y2, pixels; x2, y2 exclusive
-
 
 def is_in_view(found: Observation, *, prompted: bool) -> bool:
-    """False where the region is lost. A mask without a pixel is lost as well: there is nothing to show.
+    """False if the region is lost. An empty mask counts as lost: there is nothing to show.
 
-    What somebody pointed at is taken by its presence alone, however poor its mask.
+    A prompted region is judged by its presence alone, however poor its mask.
     """
     present = found.presence_score >= LOST_BELOW and bool(found.mask.any())
     return present and (prompted or found.mask_score >= NO_MASK_BELOW)
@@ -34,13 +34,14 @@ def is_in_view(found: Observation, *, prompted: bool) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrackObservation:
-    """A region looked for in one frame; `prompted` in that frame, or tracked."""
+    """One region in one frame, prompted in it or tracked into it."""
 
     output: Observation
     stamp_ns: int
     frame_id: str
-    arrived_s: float  # when the frame came, seconds of the runtime's clock
+    arrived_s: float  # when the frame arrived, seconds of the runtime's clock
     prompted: bool = False
+    observation_id: int = field(default_factory=count(1).__next__)  # unique in the process
 
     @property
     def in_view(self) -> bool:
@@ -53,14 +54,16 @@ class Track:
     """One region of one camera. Only the worker touches it.
 
     Attributes:
-        seen: the newest frame in which it was in view (or, before the first, that of its prompt).
-        looked: the newest frame it was looked for in, in view or not; clips hold these, so that captions can
-            tell that it left, as the reference's do.
-        state, box, mask, mask_score, presence_score: as of the newest frame it was looked for in.
-        lost_since_ns: stamp of the first frame in which it was not seen any more; None while tracked.
-        boxes: (stamp, box) of recent frames in which it was seen, for detections that come late.
+        last_visible: observation in the newest frame in which it was in view (at first, of its prompt).
+        last_observed: observation in the newest frame, in view or not. Clips hold these, so that captions can
+            say that the object left, as the reference's do.
+        state, box, mask, mask_score, presence_score: as of the newest frame.
+        lost_since_ns: stamp of the first frame in which it was not in view any more; None while tracked.
+        boxes: (stamp, box) of recent frames in which it was in view, for detections that arrive late.
+        source: the detection it was made from; None if it was prompted.
         detector_box: a detector's box relative to `box` at that time, (x1, y1, x2, y2) in box widths and
-            heights; detectors draw other boxes than masks have, and must still know their object again.
+            heights. A detector's box differs from the mask's; it must still match its region later.
+        texts: final texts, in the order in which they were asked for.
     """
 
     region_id: int
@@ -75,14 +78,16 @@ class Track:
     presence_score: float = 0.0
     lost_since_ns: int | None = None
     texts: dict[tuple[Task, Language], Text] = field(default_factory=dict)
+    source: Detection | None = None
     detector_box: NDArray[np.float32] | None = None
+    _expected: dict[tuple[Task, Language], None] = field(default_factory=dict)
     last_observed: TrackObservation = field(init=False)
 
     def __post_init__(self) -> None:
         self.last_observed = self.last_visible
 
     def observe(self, observation: TrackObservation) -> None:
-        """Takes in what the model says about the region in one frame."""
+        """Takes in the region's newest observation."""
         output, self.last_observed = observation.output, observation
         self.mask_score, self.presence_score = (
             float(output.mask_score),
@@ -96,6 +101,16 @@ class Track:
         self.last_visible = observation
         self.boxes.append((observation.stamp_ns, self.box))
 
+    def expect(self, texts: Iterable[tuple[Task, Language]]) -> None:
+        """Texts were asked for: `texts` will list them in this order, whichever is finished first."""
+        self._expected |= dict.fromkeys(texts)
+
+    def add_text(self, task: Task, language: Language, text: Text) -> None:
+        """Adds or replaces a final text."""
+        self.texts[task, language] = text
+        order = [*self._expected, *(each for each in self.texts if each not in self._expected)]
+        self.texts = {each: self.texts[each] for each in order if each in self.texts}
+
     def miss(self, stamp_ns: int) -> None:
         """The region was not found in the frame of this stamp."""
         self.state, self.box, self.mask = RegionState.LOST, EMPTY_BOX, EMPTY_MASK
@@ -103,15 +118,15 @@ class Track:
             self.lost_since_ns = stamp_ns
 
     def observed_at(self, stamp_ns: int) -> TrackObservation | None:
-        """How it was found, or not, in the frame of this stamp; None where it was not looked for in it."""
+        """Its observation in the frame of this stamp; None if it was not looked for in that frame."""
         return self.last_observed if self.last_observed.stamp_ns == stamp_ns else None
 
     def lost_for_s(self, stamp_ns: int) -> float:
-        """Seconds of stream time since it went out of view; 0 while tracked."""
+        """Seconds of stream time since it went out of view; 0 while it is tracked."""
         return 0.0 if self.lost_since_ns is None else (stamp_ns - self.lost_since_ns) / 1e9
 
     def is_detection(self, box: Box, stamp_ns: int, min_iou: float) -> bool:
-        """True where a detector's box in the frame of this stamp means this region."""
+        """True if a detector's box in the frame of this stamp matches this region."""
         if not self.boxes:
             return False
         known = min(self.boxes, key=lambda each: abs(each[0] - stamp_ns))[1]
@@ -123,13 +138,13 @@ class Track:
         return box_iou(box, corner + self.detector_box * extent) > min_iou
 
     def remember_detection(self, box: Box) -> None:
-        """Notes how a detector draws this region, as of the newest frame it was looked for in."""
+        """Remembers a detector's box of this region, relative to the mask's box in the newest frame."""
         extent = (self.box[2:] - self.box[:2])[[0, 1, 0, 1]]
         if (extent > 0).all():
             self.detector_box = (box - self.box[[0, 1, 0, 1]]) / extent
 
     def snapshot(self) -> Region:
-        """The region as of the newest frame it was looked for in."""
+        """The region as of the newest frame."""
         return Region(
             region_id=self.region_id,
             state=self.state,
@@ -140,18 +155,20 @@ class Track:
             texts=MappingProxyType(dict(self.texts)),
             created_ns=self.created_ns,
             last_visible_ns=self.last_visible.stamp_ns,
+            source_id=self.source.source_id if self.source is not None else "",
+            source_class=self.source.source_class if self.source is not None else "",
         )
 
 
 @dataclass(slots=True, eq=False)
 class CameraTracks:
-    """The regions of one camera and the frame they were looked for in last. Only the worker touches it.
+    """The regions of one camera and its newest frame. Only the worker touches it.
 
     Attributes:
-        frame: processed last; kept so that a click finds it when the camera has stopped.
-        features: of `frame`, once something had to be looked for in it.
-        next_id: never goes back, so that an id means one region for as long as the process lives.
-        tracked, lost: how many regions are, for other threads to read.
+        frame: the newest; kept for clicks that come after the camera has stopped.
+        features: of `frame`, once a region was looked for in it.
+        next_id: never goes back: an id means one region for the life of the process.
+        tracked, lost: number of regions, for other threads to read.
     """
 
     name: str
@@ -167,12 +184,12 @@ class CameraTracks:
     lost: int = 0
 
     def begin(self, frame: Frame, arrived_s: float) -> bool:
-        """Makes `frame` the newest. Returns True where its stamp jumped back."""
+        """Makes `frame` the newest. Returns True if its stamp jumped back."""
         before, self.frame, self.arrived_s, self.features = self.frame, frame, arrived_s, None
         jumped = before is not None and frame.stamp_ns < before.stamp_ns
         if jumped or (before is not None and frame.size != before.size):
             for track in self.regions.values():
-                track.boxes.clear()  # pixels or stamps of before mean nothing now
+                track.boxes.clear()  # their pixels or stamps are no longer valid
         return jumped
 
     def count(self) -> None:
@@ -183,7 +200,7 @@ class CameraTracks:
     def statistics(
         self, received: int, dropped: int, last_stamp_ns: int | None, age_s: float, now_s: float
     ) -> CameraStatistics:
-        """The camera as of now, with what the inbox counted; may be called from any thread."""
+        """The camera as of now, with the inbox's counters; may be called from any thread."""
         return CameraStatistics(
             camera=self.name,
             received=received,
@@ -198,16 +215,7 @@ class CameraTracks:
         )
 
     def forget(self) -> None:
-        """Drops regions and pictures; ids and counters stay."""
+        """Drops regions and pictures; keeps ids and counters."""
         self.regions.clear()
         self.frame = self.features = None
         self.count()
-
-
-def box_iou(a: Iterable[float], b: Iterable[float]) -> float:
-    """Intersection over union of two boxes (x1, y1, x2, y2), 0..1."""
-    ax1, ay1, ax2, ay2 = map(float, a)
-    bx1, by1, bx2, by2 = map(float, b)
-    overlap = max(min(ax2, bx2) - max(ax1, bx1), 0.0) * max(min(ay2, by2) - max(ay1, by1), 0.0)
-    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - overlap
-    return overlap / union if union > 0 else 0.0

@@ -1,4 +1,4 @@
-"""The one thread that owns the model: masks first and never late, language one bounded step at a time."""
+"""The one thread that owns the model: masks first, then texts, one bounded step at a time."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from pam_ros.runtime.failures import FaultLog
 
 
 class Worker:
-    """Takes turns until it is stopped. One thread means no locks around the model and a known order."""
+    """Takes turns until it is stopped. One thread needs no locks around the model and has a known order."""
 
     def __init__(
         self,
         *,
         masks: Callable[[], bool],
-        language: Callable[[], bool],
+        texts: Callable[[], bool],
         idle: Callable[[], None],
         leave: Callable[[], None],
-        share: Callable[[], float],
+        text_time_fraction: Callable[[], float],
         clock: Callable[[], float],
         faults: FaultLog,
     ) -> None:
-        """`masks` and `language` do one piece of work and say whether there was any.
-
-        `idle` waits a little for more; `leave` runs last, on the thread itself. `share` says how long
-        language may go on after a frame, as a part of the time the frame took; `clock` gives seconds.
+        """Args:
+        masks, texts: do one piece of work and return whether there was any.
+        idle: waits a little for more work.
+        leave: runs last, on the thread itself.
+        text_time_fraction: how long texts may run after a frame, as a fraction of the frame's own time.
+        clock: steady seconds.
         """
         self._masks = masks
-        self._language = language
+        self._texts = texts
         self._idle = idle
         self._leave = leave
-        self._share = share
+        self._text_time_fraction = text_time_fraction
         self._clock = clock
         self._faults = faults
         self._lock = threading.Lock()
@@ -40,12 +42,12 @@ class Worker:
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Begins to take turns; nothing happens where it does so already."""
+        """Starts taking turns. Idempotent."""
         with self._lock:
             if self._thread is not None:
                 if not self._stopping.is_set():
                     return
-                self._thread.join()  # it was stopped from within and is on its way out
+                self._thread.join()  # it was stopped from within and is about to end
             self._stopping = threading.Event()
             self._thread = threading.Thread(
                 target=self._run, args=(self._stopping,), name="pam_worker", daemon=True
@@ -53,7 +55,7 @@ class Worker:
             self._thread.start()
 
     def stop(self) -> None:
-        """Ends after the piece of work at hand, and waits for that (unless called on the thread itself)."""
+        """Ends after the current piece of work and waits for that, unless called on the thread itself."""
         thread = self._thread
         self._stopping.set()
         if thread is not None and thread is not threading.current_thread():
@@ -61,20 +63,21 @@ class Worker:
             self._thread = None
 
     def turn(self) -> bool:
-        """A waiting frame first, then language: one step, or more until its share of the frame's time is up.
+        """A waiting frame first, then texts: one step, or more until their fraction of the frame's time is over.
 
-        So masks are never later than that share or one step, and texts never stand still, even where frames
-        come faster than they are seen. False where nothing was to do.
+        So masks are delayed by that fraction or one step at most, and texts make progress even if frames
+        arrive faster than they can be processed. Returns False if there was nothing to do.
         """
         began_s = self._clock()
-        seen = self._did("seeing", self._masks)
-        told_s = self._clock()
-        until_s = told_s + self._share() * (told_s - began_s) if seen else told_s
-        told = self._did("telling", self._language)
-        more = told
+        processed = self._did("processing a frame", self._masks)
+        masks_done_s = self._clock()
+        until_s = masks_done_s
+        if processed:
+            until_s += self._text_time_fraction() * (masks_done_s - began_s)
+        stepped = more = self._did("generating text", self._texts)
         while more and self._clock() < until_s and not self._stopping.is_set():
-            more = self._did("telling", self._language)
-        return seen or told
+            more = self._did("generating text", self._texts)
+        return processed or stepped
 
     def _did(self, place: str, work: Callable[[], bool]) -> bool:
         done = self._faults.attempt(place, work)
@@ -84,4 +87,4 @@ class Worker:
         while not stopping.is_set():
             if not self.turn():
                 self._idle()
-        self._faults.attempt("leaving", self._leave)
+        self._faults.attempt("stopping", self._leave)

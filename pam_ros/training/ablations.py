@@ -100,7 +100,7 @@ def run_ablations(plan: Plan, variants: Sequence[Variant]) -> Results:
             if samples is not None:
                 print(f"{variant.name}: checking what it says", flush=True)
                 pam = load_model(str(folder / "model"))  # on a GPU where there is one
-                pam.max_new_tokens = ANSWER_TOKENS
+                pam.text.max_new_tokens = ANSWER_TOKENS
                 scores |= check(pam, samples, carry_over=variant.carry_over_told)
                 pam.close()
                 _free()

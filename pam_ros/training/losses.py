@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pam_ros.training.rollout import Found
+from pam_ros.model.vision.segmenter import SegmentedBatch
 
 # SAM 2 has dice 1 and alpha 0.25; from nothing, and with small regions, that begins with empty masks.
 FOCAL_WEIGHT, DICE_WEIGHT, IOU_WEIGHT, PRESENCE_WEIGHT = 20.0, 5.0, 1.0, 2.0
@@ -39,7 +39,7 @@ def compare_masks(masks: Tensor, truth: Tensor, loss_size: int) -> tuple[Tensor,
 
 
 def mask_losses(
-    answers: Sequence[Found],
+    answers: Sequence[SegmentedBatch],
     truths: Sequence[Tensor],
     *,
     loss_size: int,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from sam2.modeling.position_encoding import PositionEmbeddingSine
-from torch import nn
+import torch.nn.functional as F
+from sam2.modeling.position_encoding import PositionEmbeddingRandom, PositionEmbeddingSine
+from sam2.modeling.sam2_utils import LayerNorm2d
+from torch import Tensor, nn
 
 from pam_ros.model.config import list_models, sam2_config
 from pam_ros.model.loading.checkpoint import (
@@ -19,6 +22,7 @@ from pam_ros.model.loading.checkpoint import (
     read_tokenizer,
 )
 from pam_ros.model.pam import Pam
+from pam_ros.model.vision.segmenter import Segmenter
 from pam_ros.training.config import PARTS, StageConfig
 
 NO_DECAY_DIMENSIONS = 1  # biases, norms and single vectors are not decayed
@@ -72,3 +76,46 @@ def parameter_groups(module: nn.Module, config: StageConfig) -> list[dict[str, A
         {"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay}
         for (peak, decay), parameters in groups.items()
     ]
+
+
+FEW_CHANNELS = 16  # of a layer norm, see `_normalise`
+
+
+def fit_for_training(module: nn.Module) -> None:
+    """Makes SAM 2's parts compute the same in fewer steps; position codes in float32 also under autocast."""
+    for part in module.modules():
+        if isinstance(part, PositionEmbeddingRandom):
+            _keep_codes_exact(part)
+        elif isinstance(part, LayerNorm2d):
+            part.forward = partial(_normalise, part)
+
+
+def _normalise(norm: LayerNorm2d, x: Tensor) -> Tensor:
+    """(B, C, h, w), normalised over C by one kernel, where the package's own forward takes nine.
+
+    That kernel gives each pixel a block of threads. With few channels and many pixels, as at the start of
+    the mask downsampler, that took a third of a video step (H200), so there the nine come back.
+    """
+    if x.shape[1] <= FEW_CHANNELS:
+        normed: Tensor = LayerNorm2d.forward(norm, x)
+        return normed
+    last = F.layer_norm(x.permute(0, 2, 3, 1), norm.weight.shape, norm.weight, norm.bias, norm.eps)
+    return last.permute(0, 3, 1, 2)
+
+
+def _keep_codes_exact(part: PositionEmbeddingRandom) -> None:
+    """bfloat16 would lose a pixel. The grid's code, which never changes, is computed once."""
+    part.forward = lru_cache(partial(PositionEmbeddingRandom.forward, part))
+    original = PositionEmbeddingRandom._pe_encoding
+
+    def exact(coordinates: Tensor) -> Tensor:
+        with torch.autocast(coordinates.device.type, enabled=False):
+            code: Tensor = original(part, coordinates.float())
+            return code
+
+    part._pe_encoding = exact
+
+
+def normalised(segmenter: Segmenter, pixels: Tensor) -> Tensor:
+    """(N, 3, S, S) uint8 or float 0..255 → what the encoder takes."""
+    return (pixels.float() / 255 - segmenter.pixel_mean) / segmenter.pixel_std

@@ -8,7 +8,7 @@ Letters: B regions, S side of the input, K clicks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,7 @@ MOST_PROCESSES = 4096  # a step's seed is a multiple of it, plus the process's n
 QUARTER = 4  # pixels: neighbourhoods are looked at this coarsely, as large windows cost most of a step
 
 
-@dataclass(frozen=True, slots=True)
-class Clicks:
+class Clicks(NamedTuple):
     """Prompts of B regions with K clicks each; a box is its two corners, labelled 2 and 3."""
 
     points: Tensor  # (B, K, 2) float32 (x, y) input pixels

@@ -33,10 +33,9 @@ from pam_ros.training.features.feature_store import (
 )
 from pam_ros.training.features.frame_store import FrameStore
 from pam_ros.training.heads.event_head import Events
-from pam_ros.training.modules import freeze_all_but, open_model, parameter_groups
+from pam_ros.training.modules import fit_for_training, freeze_all_but, open_model, parameter_groups
 from pam_ros.training.prompting import MOST_PROCESSES
 from pam_ros.training.qa_examples import Tokenisation
-from pam_ros.training.rollout import fit_for_training
 from pam_ros.training.stages.caption_stage import CaptionBatch, CaptionDataset, CaptionStage, TextDataset
 from pam_ros.training.stages.segment_stage import SegmentBatch, SegmentData, SegmentStage, Words
 

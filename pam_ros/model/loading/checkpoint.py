@@ -266,7 +266,7 @@ def _loaded(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, tell
     _fill(model, files, tied=bool(config.get("tie_word_embeddings")), tell=tell)
     model.requires_grad_(False)
     if files.description is not None:
-        model.max_new_tokens = files.description.max_new_tokens
+        model.text.max_new_tokens = files.description.max_new_tokens
     return model
 
 

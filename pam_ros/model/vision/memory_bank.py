@@ -1,4 +1,4 @@
-"""SAM 2's memory of one region: bounded, and laid out for memory attention.
+"""SAM 2's memory bank of one region: bounded; how it is read by memory attention, and written.
 
 Letters: B regions, C model width, M memory width, h × w the stride-16 grid.
 """
@@ -14,6 +14,10 @@ import torch
 from sam2.modeling.sam2_base import SAM2Base
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor
+from torch.nn.functional import interpolate
+
+from pam_ros.model.vision.features import FrameFeatures
+from pam_ros.model.vision.mask_decoder import DecodedMasks
 
 # Prompted frames kept: the first (what the object was) and the latest corrections.
 MAX_CONDITIONING = 4
@@ -21,7 +25,7 @@ MAX_CONDITIONING = 4
 
 @dataclass(slots=True)
 class MemoryEntry:
-    """What one frame left behind."""
+    """What is remembered of one frame."""
 
     index: int  # frames since the region's first
     pointer: Tensor  # (1, C) object pointer
@@ -30,7 +34,7 @@ class MemoryEntry:
 
 @dataclass(slots=True)
 class RegionMemory:
-    """Written by `Segmenter.segment` and `Segmenter.track`, empty for a new region.
+    """Empty for a new region; `Segmenter` writes it.
 
     `recent` holds the frames that were tracked, newest last; `conditioning` those that were
     prompted. Both are bounded, so a region costs the same after a minute and after a day.
@@ -86,7 +90,7 @@ class MemoryTokens:
 def memory_tokens(sam2: SAM2Base, memory: RegionMemory, index: int) -> MemoryTokens:
     """What frame `index` of one region attends to: prompted frames, the last frames, and object pointers.
 
-    Training keeps B regions of B videos in one memory; then every entry's leading 1 is B.
+    Training keeps B regions of B videos in one memory; every entry's leading axis is then B.
     """
     past = [(index - entry.index, entry) for entry in memory.recent if entry.index < index]
     # Age 0 means "prompted", whenever that was; otherwise 1 is the frame just before.
@@ -130,3 +134,48 @@ def collate(parts: Sequence[MemoryTokens]) -> MemoryTokens:
         positions=torch.cat([part.positions for part in parts], dim=1),
         pointer_count=parts[0].pointer_count,
     )
+
+
+def attend_memory(sam2: SAM2Base, features: FrameFeatures, memory: MemoryTokens) -> Tensor:
+    """Memory attention for B regions → (B, C, h, w)."""
+    count = memory.tokens.shape[1]
+    current = features.embedding.flatten(2).permute(2, 0, 1).expand(-1, count, -1)  # (h*w, B, C)
+    position = features.position.flatten(2).permute(2, 0, 1).expand(-1, count, -1)
+    fused: Tensor = sam2.memory_attention(
+        curr=[current],
+        curr_pos=[position],
+        memory=memory.tokens,
+        memory_pos=memory.positions,
+        num_obj_ptr_tokens=memory.pointer_count,
+    )
+    return fused.permute(1, 2, 0).reshape(count, *features.embedding.shape[1:])
+
+
+def encode_memory(
+    sam2: SAM2Base, features: FrameFeatures, logits: Tensor, present: Tensor, *, binarise: bool
+) -> Tensor:
+    """Mask logits (B, 1, 4h, 4w) and presence (B, 1) bool in a frame → (B, M, h, w) spatial memory.
+
+    PAM's flags: masks of prompted frames enter memory binarised.
+    """
+    size = (sam2.image_size, sam2.image_size)
+    masks = interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+    masks = (masks > 0).float() if binarise else masks.sigmoid()
+    masks = masks * sam2.sigmoid_scale_for_mem_enc + sam2.sigmoid_bias_for_mem_enc
+    embedding = features.embedding.expand(logits.shape[0], -1, -1, -1)
+    out = sam2.memory_encoder(embedding, masks.to(embedding.dtype), skip_mask_sigmoid=True)
+    encoded: Tensor = out["vision_features"]
+    if sam2.no_obj_embed_spatial is not None:
+        absent = (~present).to(encoded.dtype)[..., None, None]
+        encoded = encoded + absent * sam2.no_obj_embed_spatial[..., None, None]
+    return encoded
+
+
+def object_pointers(sam2: SAM2Base, decoded: DecodedMasks) -> Tensor:
+    """(B, C) object pointers from mask token 0; the "no object" pointer if the object is absent."""
+    pointers: Tensor = sam2.obj_ptr_proj(decoded.mask_tokens[:, 0])
+    nothing: Tensor = sam2.no_obj_ptr
+    present = decoded.presence > 0
+    if sam2.fixed_no_obj_ptr:
+        pointers = pointers * present
+    return pointers + nothing * ~present

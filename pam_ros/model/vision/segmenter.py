@@ -1,10 +1,10 @@
-"""SAM 2 (package sam2) with PAM's flags: encode a frame, segment prompts, track with memory, decoder_features features.
+"""SAM 2 (package sam2) with PAM's flags: encodes a frame, segments prompts, tracks regions with memory.
 
-The parts of `SAM2Base` are driven here frame by frame, so that live frames, several regions
-on one encoder pass and bounded memory need no video in advance. What is computed equals
-SAM 2's video predictor with PAM's flags (see `docs/reference.md`).
+`Segmenter` drives the parts of `SAM2Base` frame by frame, so that live frames, several regions on one encoder
+pass and bounded memory need no video in advance. It computes what SAM 2's video predictor computes with PAM's
+flags (see `docs/reference.md`), and returns the decoder features that the Semantic Perceiver reads.
 
-Letters: B regions, C model width, M memory width, S input size, h = w = S / 16.
+Letters: B regions, C model width, K clicks, S input size, h = w = S / 16.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,19 +24,28 @@ from torch.nn.functional import interpolate
 
 from pam_ros.errors import CheckpointError
 from pam_ros.model.config import PerceiverInput
-from pam_ros.model.vision.memory_bank import MemoryEntry, MemoryTokens, RegionMemory, collate, memory_tokens
-from pam_ros.model.vision.region_crop import crop_around
-from pam_ros.records import Prompt, crop_mask
+from pam_ros.model.vision.features import DecoderFeatures, FrameFeatures, Observation, RegionCrop, of_regions
+from pam_ros.model.vision.mask_decoder import DecodedMasks, decode_masks
+from pam_ros.model.vision.memory_bank import (
+    MemoryEntry,
+    RegionMemory,
+    attend_memory,
+    collate,
+    encode_memory,
+    memory_tokens,
+    object_pointers,
+)
+from pam_ros.model.vision.region_crop import CropRequest, crop_request
+from pam_ros.records import Prompt
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 STABILITY_DELTA = 0.05  # PAM's flags for the stability pick
 STABILITY_THRESHOLD = 0.98
 MASK_PROMPT_LOGIT = 10.0  # SAM 2 takes a mask prompt as logits of ±10
-SMALLEST_CROP_PX = 16  # pixels a side: there is nothing more to see in less
 REFINE_LOGIT_CLAMP = 32.0  # SAM 2 clamps the logits it feeds back when clicks refine a mask
 
-# What the flow below takes for granted of a SAM 2 configuration; SAM 2.1's have it.
+# What `Segmenter` assumes of a SAM 2 configuration. SAM 2.1's configurations have it.
 ASSUMED = {
     "directly_add_no_mem_embed": True,
     "use_high_res_features_in_sam": True,
@@ -49,101 +57,22 @@ ASSUMED = {
     "memory_temporal_stride_for_eval": 1,
 }
 
+Clicks = tuple[Tensor, Tensor]  # (B, K, 2) float32 input pixels, (B, K) int32 labels; a box is two clicks
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class FrameFeatures:
-    """One encoded frame."""
-
-    size: tuple[int, int]  # (height, width) of the frame, pixels
-    embedding: Tensor  # (1, C, h, w)
-    position: Tensor  # (1, C, h, w) sine position code
-    high_resolution: tuple[Tensor, ...]  # (1, C/8, 4h, 4w), (1, C/4, 2h, 2w)
-    image: NDArray[np.uint8] | None = None  # (H, W, 3) RGB, where regions may be looked at closer
-
-
-def picked(features: FrameFeatures, rows: Tensor | slice | list[int]) -> FrameFeatures:
-    """Features of N frames → of B regions; `rows` says on which frame each lies."""
-    return FrameFeatures(
-        size=features.size,
-        embedding=features.embedding[rows],
-        position=features.position[rows],
-        high_resolution=tuple(level[rows] for level in features.high_resolution),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderFeatures:
-    """What the Semantic Perceiver reads, from inside the mask decoder; where, says `PerceiverInput`."""
-
-    image: Tensor  # (B, C, h, w)
-    tokens: Tensor  # (B, 2, C): the stability pick, then mask token 0
-
-
-@dataclass(frozen=True, slots=True)
-class RegionCrop:
-    """What a closer look at a region shows, see `closer`."""
-
-    box_xyxy: tuple[int, int, int, int]  # the part of the frame that was encoded again, pixels
-    mask_logits: Tensor  # (1, 1, 4h, 4w) over the cut
-    decoder_features: DecoderFeatures
-
-
-@dataclass(frozen=True)
-class Observation:
-    """One region in one frame. Device tensors; `mask` and the scores copy to the host when first read."""
-
-    size: tuple[int, int]  # (height, width) of the frame, pixels
-    mask_logits: Tensor  # (1, 1, 4h, 4w) over the frame; far below 0 everywhere when the object is absent
-    mask_iou: Tensor  # () the model's estimate
-    presence_logit: Tensor  # ()
-    decoder_features: DecoderFeatures
-    given: NDArray[np.bool_] | None = None  # (H, W) a mask prompt: the answer as it came, not resized twice
-    image: NDArray[np.uint8] | None = None  # the frame, see `FrameFeatures.image`
-    crop: RegionCrop | None = None
-
-    def mask_logits_at_frame_size(self) -> Tensor:
-        """(H, W) float32 mask logits at the frame's size: those of the closer look where there is one."""
-        if self.crop is None:
-            return _resized_logits(self.mask_logits, self.size)
-        x1, y1, x2, y2 = self.crop.box_xyxy
-        logits = self.mask_logits.new_full(self.size, NO_OBJ_SCORE, dtype=torch.float32)
-        logits[y1:y2, x1:x2] = _resized_logits(self.crop.mask_logits, (y2 - y1, x2 - x1))
-        return logits
-
-    @cached_property
-    def mask(self) -> NDArray[np.bool_]:
-        """(H, W) bool of the frame's size."""
-        if self.given is not None:
-            return self.given
-        mask: NDArray[np.bool_] = (self.mask_logits_at_frame_size() > 0).cpu().numpy()
-        return mask
-
-    @cached_property
-    def mask_score(self) -> float:
-        """The model's estimate of the mask's IoU, 0..1."""
-        return float(self.mask_iou.clamp(0, 1))
-
-    @cached_property
-    def presence_score(self) -> float:
-        """Probability that the object is in view, 0..1."""
-        return float(self.presence_logit.float().sigmoid())
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """Everything the mask decoder says about B regions."""
+class SegmentedBatch:
+    """What the mask decoder predicts for B regions in one frame, before the masks are gated by presence."""
 
     masks: Tensor  # (B, 4, 4h, 4w) logits of mask tokens 0..3
     ious: Tensor  # (B, 4)
     presence: Tensor  # (B, 1) logit
-    mask_tokens: Tensor  # (B, 4, C)
-    image: Tensor  # (B, C, h, w) image embedding after the two-way transformer, or as it entered: `DecoderFeatures.image`
+    decoder_features: DecoderFeatures
 
 
 class Segmenter(nn.Module):
-    """Masks of prompted and tracked regions, with the features the Semantic Perceiver reads."""
+    """Masks of prompted and tracked regions, with the features that the Semantic Perceiver reads."""
 
     pixel_mean: Tensor  # (1, 3, 1, 1)
     pixel_std: Tensor  # (1, 3, 1, 1)
@@ -155,7 +84,7 @@ class Segmenter(nn.Module):
         *,
         crop_small_regions: bool = False,
     ) -> None:
-        """Drives `sam2`. Raises CheckpointError for a configuration that SAM 2.1's flow does not fit."""
+        """Drives `sam2`. Raises CheckpointError for a configuration that is not like SAM 2.1's."""
         super().__init__()
         wrong = [f"{name} must be {value}" for name, value in ASSUMED.items() if getattr(sam2, name) != value]
         if wrong:
@@ -166,15 +95,6 @@ class Segmenter(nn.Module):
         self.image_size: int = sam2.image_size
         self.grid_size: int = sam2.sam_image_embedding_size
         self.width: int = sam2.hidden_dim
-        kept: list[Tensor] = []
-        self._after_transformer = kept
-
-        # The decoder_features of the reference sits between two lines of the decoder; a hook reaches it in the stock
-        # package. It holds the list, not self: a cycle would keep dropped weights until the next collection.
-        def keep_image_tokens(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-            kept[:] = [output[1]]
-
-        sam2.sam_mask_decoder.transformer.register_forward_hook(keep_image_tokens)
         mean = torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1)
         std = torch.tensor(PIXEL_STD).view(1, 3, 1, 1)
         self.register_buffer("pixel_mean", mean, persistent=False)
@@ -182,7 +102,7 @@ class Segmenter(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the image encoder; the prompt encoder always runs in float32."""
+        """Dtype of the image encoder; the prompt encoder always runs in float32."""
         dtype: torch.dtype = self.sam2.no_mem_embed.dtype
         return dtype
 
@@ -207,7 +127,7 @@ class Segmenter(nn.Module):
         return replace(features, image=image) if self.crop_small_regions else features
 
     def encode_pixels(self, pixels: Tensor, size: tuple[int, int]) -> FrameFeatures:
-        """(1, 3, S, S) normalised pixels of a frame of `size` (height, width) → features."""
+        """(B, 3, S, S) normalised pixels of frames of `size` (height, width) → features."""
         out = self.sam2.forward_image(pixels)
         # The neck adds its levels in float32 and leaves them so.
         levels = [level.to(self.dtype) for level in out["backbone_fpn"][-self.sam2.num_feature_levels :]]
@@ -218,7 +138,7 @@ class Segmenter(nn.Module):
             high_resolution=tuple(levels[:-1]),
         )
 
-    # ---- regions
+    # ---- regions, each with a memory of its own
 
     def segment(
         self, features: FrameFeatures, prompts: Sequence[Prompt], memories: Sequence[RegionMemory]
@@ -237,11 +157,11 @@ class Segmenter(nn.Module):
         def run(chosen: list[int]) -> list[Observation]:
             return self._segment_alike(features, [prompts[i] for i in chosen], [memories[i] for i in chosen])
 
-        fresh = [memory.is_empty for memory in memories]
-        found = _in_batches(range(len(prompts)), kind, run)
-        # A correction means the mask that was shown, so from nearer it is asked for by that mask's box.
-        wanted = [prompt if new else None for prompt, new in zip(prompts, fresh, strict=True)]
-        return self.segment_crops(found, wanted)
+        new = [memory.is_empty for memory in memories]
+        observations = _in_batches(range(len(prompts)), kind, run)
+        # A correction refers to the mask that was shown, so its crop is prompted by that mask's box.
+        crop_prompts = [prompt if first else None for prompt, first in zip(prompts, new, strict=True)]
+        return self.segment_crops(observations, crop_prompts)
 
     def track(self, features: FrameFeatures, memories: Sequence[RegionMemory]) -> list[Observation]:
         """Finds remembered regions in the next frame and remembers them there."""
@@ -249,8 +169,8 @@ class Segmenter(nn.Module):
 
         def run(chosen: list[int]) -> list[Observation]:
             group = [memories[i] for i in chosen]
-            conditioned = self._attend_memory(features, collate([tokens[i] for i in chosen]))
-            decoded = self._decode_masks(features, conditioned, None, None)
+            embedding = attend_memory(self.sam2, features, collate([tokens[i] for i in chosen]))
+            decoded = self._decode(features, embedding, None, None)
             return self._finish(features, decoded, group, prompted=False)
 
         return _in_batches(range(len(memories)), lambda i: tokens[i].shape_key, run)
@@ -258,79 +178,124 @@ class Segmenter(nn.Module):
     def segment_crops(
         self, observations: Sequence[Observation], prompts: Sequence[Prompt | None] | None = None
     ) -> list[Observation]:
-        """Small regions are segmented again in cuts of their frames, as one batch; others stay as they are.
+        """Segments small regions once more in crops of their frames, as one batch; leaves others as they are.
 
-        By the box of the mask found, or the prompt where one is given. Nothing is remembered of it: tracking
-        goes on from the whole frame. Without `crop_small_regions` nothing happens.
+        Each crop is prompted by the box of the region's mask, or by the region's prompt if one is given.
+        Memory does not change: tracking continues on the whole frame. Does nothing without `crop_small_regions`.
         """
-        asked = [None] * len(observations) if prompts is None else prompts
-        cuts = {
-            i: cut
-            for i, (observation, prompt) in enumerate(zip(observations, asked, strict=True))
-            if (cut := _crop_request(observation, prompt)) is not None
+        given = [None] * len(observations) if prompts is None else prompts
+        crops = {
+            i: crop
+            for i, (observation, prompt) in enumerate(zip(observations, given, strict=True))
+            if (crop := crop_request(observation, prompt)) is not None
         }
-        if not cuts:
+        if not crops:
             return list(observations)
-        pixels = torch.cat([self.pixels(cut.image) for cut in cuts.values()])
+        pixels = torch.cat([self.pixels(crop.image) for crop in crops.values()])
         features = self.encode_pixels(pixels, (self.image_size, self.image_size))
-        backbone = self.without_memory(features)
-        rows = {i: row for row, i in enumerate(cuts)}
+        place = {i: number for number, i in enumerate(crops)}
 
         def run(chosen: list[int]) -> list[Observation]:
-            where = [rows[i] for i in chosen]
-            clicks = self._clicks([cuts[i].image.shape[:2] for i in chosen], [cuts[i].prompt for i in chosen])
-            decoded = self._decode_masks(picked(features, where), backbone[where], clicks, None)
-            found = (decoded.presence[:, 0] > 0) & (decoded.masks[:, 0].flatten(1) > 0).any(1)
-            decoder_features, seen = self._decoder_features(decoded), found.tolist()
-            answers = []
-            for row, i in enumerate(chosen):
-                if not seen[row]:
-                    answers.append(observations[i])
-                    continue
-                one = slice(row, row + 1)
-                own = DecoderFeatures(decoder_features.image[one], decoder_features.tokens[one])
-                crop = RegionCrop(cuts[i].xyxy, decoded.masks[one, :1].clone(), own)
-                given = observations[i].given is not None
-                iou = observations[i].mask_iou if given else decoded.ious[row, 0]
-                answers.append(replace(observations[i], mask_iou=iou, crop=crop))
-            return answers
+            own = of_regions(features, [place[i] for i in chosen])
+            return self._segment_in_crops(own, [crops[i] for i in chosen], [observations[i] for i in chosen])
 
-        looked = _in_batches(list(cuts), lambda i: cuts[i].clicks, run)
-        near = dict(zip(cuts, looked, strict=True))
-        return [near.get(i, observation) for i, observation in enumerate(observations)]
+        results = _in_batches(list(crops), lambda i: crops[i].click_count, run)
+        cropped = dict(zip(crops, results, strict=True))
+        return [cropped.get(i, observation) for i, observation in enumerate(observations)]
+
+    # ---- regions whose memories are one batch (training)
+
+    def step(
+        self,
+        features: FrameFeatures,
+        memory: RegionMemory,
+        prompts: Sequence[Clicks] | None = None,
+        *,
+        remember: bool = True,
+    ) -> SegmentedBatch:
+        """Segments or tracks B regions that share one batched memory, with gradients.
+
+        Args:
+            features: of each region's frame, batch B (see `of_regions`).
+            memory: every entry has batch B; `step` writes it.
+            prompts: clicks of the B regions in order, in groups of equal numbers of clicks; None tracks.
+                If the memory holds a mask of this frame, the clicks refine it.
+            remember: False keeps only the mask, for corrections: nothing will be tracked from here.
+        """
+        if prompts is None:
+            tokens = memory_tokens(self.sam2, memory, memory.index + 1)
+            parts = [self._decode(features, attend_memory(self.sam2, features, tokens), None, None)]
+        else:
+            parts = self._decode_groups(features, memory, prompts)
+        decoded = DecodedMasks(
+            masks=torch.cat([part.masks for part in parts]),
+            ious=torch.cat([part.ious for part in parts]),
+            presence=torch.cat([part.presence for part in parts]),
+            mask_tokens=torch.cat([part.mask_tokens for part in parts]),
+            image=torch.cat([part.image for part in parts]),
+        )
+        present = decoded.presence > 0  # (B, 1)
+        logits = torch.where(present[..., None, None], decoded.masks[:, :1], NO_OBJ_SCORE)
+        memory.mask_logits = logits.detach()
+        if remember:
+            prompted = prompts is not None
+            spatial = encode_memory(self.sam2, features, logits, present, binarise=prompted)
+            if memory.is_empty or not prompted:
+                memory.index += 1
+            entry = MemoryEntry(memory.index, object_pointers(self.sam2, decoded), spatial)
+            (memory.add_conditioning if prompted else memory.add_recent)(entry)
+        return SegmentedBatch(decoded.masks, decoded.ious, decoded.presence, self._decoder_features(decoded))
+
+    def _decode_groups(
+        self, features: FrameFeatures, memory: RegionMemory, prompts: Sequence[Clicks]
+    ) -> list[DecodedMasks]:
+        if memory.index <= 0:
+            embedding = self._without_memory(features)
+        else:
+            tokens = memory_tokens(self.sam2, memory, memory.index)
+            embedding = attend_memory(self.sam2, features, tokens)
+        previous = None if memory.mask_logits is None else _clamped(memory.mask_logits)
+        parts, start = [], 0
+        for clicks in prompts:
+            group = slice(start, start + len(clicks[0]))
+            start = group.stop
+            dense = None if previous is None else previous[group]
+            parts.append(self._decode(of_regions(features, group), embedding[group], clicks, dense))
+        return parts
+
+    # ---- the steps
 
     def _segment_alike(
         self, features: FrameFeatures, prompts: list[Prompt], memories: list[RegionMemory]
     ) -> list[Observation]:
-        """Regions whose prompts have the same number of clicks, as one batch."""
+        """Regions whose prompts have equally many clicks, as one batch."""
         if prompts[0].mask is not None:
             return self._segment_masks(features, prompts, memories)
         clicks = self._clicks([features.size] * len(prompts), prompts)
         if memories[0].index <= 0:  # new, or still on its first frame: there is no past to attend to
-            backbone = self.without_memory(features).expand(len(prompts), -1, -1, -1)
+            embedding = self._without_memory(features).expand(len(prompts), -1, -1, -1)
         else:
             parts = [memory_tokens(self.sam2, memory, memory.index) for memory in memories]
-            backbone = torch.cat([self._attend_memory(features, part) for part in parts])
+            embedding = torch.cat([attend_memory(self.sam2, features, part) for part in parts])
         previous = None
         if not memories[0].is_empty:
-            previous = torch.cat([_known(memory.mask_logits) for memory in memories])
-            previous = previous.float().clamp(-REFINE_LOGIT_CLAMP, REFINE_LOGIT_CLAMP)
-        decoded = self._decode_masks(features, backbone, clicks, previous)
+            previous = _clamped(torch.cat([_known(memory.mask_logits) for memory in memories]))
+        decoded = self._decode(features, embedding, clicks, previous)
         return self._finish(features, decoded, memories, prompted=True)
 
     def _segment_masks(
         self, features: FrameFeatures, prompts: list[Prompt], memories: list[RegionMemory]
     ) -> list[Observation]:
-        """A mask prompt is the answer; the decoder runs for the pointer and the decoder_features only (as in SAM 2)."""
+        """A mask prompt is the answer; the decoder only adds pointer and decoder features (as in SAM 2)."""
         given = [_known(prompt.mask) for prompt in prompts]
         device, size = self.pixel_mean.device, (self.image_size, self.image_size)
         masks = torch.tensor(np.stack(given), dtype=torch.float32, device=device)[:, None]
         masks = interpolate(masks, size=size, mode="bilinear", align_corners=False, antialias=True)
-        # SAM 2 cuts at 0.5 and loses what is thinner than its pixels; the fullest ones stay here.
+        # SAM 2 thresholds at 0.5 and loses what is thinner than its pixels; the fullest pixels stay here.
         masks = (masks >= masks.amax((2, 3), keepdim=True).clamp(max=0.5)).float()
-        backbone = features.embedding.expand(len(prompts), -1, -1, -1)
+        embedding = features.embedding.expand(len(prompts), -1, -1, -1)
         dense = self.sam2.mask_downsample(masks.to(self.dtype)).float()
-        decoded = self._decode_masks(features, backbone, None, dense)
+        decoded = self._decode(features, embedding, None, dense)
         logits = interpolate(
             (2 * masks - 1) * MASK_PROMPT_LOGIT,
             size=decoded.masks.shape[-2:],
@@ -341,11 +306,27 @@ class Segmenter(nn.Module):
         found = self._finish(features, decoded, memories, prompted=True, answer=logits)
         return [replace(observation, given=mask) for observation, mask in zip(found, given, strict=True)]
 
-    def _clicks(self, sizes: Sequence[tuple[int, ...]], prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-        """Prompts of K clicks each → (B, K, 2) float32 input pixels and (B, K) int32; a box is two clicks.
+    def _segment_in_crops(
+        self, features: FrameFeatures, crops: list[CropRequest], observations: list[Observation]
+    ) -> list[Observation]:
+        """Regions with equally many clicks in encoded crops; one that is not found there stays as it was."""
+        clicks = self._clicks([crop.image.shape[:2] for crop in crops], [crop.prompt for crop in crops])
+        decoded = self._decode(features, self._without_memory(features), clicks, None)
+        found = (decoded.presence[:, 0] > 0) & (decoded.masks[:, 0].flatten(1) > 0).any(1)
+        decoder_features, in_crop = self._decoder_features(decoded), found.tolist()
+        results = []
+        for i, (crop, observation) in enumerate(zip(crops, observations, strict=True)):
+            if not in_crop[i]:
+                results.append(observation)
+                continue
+            one = slice(i, i + 1)
+            region_crop = RegionCrop(crop.box_xyxy, decoded.masks[one, :1].clone(), decoder_features[one])
+            iou = observation.mask_iou if observation.given is not None else decoded.ious[i, 0]
+            results.append(replace(observation, mask_iou=iou, crop=region_crop))
+        return results
 
-        `sizes`: (height, width) of the picture that each is about, pixels.
-        """
+    def _clicks(self, sizes: Sequence[tuple[int, ...]], prompts: Sequence[Prompt]) -> Clicks:
+        """Prompts of K clicks each → `Clicks`. `sizes`: (height, width) of each prompt's picture, pixels."""
         points, labels = [], []
         for (height, width), prompt in zip(sizes, prompts, strict=True):
             scale = np.array([self.image_size / width, self.image_size / height], np.float32)
@@ -355,35 +336,34 @@ class Segmenter(nn.Module):
         device = self.pixel_mean.device
         return torch.from_numpy(np.stack(points)).to(device), torch.from_numpy(np.stack(labels)).to(device)
 
-    def _decode_masks(
+    def _decode(
         self,
         features: FrameFeatures,
-        backbone: Tensor,  # (B, C, h, w)
-        clicks: tuple[Tensor, Tensor] | None,
+        embedding: Tensor,  # (B, C, h, w)
+        clicks: Clicks | None,
         dense: Tensor | None,  # (B, 1, 4h, 4w) mask logits as a dense prompt
-    ) -> _Decoded:
-        count = backbone.shape[0]
+    ) -> DecodedMasks:
+        count = embedding.shape[0]
         if clicks is None:  # SAM 2 stands in one "not a point"
             clicks = (
-                torch.zeros(count, 1, 2, device=backbone.device),
-                torch.full((count, 1), -1, dtype=torch.int32, device=backbone.device),
+                torch.zeros(count, 1, 2, device=embedding.device),
+                torch.full((count, 1), -1, dtype=torch.int32, device=embedding.device),
             )
-        prompt_encoder, decoder = self.sam2.sam_prompt_encoder, self.sam2.sam_mask_decoder
-        sparse, dense_embedding = prompt_encoder(points=clicks, boxes=None, masks=dense)
-        masks, ious, mask_tokens, presence = decoder.predict_masks(
-            image_embeddings=backbone,
-            image_pe=prompt_encoder.get_dense_pe().to(backbone.dtype),
-            sparse_prompt_embeddings=sparse.to(backbone.dtype),
-            dense_prompt_embeddings=dense_embedding.to(backbone.dtype),
-            repeat_image=False,
-            high_res_features=[level.expand(count, -1, -1, -1) for level in features.high_resolution],
+        encoder = self.sam2.sam_prompt_encoder
+        sparse, dense_embedding = encoder(points=clicks, boxes=None, masks=dense)
+        decoded = decode_masks(
+            self.sam2.sam_mask_decoder,
+            embedding,
+            encoder.get_dense_pe().to(embedding.dtype),
+            sparse.to(embedding.dtype),
+            dense_embedding.to(embedding.dtype),
+            features.high_resolution,
         )
-        image = self._after_transformer.pop().transpose(1, 2).reshape(backbone.shape)  # from (B, h*w, C)
         if self.perceiver_input is not PerceiverInput.AFTER:
-            image = backbone
-        return _Decoded(masks, ious, presence, mask_tokens, image)
+            decoded = replace(decoded, image=embedding)
+        return decoded
 
-    def _decoder_features(self, decoded: _Decoded) -> DecoderFeatures:
+    def _decoder_features(self, decoded: DecodedMasks) -> DecoderFeatures:
         """Picks mask tokens: token 0 if its mask is stable, else the best of 1–3; then token 0."""
         first = decoded.masks[:, 0].flatten(1)  # (B, 4h*4w)
         inner = (first > STABILITY_DELTA).sum(1).float()
@@ -399,28 +379,29 @@ class Segmenter(nn.Module):
     def _finish(
         self,
         features: FrameFeatures,
-        decoded: _Decoded,
+        decoded: DecodedMasks,
         memories: Sequence[RegionMemory],
         *,
         prompted: bool,
-        answer: Tensor | None = None,  # (B, 1, 4h, 4w) mask logits that stand instead of the decoder's
+        answer: Tensor | None = None,  # (B, 1, 4h, 4w) mask logits that replace the decoder's
     ) -> list[Observation]:
-        """Gates masks by presence, encodes the memory, and cuts the batch into observations."""
-        decoder_features, pointers = self._decoder_features(decoded), self._pointers(decoded)
+        """Gates masks by presence, writes the memories, and splits the batch into observations."""
+        decoder_features, pointers = self._decoder_features(decoded), object_pointers(self.sam2, decoded)
         logits, ious, presence = decoded.masks[:, :1], decoded.ious[:, 0], decoded.presence
         if answer is not None:
             logits, ious = answer, torch.ones_like(ious)
             presence = torch.full_like(presence, MASK_PROMPT_LOGIT)
         present = presence > 0  # (B, 1)
         logits = torch.where(present[..., None, None], logits, NO_OBJ_SCORE)
-        memory_features = self._encode_memory(features, logits, present, prompted)
+        spatial = encode_memory(self.sam2, features, logits, present, binarise=prompted)
         observations = []
         for i, memory in enumerate(memories):
             # Copies: a slice would keep the whole batch's memory alive when the other regions are gone.
-            memory.mask_logits = logits[i : i + 1].clone()
+            one = slice(i, i + 1)
+            memory.mask_logits = logits[one].clone()
             if memory.is_empty or not prompted:
                 memory.index += 1
-            entry = MemoryEntry(memory.index, pointers[i : i + 1].clone(), memory_features[i : i + 1].clone())
+            entry = MemoryEntry(memory.index, pointers[one].clone(), spatial[one].clone())
             (memory.add_conditioning if prompted else memory.add_recent)(entry)
             observations.append(
                 Observation(
@@ -428,117 +409,21 @@ class Segmenter(nn.Module):
                     mask_logits=memory.mask_logits,
                     mask_iou=ious[i],
                     presence_logit=presence[i, 0],
-                    decoder_features=DecoderFeatures(
-                        decoder_features.image[i : i + 1], decoder_features.tokens[i : i + 1]
-                    ),
+                    decoder_features=decoder_features[one],
                     image=features.image,
                 )
             )
         return observations
 
-    # ---- memory
-
-    def _pointers(self, decoded: _Decoded) -> Tensor:
-        """(B, C) object pointers from mask token 0; the "no object" pointer where the object is absent."""
-        pointers: Tensor = self.sam2.obj_ptr_proj(decoded.mask_tokens[:, 0])
-        nothing: Tensor = self.sam2.no_obj_ptr
-        present = decoded.presence > 0
-        if self.sam2.fixed_no_obj_ptr:
-            pointers = pointers * present
-        return pointers + nothing * ~present
-
-    def _encode_memory(
-        self, features: FrameFeatures, logits: Tensor, present: Tensor, prompted: bool
-    ) -> Tensor:
-        """Mask logits (B, 1, 4h, 4w) on a frame → (B, M, h, w) spatial memory."""
-        sam2 = self.sam2
-        size = (self.image_size, self.image_size)
-        masks = interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
-        # PAM's flag: masks of prompted frames enter memory binarised.
-        masks = (masks > 0).float() if prompted else masks.sigmoid()
-        masks = masks * sam2.sigmoid_scale_for_mem_enc + sam2.sigmoid_bias_for_mem_enc
-        embedding = features.embedding.expand(logits.shape[0], -1, -1, -1)
-        out = sam2.memory_encoder(embedding, masks.to(embedding.dtype), skip_mask_sigmoid=True)
-        encoded: Tensor = out["vision_features"]
-        if sam2.no_obj_embed_spatial is not None:
-            absent = (~present).to(encoded.dtype)[..., None, None]
-            encoded = encoded + absent * sam2.no_obj_embed_spatial[..., None, None]
-        return encoded
-
-    def without_memory(self, features: FrameFeatures) -> Tensor:
+    def _without_memory(self, features: FrameFeatures) -> Tensor:
         """The image embedding of regions that have no past, (N, C, h, w)."""
         embedding: Tensor = features.embedding + self.sam2.no_mem_embed.view(1, -1, 1, 1)
         return embedding
 
-    def _attend_memory(self, features: FrameFeatures, memory: MemoryTokens) -> Tensor:
-        """Memory attention for B regions → (B, C, h, w)."""
-        count = memory.tokens.shape[1]
-        current = features.embedding.flatten(2).permute(2, 0, 1).expand(-1, count, -1)  # (h*w, B, C)
-        position = features.position.flatten(2).permute(2, 0, 1).expand(-1, count, -1)
-        fused: Tensor = self.sam2.memory_attention(
-            curr=[current],
-            curr_pos=[position],
-            memory=memory.tokens,
-            memory_pos=memory.positions,
-            num_obj_ptr_tokens=memory.pointer_count,
-        )
-        return fused.permute(1, 2, 0).reshape(count, *features.embedding.shape[1:])
 
-
-@dataclass(frozen=True, slots=True)
-class _CropRequest:
-    """A part of a frame, and what is asked for in it."""
-
-    xyxy: tuple[int, int, int, int]  # pixels of the frame
-    image: NDArray[np.uint8]
-    prompt: Prompt  # in pixels of the cut
-
-    @property
-    def clicks(self) -> int:
-        """How many, the corners of a box with them."""
-        return len(self.prompt.points) + (2 if self.prompt.box is not None else 0)
-
-
-def _crop_request(observation: Observation, prompt: Prompt | None) -> _CropRequest | None:
-    """The closer look at a region; None where it is large, absent, was had, or the frame was not kept."""
-    image = observation.image
-    if image is None or observation.crop is not None:
-        return None
-    height, width = observation.size
-    box = crop_mask(observation.mask)[0]
-    x1, y1, x2, y2 = (float(side) for side in box / np.array([width, height] * 2))
-    shares = crop_around((x1, y1, x2, y2))
-    if shares is None:
-        return None
-    left, top, right, bottom = (
-        round(share * length) for share, length in zip(shares, (width, height) * 2, strict=True)
-    )
-    if min(right - left, bottom - top) < SMALLEST_CROP_PX:
-        return None
-    cut = np.ascontiguousarray(image[top:bottom, left:right])
-    asked = _within(prompt, (left, top, right, bottom)) if prompt is not None else None
-    corner = np.array([left, top] * 2, np.float32)
-    return _CropRequest((left, top, right, bottom), cut, asked or Prompt(box=box - corner))
-
-
-def _within(prompt: Prompt, box_xyxy: tuple[int, int, int, int]) -> Prompt | None:
-    """A prompt in pixels of a cut, without what lies outside; None for a mask or where nothing is left."""
-    left, top, right, bottom = box_xyxy
-    limits = np.array([right - left, bottom - top] * 2, np.float32)
-    points = prompt.points - np.array([left, top], np.float32)
-    inside = ((points >= 0) & (points < limits[:2])).all(1)
-    box = None
-    if prompt.box is not None:
-        box = np.clip(prompt.box - np.array([left, top] * 2, np.float32), 0, limits)
-    if prompt.mask is not None or (box is not None and (box[:2] >= box[2:]).any()):
-        return None
-    if box is None and not (prompt.labels[inside] == 1).any():
-        return None
-    return Prompt(points=points[inside], labels=prompt.labels[inside], box=box)
-
-
-def _resized_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    return interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)[0, 0]
+def _clamped(logits: Tensor) -> Tensor:
+    """Mask logits as SAM 2 feeds them back in as a dense prompt."""
+    return logits.float().clamp(-REFINE_LOGIT_CLAMP, REFINE_LOGIT_CLAMP)
 
 
 def _in_batches(

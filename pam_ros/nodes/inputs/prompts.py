@@ -62,8 +62,9 @@ class PromptInputs:
             self._log.warn(problem)
         if detections or not problems:
             defaults, image_ns = self._defaults(), stamp_or_newest(message.header)
-            boxes = [detection.box_xyxy for detection in detections]
-            self._link.engine.detections(self._camera, boxes, image_ns, defaults.tasks, defaults.languages)
+            self._link.engine.detections(
+                self._camera, detections, image_ns, defaults.tasks, defaults.languages
+            )
 
     def _prompt(self, prompt: Prompt, image_ns: int | None) -> None:
         defaults = self._defaults()

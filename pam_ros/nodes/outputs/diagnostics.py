@@ -73,7 +73,7 @@ def _manager_status(manager: str, health: Health, statistics: EngineStatistics |
         values |= _gpu_memory(health.model.device)
     if statistics is not None:
         values |= {
-            "texts being generated": str(statistics.decoding),
+            "texts being generated": str(statistics.generating),
             "requests waiting": str(statistics.queued),
             "generation speed": f"{statistics.tokens_per_s:.1f} tokens/s",
             "text latency": f"{statistics.text_latency_s:.3f} s",

@@ -14,14 +14,16 @@ import torch
 from torch import Generator, Tensor
 
 from pam_ros.datasets.schema import WHOLE, Entry, Scene, Source
-from pam_ros.model.vision.region_crop import CropBox, crop_around
-from pam_ros.model.vision.segmenter import DecoderFeatures, Segmenter, picked
+from pam_ros.geometry import CropBox
+from pam_ros.model.vision.features import DecoderFeatures, of_regions
+from pam_ros.model.vision.region_crop import crop_around
+from pam_ros.model.vision.segmenter import Segmenter
 from pam_ros.training import augment
 from pam_ros.training.config import StageConfig
 from pam_ros.training.features.frame_store import NO_CODE, THIS_PART, Codes, code_of, decoded
 from pam_ros.training.heads.box_head import normalised_boxes
+from pam_ros.training.modules import normalised
 from pam_ros.training.prompting import MIN_PIXELS, first_prompts
-from pam_ros.training.rollout import normalised, prompt, track
 
 # Many: tracking is many small steps, which a GPU does not feel.
 IMAGES_AT_ONCE, VIDEOS_AT_ONCE, CROPS_AT_ONCE = 96, 64, 512
@@ -43,7 +45,7 @@ def rolled_out(
 ) -> Shown:
     """Prompts B regions in their first frames and tracks them → T·B regions, time first.
 
-    `pixels` (N, T, 3, S, S) 0..255, `masks` (N, R, T, S, S) bool; B = N·R. As at inference: see `rollout`.
+    `pixels` (N, T, 3, S, S) 0..255, `masks` (N, R, T, S, S) bool; B = N·R. As at inference, see `Segmenter.step`.
     """
     count, frames = pixels.shape[:2]
     regions = masks.shape[1]
@@ -57,11 +59,9 @@ def rolled_out(
     images, tokens = [], []
     for t in range(frames):
         features = segmenter.encode_pixels(normalised(segmenter, pixels[:, t]), size)
-        here = picked(features, rows)
-        if t == 0:
-            found = prompt(segmenter, here, memory, first_prompts(first, generator, box_fraction))
-        else:
-            found = track(segmenter, here, memory)
+        here = of_regions(features, rows)
+        prompts = first_prompts(first, generator, box_fraction) if t == 0 else None
+        found = segmenter.step(here, memory, prompts)
         images.append(found.decoder_features.image[back])
         tokens.append(found.decoder_features.tokens[back])
     where = normalised_boxes(masks.flatten(0, 1).transpose(0, 1))  # (T, B, 5)
@@ -184,7 +184,7 @@ def random_crop(box: CropBox | None, random: np.random.Generator) -> CropBox:
     if box is None:
         return WHOLE
     x, y = random.uniform(-OFF, OFF, 2)
-    return crop_around(box, spread=float(random.uniform(*SPREAD)), off=(float(x), float(y))) or WHOLE
+    return crop_around(box, scale=float(random.uniform(*SPREAD)), shift=(float(x), float(y))) or WHOLE
 
 
 class _CropSource:

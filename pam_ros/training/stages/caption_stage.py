@@ -21,7 +21,7 @@ from pam_ros.datasets.schema import WHOLE, RegionEntry, Source
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
 from pam_ros.model.pam import Pam
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
-from pam_ros.model.vision.segmenter import DecoderFeatures
+from pam_ros.model.vision.features import DecoderFeatures
 from pam_ros.training import augment
 from pam_ros.training.config import StageConfig, StageKind, TrainingError
 from pam_ros.training.features.feature_store import FeatureIndex, FeatureStore, Shown, random_crop, rolled_out

@@ -18,7 +18,8 @@ from torch import Generator, Tensor, nn
 
 from pam_ros.datasets.schema import Entry, RegionEntry
 from pam_ros.model.pam import Pam
-from pam_ros.model.vision.segmenter import DecoderFeatures, FrameFeatures, picked
+from pam_ros.model.vision.features import DecoderFeatures, FrameFeatures, of_regions
+from pam_ros.model.vision.segmenter import SegmentedBatch
 from pam_ros.records import Language, Task
 from pam_ros.training import augment
 from pam_ros.training.config import StageConfig, TrainingError
@@ -26,8 +27,8 @@ from pam_ros.training.features.frame_store import ANY_PART, NO_CODE, THIS_PART, 
 from pam_ros.training.heads.box_head import box_head, box_loss, normalised_boxes
 from pam_ros.training.loading import is_video_step, samples_of_step, video_steps_before
 from pam_ros.training.losses import compare_masks, mask_losses
+from pam_ros.training.modules import normalised
 from pam_ros.training.prompting import MIN_PIXELS, correction, first_prompts, on_host, random_numbers
-from pam_ros.training.rollout import Found, normalised, prompt, track
 
 VANISHING_FIRST = 0.5  # share of the videos in which regions that vanish are chosen before others
 MAX_WORDS = 512
@@ -302,15 +303,15 @@ class SegmentStage(nn.Module):
         rows = (torch.arange(count * regions, device=pixels.device) // regions)[order]
         memory = segmenter.new_memory()
         correct_at = self._correction_frame(frames, generator)
-        answers: list[Found] = []
+        answers: list[SegmentedBatch] = []
         truths: list[Tensor] = []
         for t in range(frames):
-            here = picked(features, rows + t * count)
+            here = of_regions(features, rows + t * count)
             if t == 0:
                 groups = first_prompts(truth[0], generator, self._config.box_fraction)
-                found = prompt(segmenter, here, memory, groups, last=frames == 1)
+                found = segmenter.step(here, memory, groups, remember=frames > 1)
             else:
-                found = track(segmenter, here, memory)
+                found = segmenter.step(here, memory)
             answers.append(found)
             truths.append(truth[t])
             if t == correct_at:
@@ -318,7 +319,7 @@ class SegmentStage(nn.Module):
                     found.masks[:, :1].detach().float(), size=size, mode="bilinear", align_corners=False
                 )
                 clicks = correction(truth[t], (shown[:, 0] > 0) & (found.presence > 0)[..., None], generator)
-                found = prompt(segmenter, here, memory, [clicks], last=t == frames - 1)
+                found = segmenter.step(here, memory, [clicks], remember=t < frames - 1)
                 answers.append(found)
                 truths.append(truth[t])
         losses = mask_losses(answers, truths, loss_size=self._config.loss_size, compare=self._compare)

@@ -1,0 +1,137 @@
+"""`InProcessGenerator`: prompts that grow frame by frame, and texts that branch off them, in this process."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pam_ros.errors import CapacityError
+from pam_ros.model.interface import TextDelta, TextRequest
+from pam_ros.model.projector import Projector
+from pam_ros.model.text.batch import GenerationBatch, TextSequence
+from pam_ros.model.text.language_model import LanguageModel
+from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE, text_after_image
+
+
+class InProcessGenerator:
+    """Implements `interface.TextGenerator` with the model's own language model.
+
+    A prompt is prefilled when its texts start. Texts that start together and whose prompts are equally long
+    form one batch; batches take turns.
+    """
+
+    def __init__(self, language: LanguageModel, projector: Projector) -> None:
+        self.max_new_tokens = 512  # bound on every text, as the model's description says
+        self._language = language
+        self._projector = projector
+        self._ids = count(1)  # of prompts and texts
+        self._prompts: dict[int, tuple[bool, list[Tensor]]] = {}  # id → clip?, a tensor (tokens, H) a frame
+        self._batches: deque[GenerationBatch] = deque()  # whose turn it is, first in line first
+        self._sequences: dict[int, TextSequence] = {}  # running texts by id
+
+    @property
+    def busy(self) -> bool:
+        """True while `step` has work to do."""
+        return bool(self._sequences)
+
+    def open_prompt(self, *, clip: bool) -> int:
+        """Starts a prompt about one frame, or about a clip; returns its id."""
+        prompt_id = next(self._ids)
+        self._prompts[prompt_id] = (clip, [])
+        return prompt_id
+
+    def extend_prompt(self, prompt_id: int, embeddings: Any) -> None:
+        """Appends one frame's embeddings, oldest first."""
+        self._prompts[prompt_id][1].append(embeddings.tensor)
+
+    def release_prompt(self, prompt_id: int) -> None:
+        """No more texts will branch off this prompt. Running texts have what they need."""
+        self._prompts.pop(prompt_id, None)
+
+    @torch.inference_mode()
+    def generate(self, requests: Sequence[tuple[int, TextRequest]]) -> list[int]:
+        """Starts texts that branch off prompts; returns an id for each.
+
+        Raises CapacityError, and starts none, if a prompt and its answer do not fit into the model's context.
+        """
+        before = self._language.embed(self._language.encode_text(TEXT_BEFORE_IMAGE))
+        prompts: dict[int, Tensor] = {}  # id → embeddings (P, H)
+        for prompt_id in dict.fromkeys(prompt_id for prompt_id, _ in requests):
+            clip, frames = self._prompts[prompt_id]
+            prompts[prompt_id] = torch.cat([before, self._projector.prompt_embeddings(frames, clip=clip)])
+        by_length: dict[int, list[tuple[int, TextSequence]]] = defaultdict(list)
+        for prompt_id, request in requests:
+            length = len(prompts[prompt_id])
+            by_length[length].append((prompt_id, self._sequence(request, length)))
+        batches = []
+        for members in by_length.values():
+            own = list(dict.fromkeys(prompt_id for prompt_id, _ in members))
+            for prompt_id, sequence in members:
+                sequence.prompt = own.index(prompt_id)
+            stacked = torch.stack([prompts[prompt_id] for prompt_id in own])
+            sequences = [sequence for _, sequence in members]
+            batches.append(GenerationBatch(self._language, stacked, sequences, self._language.stop_ids))
+        self._batches.extendleft(reversed(batches))
+        started = [sequence for members in by_length.values() for _, sequence in members]
+        self._sequences |= {sequence.text_id: sequence for sequence in started}
+        return sorted(sequence.text_id for sequence in started)  # ids rise in the order of the requests
+
+    def step(self) -> list[TextDelta]:
+        """Steps the batch whose turn it is; reports the texts that changed. See `interface.TextGenerator`."""
+        while self._batches:
+            batch = self._batches.popleft()
+            if any(not sequence.finished for sequence in batch.running):
+                break
+        else:
+            return []
+        try:
+            changed = batch.step()
+        except Exception as error:  # noqa: BLE001 - the runtime must learn whose texts failed
+            return [self._failed(sequence, error) for sequence in batch.running if not sequence.finished]
+        if any(not sequence.finished for sequence in batch.running):
+            self._batches.append(batch)
+        for sequence in changed:
+            if sequence.finished:
+                del self._sequences[sequence.text_id]
+        return [
+            TextDelta(sequence.text_id, self._language.decode_text(sequence.tokens), final=sequence.finished)
+            for sequence in changed
+        ]
+
+    def cancel(self, text_id: int) -> None:
+        """Ends a text without a report. Does nothing if it has ended already."""
+        sequence = self._sequences.pop(text_id, None)
+        if sequence is not None:
+            sequence.finished = True
+        self._batches = deque(
+            batch for batch in self._batches if any(not sequence.finished for sequence in batch.running)
+        )
+
+    def _failed(self, sequence: TextSequence, error: Exception) -> TextDelta:
+        sequence.finished = True
+        del self._sequences[sequence.text_id]
+        return TextDelta(
+            sequence.text_id, self._language.decode_text(sequence.tokens), final=False, error=error
+        )
+
+    def _sequence(self, request: TextRequest, prompt_length: int) -> TextSequence:
+        text = text_after_image(request.task, request.language, request.previous_caption)
+        suffix = self._language.encode_text(text)
+        room = self._language.context_length - prompt_length - len(suffix)
+        if room < 1:
+            raise CapacityError(
+                f"the prompt needs {prompt_length + len(suffix)} tokens and one for the answer, the model "
+                f"takes {self._language.context_length}; use fewer frames or a shorter previous caption"
+            )
+        return TextSequence(
+            text_id=next(self._ids),
+            prompt=0,
+            suffix=suffix,
+            max_new_tokens=min(request.max_new_tokens, self.max_new_tokens, room),
+            temperature=request.temperature,
+        )
