@@ -1,7 +1,7 @@
-"""The exceptions users meet: what was wrong, what came, what is allowed, what to do.
+"""The exceptions that users meet, as one tree. Messages say what came, what is allowed and what to do.
 
 PamError
-├── InputError            bad input: the caller can mend it, nothing else is disturbed
+├── InputError            invalid input: the caller can fix it, other requests are unaffected
 │   ├── ImageError            an image or its message cannot be used
 │   ├── PromptError           clicks, box or mask cannot be used on this image
 │   ├── TaskError             an unknown task
@@ -12,19 +12,19 @@ PamError
 │   ├── NothingFoundError     the prompt is valid, but nothing is there
 │   ├── NoFrameError          a prompt came before the first frame
 │   └── StaleFrameError       the prompt's stamp is older than every buffered frame
-├── StateError            right request, wrong moment
+├── StateError            valid request, wrong moment
 │   ├── NotActiveError        the manager is not active
 │   ├── CapacityError         a bound is reached (regions, queued requests)
 │   └── CancelledError        the request was cancelled, or its region removed
 └── ModelError            the model cannot be built, loaded or used
     ├── ModelNotFoundError    no such model, folder or file
     ├── CheckpointError       missing, unexpected, mis-shaped or truncated tensors
-    ├── DeviceError           an unknown or absent device
-    ├── MemoryLimitError      too little memory: needed and free are named
-    └── InferenceError        the model failed while it worked on a request
+    ├── DeviceError           an unknown or unavailable device
+    ├── MemoryLimitError      not enough memory; the message gives needed and free
+    └── InferenceError        the model failed while processing a request
 """
 
-TRAINING_EXTRA = "scenes, training and evaluation need the extra `training`: pip install '.[training]'"
+TRAINING_EXTRA = "scenes, training and evaluation need optional packages: pip install '.[training]'"
 
 
 class PamError(Exception):
@@ -76,7 +76,7 @@ class StaleFrameError(InputError):
 
 
 class StateError(PamError, RuntimeError):
-    """The request is right but cannot be served now."""
+    """The request is valid but cannot be served now."""
 
 
 class NotActiveError(StateError):
@@ -108,8 +108,8 @@ class DeviceError(ModelError):
 
 
 class MemoryLimitError(ModelError):
-    """Too little free memory; the message names needed and free bytes."""
+    """Not enough free memory; the message gives needed and free GiB."""
 
 
 class InferenceError(ModelError):
-    """The model failed while it worked on a request; only that request is lost, details are in the log."""
+    """The model failed while processing a request. Only that request fails; the log has the traceback."""

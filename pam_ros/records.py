@@ -1,4 +1,4 @@
-"""The values that travel between rooms: frozen, numpy only.
+"""Frozen value types shared by all rooms; numpy only.
 
 Coordinates are `(x, y)` pixels of the frame they belong to, x right, y down, the centre of
 the top-left pixel at (0, 0). Images are `(H, W, 3)` uint8, RGB. Stamps are integer
@@ -18,7 +18,7 @@ from pam_ros.errors import ImageError, LanguageError, PromptError, TaskError
 
 
 class Task(Enum):
-    """What to say about a region. Values are the names used on every interface."""
+    """A text about a region. Values are the names used on every interface."""
 
     LABEL = "label"  # the category's name
     EXPLAIN = "explain"  # name, definition, and function in this context
@@ -70,13 +70,13 @@ class Language(Enum):
 class RegionState(IntEnum):
     """Tracking state; the values equal the constants of Region.msg."""
 
-    TRACKED = 1  # seen in this frame
-    LOST = 2  # not seen in this frame; its memory is kept and it may be found again
+    TRACKED = 1  # in view in this frame
+    LOST = 2  # not in view; its memory is kept and it may be found again
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One camera image. Raises ImageError where the array is not a picture."""
+    """One camera image. Raises ImageError if the array is not an image."""
 
     image: NDArray[np.uint8]  # (H, W, 3) RGB
     stamp_ns: int
@@ -87,7 +87,7 @@ class Frame:
         image = self.image
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
             raise ImageError(
-                f"a frame is a non-empty (H, W, 3) uint8 RGB array, not {image.shape} {image.dtype}"
+                f"a frame must be a non-empty (H, W, 3) uint8 RGB array, not {image.shape} {image.dtype}"
             )
 
     @property
@@ -98,7 +98,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Which region is meant: clicks, a box, a mask, or clicks and a box together.
+    """A region, by clicks, a box, a mask, or clicks and a box together.
 
     Attributes:
         points: (N, 2) float32, (x, y) pixels; N may be 0.
@@ -116,36 +116,38 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if self.points.ndim != 2 or self.points.shape[1] != 2:
-            raise PromptError(f"points are (N, 2) pixel coordinates, not of shape {self.points.shape}")
+            raise PromptError(f"points must be (N, 2) pixel coordinates, not of shape {self.points.shape}")
         if self.labels.shape != (len(self.points),):
-            raise PromptError(f"{len(self.points)} points, but {self.labels.size} labels; give one each")
+            raise PromptError(
+                f"{len(self.points)} points but {self.labels.size} labels; give one label per point"
+            )
         if not np.isfinite(self.points).all():
             raise PromptError(f"points must be finite, not {self.points.tolist()}")
         if not np.isin(self.labels, (0, 1)).all():
-            raise PromptError(f"labels are 1 (on the region) or 0 (not on it), not {self.labels.tolist()}")
+            raise PromptError(f"labels must be 1 (on the region) or 0 (off it), not {self.labels.tolist()}")
         if self.mask is not None:
             self._check_mask(self.mask)
         elif self.box is not None:
             self._check_box(self.box)
         elif not (self.labels == 1).any():
-            raise PromptError("a prompt needs a positive click, a box or a mask; none came")
+            raise PromptError("a prompt needs a positive click, a box or a mask; it has none")
 
     def _check_mask(self, mask: NDArray[np.bool_]) -> None:
         if self.box is not None or len(self.points):
-            raise PromptError("a mask prompt stands alone: send clicks and box, or a mask")
+            raise PromptError("a mask prompt cannot be combined with clicks or a box; send one or the other")
         if mask.ndim != 2 or mask.dtype != np.bool_:
-            raise PromptError(f"a mask prompt is (H, W) bool, not {mask.shape} {mask.dtype}")
+            raise PromptError(f"a mask prompt must be (H, W) bool, not {mask.shape} {mask.dtype}")
         if not mask.any():
-            raise PromptError("the mask prompt is empty: no pixel of it is set")
+            raise PromptError("the mask prompt is empty; at least one pixel must be set")
 
     @staticmethod
     def _check_box(box: NDArray[np.float32]) -> None:
         if box.shape != (4,):
-            raise PromptError(f"a box is (x1, y1, x2, y2), not of shape {box.shape}")
+            raise PromptError(f"a box must be (x1, y1, x2, y2), not of shape {box.shape}")
         if not np.isfinite(box).all():
             raise PromptError(f"a box must be finite, not {box.tolist()}")
         if box[0] >= box[2] or box[1] >= box[3]:
-            raise PromptError(f"a box is (x1, y1, x2, y2) with x1 < x2 and y1 < y2, not {box.tolist()}")
+            raise PromptError(f"a box must be (x1, y1, x2, y2) with x1 < x2 and y1 < y2, not {box.tolist()}")
 
     @classmethod
     def from_clicks(
@@ -157,7 +159,7 @@ class Prompt:
         """Builds from plain numbers; without labels every point is a positive click."""
         rows = [tuple(point) for point in points_xy]
         if any(len(row) != 2 for row in rows):
-            raise PromptError(f"each point is (x, y), not {rows}")
+            raise PromptError(f"each point must be (x, y), not {rows}")
         points = np.asarray(rows, np.float32).reshape(-1, 2)
         marks = np.ones(len(points), np.int32) if labels is None else np.asarray(list(labels), np.int32)
         box = None if box_xyxy is None else np.asarray(list(box_xyxy), np.float32)
@@ -169,18 +171,18 @@ class Prompt:
         return cls(mask=np.asarray(mask) != 0)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises PromptError where the prompt does not lie in an image of this size, in pixels."""
+        """Raises PromptError if the prompt does not lie in an image of this size, in pixels."""
         xs, ys = self.points[:, 0], self.points[:, 1]
         outside = (xs < 0) | (ys < 0) | (xs > width - 1) | (ys > height - 1)
         if outside.any():
             raise PromptError(
-                f"click {self.points[outside][0].tolist()} lies outside the {width}x{height} image; "
-                f"x is 0..{width - 1}, y is 0..{height - 1}"
+                f"click {self.points[outside][0].tolist()} is outside the {width}x{height} image; "
+                f"allowed: x 0..{width - 1}, y 0..{height - 1}"
             )
         if self.box is not None:
             x1, y1, x2, y2 = self.box.tolist()
             if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
-                raise PromptError(f"box {self.box.tolist()} lies outside the {width}x{height} image")
+                raise PromptError(f"box {self.box.tolist()} is outside the {width}x{height} image")
         if self.mask is not None and self.mask.shape != (height, width):
             raise PromptError(
                 f"the mask is {self.mask.shape[1]}x{self.mask.shape[0]}, the image {width}x{height}; "
@@ -200,7 +202,8 @@ class Region:
         mask_score: the model's own estimate of the mask's IoU, 0..1.
         presence_score: probability that the object is in view, 0..1.
         texts: what is known so far, final texts only, in the order in which they were asked for.
-        created_ns: stamp of the frame it was prompted on; last_visible_ns: of the last frame it was seen in.
+        created_ns: stamp of the frame of its prompt.
+        last_visible_ns: stamp of the last frame in which it was in view.
     """
 
     region_id: int

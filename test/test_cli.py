@@ -95,15 +95,18 @@ def test_caption_writes_a_film_and_captions(picture: Path, tmp_path: Path):
         (["perceive", "picture.png", "--click", "3,4", "--task", "sing"], "label, explain, brief, detail"),
         (["perceive", "picture.png", "--click", "3,4", "--task", "clip"], "for clips, not for images"),
         (["perceive", "picture.png", "--click", "3,4", "--language", "fr"], "allowed: en, zh"),
-        (["perceive", "picture.png", "--click", "3,4", "--model", "pam-huge"], "no model 'pam-huge'"),
+        (["perceive", "picture.png", "--click", "3,4", "--model", "pam-huge"], "unknown model 'pam-huge'"),
         (["perceive", "picture.png", "--click", "3,4", "--model", "pam-3b"], "pam fetch pam-3b"),
         (["perceive", "picture.png", "--click", "3,4", "--device", "abacus"], "unknown device 'abacus'"),
         (["perceive", "picture.png", "--click", "3,4", "--sam2", "/nope"], "no SAM 2 weights at /nope"),
-        (["perceive", "picture.png", "--click", "3,4", "--sam2", "picture.png"], "has its own SAM 2"),
-        (["perceive", "picture.png", "--click", "3,4", "--model", "a/b"], "a/b is not on this disk"),
+        (
+            ["perceive", "picture.png", "--click", "3,4", "--sam2", "picture.png"],
+            "includes its SAM 2 weights",
+        ),
+        (["perceive", "picture.png", "--click", "3,4", "--model", "a/b"], "a/b is neither a folder"),
         (["caption", "picture.txt", "--click", "3,4"], "no video file at picture.txt"),
         (["parity", "."], "no parity folder"),
-        (["fetch", "pam-huge"], "there are: "),
+        (["fetch", "pam-huge"], "available: "),
     ],
 )
 @pytest.mark.usefixtures("picture")

@@ -311,7 +311,7 @@ def test_context_overflow_is_refused_and_answers_are_cut_to_the_room_left() -> N
     pam = tiny_pam(tokenizer_model_max_length=300)
     assert pam.language.context_length == 300
     rows = tuple(seen_rows(pam, 1))
-    with pytest.raises(CapacityError, match=r"needs \d+ tokens.*takes 300.*fewer frames"):
+    with pytest.raises(CapacityError, match=r"has \d+ tokens.*context length 300.*fewer frames"):
         TextRun(pam, [Wanted(rows * 20, Task.CLIP, Language.EN)])
     with pytest.raises(CapacityError, match="shorter previous caption"):
         TextRun(pam, [Wanted(rows, Task.CLIP, Language.EN, "word " * 400)])

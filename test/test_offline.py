@@ -42,7 +42,7 @@ def test_clips_follow_one_another(carry_over):
     assert [step.frame.stamp_ns for step in steps] == [f.stamp_ns for f in played]
     captions = [caption for step in steps for caption in step.captions]
     assert [c.sequence for c in captions] == [0, 1, 2]
-    # The frame at a decode timestamp ends a clip. Carried over it starts the next one; else the frame after it does.
+    # The frame at a decode timestamp ends a clip. Carried over, it also starts the next one.
     times_s = [(c.clip_start_ns / 1e9, c.clip_end_ns / 1e9) for c in captions]
     expected = [(0.0, 2.0), (2.0, 4.0), (4.0, 4.4)] if carry_over else [(0.0, 2.0), (2.1, 4.1), (4.2, 4.4)]
     assert times_s == expected

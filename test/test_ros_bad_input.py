@@ -181,7 +181,7 @@ def test_broken_images_are_counted(robot: Client) -> None:
 def test_bad_clicks_masks_and_detections_on_topics(active: tuple[Client, Process], robot: Client) -> None:
     process = active[1]
     robot.publisher(Point, "/image_mouse_left").publish(mouse(640, 3))
-    process.wait_for_log("[640.0, 3.0] lies outside the 64x48 image")
+    process.wait_for_log("[640.0, 3.0] is outside the 64x48 image")
     robot.publisher(Point, "/image_mouse_left").publish(mouse(NAN, 3))
     process.wait_for_log("/image_mouse_left ignored: points must be finite")
     robot.publisher(Image, "/prompt_mask").publish(mask_image(48, 64, 0))

@@ -128,8 +128,8 @@ def test_a_slow_decode_skips_clips_but_never_queues_more_than_one():
     assert [event.sequence for event in rig.heard.captions] == [0, 4]
     assert rig.heard.captions[1].clip_end_ns == ns(6.0)
     assert captions(rig)[1].endswith("<clip-en-r1f100c103c104")  # as known when it starts
-    skipped = [message for _, message in rig.heard.warnings if "is skipped" in message]
-    assert [message.split("caption ")[1].split(" is")[0] for message in skipped] == ["1", "2", "3"]
+    skipped = [message for _, message in rig.heard.warnings if "skipped caption" in message]
+    assert [message.split("caption ")[1].split(",")[0] for message in skipped] == ["1", "2", "3"]
 
 
 def test_a_clip_that_waits_behind_others_is_replaced_where_it_stands():

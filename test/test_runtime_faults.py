@@ -128,7 +128,7 @@ def test_a_region_the_model_cannot_track_is_lost_alone():
     rig.model.fault = fail_where("track", lambda memory: memory.number == 2)
     rig.frame(1.1)
     assert [region.state.name for region in rig.heard.frames[-1].regions] == ["TRACKED", "LOST", "TRACKED"]
-    assert "region 2 could not be tracked" in rig.heard.warnings[-1][1]
+    assert "region 2 cannot be tracked" in rig.heard.warnings[-1][1]
     rig.model.fault = None
     rig.frame(1.2)
     assert [region.state.name for region in rig.heard.frames[-1].regions] == ["TRACKED"] * 3

@@ -266,7 +266,7 @@ def test_regions_of_cameras_are_their_own():
     rig.engine.remove_region("a", 1)
     rig.frame(1.1, camera="b")
     assert rig.shown[-1] == [1]
-    with pytest.raises(InputError, match=r"there is no camera 'c'; there are: a, b"):
+    with pytest.raises(InputError, match=r"unknown camera 'c'; available: a, b"):
         rig.engine.submit_frame(make_frame(1.0, camera="c"))
     with pytest.raises(InputError, match="no camera"):
         rig.ask(click(), "c")

@@ -83,7 +83,7 @@ def test_the_queue_behind_running_decodes_is_bounded():
     handles = ask_one_by_one(rig, 7)
     assert [handle.future.done() for handle in handles] == [False] * 6 + [True]
     assert isinstance(error_of(handles[6]), CapacityError)
-    assert "2 requests are waiting and at most 2 may" in str(error_of(handles[6]))
+    assert "2 requests are waiting, the limit is 2" in str(error_of(handles[6]))
 
 
 def test_requests_in_the_workers_hands_count_as_waiting():

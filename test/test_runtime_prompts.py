@@ -118,7 +118,7 @@ def test_stamps_outside_the_history():
     error = error_of(rig.ask(click(), stamp_ns=ns(1.0)))
     assert isinstance(error, StaleFrameError)
     assert "5.000 s older than the newest" in str(error)
-    assert "reach back 2.000 s (3 frames)" in str(error)
+    assert "covers only 2.000 s (3 frames)" in str(error)
     assert "newer than the newest frame" in str(error_of(rig.ask(click(), stamp_ns=ns(7.0))))
     between = error_of(rig.ask(click(), stamp_ns=ns(4.6)))
     assert isinstance(between, StaleFrameError)
@@ -262,7 +262,7 @@ def test_a_removed_region_is_gone_from_the_next_frame_and_its_id_is_not_used_aga
     rig.region()
     rig.engine.submit_frame(make_frame(1.1))
     rig.engine.remove_region("front", 1)
-    with pytest.raises(UnknownRegionError, match=r"has no region 1; there are: none"):
+    with pytest.raises(UnknownRegionError, match=r"has no region 1; existing regions: none"):
         rig.engine.remove_region("front", 1)
     pending = rig.ask(region_id=1)
     rig.turn()

@@ -1,4 +1,4 @@
-"""Starts texts through the `TextGenerator` protocol and follows them by the order in which they were wanted."""
+"""Starts texts through the `TextGenerator` protocol and reports them by their place in the request."""
 
 from __future__ import annotations
 

@@ -58,7 +58,9 @@ class PerceiverConfig:
             return replace(cls(**values), input=side)
         except (AttributeError, TypeError, ValueError) as error:
             allowed = ", ".join(each.value for each in PerceiverInput)
-            raise CheckpointError(f"config.json, mm_perceiver: {error}; input is one of {allowed}") from error
+            raise CheckpointError(
+                f"config.json, mm_perceiver: {error}; input must be one of {allowed}"
+            ) from error
 
     def as_json(self) -> dict[str, Any]:
         """For config.json."""
@@ -128,15 +130,17 @@ def sam2_config(name_or_path: str | Path) -> dict[str, Any]:
 
         path = Path(sam2.__file__).parent / "configs" / f"{name_or_path}.yaml"
     if not path.is_file():
-        raise ModelNotFoundError(f"no SAM 2 configuration {name_or_path}: no such file, none in package sam2")
+        raise ModelNotFoundError(
+            f"SAM 2 configuration {name_or_path} not found, neither as a file nor in package sam2"
+        )
     try:
         # OmegaConf reads "1e-6" as a number, plain YAML 1.1 does not.
         loaded = OmegaConf.to_container(OmegaConf.load(path))
         config = loaded.get("model") if isinstance(loaded, dict) else None
     except (YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is no SAM 2 configuration: {error}") from error
+        raise CheckpointError(f"{path} is not a SAM 2 configuration: {error}") from error
     if not isinstance(config, dict) or "_target_" not in config:
-        raise CheckpointError(f"{path} is no SAM 2 configuration: its 'model' names no class to build")
+        raise CheckpointError(f"{path} is not a SAM 2 configuration: 'model' has no _target_")
     _check_targets(config, path)
     return {str(key): value for key, value in config.items()} | PAM_SAM2_FLAGS
 

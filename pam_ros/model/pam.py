@@ -25,7 +25,7 @@ from pam_ros.model.vision.memory_bank import RegionMemory
 from pam_ros.model.vision.segmenter import Segmenter
 from pam_ros.records import Prompt
 
-REFERENCE_WINDOW = 4096  # Qwen2's default where config.json is silent
+REFERENCE_WINDOW = 4096  # Qwen2's default if config.json has none
 # Keys of a config.json that are PAM's own, are dealt with here, or say how the file came about.
 NOT_QWEN2 = (
     "mm_",
@@ -139,7 +139,7 @@ class Pam(nn.Module):
     def track(self, features: FrameFeatures, memories: Sequence[RegionMemory]) -> list[Observation]:
         """Finds every remembered region in the next frame, as one batch. PromptError for an empty memory."""
         if any(memory.is_empty for memory in memories):
-            raise PromptError("a region is tracked after it was prompted, not before")
+            raise PromptError("the region has no memory yet; prompt it before tracking")
         return self.segmenter.track(features, memories)
 
     # ---- embeddings
@@ -179,7 +179,7 @@ def attention_window(config: Mapping[str, Any]) -> int | None:
     """How far back a row attends, itself included.
 
     The reference's attention applies `sliding_window` whatever `use_sliding_window` says, keeps one row
-    more than its name promises, and takes 4096 where config.json does not name it. Official checkpoints
+    more than its name promises, and takes 4096 if config.json has none. Official checkpoints
     name a window longer than any prompt, so it shows on fixtures only.
     """
     window = config.get("sliding_window", REFERENCE_WINDOW)

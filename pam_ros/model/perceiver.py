@@ -26,7 +26,7 @@ class SemanticPerceiver(nn.Module):
         """Raises ValueError if `heads` does not divide the inner width of every attention."""
         super().__init__()
         if width // ATTENTION_SHRINK % heads or width % heads:
-            raise ValueError(f"{heads} heads do not divide the attention's width {width // ATTENTION_SHRINK}")
+            raise ValueError(f"attention width {width // ATTENTION_SHRINK} is not divisible by {heads} heads")
         self.width = width
         self.pe_layer = PositionEmbeddingRandom(width // 2)
         self.sem_tokens = nn.Embedding(semantic_tokens, width)

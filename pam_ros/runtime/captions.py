@@ -206,8 +206,8 @@ class Captions:
         if skipped is not None:
             self._reporter.listener.on_warning(
                 job.camera,
-                f"region {job.region_id}: caption {skipped.sequence} is skipped, generating captions takes "
-                f"longer than the caption period of {self.options.caption_period_s} s",
+                f"region {job.region_id}: skipped caption {skipped.sequence}, because generation takes "
+                f"longer than the caption period ({self.options.caption_period_s} s); raise it",
             )
 
     def _job(

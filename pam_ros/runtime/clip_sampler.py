@@ -1,4 +1,4 @@
-"""Which frames of a stream a clip keeps, and when it ends: the one rule for node, command line and evaluation."""
+"""Which frames of a stream enter a clip, and when it ends: one rule for node, files and evaluation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ EARLY_NS = 20_000_000
 
 
 def planned_instants(start: float, period: float, max_frames: int) -> NDArray[np.float64]:
-    """The instants at which a clip wants a frame, `start + k * period / (max_frames - 1)`, k = 0 … max_frames - 1.
+    """The instants at which a clip wants a frame, in the unit of `start` and `period`.
 
-    The first is the clip's start, the last its decode timestamp. In the unit of `start` and `period`.
+    `start + k * period / (max_frames - 1)` for k = 0 … max_frames - 1: the first is the clip's start, the
+    last its decode timestamp.
     """
     steps = np.arange(max_frames, dtype=np.float64)
     return np.asarray(start + steps * (period / max(max_frames - 1, 1)))

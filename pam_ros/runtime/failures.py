@@ -43,7 +43,7 @@ class FaultLog:
         if isinstance(error, PamError):
             return error
         self.add(place, error)
-        return InferenceError(f"{place} failed: {type(error).__name__}: {error}. The log has the details")
+        return InferenceError(f"{place} failed: {type(error).__name__}: {error}; the log has the traceback")
 
     def batched(
         self, place: str, call: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]

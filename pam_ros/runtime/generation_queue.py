@@ -195,7 +195,7 @@ class GenerationQueue:
             self._retry_alone([job_id], error)
 
     def _retry_alone(self, job_ids: Sequence[int], error: PamError) -> None:
-        """After a failed step it is not known whose fault it was: each job of the batch runs once more, alone."""
+        """After a failed step the job at fault is unknown: each job of the batch runs once more, alone."""
         again: dict[int, Job] = {}
         for job_id in job_ids:
             alone = self._running[job_id].batch_size == 1

@@ -336,7 +336,7 @@ class Inbox:
         try:
             return self._cameras[name]
         except KeyError:
-            raise InputError(f"there is no camera {name!r}; there are: {', '.join(self._cameras)}") from None
+            raise InputError(f"unknown camera {name!r}; available: {', '.join(self._cameras)}") from None
 
     def _pending(self) -> int:
         waiting = sum(len(camera.requests) + len(camera.captions) for camera in self._cameras.values())
@@ -344,24 +344,25 @@ class Inbox:
 
     def _admit(self) -> None:
         if not self._active:
-            raise NotActiveError("the engine is not active; activate the manager and try again")
+            raise NotActiveError("the engine is not active; activate the manager, then try again")
         queued = self._pending() + self._queued_elsewhere()
-        if queued >= self._options.max_queued_requests:
-            raise CapacityError(
-                f"{queued} requests are waiting and at most {self._options.max_queued_requests} may; try again later"
-            )
+        limit = self._options.max_queued_requests
+        if queued >= limit:
+            raise CapacityError(f"{queued} requests are waiting, the limit is {limit}; try again later")
 
     def _check_live(self, name: str, region_id: int) -> None:
         live = self._cameras[name].live
         if region_id not in live:
             known = ", ".join(map(str, sorted(live))) or "none"
-            raise UnknownRegionError(f"camera {name!r} has no region {region_id}; there are: {known}")
+            raise UnknownRegionError(f"camera {name!r} has no region {region_id}; existing regions: {known}")
 
     def _match(self, name: str, stamp_ns: int | None) -> Frame | None:
         """The kept frame nearest to the stamp; None stands for the newest at the time of processing."""
         ring = self._cameras[name].ring
         if not ring:
-            raise NoFrameError(f"no frame has arrived from camera {name!r} yet; is its publisher running?")
+            raise NoFrameError(
+                f"no frame has arrived from camera {name!r} yet; check that its publisher is running"
+            )
         if stamp_ns is None:
             return None
         frame = min(ring, key=lambda each: abs(each.stamp_ns - stamp_ns))
@@ -372,8 +373,8 @@ class Inbox:
         oldest_s, asked_s = ((ring[-1].stamp_ns - each) / 1e9 for each in (ring[0].stamp_ns, stamp_ns))
         if frame is ring[0] and off_s < 0:
             raise StaleFrameError(
-                f"the prompt's frame is {asked_s:.3f} s older than the newest; kept frames reach back "
-                f"{oldest_s:.3f} s ({len(ring)} frames). Send prompts sooner, or raise the frame history"
+                f"the prompt's frame is {asked_s:.3f} s older than the newest, but the history covers only "
+                f"{oldest_s:.3f} s ({len(ring)} frames); send prompts sooner or raise frames.history"
             )
         where = (
             "newer than the newest frame"
@@ -381,8 +382,8 @@ class Inbox:
             else "away from the nearest frame"
         )
         raise StaleFrameError(
-            f"the prompt's stamp is {abs(off_s):.3f} s {where}; up to {tolerance_s} s is allowed. "
-            "Use the stamp of an image"
+            f"the prompt's stamp is {abs(off_s):.3f} s {where}; at most {tolerance_s} s is allowed. "
+            "Copy the stamp of the prompted image"
         )
 
     def _take_camera(self, name: str) -> Work:

@@ -92,7 +92,7 @@ class Masks:
         for track, result in zip(tracks, results, strict=True):
             if isinstance(result, PamError):
                 track.miss(frame.stamp_ns)
-                failed = f"region {track.region_id} could not be tracked: {result}"
+                failed = f"region {track.region_id} cannot be tracked: {result}"
             else:
                 track.observe(TrackObservation(result, frame.stamp_ns, frame.frame_id, camera.arrived_s))
         if failed:

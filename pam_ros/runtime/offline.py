@@ -1,4 +1,4 @@
-"""Files instead of a camera: the engine without a thread, so that every frame is processed and none is dropped.
+"""Files instead of a camera: the engine without a thread, so that no frame is dropped.
 
 Sampling of clips, tracking, prompts and texts are the node's own.
 """
@@ -72,8 +72,8 @@ def caption_video(
 ) -> Iterator[VideoStep]:
     """Tracks regions prompted on the first frame and captions them every `every_s` seconds, as the node does.
 
-    The clip that is open at the end of the video is captioned too. Raises PromptError for a prompt outside the
-    first frame, InputError for an option outside its range. A caption that fails is a warning of its step.
+    The clip that is open at the end of the video is captioned too. Raises PromptError for a prompt outside
+    the first frame, InputError for an option outside its range. A failed caption is a warning of its step.
     """
     options = _options(
         prompts,

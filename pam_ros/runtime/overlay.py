@@ -79,7 +79,7 @@ def region_colour(region_id: int) -> tuple[int, int, int]:
 
 
 def font_hint(texts: Iterable[str], style: OverlayStyle) -> str:
-    """What to install where the font lacks characters of these texts; empty where it has them all."""
+    """What to install if the font lacks characters of these texts; empty if it has them all."""
     font = _font(style.font_file, 16)
     if all(_drawable(text, font) == text for text in texts):
         return ""
@@ -90,7 +90,7 @@ def font_hint(texts: Iterable[str], style: OverlayStyle) -> str:
 
 
 def check_font_file(font_file: str) -> None:
-    """Raises ValueError where `OverlayStyle.font_file` could not be drawn with."""
+    """Raises ValueError if `OverlayStyle.font_file` cannot be used."""
     _font(font_file, 16)
 
 
@@ -190,7 +190,7 @@ def _wrap(text: str, font: Font, width_px: int) -> list[str]:
 
 
 def _pieces(word: str, font: Font, width_px: int) -> list[str]:
-    """The word, cut where it is wider than a line; at least one character a piece."""
+    """The word, split if it is wider than a line; at least one character a piece."""
     pieces = [""]
     for char in word:
         if pieces[-1] and font.getlength(pieces[-1] + char) > width_px:
@@ -240,5 +240,5 @@ def _system_fonts() -> tuple[Path, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _has_glyph(font: Font, char: str) -> bool:
-    """False where the font draws the character as it draws one that does not exist."""
+    """False if the font draws the character as it draws one that does not exist."""
     return bytes(font.getmask(char)) != bytes(font.getmask("\uffff"))

@@ -63,7 +63,7 @@ class Worker:
             self._thread = None
 
     def turn(self) -> bool:
-        """A waiting frame first, then texts: one step, or more until their fraction of the frame's time is over.
+        """A waiting frame first, then texts: one step, or more until their fraction of its time is over.
 
         So masks are delayed by that fraction or one step at most, and texts make progress even if frames
         arrive faster than they can be processed. Returns False if there was nothing to do.

@@ -81,7 +81,7 @@ def load_model(
     Nothing is downloaded here: `pam fetch` does that.
 
     Args:
-        device: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, …
+        device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, …
         dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32`, `bfloat16`, `float16`.
         sam2: SAM 2's weights, where they are not in the model's folder.
         memory_limit_gib: at most this much memory may be used; 0 = what is free.
@@ -152,7 +152,7 @@ def find_files(name_or_path: str, sam2: Path | None) -> ModelFiles:
     root, folder = folder, _with_config(folder)
     weights = tuple(sorted(folder.glob("*.safetensors")))
     if not weights:
-        raise ModelNotFoundError(f"{folder} holds no *.safetensors file")
+        raise ModelNotFoundError(f"no *.safetensors file in {folder}")
     own = folder / "sam2.yaml"
     return ModelFiles(
         folder=folder,
@@ -167,13 +167,10 @@ def _no_model(name_or_path: str, names: tuple[str, ...], hub_ids: tuple[str, ...
     """Why nothing of this name can be loaded; what looks like `owner/name` may be meant as a hub id."""
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name_or_path):
         return (
-            f"{name_or_path} is not on this disk: no such folder, and no hub id that `pam fetch` knows; "
-            f"it knows {', '.join(hub_ids)}. Other models: download them, then give their folder"
+            f"{name_or_path} is neither a folder nor a hub id that `pam fetch` knows ({', '.join(hub_ids)}); "
+            "download other models yourself and give their folder"
         )
-    return (
-        f"no model {name_or_path!r}: not one of {', '.join(names)}, and no such folder; "
-        "give a name, a hub id or a folder"
-    )
+    return f"unknown model {name_or_path!r}; give one of {', '.join(names)}, a hub id or a folder"
 
 
 def _hub_folder(hub_id: str, name: str) -> Path:
@@ -181,7 +178,9 @@ def _hub_folder(hub_id: str, name: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, local_files_only=True))
     except (LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ModelNotFoundError(f"{hub_id} is not on this disk; get it with: pam fetch {name}") from error
+        raise ModelNotFoundError(
+            f"{hub_id} is not on this disk; download it with: pam fetch {name}"
+        ) from error
 
 
 def _with_config(folder: Path) -> Path:
@@ -189,7 +188,7 @@ def _with_config(folder: Path) -> Path:
     for candidate in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
         if (candidate / "config.json").is_file():
             return candidate
-    raise ModelNotFoundError(f"{folder} holds no config.json, nor does a folder in it")
+    raise ModelNotFoundError(f"no config.json in {folder} or its subfolders")
 
 
 def _find_sam2(
@@ -200,7 +199,9 @@ def _find_sam2(
         raise ModelNotFoundError(f"no SAM 2 weights at {given}")
     if description is not None and description.folder is not None:  # bundled: one file holds everything
         if given is not None:
-            raise CheckpointError(f"{description.name} has its own SAM 2; load it without {given}")
+            raise CheckpointError(
+                f"{description.name} includes its SAM 2 weights; do not give others ({given})"
+            )
         return None
     if given is not None:
         return given
@@ -214,7 +215,7 @@ def _find_sam2(
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json. Raises CheckpointError where it is not PAM's."""
+    """config.json. Raises CheckpointError if it is not PAM's."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -222,10 +223,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(config, dict) or config.get("model_type") != "llava_qwen":
         found = config.get("model_type") if isinstance(config, dict) else config
-        raise CheckpointError(f"{path} is of model_type {found!r}; PAM's is 'llava_qwen'")
+        raise CheckpointError(f"{path} has model_type {found!r}; PAM needs 'llava_qwen'")
     missing = [key for key in ("vocab_size", "hidden_size", "num_hidden_layers") if key not in config]
     if missing:
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}")
+        raise CheckpointError(f"{path}: missing keys {', '.join(missing)}")
     return config
 
 
@@ -254,8 +255,8 @@ def _loaded(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, tell
     shapes = {name: shape for path in files.weights for name, shape in shapes_of(path).items()}
     if files.sam2_weights is None and not any(name.startswith(VISION_TOWER) for name in shapes):
         raise ModelNotFoundError(
-            f"{files.folder} holds no SAM 2 weights (neither sam2*.pt nor {VISION_TOWER}* tensors); "
-            "put sam2.1_hiera_large.pt beside config.json or name the file"
+            f"no SAM 2 weights in {files.folder} (neither sam2*.pt nor {VISION_TOWER}* tensors); "
+            "put sam2.1_hiera_large.pt beside config.json or give its path"
         )
     _fit_vocabulary(config, shapes, tokenizer)
     with torch.random.fork_rng(devices=[]), no_init_weights():  # not everything is left uninitialised
@@ -278,14 +279,14 @@ def architecture_of(config: Mapping[str, Any], sam2: Mapping[str, Any]) -> Archi
 
 
 def _build(files: ModelFiles, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> Pam:
-    """A folder's description → modules. Raises CheckpointError where no model can be built from it."""
+    """A folder's description → modules. Raises CheckpointError if no model can be built from it."""
     architecture = architecture_of(config, sam2_config(files.sam2_architecture))
     try:
         return Pam(architecture, tokenizer)
     except PamError:
         raise
     except Exception as error:  # whatever a stranger's numbers break
-        raise CheckpointError(f"{files.folder}: its configuration cannot be built: {error}") from error
+        raise CheckpointError(f"{files.folder}: cannot build the model from config.json: {error}") from error
 
 
 def _fill(model: Pam, files: ModelFiles, *, tied: bool, tell: Progress) -> None:
@@ -316,7 +317,7 @@ def _fit_vocabulary(
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """The folder's tokenizer; None where there is none (then only token ids can be fed)."""
+    """The folder's tokenizer; None if it has none (then only token ids can be fed)."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         return None
     # The folder's config.json is PAM's, not one that transformers knows; the tokenizer needs none of it.
@@ -325,7 +326,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
             str(folder), config=Qwen2Config(), local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # the package raises whatever its parsers do
-        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
+        raise CheckpointError(f"cannot read the tokenizer in {folder}: {error}") from error
     return tokenizer
 
 

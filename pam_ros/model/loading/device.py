@@ -24,21 +24,22 @@ def parse_device(name: str) -> torch.device:
         device = None
     known = device is not None and (str(device) in present or (name == "cuda" and len(present) > 1))
     if device is None or not known:
-        raise DeviceError(f"unknown device {name!r}; this machine has: auto, {', '.join(present)}")
+        raise DeviceError(f"unknown device {name!r}; available: auto, {', '.join(present)}")
     return device
 
 
 def _check_cuda(name: str) -> None:
-    """Raises DeviceError, saying where to look, where torch sees no GPU at all."""
+    """Raises DeviceError, which says what to check, if torch finds no GPU."""
     if torch.cuda.is_available():
         return
     if torch.version.cuda is None and torch.version.hip is None:
-        why = f"torch {torch.__version__} is built for CPUs only; install a build with CUDA."
+        why = f"torch {torch.__version__} is a CPU-only build: install a CUDA build"
     else:
         why = (
-            f"torch {torch.__version__} could use one; does nvidia-smi list it, and is its driver new enough?"
+            f"torch {torch.__version__} supports CUDA: check that nvidia-smi lists the GPU "
+            "and that its driver is recent"
         )
-    raise DeviceError(f"device {name!r}: torch sees no CUDA GPU. {why} Or take device cpu, or auto")
+    raise DeviceError(f"device {name!r}: torch finds no CUDA GPU. {why}, or use device cpu or auto")
 
 
 def parse_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -60,8 +61,8 @@ def check_memory(name: str, needed_gib: float, device: torch.device, limit_gib: 
     else:
         free = psutil.virtual_memory().available / GIB
     if needed_gib > (min(free, limit_gib) if limit_gib > 0 else free):
-        limit = f", of which {limit_gib:.2f} GiB may be used" if limit_gib > 0 else ""
+        limit = f" (memory_limit_gib allows {limit_gib:.2f})" if limit_gib > 0 else ""
         raise MemoryLimitError(
-            f"{name} needs {needed_gib:.2f} GiB on {device}, {free:.2f} GiB are free{limit}; "
-            "use a smaller model or another device, or free memory"
+            f"{name} needs {needed_gib:.2f} GiB on {device} but only {free:.2f} GiB are free{limit}; "
+            "use a smaller model, another device, or free memory"
         )

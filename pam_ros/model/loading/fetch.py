@@ -22,10 +22,10 @@ def fetch_model(name: str) -> Iterator[str]:
     """
     described = list_models()
     if name not in described:
-        raise ModelNotFoundError(f"no model {name!r}; there are: {', '.join(described)}")
+        raise ModelNotFoundError(f"unknown model {name!r}; available: {', '.join(described)}")
     description = described[name]
     if description.hub is None:
-        yield f"{name} ships with this package: nothing to download"
+        yield f"{name} is bundled with this package; nothing to download"
         return
     yield f"licence: {description.licence}"
     try:
@@ -34,16 +34,18 @@ def fetch_model(name: str) -> Iterator[str]:
         if description.sam2 is not None:
             path = Path(hf_hub_download(description.sam2.hub_id, description.sam2.pattern))
             check_file(path, description.sam2)
-            yield f"SAM 2: {path} (checksum agrees)"
+            yield f"SAM 2: {path} (checksum verified)"
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelNotFoundError(f"{name} could not be downloaded: {error}") from error
+        raise ModelNotFoundError(f"cannot download {name}: {error}") from error
 
 
 def check_file(path: Path, expected: HubFile) -> None:
-    """Raises CheckpointError where size or SHA-256 differ from what the description promises."""
+    """Raises CheckpointError if size or SHA-256 differ from the description."""
     size = path.stat().st_size
     if expected.bytes is not None and size != expected.bytes:
-        raise CheckpointError(f"{path} has {size} bytes, not {expected.bytes}; delete it and fetch again")
+        raise CheckpointError(
+            f"{path} has {size} bytes, expected {expected.bytes}; delete it and run pam fetch again"
+        )
     if expected.sha256 is None:
         return
     digest = hashlib.sha256()
@@ -52,4 +54,6 @@ def check_file(path: Path, expected: HubFile) -> None:
             digest.update(block)
     if digest.hexdigest() != expected.sha256:
         found = digest.hexdigest()
-        raise CheckpointError(f"{path} has SHA-256 {found}, not {expected.sha256}; delete it and fetch again")
+        raise CheckpointError(
+            f"{path} has SHA-256 {found}, expected {expected.sha256}; delete it and run pam fetch again"
+        )

@@ -60,7 +60,7 @@ class Filling:
 
     @torch.no_grad()
     def take(self, ours: str, tensor: Tensor, *, source: str) -> None:
-        """Copies one tensor to where it belongs, in that place's dtype and on its device."""
+        """Copies one tensor into the model, in the dtype and on the device of its parameter."""
         if ours == self._ignored:
             return
         slot = self._slots.get(ours)
@@ -77,7 +77,7 @@ class Filling:
         problems = {
             "missing": sorted(map(official_name, self._left)),
             "unexpected": sorted(self._unexpected),
-            "of another shape": sorted(self._misshaped),
+            "with a different shape": sorted(self._misshaped),
         }
         lines = [f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names]
         if lines:
@@ -93,7 +93,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read, is it truncated? ({error})") from error
+        raise CheckpointError(f"cannot read {path} ({error}); the file may be truncated") from error
 
 
 def read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -103,7 +103,7 @@ def read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
             for name in file.keys():  # noqa: SIM118 (no mapping)
                 yield name, file.get_tensor(name)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read, is it truncated? ({error})") from error
+        raise CheckpointError(f"cannot read {path} ({error}); the file may be truncated") from error
 
 
 def read_pt(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -111,8 +111,8 @@ def read_pt(path: Path) -> Iterator[tuple[str, Tensor]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read, is it truncated? ({error})") from error
+        raise CheckpointError(f"cannot read {path} ({error}); the file may be truncated") from error
     tensors = content.get("model") if isinstance(content, Mapping) else None
     if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise CheckpointError(f"{path} holds no tensors under 'model'; SAM 2's files do")
+        raise CheckpointError(f"{path} has no tensors under 'model'; it is not a SAM 2 checkpoint")
     yield from tensors.items()

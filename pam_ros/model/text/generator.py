@@ -125,8 +125,9 @@ class InProcessGenerator:
         room = self._language.context_length - prompt_length - len(suffix)
         if room < 1:
             raise CapacityError(
-                f"the prompt needs {prompt_length + len(suffix)} tokens and one for the answer, the model "
-                f"takes {self._language.context_length}; use fewer frames or a shorter previous caption"
+                f"the prompt has {prompt_length + len(suffix)} tokens and leaves no room for an answer "
+                f"(context length {self._language.context_length}); "
+                "use fewer frames or a shorter previous caption"
             )
         return TextSequence(
             text_id=next(self._ids),

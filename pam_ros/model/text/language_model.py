@@ -56,7 +56,7 @@ class LanguageModel(nn.Module):
         return embeddings
 
     def mask(self, queries: Tensor, keys: Tensor, *, padded: bool = False) -> Tensor | None:
-        """Positions of queries (N, L) and keys (N, K) → attention mask (N, 1, L, K) bool; None = plain causal.
+        """Positions of queries (N, L) and keys (N, K) → attention mask (N, 1, L, K); None = plain causal.
 
         By position, not by index: padding within a sequence does not move its window.
         """

@@ -181,7 +181,7 @@ class Segmenter(nn.Module):
         """Segments small regions once more in crops of their frames, as one batch; leaves others as they are.
 
         Each crop is prompted by the box of the region's mask, or by the region's prompt if one is given.
-        Memory does not change: tracking continues on the whole frame. Does nothing without `crop_small_regions`.
+        Memory does not change: tracking continues on whole frames. Does nothing without `crop_small_regions`.
         """
         given = [None] * len(observations) if prompts is None else prompts
         crops = {
