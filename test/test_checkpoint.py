@@ -229,11 +229,11 @@ def test_bfloat16_keeps_positions_and_prompt_embeddings_exact(
 
 def answers(pam: Pam) -> list[str]:
     (observation,) = pam.segment(pam.encode(picture()), [click()], [pam.new_memory()])
-    rows = tuple(pam.embeddings([observation], stride=FIRST_FRAME_STRIDE))
-    decode = TextRun(pam, [Wanted(rows, task, Language.EN, max_new_tokens=6) for task in IMAGE_TASKS])
-    texts = {delta.index: delta.text for _ in range(40) for delta in decode.step()}
-    assert decode.done
-    return [texts[i] for i in range(len(IMAGE_TASKS))]
+    embeddings = tuple(pam.embeddings([observation], stride=FIRST_FRAME_STRIDE))
+    texts = TextRun(
+        pam, [Wanted(embeddings, task, Language.EN, max_new_tokens=6) for task in IMAGE_TASKS]
+    ).finish()
+    return [texts[i][-1].text for i in range(len(IMAGE_TASKS))]
 
 
 @pytest.mark.parametrize("tied", [True, False])

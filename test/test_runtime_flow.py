@@ -268,7 +268,7 @@ def test_regions_of_cameras_are_their_own():
     assert rig.shown[-1] == [1]
     with pytest.raises(InputError, match=r"unknown camera 'c'; available: a, b"):
         rig.engine.submit_frame(make_frame(1.0, camera="c"))
-    with pytest.raises(InputError, match="no camera"):
+    with pytest.raises(InputError, match="unknown camera"):
         rig.ask(click(), "c")
 
 
