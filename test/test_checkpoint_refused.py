@@ -210,7 +210,7 @@ def test_a_sam2_yaml_of_a_submodule_or_another_data_flow(tmp_path: Path, tensors
     ):
         (tmp_path / "sam2.yaml").write_text(yaml.safe_dump({"model": config}), encoding="utf-8")
         refused(tmp_path, words)
-    with pytest.raises(ModelNotFoundError, match="no SAM 2 configuration nowhere"):
+    with pytest.raises(ModelNotFoundError, match="SAM 2 configuration nowhere not found"):
         sam2_config("nowhere")
 
 

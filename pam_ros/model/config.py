@@ -1,4 +1,4 @@
-"""Architecture dataclasses, and the model descriptions of models/*.yaml."""
+"""Architecture dataclasses, and the model descriptions in models/*.yaml."""
 
 from __future__ import annotations
 

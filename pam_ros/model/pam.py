@@ -176,9 +176,9 @@ class Pam(nn.Module):
 
 
 def attention_window(config: Mapping[str, Any]) -> int | None:
-    """How far back a row attends, itself included.
+    """How many tokens back a token attends, itself included.
 
-    The reference's attention applies `sliding_window` whatever `use_sliding_window` says, keeps one row
+    The reference's attention applies `sliding_window` whatever `use_sliding_window` says, keeps one token
     more than its name promises, and takes 4096 if config.json has none. Official checkpoints
     name a window longer than any prompt, so it shows on fixtures only.
     """

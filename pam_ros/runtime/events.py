@@ -97,4 +97,4 @@ class Listener(Protocol):
         """A rolling caption (streaming, or asked for with `caption_now`) grew or ended."""
 
     def on_warning(self, camera: str, message: str) -> None:
-        """Something a person should know that no caller waits for: a detection refused, a region given up."""
+        """A problem that no caller waits for: a detection was rejected, a region was removed."""

@@ -58,24 +58,23 @@ class Masks:
             return []
         if frame is not camera.frame:
             requests = self._go_back(camera, features, requests)
-        shown: list[PromptResult] = []
+        results: list[PromptResult] = []
         while requests:
-            now, requests = _once_per_region(
-                requests
-            )  # a second click on a region refines what the first one gave
+            # A second click on a region refines the result of the first one.
+            now, requests = _once_per_region(requests)
             items = [(_prompt(request), self._memory(camera, request)) for request in now]
-            results = self._faults.batched("segmenting", partial(self._segment_batch, features), items)
-            for request, result in zip(now, results, strict=True):
-                one = self._show(camera, frame, request, result)
-                shown += [one] if one is not None else []
-        return shown
+            segmented = self._faults.batched("segmenting", partial(self._segment_batch, features), items)
+            for request, found in zip(now, segmented, strict=True):
+                result = self._result_of(camera, frame, request, found)
+                results += [result] if result is not None else []
+        return results
 
     def segment_image(self, request: Request) -> PromptResult | None:
         """A prompt on a caller's own image; the region is not kept."""
         scratch = CameraTracks(name=request.camera)
         assert request.frame is not None
-        shown = self.segment(scratch, request.frame, [request])
-        return shown[0] if shown else None
+        results = self.segment(scratch, request.frame, [request])
+        return results[0] if results else None
 
     def track(self, camera: CameraTracks, tracks: Sequence[Track]) -> None:
         """Looks for regions in the camera's frame, as one batch."""
@@ -195,7 +194,7 @@ class Masks:
 
     # After the model
 
-    def _show(
+    def _result_of(
         self,
         camera: CameraTracks,
         frame: Frame,

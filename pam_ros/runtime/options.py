@@ -1,4 +1,4 @@
-"""How the runtime behaves: every number once, with default, unit and range."""
+"""The runtime's options, each with default, unit and range."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ class EngineOptions:
     """Raises ValueError naming the value and its range.
 
     Attributes:
-        max_regions: regions per camera, 1..256; a prompt for one more is refused.
+        max_regions: regions per camera, 1..256; a prompt for one more is rejected.
         frame_history: recent frames kept per camera so that stamped prompts find theirs, 1..300.
         stamp_tolerance_s: how far a prompt's stamp may be from a kept frame's, seconds, 0..10.
         lost_timeout_s: a region lost longer (in stream time) is removed, seconds, above 0.
-        detection_iou: a detection whose box overlaps a region's more than this is that region, 0..1.
+        detection_iou: a detection matches a region if the IoU of their boxes is above this, 0..1.
         max_new_tokens: longest text, tokens, 1..4096.
-        text_time_fraction: how long texts are decoded after each frame, as a part of the frame's time, 0..1;
-            at least one step is done.
-        max_queued_requests: requests that may wait, 1..1024; more are refused.
+        text_time_fraction: how long texts are generated after each frame, as a fraction of the time that the
+            frame took, 0..1; at least one step is done.
+        max_queued_requests: requests that may wait, 1..1024; more are rejected.
         streaming: rolling captions of every region.
         caption_period_s: length of a rolling clip in stream time, seconds, 0.1..3600.
         caption_language: of rolling captions.
-        carry_over: a clip's last frame, at the density of first frames, starts the next clip (paper,
-            section 3.1); False carries the previous caption only, as the reference implementation does.
-        clip_frames: most frames of a clip, its first at fine density, 1..64.
+        carry_over: a clip's last frame, at first-frame density, starts the next clip (paper, section 3.1);
+            False carries only the previous caption, as the reference implementation does.
+        clip_frames: most frames of a clip, 1..64; the first at first-frame density.
     """
 
     max_regions: int = 16

@@ -1,4 +1,4 @@
-"""The picture for people: masks, contours, boxes, ids, labels and captions drawn over a frame.
+"""Draws masks, contours, boxes, ids, labels and captions over a frame.
 
 Pictures are `(H, W, 3)` uint8 RGB; coordinates are `(x, y)` pixels of the frame.
 """
@@ -27,7 +27,7 @@ _FONT_FOLDERS = (
     "/usr/share/fonts",
     "/System/Library/Fonts",
 )
-_CHINESE_FONTS = (  # beginnings of file names, best first; weights that are no Regular sort behind
+_CHINESE_FONTS = (  # beginnings of file names, best first; other weights than Regular come last
     "NotoSansCJK-Regular", "NotoSansCJKsc-Regular", "NotoSansSC", "SourceHanSans", "wqy-microhei",
     "wqy-zenhei", "DroidSansFallback", "NotoSansCJK", "NotoSerifCJK", "uming", "ukai", "PingFang", "STHeiti",
     "Arial Unicode",
@@ -35,18 +35,18 @@ _CHINESE_FONTS = (  # beginnings of file names, best first; weights that are no 
 _LATIN_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular", "LiberationSans-Regular", "Ubuntu-R")
 _CHINESE_SAMPLE = "中"
 _CAPTION_LINES = 4  # most lines of a caption
-_WIDEST_LINE = 0.45  # as a share of the picture's width
+_WIDEST_LINE = 0.45  # fraction of the picture's width
 
 
 @dataclass(frozen=True, slots=True)
 class OverlayStyle:
-    """How it looks.
+    """Opacity, texts and font.
 
     Attributes:
         opacity: of the tint over masks, 0..1.
         texts: write ids, labels and captions.
-        font_px: height of the letters, pixels; 0 = by the picture's height.
-        font_file: TrueType or OpenType file; empty = the system's best font with Chinese characters.
+        font_px: height of the letters in pixels; 0 scales them with the picture's height.
+        font_file: TrueType or OpenType file; empty selects an installed font, with Chinese characters if there is one.
     """
 
     opacity: float = 0.45
@@ -62,7 +62,7 @@ def draw_overlay(
     captions: Mapping[int, str] | None = None,
     style: OverlayStyle | None = None,
 ) -> NDArray[np.uint8]:
-    """A new picture: every region drawn over `image`; `captions` says what to write beside a region id."""
+    """A new picture with every region drawn over `image`; `captions` are texts by region id."""
     style = style or OverlayStyle()
     canvas = image.copy()
     visible = [region for region in regions if region.state is RegionState.TRACKED and region.mask.size]
@@ -84,8 +84,8 @@ def font_hint(texts: Iterable[str], style: OverlayStyle) -> str:
     if all(_drawable(text, font) == text for text in texts):
         return ""
     return (
-        "the overlay leaves out characters its font does not have; for Chinese install a font "
-        "(Debian, Ubuntu: apt install fonts-wqy-microhei) or name one in the parameter overlay.font_file"
+        "the overlay font lacks some characters; for Chinese install a font "
+        "(Debian, Ubuntu: apt install fonts-wqy-microhei) or set the parameter overlay.font_file"
     )
 
 

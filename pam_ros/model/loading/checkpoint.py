@@ -1,4 +1,4 @@
-"""Checkpoints: finds a model's files, builds and fills it; `load_model` and `save_model`.
+"""Finds, builds and fills models: `load_model`, `save_model`.
 
 A model folder holds, at its top or in a subfolder of the model's name:
 
@@ -8,7 +8,7 @@ A model folder holds, at its top or in a subfolder of the model's name:
     sam2.yaml           SAM 2's architecture; absent in official checkpoints, which use sam2.1_hiera_l
     sam2*.pt            SAM 2's weights, unless the safetensors hold them under model.vision_tower.
 
-Ours (pam-tiny) is the same layout with `sam2.yaml` and everything in one safetensors file.
+`save_model` writes the same layout, with `sam2.yaml` and everything in one safetensors file.
 """
 
 from __future__ import annotations
@@ -85,25 +85,25 @@ def load_model(
         dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32`, `bfloat16`, `float16`.
         sam2: SAM 2's weights, where they are not in the model's folder.
         memory_limit_gib: at most this much memory may be used; 0 = what is free.
-        progress: told what is being done, a line at a time.
+        progress: called with a line for each step.
 
     Raises ModelNotFoundError, CheckpointError, DeviceError or MemoryLimitError, which name the cause.
     """
-    tell = progress or (lambda line: None)
+    report = progress or (lambda line: None)
     target = parse_device(device)
     kind = parse_dtype(dtype, target)
     files = find_files(name_or_path, None if sam2 is None else Path(sam2))
     check_memory(files.folder.name, needed_gib(files, kind), target, memory_limit_gib)
-    tell(f"building {name_or_path} on {target} in {str(kind).removeprefix('torch.')}")
+    report(f"building {name_or_path} on {target} in {str(kind).removeprefix('torch.')}")
     try:
-        model = _loaded(files, device=target, dtype=kind, tell=tell)
+        model = _loaded(files, device=target, dtype=kind, report=report)
         model.info = _info(model, files, target, kind)
     except torch.OutOfMemoryError as error:
         raise MemoryLimitError(f"{name_or_path} does not fit on {target}: {error}") from None
     except PamError as error:
         # The frames of its traceback hold the half-filled model, for as long as the caller holds the error.
         raise error.with_traceback(None) from None
-    tell(f"ready: {model.info.parameters / 1e6:.1f} M parameters; licence: {model.info.licence}")
+    report(f"ready: {model.info.parameters / 1e6:.1f} M parameters; licence: {model.info.licence}")
     return model
 
 
@@ -244,11 +244,11 @@ def load_official(
     folder = _with_config(folder)
     weights = tuple(sorted(folder.glob("*.safetensors")))
     files = ModelFiles(folder, weights, sam2_weights, sam2_architecture, None)
-    tell = progress or (lambda line: None)
-    return _loaded(files, device=torch.device("cpu"), dtype=torch.float32, tell=tell)
+    report = progress or (lambda line: None)
+    return _loaded(files, device=torch.device("cpu"), dtype=torch.float32, report=report)
 
 
-def _loaded(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, tell: Progress) -> Pam:
+def _loaded(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, report: Progress) -> Pam:
     """Builds a model without initialising, then copies every tensor in; strict in both directions."""
     config = read_config(files.folder)
     tokenizer = read_tokenizer(files.folder)
@@ -264,7 +264,7 @@ def _loaded(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, tell
     model.language.transformer.tie_weights()  # part of the initialisation that was skipped
     # Before the weights come: what was never written costs no memory, so the peak is one model of `dtype`.
     model.place(device, dtype)
-    _fill(model, files, tied=bool(config.get("tie_word_embeddings")), tell=tell)
+    _fill(model, files, tied=bool(config.get("tie_word_embeddings")), report=report)
     model.requires_grad_(False)
     if files.description is not None:
         model.text.max_new_tokens = files.description.max_new_tokens
@@ -289,14 +289,14 @@ def _build(files: ModelFiles, config: Mapping[str, Any], tokenizer: PreTrainedTo
         raise CheckpointError(f"{files.folder}: cannot build the model from config.json: {error}") from error
 
 
-def _fill(model: Pam, files: ModelFiles, *, tied: bool, tell: Progress) -> None:
+def _fill(model: Pam, files: ModelFiles, *, tied: bool, report: Progress) -> None:
     filling = Filling(model, tied=tied)
     if files.sam2_weights is not None:
-        tell(f"reading {files.sam2_weights.name}")
+        report(f"reading {files.sam2_weights.name}")
         for name, tensor in read_pt(files.sam2_weights):
             filling.take(SAM2_PREFIX + name, tensor, source=name)
     for path in files.weights:
-        tell(f"reading {path.name}")
+        report(f"reading {path.name}")
         for name, tensor in read_safetensors(path):
             if name.startswith(VISION_TOWER) and files.sam2_weights is not None:
                 continue  # the SAM 2 file decides
@@ -307,7 +307,7 @@ def _fill(model: Pam, files: ModelFiles, *, tied: bool, tell: Progress) -> None:
 def _fit_vocabulary(
     config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]], tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
-    """Checkpoints come with the full vocabulary or trimmed to the tokenizer's length; the tensor tells."""
+    """Checkpoints come with the full vocabulary or trimmed to the tokenizer; the tensor's shape decides."""
     rows = shapes.get(EMBEDDING, (config["vocab_size"],))[0]
     allowed = {int(config["vocab_size"])} | ({len(tokenizer)} if tokenizer is not None else set())
     if rows not in allowed:

@@ -1,4 +1,4 @@
-"""Devices and dtypes by name, and whether a device has the memory a model needs."""
+"""Devices and dtypes by name, and whether a device has enough memory for a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloads a described model from the hub, with progress, and checks sizes and checksums."""
+"""Downloads a model from the hub with progress; verifies sizes and checksums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Task strings and chat template, letter for letter as the weights were trained on them."""
+"""Task strings and chat template, letter for letter as the weights were trained."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_PREVIOUS = {Language.EN: "None", Language.ZH: "无"}
 
 
 def text_after_image(task: Task, language: Language, previous_caption: str | None = None) -> str:
-    """What follows the visual rows. `previous_caption` counts for `Task.CLIP` only."""
+    """The text after `<image>`. `previous_caption` is for `Task.CLIP` only."""
     text = TASK_TEXT[task, language]
     if task is Task.CLIP:
         text = text.replace("{previous}", previous_caption or NO_PREVIOUS[language])

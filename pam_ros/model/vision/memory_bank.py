@@ -63,7 +63,7 @@ class RegionMemory:
     def add_recent(self, entry: MemoryEntry) -> None:
         """Remembers a tracked frame and lets the oldest go.
 
-        One frame more than the next one needs is kept: a correction of `entry` looks as far back from there.
+        Keeps one frame more than the next frame needs, because a correction of `entry` looks back as far.
         """
         self.recent.append(entry)
         while self.recent[0].index < entry.index - self.pointer_span:

@@ -268,7 +268,7 @@ class Segmenter(nn.Module):
     def _segment_alike(
         self, features: FrameFeatures, prompts: list[Prompt], memories: list[RegionMemory]
     ) -> list[Observation]:
-        """Regions whose prompts have equally many clicks, as one batch."""
+        """Regions whose prompts have the same number of clicks, as one batch."""
         if prompts[0].mask is not None:
             return self._segment_masks(features, prompts, memories)
         clicks = self._clicks([features.size] * len(prompts), prompts)
