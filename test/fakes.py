@@ -1,8 +1,7 @@
-"""A perception model without weights: exact, instant, and failing only as the test says.
+"""A perception model without weights: exact, instant, and failing only if a test makes it fail.
 
-It answers with what it was asked, so that a test reads in the answer which frames, embeddings and prompts
-reached it: a mask is the prompt's box (or a square around its first click), a text names task, language and
-its frames.
+Its answers show which frames, embeddings and prompts reached it: a mask is the prompt's box (or a square
+around its first click); a text names its task, language and frames.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class FakeMemory:
 
     number: int
     shades: list[int] = field(default_factory=list)
-    box: tuple[float, float, float, float] = (0, 0, 1, 1)  # x1, y1, x2, y2 as parts of width and height
+    box: tuple[float, float, float, float] = (0, 0, 1, 1)  # x1, y1, x2, y2 as fractions of width and height
     size: tuple[int, int] = (1, 1)
 
 
@@ -66,7 +65,7 @@ class FakeEmbeddings:
 
 @dataclass(frozen=True, eq=False)
 class FakeText:
-    """A text as it was started: its prompt's embeddings, and what was asked."""
+    """A text that was started: its prompt's embeddings and its request."""
 
     text_id: int
     prompt_id: int
@@ -92,7 +91,7 @@ class FakeText:
 
 @dataclass(eq=False)
 class Costs:
-    """Seconds that a call takes."""
+    """Duration of each call."""
 
     encode_s: float = 0.0
     segment_s: float = 0.0
@@ -102,18 +101,18 @@ class Costs:
 
 @dataclass(eq=False)
 class FakeModel:
-    """Implements PerceptionModel, and as its own `vision` and `text` VisionModel and TextGenerator.
+    """Implements PerceptionModel; it is its own VisionModel (`vision`) and TextGenerator (`text`).
 
     Attributes:
-        words: of each text; a text takes one prefill step and one step a word.
-        hidden: numbers of memories that are not in view, beside all of them in a black frame.
+        words: number of words of each text; a text takes one step for prefill and one for each word.
+        hidden: numbers of memories that are out of view; in a black frame, all are.
         fault: called as fault(call, details) before each call of the model; if it raises, the model fails.
-            `details` is what the call is about: shades, prompts, memories, observations or texts.
+            `details` are the items of the call: shades, prompts, memories, observations or texts.
         calls: name and number of items of every call, newest last, at most `max_calls`.
         batches: the texts of every `generate`, at most `max_calls`.
-        prompts: open prompts by id: whether of a clip, and the frames.
+        prompts: open prompts by id: whether each is a clip, and its embeddings.
         cancelled: ids of cancelled texts.
-        stepping: generation stands still while this is cleared (a step then reports nothing).
+        stepping: while it is cleared, generation stands still and a step reports nothing.
     """
 
     words: int = 3
@@ -138,7 +137,7 @@ class FakeModel:
 
     @property
     def info(self) -> ModelInfo:
-        """No model at all."""
+        """Describes no real model."""
         return ModelInfo(name="fake", device="cpu", dtype="float32", parameters=0, licence="none")
 
     def encode(self, image: NDArray[np.uint8]) -> FakeFeatures:
@@ -161,7 +160,7 @@ class FakeModel:
 
     def track(self, features: FakeFeatures, memories: Sequence[FakeMemory]) -> list[FakeObservation]:
         self._call("track", memories, self.costs.track_s)
-        assert all(memory.shades for memory in memories), "tracked before it was prompted"
+        assert all(memory.shades for memory in memories), "tracked before the first prompt"
         return [self._observe(features, memory, memory.box) for memory in memories]
 
     def embeddings(
@@ -235,11 +234,11 @@ class FakeModel:
         self.closed = True
 
     def count(self, name: str) -> int:
-        """How often the model was called so."""
+        """Number of calls of this name."""
         return sum(called == name for called, _ in self.calls)
 
     def sizes(self, name: str) -> list[int]:
-        """How many items each such call had."""
+        """Number of items in each call of this name."""
         return [size for called, size in self.calls if called == name]
 
     def _observe(
@@ -251,7 +250,9 @@ class FakeModel:
         mask = np.zeros(features.size, np.bool_)
         if present:
             height, width = features.size
-            x1, y1, x2, y2 = (round(part * side) for part, side in zip(box, (width, height) * 2, strict=True))
+            x1, y1, x2, y2 = (
+                round(fraction * side) for fraction, side in zip(box, (width, height) * 2, strict=True)
+            )
             mask[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)] = True
         return FakeObservation(memory, features.shade, mask, 0.9, 0.95 if present else 0.05)
 
@@ -267,7 +268,7 @@ class FakeModel:
 
 
 class FakeBatch:
-    """Texts that started together: one step of prefill, then one word a step for each of them."""
+    """Texts that started together: one step for prefill, then one word of each text in each step."""
 
     def __init__(self, texts: Sequence[FakeText]) -> None:
         self.running = list(texts)
@@ -281,8 +282,8 @@ class FakeBatch:
         deltas = []
         for text in self.running:
             last = min(most_words, text.max_new_tokens)
-            said = " ".join([text_of(text), *["w"] * (words - 1)])
-            deltas.append(TextDelta(text.text_id, said, words >= last))
+            generated = " ".join([text_of(text), *["w"] * (words - 1)])
+            deltas.append(TextDelta(text.text_id, generated, words >= last))
         ended = {delta.text_id for delta in deltas if delta.final}
         self.running = [text for text in self.running if text.text_id not in ended]
         return deltas
@@ -291,7 +292,7 @@ class FakeBatch:
 def text_of(text: FakeText) -> str:
     """The first word of a text: `label-en-r1s100` names task, language, region and shade.
 
-    A clip's has every frame (`f` stride 2, `c` stride 4) and how the previous caption begins:
+    A clip's names every frame (`f` for stride 2, `c` for stride 4) and the previous caption's beginning:
     `clip-en-r1f100c110<none`.
     """
     if text.task is not Task.CLIP:
@@ -305,7 +306,7 @@ def text_of(text: FakeText) -> str:
 
 
 def _box(prompt: Prompt, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Where the prompt points, as parts of width and height."""
+    """The prompt's box as fractions of width and height."""
     height, width = size
     if prompt.mask is not None:
         rows, columns = np.flatnonzero(prompt.mask.any(1)), np.flatnonzero(prompt.mask.any(0))
@@ -322,7 +323,7 @@ def _box(prompt: Prompt, size: tuple[int, int]) -> tuple[float, float, float, fl
 
 @dataclass(eq=False)
 class Recorder:
-    """A Listener that keeps what it hears, at most `limit` of each; `order` tells what came after what."""
+    """A Listener that records events, at most `limit` in all; `order` has them in order of arrival."""
 
     limit: int = 5000
     frames: list = field(default_factory=list)
@@ -330,28 +331,28 @@ class Recorder:
     captions: list = field(default_factory=list)
     warnings: list = field(default_factory=list)
     order: list = field(default_factory=list)
-    heard: threading.Condition = field(default_factory=threading.Condition)
+    changed: threading.Condition = field(default_factory=threading.Condition)
 
     def on_frame(self, result) -> None:
-        self._keep(self.frames, result)
+        self._record(self.frames, result)
 
     def on_text(self, event) -> None:
-        self._keep(self.texts, event)
+        self._record(self.texts, event)
 
     def on_caption(self, event) -> None:
-        self._keep(self.captions, event)
+        self._record(self.captions, event)
 
     def on_warning(self, camera: str, message: str) -> None:
-        self._keep(self.warnings, (camera, message))
+        self._record(self.warnings, (camera, message))
 
-    def _keep(self, where: list, what) -> None:
-        with self.heard:
+    def _record(self, events: list, event) -> None:
+        with self.changed:
             if len(self.order) < self.limit:
-                where.append(what)
-                self.order.append(what)
-            self.heard.notify_all()
+                events.append(event)
+                self.order.append(event)
+            self.changed.notify_all()
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-        """Waits until something heard makes the condition true; fails the test when nothing does."""
-        with self.heard:
-            assert self.heard.wait_for(condition, timeout_s), "it did not happen in time"
+        """Waits until an event makes the condition true; fails the test after the timeout."""
+        with self.changed:
+            assert self.changed.wait_for(condition, timeout_s), "timed out waiting for an event"

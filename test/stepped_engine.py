@@ -1,9 +1,9 @@
-"""An engine on fakes that takes its turns when the test says so: no thread, no waiting, one order."""
+"""An engine on fakes that takes a turn when the test calls for it: no thread, no waiting, one order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from pam_ros.runtime.options import EngineOptions
 
 @dataclass
 class Clock:
-    """Steady seconds that pass when the test says so."""
+    """A steady clock that a test advances, seconds."""
 
     now_s: float = 1000.0
 
@@ -58,20 +58,19 @@ def box(x1: float, y1: float, x2: float, y2: float) -> Prompt:
 
 @dataclass
 class Stepped:
-    """The engine, what it runs on, and short ways to use it."""
+    """An engine with its model, listener and clock, and shortcuts to use it."""
 
     engine: Engine
     model: FakeModel
-    heard: Recorder
+    events: Recorder
     clock: Clock
-    stamps: dict[str, float] = field(default_factory=dict)
 
     def turn(self) -> bool:
-        """One turn of the worker."""
+        """Takes one turn of the worker."""
         return self.engine._worker.turn()
 
     def settle(self, limit: int = 500) -> None:
-        """Turns until nothing is left to do."""
+        """Takes turns until nothing is left to do."""
         for _ in range(limit):
             if not self.turn():
                 return
@@ -84,13 +83,15 @@ class Stepped:
         self.engine.submit_frame(make_frame(stamp_s, shade, camera, size))
         self.turn()
 
-    def ask(self, prompt: Prompt | None = None, camera: str = "front", **more: Any) -> RequestHandle[Region]:
-        """Perceives; one English label unless told otherwise."""
+    def request(
+        self, prompt: Prompt | None = None, camera: str = "front", **more: Any
+    ) -> RequestHandle[Region]:
+        """Sends a PromptRequest, by default for one English label."""
         return self.engine.perceive(camera, PromptRequest(prompt=prompt, **more))
 
     def region(self, prompt: Prompt | None = None, camera: str = "front", **more: Any) -> Region:
-        """Perceives without texts and takes turns until answered."""
-        handle = self.ask(prompt or click(), camera, tasks=(), **more)
+        """Sends a PromptRequest without texts and takes turns until it is answered."""
+        handle = self.request(prompt or click(), camera, tasks=(), **more)
         self.settle()
         return handle.future.result(0)
 
@@ -106,27 +107,27 @@ class Stepped:
         self.turn()
 
     @property
-    def shown(self) -> list[list[int]]:
+    def reported_ids(self) -> list[list[int]]:
         """Region ids of every reported frame."""
-        return [[region.region_id for region in result.regions] for result in self.heard.frames]
+        return [[region.region_id for region in result.regions] for result in self.events.frames]
 
 
 def stepped(*cameras: str, model: FakeModel | None = None, **options: Any) -> Stepped:
-    """Builds a started engine without a thread."""
-    model, heard, clock = model or FakeModel(), Recorder(), Clock()
+    """A started engine without a thread."""
+    model, events, clock = model or FakeModel(), Recorder(), Clock()
     engine = Engine(
         model=model,
         cameras=cameras or ("front",),
         options=EngineOptions(**options),
-        listener=heard,
+        listener=events,
         clock=clock,
     )
     engine.open()
-    return Stepped(engine, model, heard, clock)
+    return Stepped(engine, model, events, clock)
 
 
 def error_of(handle: RequestHandle[Any]) -> PamError:
-    """Why the request failed."""
+    """The error with which the request failed."""
     error = handle.future.exception(0)
     assert isinstance(error, PamError), error
     return error
@@ -136,7 +137,7 @@ ALL_TEXTS = {"tasks": (Task.LABEL, Task.BRIEF), "languages": (Language.EN, Langu
 
 
 def streaming_rig(period_s: float = 1.0, clip_frames: int = 3, **options: Any) -> Stepped:
-    """A streaming engine with region 1, prompted at 1.0 in a frame of shade 100. Texts have one word."""
+    """A streaming engine; region 1 was prompted at 1.0 s in a frame of shade 100. Texts have one word."""
     rig = stepped(streaming=True, caption_period_s=period_s, clip_frames=clip_frames, **options)
     rig.model.words = 1
     rig.engine.submit_frame(make_frame(1.0, 100))
@@ -145,12 +146,12 @@ def streaming_rig(period_s: float = 1.0, clip_frames: int = 3, **options: Any) -
 
 
 def play(rig: Stepped, stamps_shades: Iterable[tuple[float, int]]) -> None:
-    """Frames, each worked off with all its texts."""
+    """Submits frames and finishes the texts of each before the next."""
     for stamp_s, shade in stamps_shades:
         rig.frame(stamp_s, shade)
         rig.settle()
 
 
 def captions(rig: Stepped) -> list[str]:
-    """Final captions."""
-    return [event.text for event in rig.heard.captions if event.final]
+    """The final captions."""
+    return [event.text for event in rig.events.captions if event.final]

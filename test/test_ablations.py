@@ -132,7 +132,7 @@ def test_inputs_of_the_perceiver() -> None:
 
 @pytest.mark.parametrize("name", ["image_before", "before"])
 def test_training_reads_what_inference_reads(name: str) -> None:
-    """Two regions as one training batch, a click each: the region_features of `Segmenter`, also through memory."""
+    """Training computes the decoder features of `Segmenter`: two regions, one click each, with memory."""
     pam = pam_with(input=name)
     segmenter, frames = pam.segmenter, [picture(step, size=(128, 128)) for step in range(2)]
     clicks = Clicks(torch.tensor([[[30.0, 30.0]], [[60.0, 40.0]]]), torch.ones(2, 1, dtype=torch.int32))
@@ -178,7 +178,7 @@ def base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What was run: stages with their settings; and of which inputs frames were decoded and region_features computed."""
+    """Records the stages that run, their settings, and the inputs whose decoder features were computed."""
     seen: dict[str, Any] = {"run": {}, "region_features": []}
     run_stage, fill_store = ablations.run_stage, run.fill_store
 
@@ -254,13 +254,13 @@ def test_a_stage_broken_off_starts_anew(base: Path, tmp_path: Path, stages: dict
     assert "| – |" in (tmp_path / "ablations.md").read_text()
 
 
-def test_wrong_names_are_told(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_name_wrong_arguments(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--model", str(base), "--data", "shapes:4", "--out", str(tmp_path)]
     for more, message in (
         (["--minutes", "1", "--only", "tokens_5"], "tokens_4"),
         (["--minutes", "0"], "above 0"),
     ):
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit, match="2"):
             ablations.main([*options, *more])
         assert message in capsys.readouterr().err
 

@@ -230,9 +230,8 @@ def test_bfloat16_keeps_positions_and_prompt_embeddings_exact(
 def answers(pam: Pam) -> list[str]:
     (observation,) = pam.segment(pam.encode(picture()), [click()], [pam.new_memory()])
     embeddings = tuple(pam.embeddings([observation], stride=FIRST_FRAME_STRIDE))
-    texts = TextRun(
-        pam, [Wanted(embeddings, task, Language.EN, max_new_tokens=6) for task in IMAGE_TASKS]
-    ).finish()
+    wanted = [Wanted(embeddings, task, Language.EN, max_new_tokens=6) for task in IMAGE_TASKS]
+    texts = TextRun(pam, wanted).finish()
     return [texts[i][-1].text for i in range(len(IMAGE_TASKS))]
 
 

@@ -26,7 +26,7 @@ def pam() -> Pam:
 
 @pytest.fixture(scope="module")
 def windowed() -> Pam:
-    """Sees 41 rows back, itself included."""
+    """A model that attends to 41 tokens, the current one included."""
     return tiny_pam(sliding_window=40)
 
 
@@ -34,8 +34,8 @@ def prefixes(count: int, length: int) -> Tensor:
     return torch.randn(count, length, HIDDEN, generator=torch.Generator().manual_seed(3))
 
 
-def plainly(pam: Pam, prefix: Tensor, suffix: Sequence[int], count: int) -> list[int]:
-    """Greedy tokens without cache, batch or sequences: the whole text anew for every token."""
+def greedy_tokens(pam: Pam, prefix: Tensor, suffix: Sequence[int], count: int) -> list[int]:
+    """Greedy tokens without cache or batch: the whole text is computed again for every token."""
     ids = list(suffix)
     out: list[int] = []
     for _ in range(count):
@@ -51,7 +51,7 @@ def run(batch: GenerationBatch) -> None:
         if not batch.running or all(sequence.finished for sequence in batch.running):
             return
         batch.step()
-    raise AssertionError("the batch does not end")
+    pytest.fail("the batch does not end")
 
 
 def finish(texts: TextRun) -> dict[int, list[TextDelta]]:
@@ -59,7 +59,7 @@ def finish(texts: TextRun) -> dict[int, list[TextDelta]]:
     return texts.finish()
 
 
-def seen_rows(pam: Pam, count: int = 3) -> list[RegionEmbeddings]:
+def frame_embeddings(pam: Pam, count: int = 3) -> list[RegionEmbeddings]:
     frames = encoded(pam, 1)
     prompts = [box(), click(60, 20), box(40, 10, 90, 60)][:count]
     return pam.embeddings(
@@ -85,16 +85,16 @@ def test_window_by_position(windowed: Pam) -> None:
 
 
 def test_window_reaches_the_logits(pam: Pam, windowed: Pam) -> None:
-    """Two layers see twice 40 rows back: what lies farther does not count, what lies nearer does."""
-    (rows,) = prefixes(1, 100)
-    changed_far, changed_near = rows.clone(), rows.clone()
+    """Two layers reach twice 40 tokens back: farther tokens have no effect, nearer ones do."""
+    (embeddings,) = prefixes(1, 100)
+    changed_far, changed_near = embeddings.clone(), embeddings.clone()
     changed_far[:19] += 1
     changed_near[:20] += 1
     with torch.inference_mode():
-        logits = windowed.language.logits(rows)
+        logits = windowed.language.logits(embeddings)
         assert torch.equal(logits, windowed.language.logits(changed_far))
         assert not torch.equal(logits, windowed.language.logits(changed_near))
-        assert not torch.equal(pam.language.logits(rows), pam.language.logits(changed_far))
+        assert not torch.equal(pam.language.logits(embeddings), pam.language.logits(changed_far))
 
 
 @pytest.mark.parametrize("which", ["pam", "windowed"])
@@ -112,36 +112,36 @@ def test_prefill_in_chunks_equals_one_shot(
         batch.step()
         steps += 1
     assert steps == -(-150 // chunk) + 12
-    assert sequence.tokens == plainly(pam, prefix[0], [5, 6, 7], 12)
+    assert sequence.tokens == greedy_tokens(pam, prefix[0], [5, 6, 7], 12)
 
 
 @pytest.mark.parametrize("which", ["pam", "windowed"])
-def test_a_batch_of_branches_equals_one_by_one(which: str, request: pytest.FixtureRequest) -> None:
-    """Suffixes and answers of different length, sequences of three prefixes, two of them stopping early."""
+def test_a_batch_of_sequences_equals_one_by_one(which: str, request: pytest.FixtureRequest) -> None:
+    """Suffixes and texts of different lengths on three prefixes; two texts stop early."""
     pam: Pam = request.getfixturevalue(which)
     shared = prefixes(3, 90)
     suffixes = [[11, 12, 13], [21], list(range(100, 160)), [31, 32], [41, 42, 43, 44]]
     parents = [0, 0, 1, 2, 1]
     lengths = [10, 25, 17, 20, 1]
     expected = [
-        plainly(pam, shared[parent], suffix, length)
+        greedy_tokens(pam, shared[parent], suffix, length)
         for parent, suffix, length in zip(parents, suffixes, lengths, strict=True)
     ]
-    # a stop token that ends the second and the fourth answer on the way, and leaves the others alone
+    # A stop token that ends the second and the fourth text early.
     stop = expected[1][9]
-    cut = [tokens[: tokens.index(stop)] if stop in tokens else tokens for tokens in expected]
-    assert len(cut[1]) < lengths[1]
+    ended = [tokens[: tokens.index(stop)] if stop in tokens else tokens for tokens in expected]
+    assert len(ended[1]) < lengths[1]
     sequences = [
         TextSequence(text_id=i, prompt=parents[i], suffix=suffixes[i], max_new_tokens=lengths[i])
         for i in range(5)
     ]
     run(GenerationBatch(pam.language, shared, sequences, stop_ids=[stop]))
-    assert [sequence.tokens for sequence in sequences] == cut
+    assert [sequence.tokens for sequence in sequences] == ended
     assert all(sequence.finished for sequence in sequences)
 
 
-def test_cancelling_midway_leaves_the_others_as_they_are(pam: Pam) -> None:
-    (embeddings,) = seen_rows(pam, 1)
+def test_cancelling_a_text_leaves_the_others_unchanged(pam: Pam) -> None:
+    (embeddings,) = frame_embeddings(pam, 1)
     tasks = [Wanted((embeddings,), task, Language.EN, max_new_tokens=15) for task in IMAGE_TASKS[:3]]
     alone = [TextRun(pam, [each]).finish()[0][-1].text for each in tasks]
     texts = TextRun(pam, tasks)
@@ -151,7 +151,7 @@ def test_cancelling_midway_leaves_the_others_as_they_are(pam: Pam) -> None:
     texts.cancel(1)
     assert 1 not in [place for _ in range(3) for place, _ in texts.step()]
     (batch,) = pam.text._batches
-    assert len(batch.running) == 2  # it costs nothing more
+    assert len(batch.running) == 2  # a cancelled text costs nothing more
     rest = texts.finish()
     assert [rest[place][-1].text for place in (0, 2)] == [alone[0], alone[2]]
     assert not pam.text.busy
@@ -160,21 +160,23 @@ def test_cancelling_midway_leaves_the_others_as_they_are(pam: Pam) -> None:
 def test_a_step_that_fails_ends_the_texts_of_its_batch_only(
     pam: Pam, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = seen_rows(pam, 2)
+    first, second = frame_embeddings(pam, 2)
     broken = TextRun(pam, [Wanted((first,), task, Language.EN) for task in IMAGE_TASKS[:2]])
     batch = pam.text._batches[0]
     monkeypatch.setattr(batch, "step", lambda: 1 / 0)
     whole = TextRun(pam, [Wanted((second,), Task.LABEL, Language.EN, max_new_tokens=3)])
-    failed = []
+    deltas = []
     while pam.text.busy:
-        failed += [delta for delta in pam.text.step() if delta.error is not None]
+        deltas += pam.text.step()
+    failed = [delta for delta in deltas if delta.error is not None]
     assert [delta.text_id for delta in failed] == broken.ids
     assert all(isinstance(delta.error, ZeroDivisionError) and not delta.final for delta in failed)
-    assert whole.ids[0] not in broken.ids
+    others = [delta for delta in deltas if delta.error is None]
+    assert [(delta.text_id, delta.final) for delta in others] == [(whole.ids[0], k == 2) for k in range(3)]
 
 
-def test_a_prompt_grows_frame_by_frame_and_is_gone_after_its_release(pam: Pam) -> None:
-    frames = seen_rows(pam, 3)
+def test_a_prompt_grows_frame_by_frame_until_its_release(pam: Pam) -> None:
+    frames = frame_embeddings(pam, 3)
     wanted = Wanted(tuple(frames), Task.CLIP, Language.EN, max_new_tokens=5)
     together = TextRun(pam, [wanted]).finish()[0][-1].text
     prompt_id = pam.text.open_prompt(clip=True)
@@ -193,8 +195,8 @@ def test_a_prompt_grows_frame_by_frame_and_is_gone_after_its_release(pam: Pam) -
     assert pam.text._prompts == {}
 
 
-def test_cancelling_everything_ends_the_work(pam: Pam) -> None:
-    (embeddings,) = seen_rows(pam, 1)
+def test_cancelling_every_text_ends_the_work(pam: Pam) -> None:
+    (embeddings,) = frame_embeddings(pam, 1)
     texts = TextRun(pam, [Wanted((embeddings,), task, Language.EN) for task in IMAGE_TASKS])
     texts.step()
     for place in range(len(IMAGE_TASKS)):
@@ -208,10 +210,10 @@ def test_cancelling_everything_ends_the_work(pam: Pam) -> None:
 
 
 def test_tasks_and_languages_from_one_prefill_equal_one_by_one(pam: Pam) -> None:
-    rows = seen_rows(pam, 2)
+    embeddings = frame_embeddings(pam, 2)
     requests = [
         Wanted((each,), task, language, max_new_tokens=6 + 3 * i)
-        for each in rows
+        for each in embeddings
         for language in Language
         for i, task in enumerate(IMAGE_TASKS)
     ]
@@ -220,11 +222,11 @@ def test_tasks_and_languages_from_one_prefill_equal_one_by_one(pam: Pam) -> None
         alone = finish(TextRun(pam, [request]))[0]
         assert together[i][-1].text == alone[-1].text
         assert together[i][-1].final
-    assert len({deltas[-1].text for deltas in together.values()}) > 8  # tasks and regions do differ
+    assert len({deltas[-1].text for deltas in together.values()}) > 8  # tasks and regions differ
 
 
-def test_identical_rows_share_one_prefill(pam: Pam, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = seen_rows(pam, 2)
+def test_texts_of_one_region_share_one_prefill(pam: Pam, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = frame_embeddings(pam, 2)
     prefilled: list[tuple[int, ...]] = []
     chunk = GenerationBatch._prefill_chunk
 
@@ -237,30 +239,30 @@ def test_identical_rows_share_one_prefill(pam: Pam, monkeypatch: pytest.MonkeyPa
     tasks = [Wanted((first,), task, Language.EN, max_new_tokens=2) for task in IMAGE_TASKS]
     finish(TextRun(pam, tasks))
     length = len(first) + len(pam.language.encode_text(TEXT_BEFORE_IMAGE))
-    assert sum(count * rows for count, rows in prefilled) == length
+    assert sum(count * tokens for count, tokens in prefilled) == length
     prefilled.clear()
     finish(TextRun(pam, [*tasks, Wanted((second,), Task.LABEL, Language.ZH, max_new_tokens=2)]))
-    assert sum(count * rows for count, rows in prefilled) == 2 * length
+    assert sum(count * tokens for count, tokens in prefilled) == 2 * length
 
 
-def test_an_image_and_clips_of_other_lengths_in_one_decode(pam: Pam) -> None:
+def test_an_image_and_clips_of_different_lengths_run_together(pam: Pam) -> None:
     frames = encoded(pam, 5)
     memory = pam.new_memory()
     observations = pam.segment(frames[0], [box()], [memory])
     observations += [pam.track(frame, [memory])[0] for frame in frames[1:]]
-    rows = pam.embeddings(observations[:1], stride=FIRST_FRAME_STRIDE) + pam.embeddings(
+    embeddings = pam.embeddings(observations[:1], stride=FIRST_FRAME_STRIDE) + pam.embeddings(
         observations[1:], stride=LATER_FRAME_STRIDE
     )
     requests = [
-        Wanted(tuple(rows[:1]), Task.LABEL, Language.EN, max_new_tokens=4),
-        Wanted(tuple(rows), Task.CLIP, Language.EN, "A cup moves.", max_new_tokens=9),
-        Wanted(tuple(rows[:1]), Task.CLIP, Language.ZH, max_new_tokens=6),
-        Wanted(tuple(rows[:3]), Task.CLIP, Language.EN, max_new_tokens=5),
+        Wanted(tuple(embeddings[:1]), Task.LABEL, Language.EN, max_new_tokens=4),
+        Wanted(tuple(embeddings), Task.CLIP, Language.EN, "A cup moves.", max_new_tokens=9),
+        Wanted(tuple(embeddings[:1]), Task.CLIP, Language.ZH, max_new_tokens=6),
+        Wanted(tuple(embeddings[:3]), Task.CLIP, Language.EN, max_new_tokens=5),
     ]
-    decode = TextRun(pam, requests)
-    # An image and a clip of that one frame differ by the frame's separator.
+    texts = TextRun(pam, requests)
+    # An image and a clip of the same frame differ by the frame separator.
     assert len(pam.text._batches) == 4
-    together = finish(decode)
+    together = finish(texts)
     for i, request in enumerate(requests):
         assert together[i][-1].text == finish(TextRun(pam, [request]))[0][-1].text
 
@@ -272,23 +274,25 @@ def test_clips_of_one_to_fifteen_frames(pam: Pam, count: int) -> None:
     observations = pam.segment(frames[0], [click()], [memory])
     for frame in frames[1:]:
         observations += pam.track(frame, [memory])
-    rows = pam.embeddings(observations[:1], stride=FIRST_FRAME_STRIDE) + pam.embeddings(
+    embeddings = pam.embeddings(observations[:1], stride=FIRST_FRAME_STRIDE) + pam.embeddings(
         observations[1:], stride=LATER_FRAME_STRIDE
     )
-    fine, coarse = 16 + 1 + 4 + 1, 4 + 1 + 4 + 1
-    assert pam.projector.prompt_embeddings([each.tensor for each in rows], clip=True).shape == (
-        fine + 1 + (count - 1) * (coarse + 1),
+    stride_2, stride_4 = 16 + 1 + 4 + 1, 4 + 1 + 4 + 1  # visual, newline, semantic, newline
+    assert pam.projector.prompt_embeddings([each.tensor for each in embeddings], clip=True).shape == (
+        stride_2 + 1 + (count - 1) * (stride_4 + 1),
         HIDDEN,
     )
-    deltas = finish(TextRun(pam, [Wanted(tuple(rows), Task.CLIP, Language.EN, max_new_tokens=3)]))
+    deltas = finish(TextRun(pam, [Wanted(tuple(embeddings), Task.CLIP, Language.EN, max_new_tokens=3)]))
     assert deltas[0][-1].final
 
 
 def test_previous_caption_reaches_the_model(pam: Pam) -> None:
-    rows = tuple(seen_rows(pam, 1))
+    embeddings = tuple(frame_embeddings(pam, 1))
     texts = {
-        finish(TextRun(pam, [Wanted(rows, Task.CLIP, Language.EN, said, max_new_tokens=8)]))[0][-1].text
-        for said in (None, "A dog runs.", "A cat sleeps.")
+        finish(TextRun(pam, [Wanted(embeddings, Task.CLIP, Language.EN, caption, max_new_tokens=8)]))[0][
+            -1
+        ].text
+        for caption in (None, "A dog runs.", "A cat sleeps.")
     }
     assert len(texts) == 3
 
@@ -298,35 +302,37 @@ def test_previous_caption_reaches_the_model(pam: Pam) -> None:
 
 def test_max_new_tokens_of_request_and_model() -> None:
     pam = tiny_pam()
-    rows = tuple(seen_rows(pam, 1))
+    embeddings = tuple(frame_embeddings(pam, 1))
     pam.text.max_new_tokens = 5
     for wanted, expected in ((3, 3), (50, 5)):
-        decode = TextRun(pam, [Wanted(rows, Task.LABEL, Language.EN, max_new_tokens=wanted)])
-        deltas = finish(decode)[0]
+        texts = TextRun(pam, [Wanted(embeddings, Task.LABEL, Language.EN, max_new_tokens=wanted)])
+        deltas = finish(texts)[0]
         assert len(deltas) == expected
         assert [delta.final for delta in deltas] == [False] * (expected - 1) + [True]
 
 
-def test_context_overflow_is_refused_and_answers_are_cut_to_the_room_left() -> None:
+def test_long_prompts_are_refused_and_texts_are_cut_to_the_context_length() -> None:
     pam = tiny_pam(tokenizer_model_max_length=300)
     assert pam.language.context_length == 300
-    rows = tuple(seen_rows(pam, 1))
+    embeddings = tuple(frame_embeddings(pam, 1))
     with pytest.raises(CapacityError, match=r"has \d+ tokens.*context length 300.*fewer frames"):
-        TextRun(pam, [Wanted(rows * 20, Task.CLIP, Language.EN)])
+        TextRun(pam, [Wanted(embeddings * 20, Task.CLIP, Language.EN)])
     with pytest.raises(CapacityError, match="shorter previous caption"):
-        TextRun(pam, [Wanted(rows, Task.CLIP, Language.EN, "word " * 400)])
-    decode = TextRun(pam, [Wanted(rows * 9, Task.CLIP, Language.EN)])
-    sequence = pam.text._sequences[decode.ids[0]]
-    prompt = 9 * (len(rows[0]) + 1) + len(pam.language.encode_text(TEXT_BEFORE_IMAGE)) + len(sequence.suffix)
+        TextRun(pam, [Wanted(embeddings, Task.CLIP, Language.EN, "word " * 400)])
+    texts = TextRun(pam, [Wanted(embeddings * 9, Task.CLIP, Language.EN)])
+    sequence = pam.text._sequences[texts.ids[0]]
+    prompt = (
+        9 * (len(embeddings[0]) + 1) + len(pam.language.encode_text(TEXT_BEFORE_IMAGE)) + len(sequence.suffix)
+    )
     assert sequence.max_new_tokens == 300 - prompt
-    assert finish(decode)[0][-1].final
+    assert finish(texts)[0][-1].final
 
 
-def test_a_stop_token_ends_the_answer_and_is_not_shown(pam: Pam) -> None:
+def test_a_stop_token_ends_the_text_and_is_not_part_of_it(pam: Pam) -> None:
     vocabulary = tiny_tokenizer().get_vocab()
     assert pam.language.stop_ids == {vocabulary["<|im_end|>"], vocabulary["<|endoftext|>"]}
-    rows = tuple(seen_rows(pam, 1))
-    request = Wanted(rows, Task.DETAIL, Language.EN, max_new_tokens=20)
+    embeddings = tuple(frame_embeddings(pam, 1))
+    request = Wanted(embeddings, Task.DETAIL, Language.EN, max_new_tokens=20)
     texts = TextRun(pam, [request])
     sequence = pam.text._sequences[texts.ids[0]]
     finish(texts)
@@ -340,38 +346,38 @@ def test_a_stop_token_ends_the_answer_and_is_not_shown(pam: Pam) -> None:
     assert not any(delta.final for delta in deltas[:-1])
 
 
-def test_rows_of_the_vocabulary_that_no_token_stands_for_are_never_chosen() -> None:
+def test_unused_rows_of_the_vocabulary_are_never_chosen() -> None:
     pam = tiny_pam()
     known = len(tiny_tokenizer())
     assert pam.language.tokens == known < 4096
     pam.language.transformer.lm_head.weight[known:] *= 100
-    rows = tuple(seen_rows(pam, 1))
-    decode = TextRun(
-        pam, [Wanted(rows, Task.LABEL, Language.EN, max_new_tokens=20, temperature=t) for t in (0, 1)]
+    embeddings = tuple(frame_embeddings(pam, 1))
+    texts = TextRun(
+        pam, [Wanted(embeddings, Task.LABEL, Language.EN, max_new_tokens=20, temperature=t) for t in (0, 1)]
     )
-    sequences = [pam.text._sequences[text_id] for text_id in decode.ids]
-    finish(decode)
+    sequences = [pam.text._sequences[text_id] for text_id in texts.ids]
+    finish(texts)
     assert max(token for sequence in sequences for token in sequence.tokens) < known
 
 
 def test_temperature(pam: Pam) -> None:
-    rows = tuple(seen_rows(pam, 1))
+    embeddings = tuple(frame_embeddings(pam, 1))
 
     def text(temperature: float, seed: int) -> str:
         torch.manual_seed(seed)
-        request = Wanted(rows, Task.BRIEF, Language.EN, max_new_tokens=10, temperature=temperature)
+        request = Wanted(embeddings, Task.BRIEF, Language.EN, max_new_tokens=10, temperature=temperature)
         return finish(TextRun(pam, [request]))[0][-1].text
 
-    assert len({text(0.0, seed) for seed in range(4)}) == 1  # greedy draws nothing
+    assert len({text(0.0, seed) for seed in range(4)}) == 1  # greedy generation draws nothing
     assert len({text(3.0, seed) for seed in range(4)}) == 4
     assert text(3.0, 1) == text(3.0, 1)
     assert text(1e-4, 1) == text(0.0, 1)
 
 
-def test_a_sampling_branch_does_not_disturb_a_greedy_one(pam: Pam) -> None:
-    rows = tuple(seen_rows(pam, 1))
-    greedy = Wanted(rows, Task.BRIEF, Language.EN, max_new_tokens=10)
-    sampled = Wanted(rows, Task.BRIEF, Language.EN, max_new_tokens=10, temperature=2.0)
+def test_a_sampled_text_does_not_disturb_a_greedy_one(pam: Pam) -> None:
+    embeddings = tuple(frame_embeddings(pam, 1))
+    greedy = Wanted(embeddings, Task.BRIEF, Language.EN, max_new_tokens=10)
+    sampled = Wanted(embeddings, Task.BRIEF, Language.EN, max_new_tokens=10, temperature=2.0)
     assert finish(TextRun(pam, [sampled, greedy]))[1][-1].text == finish(TextRun(pam, [greedy]))[0][-1].text
 
 
@@ -379,13 +385,16 @@ def test_a_sampling_branch_does_not_disturb_a_greedy_one(pam: Pam) -> None:
 
 
 def test_partial_texts_are_prefixes_of_the_final_one(pam: Pam) -> None:
-    rows = seen_rows(pam, 2)
+    embeddings = frame_embeddings(pam, 2)
     requests = [
-        Wanted((each,), Task.DETAIL, language, max_new_tokens=30) for each in rows for language in Language
+        Wanted((each,), Task.DETAIL, language, max_new_tokens=30)
+        for each in embeddings
+        for language in Language
     ]
     for deltas in finish(TextRun(pam, requests)).values():
         assert len(deltas) == 30
         final = deltas[-1].text
+        assert len({delta.text for delta in deltas}) > 10
         for delta in deltas:
             assert final.startswith(delta.text.rstrip("\ufffd"))
 

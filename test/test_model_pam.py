@@ -37,9 +37,9 @@ def test_the_whole_flow_through_the_protocol() -> None:
     first: RegionEmbeddings = model.vision.embeddings([seen], stride=FIRST_FRAME_STRIDE)[0]
     second: RegionEmbeddings = model.vision.embeddings([found], stride=LATER_FRAME_STRIDE)[0]
     assert (len(first), len(second)) == (22, 10)
-    decode = TextRun(model, [Wanted((first, second), Task.CLIP, Language.EN, max_new_tokens=4)])
-    deltas = [delta for _ in range(20) for delta in decode.step()]
-    assert decode.done
+    texts = TextRun(model, [Wanted((first, second), Task.CLIP, Language.EN, max_new_tokens=4)])
+    deltas = [delta for _ in range(20) for delta in texts.step()]
+    assert texts.done
     assert deltas[-1][1].final
     assert [place for place, _ in deltas] == [0] * 4
     model.close()
@@ -86,17 +86,17 @@ def test_half_precision_runs_and_keeps_positions_exact(dtype: torch.dtype) -> No
         overlap = (ours.mask & theirs.mask).sum() / (ours.mask | theirs.mask).sum()
         assert overlap > 0.9
         assert abs(ours.presence_score - theirs.presence_score) < 0.02
-    rows, exact_rows = (
+    embeddings, exact_embeddings = (
         pam.embeddings(seen[:1], stride=FIRST_FRAME_STRIDE),
         exact.embeddings(exact_seen[:1], stride=FIRST_FRAME_STRIDE),
     )
-    assert rows[0].tensor.dtype == dtype
-    assert relative(rows[0].tensor, exact_rows[0].tensor) < 0.05
-    decode = TextRun(
-        pam, [Wanted(tuple(rows), task, Language.ZH, max_new_tokens=3) for task in list(Task)[:3]]
+    assert embeddings[0].tensor.dtype == dtype
+    assert relative(embeddings[0].tensor, exact_embeddings[0].tensor) < 0.05
+    texts = TextRun(
+        pam, [Wanted(tuple(embeddings), task, Language.ZH, max_new_tokens=3) for task in list(Task)[:3]]
     )
-    while not decode.done:
-        decode.step()
+    while not texts.done:
+        texts.step()
 
 
 def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -104,12 +104,12 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def test_rotary_phases_hold_far_into_a_prompt() -> None:
-    """Frequencies rounded to bfloat16 would be wrong by radians at row 1000."""
+    """Frequencies rounded to bfloat16 would be wrong by radians at token 1000."""
     pam, exact = tiny_pam(), tiny_pam()
     pam.place(torch.device("cpu"), torch.bfloat16)
-    rows = torch.randn(1500, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    embeddings = torch.randn(1500, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.inference_mode():
-        assert relative(pam.language.logits(rows), exact.language.logits(rows.float())) < 0.05
+        assert relative(pam.language.logits(embeddings), exact.language.logits(embeddings.float())) < 0.05
 
 
 # ---- official sizes, no weights
@@ -130,7 +130,7 @@ SIZES = {
         "num_key_value_heads": 2,
     },
 }
-# As LLaVA-style checkpoints write it; only a part of it concerns us.
+# As in LLaVA-style checkpoints; only some of the keys are used.
 CONFIG = {
     "_name_or_path": "somewhere/Qwen2.5",
     "architectures": ["LlavaQwenForCausalLM"],
@@ -173,7 +173,7 @@ CONFIG = {
 def expected_shapes(
     hidden_size: int, intermediate_size: int, layers: int, kv: int
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of an official checkpoint beside SAM 2's, written down from the model card's facts."""
+    """Names and shapes of an official checkpoint without SAM 2's, according to the model card."""
 
     def linear(name: str, outputs: int, inputs: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"{name}.weight", (outputs, inputs)
@@ -227,7 +227,7 @@ def expected_shapes(
 def test_official_sizes_have_the_official_names_and_shapes(
     size: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # While it builds, sam2 puts a table on a GPU where there is one, and reads numbers off a linspace.
+    # While it builds, sam2 puts a table on the GPU, if any, and reads values of a linspace.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch, "linspace", partial(torch.linspace, device="cpu"))
     numbers = SIZES[size]
@@ -254,13 +254,13 @@ def test_official_sizes_have_the_official_names_and_shapes(
     assert pam.language.window == 131073
     assert pam.language.transformer.config.rope_parameters["rope_theta"] == 1e6
 
-    # 1024 visual rows, 16 semantic ones and two separators: 1042; a clip of 16 frames: 5168
+    # 1024 visual tokens, 16 semantic tokens and two separators: 1042; a clip of 16 frames: 5168.
     assert pam.segmenter.image_size == 1024
     assert pam.segmenter.grid_size == 64
     decoder_features = torch.empty(1, 256, 64, 64, device="meta"), torch.empty(1, 2, 256, device="meta")
     semantic, refined = pam.perceiver(*decoder_features)
-    fine = pam.projector(pam.perceiver.shuffle(refined, stride=FIRST_FRAME_STRIDE), semantic)
-    coarse = pam.projector(pam.perceiver.shuffle(refined, stride=LATER_FRAME_STRIDE), semantic)
-    assert fine.shape == (1, 1042, numbers["hidden_size"])
-    clip = pam.projector.prompt_embeddings([fine[0], *[coarse[0]] * 15], clip=True)
+    stride_2 = pam.projector(pam.perceiver.shuffle(refined, stride=FIRST_FRAME_STRIDE), semantic)
+    stride_4 = pam.projector(pam.perceiver.shuffle(refined, stride=LATER_FRAME_STRIDE), semantic)
+    assert stride_2.shape == (1, 1042, numbers["hidden_size"])
+    clip = pam.projector.prompt_embeddings([stride_2[0], *[stride_4[0]] * 15], clip=True)
     assert clip.shape == (5168, numbers["hidden_size"])

@@ -1,4 +1,4 @@
-"""Semantic Perceiver, projectors and prompts: shapes, values, orders."""
+"""Semantic Perceiver, projectors and prompts: shapes, values, order."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ def test_two_way_block_step_by_step(first: bool) -> None:
     queries, keys = torch.randn(2, 5, 16), torch.randn(2, 9, 16)
     query_code, key_code = torch.randn(2, 5, 16), torch.randn(1, 9, 16)
 
-    # 1. the queries look at each other; the first block replaces them and adds no position code
+    # 1. The queries attend to each other; the first block replaces them and adds no position code.
     if first:
         x = naive_attention(block.self_attn, queries, queries, queries)
     else:
         coded = queries + query_code
         x = queries + naive_attention(block.self_attn, coded, coded, queries)
     x = block.norm1(x)
-    # 2. at the image, 3. through the MLP
+    # 2. They attend to the image, 3. and pass through the MLP.
     look = naive_attention(block.cross_attn_token_to_image, x + query_code, keys + key_code, keys)
     x = block.norm2(x + look)
     up = (x @ block.mlp.layers[0].weight.T + block.mlp.layers[0].bias).clamp(min=0)
     x = block.norm3(x + up @ block.mlp.layers[1].weight.T + block.mlp.layers[1].bias)
-    # 4. the image looks back, at the updated queries
+    # 4. The image attends to the updated queries.
     back = naive_attention(block.cross_attn_image_to_token, keys + key_code, x + query_code, x)
 
     out_queries, out_keys = block(queries, keys, query_code, key_code)
@@ -72,7 +72,7 @@ def test_perceiver_by_hand() -> None:
     assert semantic.shape == (2, 3, 16)
     assert refined.shape == (2, 4, 4, 16)
 
-    # the position code: sines and cosines of a random projection of the pixel centres in -1..1
+    # The position code: sines and cosines of a random projection of the pixel centres in -1..1
     y, x = torch.meshgrid((torch.arange(4) + 0.5) / 4, (torch.arange(4) + 0.5) / 4, indexing="ij")
     centres = 2 * torch.stack([x, y], -1) - 1
     phases = 2 * torch.pi * centres @ perceiver.pe_layer.positional_encoding_gaussian_matrix
@@ -101,61 +101,61 @@ def test_pixel_shuffle_order(stride: int) -> None:
             assert torch.equal(out[:, token, block * 3 : block * 3 + 3], expected)
 
 
-def test_densities() -> None:
+def test_pixel_shuffle_of_both_strides() -> None:
     perceiver = SemanticPerceiver(width=16, semantic_tokens=3, depth=1, heads=4, hidden=8)
     image = torch.randn(2, 8, 8, 16)
-    fine, coarse = (
+    stride_2, stride_4 = (
         perceiver.shuffle(image, stride=FIRST_FRAME_STRIDE),
         perceiver.shuffle(image, stride=LATER_FRAME_STRIDE),
     )
-    assert torch.equal(fine, pixel_shuffle(image, 2))
-    torch.testing.assert_close(coarse, perceiver.proj(pixel_shuffle(image, 4)))
-    assert fine.shape == (2, 16, 64)
-    assert coarse.shape == (2, 4, 64)
+    assert torch.equal(stride_2, pixel_shuffle(image, 2))
+    torch.testing.assert_close(stride_4, perceiver.proj(pixel_shuffle(image, 4)))
+    assert stride_2.shape == (2, 16, 64)
+    assert stride_4.shape == (2, 4, 64)
 
 
-def test_rows_stand_in_order() -> None:
+def test_embeddings_are_in_order() -> None:
     projector = Projector(width=8, language_width=6)
     visual, semantic = torch.randn(2, 5, 32), torch.randn(2, 3, 8)
-    rows = projector(visual, semantic)
-    assert rows.shape == (2, 5 + 1 + 3 + 1, 6)
+    embeddings = projector(visual, semantic)
+    assert embeddings.shape == (2, 5 + 1 + 3 + 1, 6)
 
     def mlp(layers: torch.nn.Sequential, x: Tensor) -> Tensor:
         hidden = x @ layers[0].weight.T + layers[0].bias
         gelu = 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
         return gelu @ layers[2].weight.T + layers[2].bias
 
-    torch.testing.assert_close(rows[:, :5], mlp(projector.visual, visual))
-    torch.testing.assert_close(rows[:, 5], projector.image_newline.expand(2, -1))
-    torch.testing.assert_close(rows[:, 6:9], mlp(projector.semantic, semantic))
-    torch.testing.assert_close(rows[:, 9], projector.semantic_newline.expand(2, -1))
+    torch.testing.assert_close(embeddings[:, :5], mlp(projector.visual, visual))
+    torch.testing.assert_close(embeddings[:, 5], projector.image_newline.expand(2, -1))
+    torch.testing.assert_close(embeddings[:, 6:9], mlp(projector.semantic, semantic))
+    torch.testing.assert_close(embeddings[:, 9], projector.semantic_newline.expand(2, -1))
 
 
-def test_clip_rows_close_every_frame() -> None:
+def test_a_newline_follows_every_frame_of_a_clip() -> None:
     projector = Projector(width=8, language_width=6)
     first, second = torch.randn(7, 6), torch.randn(3, 6)
-    rows = projector.prompt_embeddings([first, second], clip=True)
+    embeddings = projector.prompt_embeddings([first, second], clip=True)
     newline = projector.frame_newline[None]
-    assert torch.equal(rows, torch.cat([first, newline, second, newline]))
+    assert torch.equal(embeddings, torch.cat([first, newline, second, newline]))
 
 
-def test_rows_of_a_batch_equal_one_by_one() -> None:
+def test_embeddings_of_a_batch_equal_one_by_one() -> None:
     pam = tiny_pam()
     (features,) = encoded(pam, 1)
     prompts = [box(), box(40, 10, 90, 60), box(0, 0, 20, 70)]
     observations = pam.segment(features, prompts, [pam.new_memory() for _ in prompts])
     for stride, count in ((2, (GRID // 2) ** 2), (4, (GRID // 4) ** 2)):
         batch = pam.embeddings(observations, stride=stride)
-        assert [len(rows) for rows in batch] == [count + 1 + 4 + 1] * 3
-        for rows, observation in zip(batch, observations, strict=True):
+        assert [len(embeddings) for embeddings in batch] == [count + 1 + 4 + 1] * 3
+        for embeddings, observation in zip(batch, observations, strict=True):
             (alone,) = pam.embeddings([observation], stride=stride)
-            torch.testing.assert_close(rows.tensor, alone.tensor)
-            assert rows.tensor.shape == (len(rows), HIDDEN)
+            torch.testing.assert_close(embeddings.tensor, alone.tensor)
+            assert embeddings.tensor.shape == (len(embeddings), HIDDEN)
     assert pam.embeddings([], stride=FIRST_FRAME_STRIDE) == []
     assert observations[0].decoder_features.tokens.shape == (1, 2, WIDTH)
 
 
-# ---- prompts: letter for letter what the weights were trained on
+# ---- prompts: exactly those of training
 
 HEAD = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 TAIL = "<|im_end|>\n<|im_start|>assistant\n"
@@ -173,19 +173,19 @@ TEXTS = {
 }
 
 
-def test_prompts_letter_for_letter() -> None:
+def test_prompts_are_exactly_those_of_training() -> None:
     assert TEXT_BEFORE_IMAGE == HEAD
     for task in Task:
         for language in Language:
             assert text_after_image(task, language) == f"\n{TEXTS[task, language]}{TAIL}"
 
 
-def test_previous_caption_goes_into_clip_prompts_only() -> None:
-    said = "A {previous} cup."  # braces of the caption's own stay as they are
-    expected = f"\nProvide a caption for this subject in this video.\nPrevious caption: {said}{TAIL}"
-    assert text_after_image(Task.CLIP, Language.EN, said) == expected
-    assert text_after_image(Task.CLIP, Language.ZH, said).startswith(
+def test_only_clip_prompts_contain_the_previous_caption() -> None:
+    caption = "A {previous} cup."  # braces in a caption stay
+    expected = f"\nProvide a caption for this subject in this video.\nPrevious caption: {caption}{TAIL}"
+    assert text_after_image(Task.CLIP, Language.EN, caption) == expected
+    assert text_after_image(Task.CLIP, Language.ZH, caption).startswith(
         "\n对该视频中的目标对象提供一个描述。\n历史描述：A"
     )
-    assert said not in text_after_image(Task.BRIEF, Language.EN, said)
+    assert caption not in text_after_image(Task.BRIEF, Language.EN, caption)
     assert text_after_image(Task.CLIP, Language.EN, "") == f"\n{TEXTS[Task.CLIP, Language.EN]}{TAIL}"

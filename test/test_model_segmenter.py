@@ -1,4 +1,4 @@
-"""SAM 2's driver: prompts, batches, memory, presence; frame by frame the same as the stock predictor."""
+"""The segmenter: prompts, batches, memory, presence; every frame equals the stock SAM 2 predictor's."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_features_have_the_grid(pam: Pam) -> None:
     assert shapes == [(1, WIDTH // 8, 4 * GRID, 4 * GRID), (1, WIDTH // 4, 2 * GRID, 2 * GRID)]
 
 
-def test_clicks_are_scaled_per_axis_and_a_box_is_its_two_corners(pam: Pam) -> None:
+def test_clicks_are_scaled_by_axis_and_a_box_becomes_two_corners(pam: Pam) -> None:
     features = pam.encode(picture())
     prompt = Prompt.from_clicks([(96 / 4, 72 / 2), (0, 71)], [1, 0], box_xyxy=(12, 9, 48, 36))
     points, labels = pam.segmenter._clicks([features.size], [prompt])
@@ -84,7 +84,7 @@ def test_prompts_outside_the_frame_are_refused(pam: Pam) -> None:
         pam.segment(features, [click(200, 10)], [memory])
     with pytest.raises(PromptError, match="same size"):
         pam.segment(features, [Prompt.from_mask(np.ones((4, 4)))], [memory])
-    with pytest.raises(PromptError, match="after it was prompted"):
+    with pytest.raises(PromptError, match="no memory yet; prompt it before tracking"):
         pam.track(features, [memory])
     assert memory.is_empty
 
@@ -98,7 +98,7 @@ def test_box_and_clicks_together_differ_from_either(pam: Pam) -> None:
     assert not torch.allclose(found[0].mask_logits, found[2].mask_logits, atol=1e-3)
 
 
-# ---- what comes out
+# ---- observations
 
 
 def test_observation_shapes_and_ranges(pam: Pam) -> None:
@@ -115,8 +115,8 @@ def test_observation_shapes_and_ranges(pam: Pam) -> None:
     assert not observation.mask.all()
 
 
-def test_stability_pick(pam: Pam) -> None:
-    """Token 0 where its mask hardly changes between thresholds -0.05 and 0.05; else the best of 1 to 3."""
+def test_masks_are_picked_by_stability(pam: Pam) -> None:
+    """Token 0 if its mask hardly changes between thresholds -0.05 and 0.05; else the best of 1 to 3."""
     masks = torch.full((4, 4, 10, 10), -1.0)
     masks[0, 0, :5] = 1.0  # stable
     masks[1, 0, :5] = 1.0
@@ -135,7 +135,7 @@ def test_stability_pick(pam: Pam) -> None:
     ]
 
 
-def test_absent_object_has_an_empty_mask_and_is_remembered_as_absent() -> None:
+def test_an_absent_object_has_an_empty_mask_and_is_remembered_as_absent() -> None:
     pam = tiny_pam()
     (features,) = encoded(pam, 1)
     pam.segmenter.sam2.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(-6.0)
@@ -150,7 +150,7 @@ def test_absent_object_has_an_empty_mask_and_is_remembered_as_absent() -> None:
     assert found.mask.any()
 
 
-def test_mask_prompt_returns_the_mask_and_a_tap(pam: Pam) -> None:
+def test_a_mask_prompt_returns_the_mask_and_decoder_features(pam: Pam) -> None:
     (features,) = encoded(pam, 1)
     masks = [disc_mask(), ~disc_mask()]
     memories = [pam.new_memory(), pam.new_memory()]
@@ -280,7 +280,7 @@ def test_configurations_that_do_not_fit_are_refused() -> None:
         Segmenter(instantiate(sam2_tiny() | {"soft_no_obj_ptr": True}))
 
 
-# ---- the stock predictor as an independent judge
+# ---- the stock predictor as an independent stock_predictor
 
 
 class Float32Memory:
@@ -292,7 +292,7 @@ class Float32Memory:
         return getattr(torch, name)
 
 
-class Judge:
+class StockPredictor:
     """sam2's own video predictor with PAM's flags on the same weights and pixels."""
 
     def __init__(
@@ -331,14 +331,14 @@ class Judge:
 
 
 @pytest.fixture
-def judge(pam: Pam, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Judge]:
-    return lambda count: Judge(pam, [picture(step) for step in range(count)], monkeypatch)
+def stock_predictor(pam: Pam, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], StockPredictor]:
+    return lambda count: StockPredictor(pam, [picture(step) for step in range(count)], monkeypatch)
 
 
 def assert_logits(ours: Observation, theirs: Tensor) -> None:
     out = ours.mask_logits_at_frame_size()
     error = (out - theirs).norm() / theirs.norm()
-    assert error < 1e-4
+    assert error < 1e-4, f"relative error {error:.1e}"
     assert ((out > 0) != (theirs > 0)).sum() <= 2
 
 
@@ -353,28 +353,28 @@ def assert_logits(ours: Observation, theirs: Tensor) -> None:
     ids=["click", "box", "box_and_clicks", "mask"],
 )
 def test_tracking_equals_the_stock_video_predictor(
-    pam: Pam, judge: Callable[[int], Judge], prompt: Prompt
+    pam: Pam, stock_predictor: Callable[[int], StockPredictor], prompt: Prompt
 ) -> None:
-    frames, other = encoded(pam, 24), judge(24)
+    frames, reference = encoded(pam, 24), stock_predictor(24)
     memory = pam.new_memory()
     found = pam.segment(frames[0], [prompt], [memory])
     for frame in frames[1:]:
         found += pam.track(frame, [memory])
-    other.prompt(0, prompt)
-    for observation, logits in zip(found, other.track(0, 23), strict=True):
+    reference.prompt(0, prompt)
+    for observation, logits in zip(found, reference.track(0, 23), strict=True):
         assert_logits(observation, logits)
-    # the judge judges: another prompt is seen as different
-    (else_where,) = pam.segment(frames[0], [click(80, 60)], [pam.new_memory()])
-    with pytest.raises(AssertionError):
-        assert_logits(else_where, found[0].mask_logits_at_frame_size())
+    # The comparison can fail: another prompt has reference logits.
+    (elsewhere,) = pam.segment(frames[0], [click(80, 60)], [pam.new_memory()])
+    with pytest.raises(AssertionError, match="relative error"):
+        assert_logits(elsewhere, found[0].mask_logits_at_frame_size())
 
 
 @pytest.mark.parametrize("at", [1, 10, 18])
 def test_corrections_equal_the_stock_video_predictor(
-    pam: Pam, judge: Callable[[int], Judge], at: int
+    pam: Pam, stock_predictor: Callable[[int], StockPredictor], at: int
 ) -> None:
     """A click on a tracked frame, with 1 to 18 frames behind it."""
-    frames, other = encoded(pam, 24), judge(24)
+    frames, reference = encoded(pam, 24), stock_predictor(24)
     correction = Prompt.from_clicks([(35, 32), (60, 60)], [1, 0])
     memory = pam.new_memory()
     pam.segment(frames[0], [box()], [memory])
@@ -383,24 +383,24 @@ def test_corrections_equal_the_stock_video_predictor(
     (corrected,) = pam.segment(frames[at], [correction], [memory])
     after = [pam.track(frame, [memory])[0] for frame in frames[at + 1 :]]
 
-    other.prompt(0, box())
-    other.track(0, at)
-    assert_logits(corrected, other.prompt(at, correction))
-    for observation, logits in zip(after, other.track(at, 23)[1:], strict=True):
+    reference.prompt(0, box())
+    reference.track(0, at)
+    assert_logits(corrected, reference.prompt(at, correction))
+    for observation, logits in zip(after, reference.track(at, 23)[1:], strict=True):
         assert_logits(observation, logits)
 
 
 def test_a_second_click_on_the_first_frame_equals_the_stock_video_predictor(
-    pam: Pam, judge: Callable[[int], Judge]
+    pam: Pam, stock_predictor: Callable[[int], StockPredictor]
 ) -> None:
-    frames, other = encoded(pam, 8), judge(8)
+    frames, reference = encoded(pam, 8), stock_predictor(8)
     memory = pam.new_memory()
     pam.segment(frames[0], [click()], [memory])
     (second,) = pam.segment(frames[0], [click(60, 40)], [memory])
     after = [pam.track(frame, [memory])[0] for frame in frames[1:]]
-    other.prompt(0, click())
-    assert_logits(second, other.prompt(0, click(60, 40)))
-    # our ages of pointers count in fifteenths, however short the stream; the predictor's in the clip's length
-    last = other.track(0, 7)[-1]
-    with pytest.raises(AssertionError):
+    reference.prompt(0, click())
+    assert_logits(second, reference.prompt(0, click(60, 40)))
+    # Different on purpose: ages of pointers count in fifteenths here, in the clip's length there.
+    last = reference.track(0, 7)[-1]
+    with pytest.raises(AssertionError, match="relative error"):
         assert_logits(after[-1], last)

@@ -55,7 +55,7 @@ def test_clips_follow_one_another(carry_over):
 
 
 def test_a_file_is_captioned_as_a_camera_is():
-    """The same frames through the node's engine, with its thread's turns, give the same captions."""
+    """The same frames give the same captions in the node's engine."""
     played = frames(60, rate_hz=7.0)
     model = FakeModel(words=2)
     steps = list(caption_video(model, played, [BOX], every_s=1.5, language=Language.EN, clip_frames=5))
@@ -64,13 +64,13 @@ def test_a_file_is_captioned_as_a_camera_is():
     for i, frame in enumerate(played):
         rig.engine.submit_frame(replace(frame, camera="front"))
         if i == 0:
-            rig.ask(BOX, tasks=())
+            rig.request(BOX, tasks=())
         rig.settle()
-    heard = [(e.sequence, e.clip_start_ns, e.clip_end_ns, e.text) for e in rig.heard.captions if e.final]
-    told = [(e.sequence, e.clip_start_ns, e.clip_end_ns, e.text) for s in steps for e in s.captions]
-    assert len(heard) == 5
-    assert told[:5] == heard
-    assert len(told) == 6  # the file's end captions what is left
+    live = [(e.sequence, e.clip_start_ns, e.clip_end_ns, e.text) for e in rig.events.captions if e.final]
+    from_file = [(e.sequence, e.clip_start_ns, e.clip_end_ns, e.text) for s in steps for e in s.captions]
+    assert len(live) == 5
+    assert from_file[:5] == live
+    assert len(from_file) == 6  # the end of the file ends a clip, too
 
 
 def test_regions_are_followed_without_texts():
@@ -116,32 +116,32 @@ def test_an_object_out_of_view_is_lost_and_found():
     assert steps[3].regions[0].last_visible_ns == played[2].stamp_ns
 
 
-def test_several_regions_tasks_and_languages_of_one_picture():
+def test_several_regions_tasks_and_languages_of_one_image():
     model = FakeModel()
-    heard: list[tuple[int, Task, Language]] = []
+    reported: list[tuple[int, Task, Language]] = []
     regions = perceive_image(
         model,
         frames(1)[0].image,
         [BOX, Prompt.from_clicks([(40, 30)])],
         [Task.LABEL, Task.EXPLAIN],
         list(Language),
-        lambda region_id, task, language, text: heard.append((region_id, task, language)),
+        lambda region_id, task, language, text: reported.append((region_id, task, language)),
     )
     assert [region.region_id for region in regions] == [1, 2]
     assert all(len(region.texts) == 4 for region in regions)
-    assert len(set(heard)) == 8
+    assert len(set(reported)) == 8
     (batch,) = model.batches  # one batch for everything
     assert len({text.prompt_id for text in batch}) == 2  # one prefill each
 
 
-def test_a_prompt_outside_the_picture_is_refused():
+def test_a_prompt_outside_the_image_is_refused():
     with pytest.raises(PromptError, match="outside the 64x48 image"):
         perceive_image(
             FakeModel(), frames(1)[0].image, [Prompt.from_clicks([(64, 3)])], [Task.LABEL], [Language.EN]
         )
 
 
-def test_videos_keep_their_pictures_and_stamps(tmp_path: Path):
+def test_videos_keep_their_frames_and_stamps(tmp_path: Path):
     path = tmp_path / "clip.mp4"
     stamps = [0, 100_000_000, 250_000_000, 300_000_000]
     with media.VideoWriter(path) as film:
@@ -154,7 +154,7 @@ def test_videos_keep_their_pictures_and_stamps(tmp_path: Path):
     assert np.allclose([frame.image.mean() for frame in read], [0, 40, 80, 120], atol=4)
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path: Path):
+def test_errors_name_files_that_cannot_be_read(tmp_path: Path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video at all")
     for read in (media.video_stamps_ns, lambda path: list(media.read_video(path)), media.read_image):

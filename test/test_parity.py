@@ -17,7 +17,7 @@ from PIL import Image
 from tiny_models import LANGUAGE, picture, sam2_tiny, tiny_pam
 
 from pam_ros.errors import InputError
-from pam_ros.evaluation.parity import CaseResult, iou, rule_tensor, run_parity
+from pam_ros.evaluation.parity import CaseResult, rule_tensor, run_parity
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
 from pam_ros.model.loading.weights import SAM2_PREFIX, official_name
 from pam_ros.records import Prompt
@@ -29,7 +29,7 @@ CASES = {
     "image": {"kind": "image", "frame": 1, "points_xy": [[30, 30], [70, 20]], "labels": [1, 0]},
     "video": {"kind": "video", "frames": 18, "box_xyxy": [15, 14, 44, 44]},
 }
-WINDOW = 60  # rows; short of both prompts, so that it shows
+WINDOW = 60  # tokens; shorter than both prompts, so that it has an effect
 
 
 @pytest.mark.timeout(1800)  # 1024-pixel inputs on a CPU
@@ -42,7 +42,7 @@ def test_the_reference_is_reproduced() -> None:
     assert [result for result in results if not result.passed] == []
 
 
-# ---- a miniature folder: what it expects is computed here, without the parity module's own flow
+# ---- a miniature folder; its expected outputs are computed here, without the parity module
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(pam.embeddings([o], stride=LATER_FRAME_STRIDE)[0].tensor for o in kept),
     ]
     newline = pam.projector.frame_newline[None]
-    record(expected, "video", pam, torch.cat([part for rows in parts for part in (rows, newline)]), every=7)
+    record(expected, "video", pam, torch.cat([each for part in parts for each in (part, newline)]), every=7)
     masks = np.stack([observation.mask for observation in found])
     expected["video.masks_packed"] = np.packbits(masks, axis=-1)
     expected["video.masks_shape"] = np.array(masks.shape)
@@ -99,11 +99,11 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def record(expected: dict[str, Any], case: str, pam: Any, rows: torch.Tensor, *, every: int) -> None:
-    """Embeds, last logits and greedy tokens of one case, by the shortest way."""
+def record(expected: dict[str, Any], case: str, pam: Any, embeddings: torch.Tensor, *, every: int) -> None:
+    """Records embeddings, last logits and greedy tokens of one case."""
     at = IDS.index(-200)
     with torch.inference_mode():
-        embeds = torch.cat([pam.language.embed(IDS[:at]), rows, pam.language.embed(IDS[at + 1 :])])
+        embeds = torch.cat([pam.language.embed(IDS[:at]), embeddings, pam.language.embed(IDS[at + 1 :])])
         assert len(embeds) < WINDOW or case == "video"
         logits = pam.language.logits(embeds)
         expected[f"{case}.embeds"] = embeds[::every].numpy()
@@ -117,13 +117,13 @@ def record(expected: dict[str, Any], case: str, pam: Any, rows: torch.Tensor, *,
     expected[f"{case}.tokens"] = np.array(tokens)
 
 
-def test_a_miniature_folder_agrees(miniature: Path) -> None:
-    told: list[str] = []
-    results = run_parity(miniature, told.append)
+def test_a_miniature_folder_passes(miniature: Path) -> None:
+    lines: list[str] = []
+    results = run_parity(miniature, lines.append)
     assert [result.name for result in results] == ["image", "video"]
     assert all(result.passed for result in results), results
     assert all(result.tokens == 24 for result in results)
-    assert "running video" in told
+    assert "running video" in lines
 
 
 QUANTITIES = {
@@ -133,12 +133,12 @@ QUANTITIES = {
 
 
 def change(quantity: str, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """As little as must be noticed."""
+    """The smallest change that must be noticed."""
     if quantity == "mask_logits_sub4":
         return -value
     if quantity == "masks_packed":
         value = value.copy()
-        value[7, 20:30] ^= 255  # ten lines of one frame
+        value[7, 20:30] ^= 255  # ten rows of one frame
         return value
     if quantity in ("tokens", "embeds_shape"):
         return value + np.eye(1, len(value), 1, dtype=int)[0]
@@ -146,7 +146,7 @@ def change(quantity: str, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def test_a_changed_expectation_fails(miniature: Path, tmp_path: Path) -> None:
-    """A case for each quantity with that quantity changed, and the untouched cases beside them."""
+    """One case for each quantity, with that quantity changed; the unchanged cases still pass."""
     folder = Path(shutil.copytree(miniature, tmp_path / "changed"))
     golden = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
     recorded = dict(np.load(miniature / "expected.npz"))
@@ -173,7 +173,7 @@ def test_other_weights_fail(miniature: Path, tmp_path: Path) -> None:
     assert not any(result.passed for result in run_parity(folder))
 
 
-def test_a_folder_that_lacks_something_is_refused(miniature: Path, tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_refused(miniature: Path, tmp_path: Path) -> None:
     for name in ("golden.json", "expected.npz", "frames", "any_name.yaml"):
         folder = Path(shutil.copytree(miniature, tmp_path / f"without_{name}"))
         (folder / name).rename(tmp_path / f"gone_{name}")
@@ -210,7 +210,7 @@ def test_the_weight_rule() -> None:
         np.testing.assert_allclose(out, rule(drawn(full, shape)), rtol=1e-6)
 
 
-def test_bars() -> None:
+def test_every_bar_counts() -> None:
     good = CaseResult("x", 9e-5, 9e-5, 9e-5, 0.9995, 24, 24)
     assert good.passed
     for change in (
@@ -221,11 +221,3 @@ def test_bars() -> None:
         {"tokens_equal": 23},
     ):
         assert not replace(good, **change).passed
-
-
-def test_iou() -> None:
-    a = np.array([[True, True], [False, False]])
-    assert iou(a, a) == 1
-    assert iou(a, ~a) == 0
-    assert iou(a, np.ones((2, 2), np.bool_)) == 0.5
-    assert iou(~a & a, ~a & a) == 1

@@ -1,4 +1,4 @@
-"""Small regions are looked at from nearer: in which part of a frame, and what comes of it."""
+"""Region crops: where they lie, and what small regions gain from them."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def boxes(picture: EvaluationImage, *, small: bool) -> list[tuple[float, float, 
     found = []
     for region in picture.regions:
         x1, y1, x2, y2 = region.box_xyxy
-        cut = crop_around((x1 / width, y1 / height, x2 / width, y2 / height))
-        if region.kind is Kind.OBJECT and (cut is not None) == small:
+        crop = crop_around((x1 / width, y1 / height, x2 / width, y2 / height))
+        if region.kind is Kind.OBJECT and (crop is not None) == small:
             found.append(region.box_xyxy)
-    assert found, "the small set's first picture has objects of both kinds"
+    assert found, "the first image of the small set has objects of both kinds"
     return found
 
 
@@ -57,29 +57,29 @@ def segmented(model: Pam, image: Pixels, prompts: list[Prompt]) -> list[Observat
     return model.segment(model.encode(image), prompts, [model.new_memory() for _ in prompts])
 
 
-# ---- which part
+# ---- position
 
 
 @pytest.mark.parametrize(
-    ("box", "cut"),
+    ("box", "crop"),
     [
         ((0.45, 0.45, 0.55, 0.5), (0.25, 0.225, 0.75, 0.725)),  # small: half of the frame around it
         ((0.3, 0.4, 0.58, 0.5), (0.09, 0.1, 0.79, 0.8)),  # larger: CONTEXT times its longer side
         ((0.0, 0.9, 0.05, 1.0), (0.0, 0.5, 0.5, 1.0)),  # in a corner: inside the frame
     ],
 )
-def test_a_cut_lies_around_its_region(box: tuple[float, ...], cut: tuple[float, ...]) -> None:
-    assert crop_around((box[0], box[1], box[2], box[3])) == pytest.approx(cut)
+def test_a_crop_surrounds_its_region(box: tuple[float, ...], crop: tuple[float, ...]) -> None:
+    assert crop_around((box[0], box[1], box[2], box[3])) == pytest.approx(crop)
 
 
-def test_large_and_absent_regions_get_no_cut() -> None:
+def test_large_and_absent_regions_have_no_crop() -> None:
     side = LARGEST / CONTEXT
     assert crop_around((0.1, 0.1, 0.1 + side - 0.01, 0.2)) is not None
     assert crop_around((0.1, 0.1, 0.1 + side + 0.01, 0.2)) is None
     assert crop_around((0.0, 0.0, 0.0, 0.0)) is None
 
 
-def test_varied_cuts_hold_their_region_and_stay_in_the_frame() -> None:
+def test_random_crops_contain_their_region_and_stay_in_the_frame() -> None:
     random = np.random.default_rng(0)
     for _ in range(200):
         x, y = random.uniform(0, 0.75, 2)
@@ -95,17 +95,17 @@ def test_varied_cuts_hold_their_region_and_stay_in_the_frame() -> None:
         assert y2 >= y + height - 1e-9
 
 
-# ---- what comes of it
+# ---- segmentation and embeddings
 
 
-def test_a_small_region_is_segmented_as_its_cut_alone_would_be(model: Pam, picture: EvaluationImage) -> None:
+def test_a_small_region_is_segmented_as_its_crop_alone(model: Pam, picture: EvaluationImage) -> None:
     image, box = picture.image(), boxes(picture, small=True)[0]
     (seen,) = segmented(model, image, [Prompt.from_clicks(box_xyxy=box)])
     assert seen.crop is not None
     x1, y1, x2, y2 = seen.crop.box_xyxy
     moved = np.array(box) - [x1, y1, x1, y1]
-    cut = np.ascontiguousarray(image[y1:y2, x1:x2])
-    (alone,) = segmented(model, cut, [Prompt.from_clicks(box_xyxy=moved)])
+    crop = np.ascontiguousarray(image[y1:y2, x1:x2])
+    (alone,) = segmented(model, crop, [Prompt.from_clicks(box_xyxy=moved)])
     torch.testing.assert_close(seen.crop.mask_logits, alone.mask_logits, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(
         seen.crop.decoder_features.image, alone.decoder_features.image, rtol=1e-3, atol=1e-3
@@ -118,29 +118,29 @@ def test_a_small_region_is_segmented_as_its_cut_alone_would_be(model: Pam, pictu
     assert seen.mask_score == pytest.approx(alone.mask_score, abs=1e-3)
 
 
-def test_masks_of_small_regions_get_better(model: Pam, picture: EvaluationImage) -> None:
+def test_crops_improve_masks_of_small_regions(model: Pam, picture: EvaluationImage) -> None:
     image, truth = picture.image(), picture.masks()
     ious: dict[bool, list[float]] = {True: [], False: []}
     for region, mask in zip(picture.regions, truth, strict=True):
         if mask is None or region.box_xyxy not in boxes(picture, small=True):
             continue
         (seen,) = segmented(model, image, [Prompt.from_clicks(box_xyxy=crop_mask(mask)[0])])
-        for near in (True, False):
-            found = (seen if near else replace(seen, crop=None)).mask
-            ious[near].append(np.count_nonzero(found & mask) / np.count_nonzero(found | mask))
+        for cropped in (True, False):
+            found = (seen if cropped else replace(seen, crop=None)).mask
+            ious[cropped].append(np.count_nonzero(found & mask) / np.count_nonzero(found | mask))
     assert np.mean(ious[True]) > np.mean(ious[False])
 
 
-def test_large_regions_are_seen_as_they_are(model: Pam, picture: EvaluationImage) -> None:
+def test_large_regions_are_not_cropped(model: Pam, picture: EvaluationImage) -> None:
     for seen in segmented(
         model, picture.image(), [Prompt.from_clicks(box_xyxy=box) for box in boxes(picture, small=False)]
     ):
         assert seen.crop is None
-        (plain,), (near,) = (
+        (plain,), (cropped,) = (
             model.embeddings([seen], stride=FIRST_FRAME_STRIDE),
             model.embeddings([seen], stride=FIRST_FRAME_STRIDE, crop=True),
         )
-        assert torch.equal(plain.tensor, near.tensor)
+        assert torch.equal(plain.tensor, cropped.tensor)
 
 
 def test_prompts_of_all_kinds_at_once_equal_one_by_one(model: Pam, picture: EvaluationImage) -> None:
@@ -155,7 +155,7 @@ def test_prompts_of_all_kinds_at_once_equal_one_by_one(model: Pam, picture: Eval
     prompts = [
         Prompt.from_clicks(box_xyxy=first),
         Prompt.from_clicks([point]),
-        Prompt.from_clicks([point, (1, 1)], [1, 0]),  # the second lies outside the cut
+        Prompt.from_clicks([point, (1, 1)], [1, 0]),  # the second lies outside the crop
         Prompt.from_mask(mask),
         Prompt.from_clicks([point], box_xyxy=first),
     ]
@@ -166,18 +166,16 @@ def test_prompts_of_all_kinds_at_once_equal_one_by_one(model: Pam, picture: Eval
         assert together.crop.box_xyxy == alone.crop.box_xyxy
         torch.testing.assert_close(together.crop.mask_logits, alone.crop.mask_logits, rtol=1e-3, atol=1e-2)
     given = segmented(model, image, prompts)[3]
-    assert np.array_equal(given.mask, mask)  # a mask prompt is the answer, from near too
+    assert np.array_equal(given.mask, mask)  # a mask prompt is the mask, cropped or not
     assert given.mask_score == 1.0
 
 
-def test_texts_are_read_from_near_and_clips_from_the_whole_frame(
-    model: Pam, picture: EvaluationImage
-) -> None:
+def test_texts_use_the_crop_and_clips_the_whole_frame(model: Pam, picture: EvaluationImage) -> None:
     image, box = picture.image(), boxes(picture, small=True)[0]
     prompt = Prompt.from_clicks(box_xyxy=box)
     (seen,) = segmented(model, image, [prompt])
     assert seen.crop is not None
-    (near,), (whole,) = (
+    (cropped,), (whole,) = (
         model.embeddings([seen], stride=FIRST_FRAME_STRIDE, crop=True),
         model.embeddings([seen], stride=FIRST_FRAME_STRIDE),
     )
@@ -185,25 +183,25 @@ def test_texts_are_read_from_near_and_clips_from_the_whole_frame(
         [replace(seen, decoder_features=seen.crop.decoder_features)], stride=FIRST_FRAME_STRIDE
     )
     (of_whole,) = model.embeddings([replace(seen, crop=None)], stride=FIRST_FRAME_STRIDE)
-    assert torch.equal(near.tensor, of_crops.tensor)
+    assert torch.equal(cropped.tensor, of_crops.tensor)
     assert torch.equal(whole.tensor, of_whole.tensor)
-    assert not torch.allclose(near.tensor, whole.tensor)
+    assert not torch.allclose(cropped.tensor, whole.tensor)
 
 
-def test_a_tracked_region_is_looked_at_when_it_is_asked_about(model: Pam, picture: EvaluationImage) -> None:
+def test_a_tracked_region_is_cropped_only_for_its_texts(model: Pam, picture: EvaluationImage) -> None:
     image, memory = picture.image(), model.new_memory()
     prompt = Prompt.from_clicks(box_xyxy=boxes(picture, small=True)[0])
     model.segment(model.encode(image), [prompt], [memory])
     (seen,) = model.track(model.encode(image), [memory])
-    assert seen.crop is None  # not at every frame
-    (near,), (whole,) = (
+    assert seen.crop is None  # not in every frame
+    (cropped,), (whole,) = (
         model.embeddings([seen], stride=FIRST_FRAME_STRIDE, crop=True),
         model.embeddings([seen], stride=FIRST_FRAME_STRIDE),
     )
-    assert not torch.allclose(near.tensor, whole.tensor)
+    assert not torch.allclose(cropped.tensor, whole.tensor)
 
 
-def test_nothing_of_it_is_remembered(model: Pam, picture: EvaluationImage) -> None:
+def test_crops_do_not_enter_the_memory(model: Pam, picture: EvaluationImage) -> None:
     image, memories = picture.image(), [model.new_memory(), model.new_memory()]
     prompt = Prompt.from_clicks(box_xyxy=boxes(picture, small=True)[0])
     features = model.encode(image)
@@ -212,7 +210,7 @@ def test_nothing_of_it_is_remembered(model: Pam, picture: EvaluationImage) -> No
     assert_same(model.track(features, memories[:1]), model.track(features, memories[1:]))
 
 
-def test_a_correction_is_seen_from_near_too(model: Pam, picture: EvaluationImage) -> None:
+def test_a_correction_is_cropped_too(model: Pam, picture: EvaluationImage) -> None:
     image, memory = picture.image(), model.new_memory()
     box = boxes(picture, small=True)[0]
     features = model.encode(image)
@@ -222,7 +220,7 @@ def test_a_correction_is_seen_from_near_too(model: Pam, picture: EvaluationImage
     assert seen.crop is not None
 
 
-def test_tiny_frames_and_other_models_are_left_alone(model: Pam) -> None:
+def test_tiny_frames_and_other_models_have_no_crops(model: Pam) -> None:
     speck = np.zeros((20, 3, 3), np.uint8)
     assert segmented(model, speck, [Prompt.from_clicks([(1, 1)])])[0].crop is None
     plain = tiny_pam()
@@ -234,11 +232,11 @@ def test_tiny_frames_and_other_models_are_left_alone(model: Pam) -> None:
     assert model.info.crop_small_regions
 
 
-# ---- who requests for what
+# ---- embedding plan
 
 
 @pytest.mark.parametrize("crop_small_regions", [True, False])
-def test_rows_for_texts_and_for_clips_are_shared_where_they_are_alike(crop_small_regions: bool) -> None:
+def test_texts_and_clips_share_embeddings_without_crops(crop_small_regions: bool) -> None:
     class Model(FakeModel):
         @property
         def info(self) -> ModelInfo:
@@ -253,26 +251,26 @@ def test_rows_for_texts_and_for_clips_are_shared_where_they_are_alike(crop_small
     plan.want(observation, stride=FIRST_FRAME_STRIDE, crop=True)
     plan.want(observation, stride=FIRST_FRAME_STRIDE)
     plan.run()
-    near, whole = (
+    cropped, whole = (
         plan.embedded(observation, stride=FIRST_FRAME_STRIDE, crop=True),
         plan.embedded(observation, stride=FIRST_FRAME_STRIDE),
     )
-    assert (near is whole) is not crop_small_regions
+    assert (cropped is whole) is not crop_small_regions
     assert fake.count("embedded_stride2") == (2 if crop_small_regions else 1)
 
 
 # ---- training data
 
 
-def test_sources_give_cuts() -> None:
+def test_sources_load_crops() -> None:
     shards = ShardSource(SMALL_SET)
-    cut = (0.25, 0.1, 0.75, 0.6)
+    crop = (0.25, 0.1, 0.75, 0.6)
     sample = next(i for i, entry in enumerate(shards.entries) if entry.frames == 1)
     for source, index in ((shards, sample), (ShapesSource(1), 0)):
-        whole, near = source.load(index, [0], 256), source.load(index, [0], 128, cut)
+        whole, cropped = source.load(index, [0], 256), source.load(index, [0], 128, crop)
         rows, columns = slice(round(0.1 * 256), round(0.6 * 256)), slice(64, 192)
         expected = whole.ids[0][rows, columns]
-        assert near.ids.shape == (1, 128, 128)
-        assert np.mean(near.ids[0] == expected[:128, :128]) > 0.95
-        off = np.abs(near.pixels[0].astype(int) - whole.pixels[0][rows, columns][:128, :128])
+        assert cropped.ids.shape == (1, 128, 128)
+        assert np.mean(cropped.ids[0] == expected[:128, :128]) > 0.95
+        off = np.abs(cropped.pixels[0].astype(int) - whole.pixels[0][rows, columns][:128, :128])
         assert off.mean() < 12

@@ -1,4 +1,4 @@
-"""Nothing grows: thousands of frames, prompts coming and going, containers and memory stay as they were."""
+"""Nothing grows: containers and memory stay bounded over thousands of frames and prompts."""
 
 import gc
 import tracemalloc
@@ -27,20 +27,20 @@ def busy_rig():
         max_regions=4,
         max_queued_requests=8,
     )
-    rig.heard.limit = 0
+    rig.events.limit = 0
     return rig
 
 
 def live(rig, first, count):
-    """Frames of two cameras with prompts, questions, watches, detections and removals of all kinds."""
+    """Submits frames of two cameras with prompts, requests, recordings, detections and removals."""
     for k in range(first, first + count):
         for camera in ("front", "rear"):
             rig.engine.submit_frame(make_frame(k / 10, 0 if k % 97 < 30 else 100, camera, size=(8, 12)))
         camera = ("front", "rear")[k % 2]
-        # In the dark the fake model finds nothing, and regions go after two seconds.
-        rig.ask(click(k % 12, k % 8), camera, tasks=(Task.LABEL, Task.BRIEF))
-        rig.ask(click(3, 3), camera, stamp_ns=ns((k - 3) / 10))
-        rig.ask(click(3, 3), camera, image=make_frame(0, size=(8, 12)).image)
+        # The fake model finds nothing in black frames, and regions time out after two seconds.
+        rig.request(click(k % 12, k % 8), camera, tasks=(Task.LABEL, Task.BRIEF))
+        rig.request(click(3, 3), camera, stamp_ns=ns((k - 3) / 10))
+        rig.request(click(3, 3), camera, image=make_frame(0, size=(8, 12)).image)
         rig.engine.caption_now(camera, k % 50, Language.EN)
         if k % 3 == 0:
             handle = rig.engine.caption_clip(
@@ -61,21 +61,21 @@ def live(rig, first, count):
         rig.turn()
 
 
-def containers(thing, seen, prefix):
-    """(path, length) of every list, dict, set and deque reachable from our own objects."""
-    if id(thing) in seen:
+def containers(value, seen, prefix):
+    """(path, length) of every list, dict, set and deque that the package's objects reach."""
+    if id(value) in seen:
         return
-    seen.add(id(thing))
-    if isinstance(thing, (list, dict, set, deque, tuple, frozenset)):
-        yield prefix, len(thing)
-        for each in list(thing.values()) + list(thing.keys()) if isinstance(thing, dict) else list(thing):
+    seen.add(id(value))
+    if isinstance(value, (list, dict, set, deque, tuple, frozenset)):
+        yield prefix, len(value)
+        for each in list(value.values()) + list(value.keys()) if isinstance(value, dict) else list(value):
             yield from containers(each, seen, prefix + "[]")
         return
-    if not type(thing).__module__.startswith(("pam_ros.", "fakes")):
+    if not type(value).__module__.startswith(("pam_ros.", "fakes")):
         return
-    names = [name for base in type(thing).__mro__ for name in getattr(base, "__slots__", ())]
-    for name in [*names, *getattr(thing, "__dict__", {})]:
-        yield from containers(getattr(thing, name, None), seen, f"{prefix}.{name}")
+    names = [name for base in type(value).__mro__ for name in getattr(base, "__slots__", ())]
+    for name in [*names, *getattr(value, "__dict__", {})]:
+        yield from containers(getattr(value, name, None), seen, f"{prefix}.{name}")
 
 
 def test_containers_stay_bounded():
@@ -88,13 +88,13 @@ def test_containers_stay_bounded():
     assert any("regions" in path for path in lengths)
     too_long = {path: length for path, length in lengths.items() if length > 40}
     assert too_long == {}
-    assert all(camera.next_id > 50 for camera in rig.engine._cameras.values()), "nothing happened"
+    assert all(camera.next_id > 50 for camera in rig.engine._cameras.values()), "no regions were created"
 
 
 def counted():
     gc.collect()
     kinds = (FakeMemory, FakeObservation, FakeEmbeddings)
-    objects = [type(thing) for thing in gc.get_objects()]
+    objects = [type(value) for value in gc.get_objects()]
     return len(objects), sum(objects.count(kind) for kind in kinds)
 
 
@@ -115,13 +115,13 @@ def test_objects_and_memory_do_not_grow():
     finally:
         tracemalloc.stop()
     objects_later, of_model_later = counted()
-    assert of_model_later <= 4 * 2 * 40  # two cameras' regions with their clips, and what is being decoded
+    assert of_model_later <= 4 * 2 * 40  # the regions of two cameras with their clips and texts
     assert abs(of_model_later - of_model) < 100
     assert objects_later - objects < 300
     assert late - early < 60_000
 
 
-def test_nothing_is_kept_of_regions_that_are_gone():
+def test_removed_regions_leave_nothing_behind():
     rig = busy_rig()
     live(rig, 0, 300)
     rig.settle()
@@ -134,11 +134,11 @@ def test_nothing_is_kept_of_regions_that_are_gone():
     assert rig.engine._handles == set()
 
 
-def test_nothing_is_kept_after_a_stop():
+def test_a_stop_leaves_nothing_behind():
     rig = busy_rig()
     live(rig, 0, 100)
     rig.engine.stop()
-    rig.engine._leave()  # what the thread does last
+    rig.engine._leave()  # the thread's last action
     assert counted()[1] == 0
     assert rig.engine._recorder.count == 0
     assert rig.engine._inbox.counters("front")[2] is None
@@ -158,14 +158,14 @@ def test_nothing_is_kept_after_a_stop():
         ("clip_frames", (0, 65)),
     ],
 )
-def test_options_name_the_value_and_its_range(name, values):
+def test_errors_of_options_name_the_value_and_its_range(name, values):
     for value in values:
         with pytest.raises(ValueError, match=rf"{name} is .*; allowed: ") as caught:
             EngineOptions(**{name: value})
         assert str(value) in str(caught.value)
 
 
-def test_rates_rise_at_once_and_fall_when_nothing_comes():
+def test_rates_rise_at_once_and_fall_without_events():
     meter = RateMeter()
     assert meter.rate_hz(0.0) == 0.0
     for k in range(10):

@@ -1,4 +1,4 @@
-"""`caption_clip`: a caller watches a region for a while; publishers die, regions go, stamps jump."""
+"""`caption_clip` records a region, then captions it; cameras die, regions vanish, stamps jump."""
 
 import pytest
 from stepped_engine import captions, click, error_of, make_frame, ns, play, stepped, streaming_rig
@@ -23,7 +23,7 @@ def clip_of(rig, request, duration_s=2.0, language=Language.EN):
     return handle, progress
 
 
-def test_a_watch_of_a_new_region_starts_with_the_frame_of_its_prompt():
+def test_a_recording_of_a_new_region_starts_with_the_frame_of_its_prompt():
     rig = stepped(clip_frames=3)
     rig.model.words = 2
     rig.engine.submit_frame(make_frame(1.0, 100))
@@ -38,12 +38,12 @@ def test_a_watch_of_a_new_region_starts_with_the_frame_of_its_prompt():
     assert (event.clip_start_ns, event.clip_end_ns) == (ns(1.0), ns(3.0))
     assert [recorded_s for recorded_s, text in progress if not text] == [0.0, 0.5, 1.0, 1.5, 2.0]
     assert progress[-2:] == [(2.0, "clip-en-r1f100c110c120<none"), (2.0, "clip-en-r1f100c110c120<none w")]
-    assert rig.heard.captions == []
-    assert rig.shown[0] == [1]
+    assert rig.events.captions == []
+    assert rig.reported_ids[0] == [1]
     assert rig.model.sizes("generate") == [1]  # the label of the request's default tasks is left out
 
 
-def test_a_watch_of_a_region_that_is_there_starts_with_the_next_frame():
+def test_a_recording_of_an_existing_region_starts_with_the_next_frame():
     rig = stepped(clip_frames=2)
     rig.model.words = 1
     rig.frame(1.0, 100)
@@ -54,7 +54,7 @@ def test_a_watch_of_a_region_that_is_there_starts_with_the_next_frame():
     assert handle.future.result(0).text == "clip-en-r1f102c112<none"
 
 
-def test_watches_have_clips_of_their_own_beside_the_rolling_one():
+def test_recordings_are_independent_of_the_streaming_clip():
     rig = streaming_rig(period_s=1.0, clip_frames=3)
     handle, _ = clip_of(rig, PromptRequest(prompt=None, region_id=1), 2.0, Language.ZH)
     rig.turn()
@@ -66,7 +66,7 @@ def test_watches_have_clips_of_their_own_beside_the_rolling_one():
     ]
 
 
-def test_a_publisher_that_dies_ends_the_watch_with_what_there_is():
+def test_a_recording_ends_with_the_frames_so_far_if_the_camera_dies():
     rig = stepped(clip_frames=11)
     rig.model.words = 1
     rig.engine.submit_frame(make_frame(1.0, 100))
@@ -80,7 +80,7 @@ def test_a_publisher_that_dies_ends_the_watch_with_what_there_is():
     assert handle.future.result(0).text == "clip-en-r1f100c110<none"
 
 
-def test_a_publisher_that_died_before_fails_the_watch():
+def test_a_recording_of_a_dead_camera_fails():
     rig = stepped()
     rig.frame(1.0)
     rig.region()
@@ -94,7 +94,7 @@ def test_a_publisher_that_died_before_fails_the_watch():
     assert progress == []
 
 
-def test_a_camera_whose_stamps_stand_still_is_as_good_as_dead():
+def test_a_camera_with_constant_stamps_counts_as_dead():
     rig = stepped()
     rig.model.words = 1
     rig.engine.submit_frame(make_frame(1.0))
@@ -106,7 +106,7 @@ def test_a_camera_whose_stamps_stand_still_is_as_good_as_dead():
     assert handle.future.result(0).frame_count == 1
 
 
-def test_a_slow_worker_is_not_a_dead_publisher():
+def test_a_slow_worker_is_not_a_dead_camera():
     rig = stepped()
     rig.frame(1.0)
     rig.region()
@@ -114,12 +114,12 @@ def test_a_slow_worker_is_not_a_dead_publisher():
     rig.turn()
     rig.clock.now_s += 4.0
     rig.engine.submit_frame(make_frame(1.1))
-    rig.clock.now_s += 4.0  # the worker was busy elsewhere
+    rig.clock.now_s += 4.0  # the worker was busy
     rig.turn()
     assert not handle.future.done()
 
 
-def test_a_region_not_in_view_while_it_is_watched():
+def test_a_recording_without_its_region_in_view_fails():
     rig = stepped(lost_timeout_s=60)
     rig.frame(1.0)
     rig.region()
@@ -130,7 +130,7 @@ def test_a_region_not_in_view_while_it_is_watched():
     assert "not in view during the 2.0 s" in str(error_of(handle))
 
 
-def test_stamps_that_jump_back_end_a_watch():
+def test_stamps_that_jump_back_end_a_recording():
     rig = stepped(clip_frames=3)
     rig.model.words = 1
     rig.engine.submit_frame(make_frame(11.0, 100))
@@ -140,7 +140,7 @@ def test_stamps_that_jump_back_end_a_watch():
     assert seen.future.result(0).text == "clip-en-r1f100<none"
 
 
-def test_a_watch_ends_with_its_region_or_its_caller():
+def test_a_recording_ends_with_its_region_or_its_caller():
     rig = stepped()
     rig.frame(1.0)
     for x in (10, 40):
@@ -159,7 +159,7 @@ def test_a_watch_ends_with_its_region_or_its_caller():
 
 
 @pytest.mark.parametrize("duration_s", [0, -1, 121, float("nan"), float("inf")])
-def test_durations_that_cannot_be_watched(duration_s):
+def test_bad_durations_are_refused(duration_s):
     rig = stepped()
     rig.frame(1.0)
     error = error_of(clip_of(rig, PromptRequest(prompt=click()), duration_s)[0])
@@ -167,7 +167,7 @@ def test_durations_that_cannot_be_watched(duration_s):
     assert "at most 120 s" in str(error)
 
 
-def test_watches_that_cannot_begin():
+def test_recordings_that_cannot_begin():
     rig = stepped(max_queued_requests=2)
     rig.frame(1.0)
     own = clip_of(rig, PromptRequest(prompt=click(), image=make_frame(0).image))[0]
@@ -179,10 +179,10 @@ def test_watches_that_cannot_begin():
     handles = [clip_of(rig, PromptRequest(prompt=None, region_id=1))[0] for _ in range(3)]
     assert isinstance(error_of(handles[2]), CapacityError)
     rig.turn()
-    assert isinstance(error_of(rig.ask(click())), CapacityError)  # watches under way count as well
+    assert isinstance(error_of(rig.request(click())), CapacityError)  # recordings in progress count, too
 
 
-def test_progress_that_raises_disturbs_nothing(caplog):
+def test_a_progress_callback_that_raises_is_logged(caplog):
     rig = stepped()
     rig.engine.submit_frame(make_frame(1.0))
     handle = rig.engine.caption_clip(

@@ -1,4 +1,4 @@
-"""Which frames enter a clip, and when it ends."""
+"""Clips: the frames they sample and the moment they end."""
 
 from itertools import pairwise
 
@@ -81,7 +81,7 @@ def test_a_clip_never_holds_more_than_its_bound(max_frames):
     assert len(clip.frames) == max_frames
 
 
-def test_a_carried_frame_stands_at_the_first_instant():
+def test_a_carried_frame_takes_the_first_instant():
     first = ClipBuffer(start_ns=0, period_s=1.0, max_frames=3)
     first.add(observation(0), PLAN)
     clip = ClipBuffer(start_ns=ns(1), period_s=1.0, max_frames=3, carried=first.frames[0])
@@ -107,7 +107,7 @@ def test_planned_instants_run_from_the_start_to_the_decode_timestamp():
 def test_a_frame_without_embeddings_does_not_enter():
     class Failing:
         def embedded(self, observation, *, stride):
-            return InferenceError("no numbers")
+            return InferenceError("no embeddings")
 
     clip = ClipBuffer(start_ns=0, period_s=5.0, max_frames=6)
     assert isinstance(clip.add(observation(0), Failing()), InferenceError)

@@ -10,30 +10,30 @@ def test_detections_become_regions_once():
     rig = stepped()
     rig.frame(1.0)
     rig.detect((5, 5, 15, 15), (30, 20, 50, 35))
-    assert rig.shown[-1] == [1, 2]
+    assert rig.reported_ids[-1] == [1, 2]
     rig.model.calls.clear()
     rig.detect((6, 5, 16, 15), (31, 20, 50, 36))
     assert rig.model.calls == []  # known: left to the tracker
     rig.detect((6, 5, 16, 15), (20, 5, 28, 15))
-    assert rig.shown[-1] == [1, 2, 3]
-    assert rig.heard.warnings == []
+    assert rig.reported_ids[-1] == [1, 2, 3]
+    assert rig.events.warnings == []
 
 
 def test_overlapping_detections_of_one_message_are_one_region():
     rig = stepped()
     rig.frame(1.0)
     rig.detect((5, 5, 15, 15), (5, 6, 15, 16), (30, 20, 50, 35))
-    assert rig.shown[-1] == [1, 2]
+    assert rig.reported_ids[-1] == [1, 2]
 
 
-def test_the_overlap_that_makes_a_detection_known_is_an_option():
+def test_the_overlap_of_a_known_detection_is_an_option():
     for iou, ids in ((0.3, [1]), (0.6, [1, 2])):
         rig = stepped(detection_iou=iou)
         rig.frame(1.0)
         rig.detect((0, 0, 20, 20))
         rig.detect((0, 7, 20, 27))  # IoU 260 / 540 = 0.48
         rig.frame(1.1)
-        assert rig.shown[-1] == ids
+        assert rig.reported_ids[-1] == ids
 
 
 def test_detections_of_an_earlier_frame_are_compared_with_regions_as_they_were_then():
@@ -46,9 +46,9 @@ def test_detections_of_an_earlier_frame_are_compared_with_regions_as_they_were_t
     track.boxes.extend([(ns(1.0), np.array([0, 0, 10, 10])), (ns(1.1), np.array([40, 20, 50, 30]))])
     rig.frame(1.1)
     rig.detect((0, 0, 10, 10), stamp_s=1.0)
-    assert rig.shown[-1] == [1]  # it was there at 1.0, and is that region
+    assert rig.reported_ids[-1] == [1]  # the region was there at 1.0
     rig.detect((0, 0, 10, 10), stamp_s=1.1)
-    assert rig.shown[-1] == [1, 2]  # it was gone from there at 1.1: something else
+    assert rig.reported_ids[-1] == [1, 2]  # the region was elsewhere at 1.1: another object
 
 
 def test_detections_are_not_compared_with_boxes_of_another_resolution():
@@ -57,7 +57,7 @@ def test_detections_are_not_compared_with_boxes_of_another_resolution():
     rig.detect((0, 0, 20, 20))
     rig.frame(1.1, size=(80, 120))  # the region is (0, 0, 40, 40) now
     rig.detect((0, 0, 20, 20), stamp_s=1.1)
-    assert rig.shown[-1] == [1, 2]
+    assert rig.reported_ids[-1] == [1, 2]
     track = rig.engine._cameras["front"].regions[1]
     assert [box.tolist() for _, box in track.boxes] == [[0, 0, 40, 40]]
 
@@ -67,11 +67,11 @@ def test_detections_of_an_earlier_frame_are_segmented_there():
     for k in range(3):
         rig.frame(1.0 + k / 10, 100 + k)
     rig.detect((5, 5, 15, 15), stamp_s=1.0)
-    (region,) = rig.heard.frames[-1].regions
+    (region,) = rig.events.frames[-1].regions
     assert (region.created_ns, region.last_visible_ns) == (ns(1.0), ns(1.2))
 
 
-def test_a_detector_that_draws_boxes_much_larger_than_masks_still_knows_its_object():
+def test_a_detector_with_boxes_much_larger_than_masks_makes_one_region():
     rig = stepped()
     rig.frame(1.0)
     model_box, detector_box = (10, 10, 20, 20), (5, 5, 30, 30)
@@ -82,25 +82,25 @@ def test_a_detector_that_draws_boxes_much_larger_than_masks_still_knows_its_obje
     )
     rig.detect(detector_box)
     rig.detect(detector_box)
-    assert rig.shown[-1] == [1]
+    assert rig.reported_ids[-1] == [1]
 
 
-def test_detections_that_cannot_be_used_are_warned_of_and_the_others_kept():
+def test_bad_detections_are_warnings_and_the_others_become_regions():
     rig = stepped(max_regions=2)
     rig.detect((1, 1, 5, 5))
-    assert "no frame has arrived" in rig.heard.warnings[-1][1]
+    assert "no frame has arrived" in rig.events.warnings[-1][1]
     rig.frame(10.0)
     rig.detect((1, 1, 5, 5), stamp_s=2.0)
-    assert "8.000 s older" in rig.heard.warnings[-1][1]
-    rig.heard.warnings.clear()
+    assert "8.000 s older" in rig.events.warnings[-1][1]
+    rig.events.warnings.clear()
     rig.detect((float("nan"), 1, 5, 5), (9, 9, 3, 12), (500, 500, 600, 600), (5, 5, 15, 15))
-    assert rig.shown[-1] == [1]
-    messages = [message for _, message in rig.heard.warnings]
+    assert rig.reported_ids[-1] == [1]
+    messages = [message for _, message in rig.events.warnings]
     assert len(messages) == 3
     assert all(message.startswith("a detection was rejected") for message in messages)
     rig.detect((20, 20, 30, 30), (40, 20, 50, 30))
-    assert rig.shown[-1] == [1, 2]
-    assert "the limit is 2" in rig.heard.warnings[-1][1]
+    assert rig.reported_ids[-1] == [1, 2]
+    assert "the limit is 2" in rig.events.warnings[-1][1]
 
 
 def test_a_detection_of_nothing_makes_no_region():
@@ -108,11 +108,11 @@ def test_a_detection_of_nothing_makes_no_region():
     rig.frame(1.0, 0)
     rig.detect((5, 5, 15, 15))
     rig.frame(1.1)
-    assert rig.shown[-1] == []
-    assert "nothing was found" in rig.heard.warnings[-1][1]
+    assert rig.reported_ids[-1] == []
+    assert "nothing was found" in rig.events.warnings[-1][1]
 
 
-def test_detections_are_told_about_when_tasks_say_so():
+def test_detections_get_texts_if_tasks_are_given():
     rig = stepped()
     rig.frame(1.0)
     rig.engine.detections(
@@ -125,7 +125,7 @@ def test_detections_are_told_about_when_tasks_say_so():
     rig.settle()
     (batch,) = rig.model.batches
     assert len(batch) == 2
-    assert {event.region_id for event in rig.heard.texts if event.final} == {1, 2}
+    assert {event.region_id for event in rig.events.texts if event.final} == {1, 2}
 
 
 def test_detection_messages_do_not_pile_up():
@@ -137,4 +137,4 @@ def test_detection_messages_do_not_pile_up():
         )
     rig.settle()
     rig.frame(3.0)
-    assert rig.shown[-1] == [1, 2, 3, 4]
+    assert rig.reported_ids[-1] == [1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""Bad input and a model that fails: one request is lost, nothing else is disturbed."""
+"""Bad input and model failures: only the affected request fails."""
 
 import numpy as np
 import pytest
@@ -19,15 +19,15 @@ from pam_ros.records import Detection, Language, Prompt, RegionState, Task
 # ---- bad input
 
 
-def test_requests_that_make_no_sense_fail_at_once():
+def test_invalid_requests_fail_at_once():
     rig = stepped()
     rig.frame(1.0)
     errors = [
-        error_of(rig.ask(click(), tasks=(Task.CLIP,))),
-        error_of(rig.ask(click(), languages=())),
-        error_of(rig.ask(None)),
-        error_of(rig.ask(None, region_id=9)),
-        error_of(rig.ask(click(), region_id=9)),
+        error_of(rig.request(click(), tasks=(Task.CLIP,))),
+        error_of(rig.request(click(), languages=())),
+        error_of(rig.request(None)),
+        error_of(rig.request(None, region_id=9)),
+        error_of(rig.request(click(), region_id=9)),
     ]
     assert [type(error) for error in errors] == [
         TaskError,
@@ -39,17 +39,17 @@ def test_requests_that_make_no_sense_fail_at_once():
     assert not rig.turn()
 
 
-def test_prompts_outside_the_picture_fail_alone():
+def test_prompts_outside_the_image_fail_alone():
     rig = stepped()
     rig.frame(1.0, size=(40, 60))
-    bad = [rig.ask(click(60, 10)), rig.ask(Prompt.from_mask(np.ones((10, 10))))]
-    good = rig.ask(click(59, 39), tasks=())
+    bad = [rig.request(click(60, 10)), rig.request(Prompt.from_mask(np.ones((10, 10))))]
+    good = rig.request(click(59, 39), tasks=())
     rig.settle()
     assert [type(error_of(handle)) for handle in bad] == [PromptError, PromptError]
     assert good.future.result(0).region_id == 1
 
 
-def test_a_mask_prompt():
+def test_a_mask_prompt_gives_its_box():
     rig = stepped()
     rig.frame(1.0)
     mask = np.zeros((40, 60), bool)
@@ -60,7 +60,7 @@ def test_a_mask_prompt():
 def test_more_regions_than_allowed():
     rig = stepped(max_regions=2)
     rig.frame(1.0)
-    handles = [rig.ask(click(x), tasks=()) for x in (10, 20, 30)]
+    handles = [rig.request(click(x), tasks=()) for x in (10, 20, 30)]
     rig.settle()
     assert [handle.future.exception(0) is None for handle in handles] == [True, True, False]
     error = error_of(handles[2])
@@ -74,7 +74,7 @@ def test_more_regions_than_allowed():
 def test_more_requests_than_may_wait():
     rig = stepped(max_queued_requests=3)
     rig.frame(1.0)
-    handles = [rig.ask(click(x)) for x in (10, 20, 30, 40)]
+    handles = [rig.request(click(x)) for x in (10, 20, 30, 40)]
     assert isinstance(error_of(handles[3]), CapacityError)
     assert rig.engine.statistics().queued == 3
     rig.settle()
@@ -82,15 +82,15 @@ def test_more_requests_than_may_wait():
     assert rig.engine.statistics().queued == 0
 
 
-def test_not_active():
+def test_an_inactive_engine_refuses_requests():
     rig = stepped()
     rig.engine.stop()
     rig.engine.submit_frame(make_frame(1.0))
     rig.engine.detections("front", [Detection(each) for each in [(1, 1, 5, 5)]], None, (), ())
-    assert isinstance(error_of(rig.ask(click())), NotActiveError)
+    assert isinstance(error_of(rig.request(click())), NotActiveError)
     assert isinstance(error_of(rig.engine.caption_now("front", 1, Language.EN)), NotActiveError)
     assert rig.engine.clear_regions("front") == 0
-    with pytest.raises(UnknownRegionError):
+    with pytest.raises(UnknownRegionError, match="no region 1"):
         rig.engine.remove_region("front", 1)
     assert rig.engine.statistics().cameras[0].received == 0
 
@@ -99,7 +99,7 @@ def test_not_active():
 
 
 def fail_where(call, guilty):
-    """A fault for one prompt: raises wherever it takes part."""
+    """A fault that makes `call` raise if one of its items is guilty."""
 
     def fault(name, details):
         if name == call and any(guilty(item) for item in details):
@@ -112,7 +112,7 @@ def test_a_prompt_the_model_fails_on_fails_alone():
     rig = stepped()
     rig.frame(1.0)
     rig.model.fault = fail_where("segment", lambda prompt: prompt.points[0, 0] == 20)
-    handles = [rig.ask(click(x), tasks=()) for x in (10, 20, 30)]
+    handles = [rig.request(click(x), tasks=()) for x in (10, 20, 30)]
     rig.settle()
     error = error_of(handles[1])
     assert isinstance(error, InferenceError)
@@ -127,11 +127,11 @@ def test_a_region_the_model_cannot_track_is_lost_alone():
         rig.region(click(x))
     rig.model.fault = fail_where("track", lambda memory: memory.number == 2)
     rig.frame(1.1)
-    assert [region.state.name for region in rig.heard.frames[-1].regions] == ["TRACKED", "LOST", "TRACKED"]
-    assert "region 2 cannot be tracked" in rig.heard.warnings[-1][1]
+    assert [region.state.name for region in rig.events.frames[-1].regions] == ["TRACKED", "LOST", "TRACKED"]
+    assert "region 2 cannot be tracked" in rig.events.warnings[-1][1]
     rig.model.fault = None
     rig.frame(1.2)
-    assert [region.state.name for region in rig.heard.frames[-1].regions] == ["TRACKED"] * 3
+    assert [region.state.name for region in rig.events.frames[-1].regions] == ["TRACKED"] * 3
 
 
 def test_a_frame_the_model_cannot_encode():
@@ -140,40 +140,40 @@ def test_a_frame_the_model_cannot_encode():
     rig.region()
     rig.model.fault = fail_where("encode", lambda shade: shade == 50)
     rig.engine.submit_frame(make_frame(1.1, 50))
-    handle = rig.ask(click())
+    handle = rig.request(click())
     rig.settle()
     assert isinstance(error_of(handle), InferenceError)
-    assert rig.heard.frames[-1].regions[0].state is RegionState.LOST
+    assert rig.events.frames[-1].regions[0].state is RegionState.LOST
     rig.frame(1.2)
-    assert rig.heard.frames[-1].regions[0].state is RegionState.TRACKED
+    assert rig.events.frames[-1].regions[0].state is RegionState.TRACKED
 
 
-def test_rows_the_model_cannot_compute():
+def test_embeddings_the_model_cannot_compute():
     rig = stepped()
     rig.frame(1.0)
     rig.model.fault = fail_where("embedded_stride2", lambda seen: seen.memory.number == 1)
-    bad, good = rig.ask(click(10)), rig.ask(click(20))
+    bad, good = rig.request(click(10)), rig.request(click(20))
     rig.settle()
     assert isinstance(error_of(bad), InferenceError)
     assert good.future.result(0).texts
-    assert rig.shown[-1] == [1, 2]  # its mask is fine
+    assert rig.reported_ids[-1] == [1, 2]  # its mask is unaffected
 
 
-def test_a_fault_of_the_runtime_itself_leaves_nobody_waiting(monkeypatch):
+def test_an_internal_error_fails_every_waiting_request(monkeypatch):
     rig = stepped()
     rig.frame(1.0)
     rig.region()
     monkeypatch.setattr(rig.engine, "_publish", lambda *_: 1 / 0)
-    handles = [rig.ask(click()), rig.engine.caption_now("front", 1, Language.EN)]
+    handles = [rig.request(click()), rig.engine.caption_now("front", 1, Language.EN)]
     rig.turn()
     assert [type(error_of(handle)) for handle in handles] == [InferenceError] * 2
 
 
-def test_a_listener_that_raises_is_logged_and_disturbs_nothing(caplog):
+def test_a_listener_that_raises_is_logged(caplog):
     rig = stepped(model=FakeModel())
-    rig.heard._keep = lambda *_: 1 / 0
+    rig.events._record = lambda *_: 1 / 0
     rig.engine.submit_frame(make_frame(1.0))
-    handle = rig.ask(click())
+    handle = rig.request(click())
     rig.settle()
     assert handle.future.result(0).texts
     assert "listener.on_frame failed" in caplog.text
@@ -186,9 +186,9 @@ def test_a_region_that_cannot_be_found_in_the_earlier_frame_is_not_refined_there
         rig.frame(1.0 + k / 10, 100 + k)
     rig.region()
     rig.model.fault = fail_where("track", lambda memory: memory.number == 1)
-    refined = rig.ask(click(40, 30), region_id=1, stamp_ns=ns(1.0), tasks=())
-    new = rig.ask(click(10, 30), stamp_ns=ns(1.0), tasks=())
+    refined = rig.request(click(40, 30), region_id=1, stamp_ns=ns(1.0), tasks=())
+    new = rig.request(click(10, 30), stamp_ns=ns(1.0), tasks=())
     rig.settle()
     assert isinstance(error_of(refined), InferenceError)
     assert new.future.result(0).region_id == 2
-    assert rig.heard.frames[-1].regions[0].box_xyxy.tolist() == [26, 16, 34, 24]
+    assert rig.events.frames[-1].regions[0].box_xyxy.tolist() == [26, 16, 34, 24]

@@ -1,4 +1,4 @@
-"""Frames become masks become texts: order, stamps, lost and found, round robin."""
+"""From frames to masks to texts: order, stamps, lost and found regions, turns of cameras."""
 
 from collections import deque
 
@@ -16,18 +16,18 @@ from pam_ros.runtime.tracks import Track, TrackObservation
 def test_without_regions_frames_are_reported_and_not_encoded():
     rig = stepped()
     rig.frame(1.0)
-    assert rig.shown == [[]]
+    assert rig.reported_ids == [[]]
     assert rig.model.calls == []
 
 
-def test_results_carry_stamp_frame_id_size_and_picture():
+def test_results_carry_stamp_frame_id_size_and_image():
     rig = stepped()
     frame = make_frame(12.5, size=(30, 50), frame_id="left_optical")
     rig.clock.now_s = 7.0
     rig.engine.submit_frame(frame)
     rig.clock.now_s = 7.25
     rig.turn()
-    (result,) = rig.heard.frames
+    (result,) = rig.events.frames
     assert (result.camera, result.stamp_ns, result.frame_id, result.size) == (
         "front",
         ns(12.5),
@@ -38,23 +38,23 @@ def test_results_carry_stamp_frame_id_size_and_picture():
     assert result.latency_s == pytest.approx(0.25)
 
 
-def test_a_prompt_shows_in_its_frame_and_masks_come_before_texts():
+def test_a_prompt_appears_in_its_frame_and_masks_precede_texts():
     rig = stepped()
-    handle = rig.ask(click(), tasks=(Task.LABEL,))
+    handle = rig.request(click(), tasks=(Task.LABEL,))
     assert isinstance(error_of(handle), InputError)  # no frame yet
     rig.engine.submit_frame(make_frame(1.0))
-    handle = rig.ask(click(30, 20))
+    handle = rig.request(click(30, 20))
     rig.settle()
-    kinds = [type(event) for event in rig.heard.order]
+    kinds = [type(event) for event in rig.events.order]
     assert kinds == [FrameResult, TextEvent, TextEvent, TextEvent]
-    (region,) = rig.heard.frames[0].regions
+    (region,) = rig.events.frames[0].regions
     assert region.region_id == 1
     assert region.state is RegionState.TRACKED
     assert region.box_xyxy.tolist() == [26, 16, 34, 24]
     assert region.mask.shape == (8, 8)
     assert region.mask.all()
     assert (region.created_ns, region.last_visible_ns) == (ns(1.0), ns(1.0))
-    assert [event.final for event in rig.heard.texts] == [False, False, True]
+    assert [event.final for event in rig.events.texts] == [False, False, True]
     answer = handle.future.result(0)
     assert answer.region_id == 1
     assert answer.texts[Task.LABEL, Language.EN].text == "label-en-r1s100 w w"
@@ -64,33 +64,33 @@ def test_a_prompt_shows_in_its_frame_and_masks_come_before_texts():
 def test_texts_known_so_far_are_in_later_frames():
     rig = stepped()
     rig.engine.submit_frame(make_frame(1.0))
-    rig.ask(click())
+    rig.request(click())
     rig.settle()
     rig.frame(1.1)
-    assert rig.heard.frames[0].regions[0].texts == {}
-    assert [text.text for text in rig.heard.frames[1].regions[0].texts.values()] == ["label-en-r1s100 w w"]
+    assert rig.events.frames[0].regions[0].texts == {}
+    assert [text.text for text in rig.events.frames[1].regions[0].texts.values()] == ["label-en-r1s100 w w"]
 
 
 def test_one_encoder_pass_and_one_batch_each_for_tracking_and_new_prompts():
     rig = stepped()
     rig.engine.submit_frame(make_frame(1.0))
     for x in (10, 20, 30):
-        rig.ask(click(x), tasks=())
+        rig.request(click(x), tasks=())
     rig.turn()
     assert rig.model.calls == [("encode", 1), ("segment", 3)]
     rig.model.calls.clear()
     rig.engine.submit_frame(make_frame(1.1))
     for x in (40, 50):
-        rig.ask(click(x), tasks=())
+        rig.request(click(x), tasks=())
     rig.turn()
     assert rig.model.calls == [("encode", 1), ("track", 3), ("segment", 2)]
-    assert rig.shown == [[1, 2, 3], [1, 2, 3, 4, 5]]
+    assert rig.reported_ids == [[1, 2, 3], [1, 2, 3, 4, 5]]
 
 
-def test_all_texts_of_a_frame_are_one_batch_with_one_prefill_a_region():
+def test_texts_of_a_frame_are_one_batch_with_one_prefill_for_each_region():
     rig = stepped()
     rig.engine.submit_frame(make_frame(1.0))
-    handles = [rig.ask(click(x), **ALL_TEXTS) for x in (10, 30)]
+    handles = [rig.request(click(x), **ALL_TEXTS) for x in (10, 30)]
     rig.settle()
     (batch,) = rig.model.batches
     assert len(batch) == 8
@@ -104,12 +104,12 @@ def test_all_texts_of_a_frame_are_one_batch_with_one_prefill_a_region():
         ]
 
 
-def test_two_questions_about_one_region_share_its_rows():
+def test_two_requests_for_one_region_share_its_embeddings():
     rig = stepped()
     rig.frame(1.0)
     region_id = rig.region().region_id
-    first = rig.ask(region_id=region_id, tasks=(Task.LABEL,))
-    second = rig.ask(region_id=region_id, tasks=(Task.DETAIL,))
+    first = rig.request(region_id=region_id, tasks=(Task.LABEL,))
+    second = rig.request(region_id=region_id, tasks=(Task.DETAIL,))
     rig.settle()
     (batch,) = rig.model.batches
     assert batch[0].prompt_id == batch[1].prompt_id
@@ -121,32 +121,32 @@ def test_frames_between_turns_are_dropped_and_counted():
     for k in range(5):
         rig.engine.submit_frame(make_frame(1.0 + k))
     rig.settle()
-    assert [result.stamp_ns for result in rig.heard.frames] == [ns(5.0)]
+    assert [result.stamp_ns for result in rig.events.frames] == [ns(5.0)]
     (camera,) = rig.engine.statistics().cameras
     assert (camera.received, camera.processed, camera.dropped) == (5, 1, 4)
 
 
-def test_a_decode_never_delays_a_frame_by_more_than_one_step():
+def test_generation_delays_a_frame_by_at_most_one_step():
     rig = stepped()
     rig.model.words = 40
     rig.frame(1.0)
-    rig.ask(click(), tasks=(Task.DETAIL,))
+    rig.request(click(), tasks=(Task.DETAIL,))
     rig.turn()
     seen_steps = []
     for k in range(20):
         rig.frame(1.1 + k * 0.1)
         seen_steps.append(rig.model.steps)
-    assert len(rig.heard.frames) == 1 + 1 + 20
+    assert len(rig.events.frames) == 1 + 1 + 20
     assert seen_steps == list(range(2, 22))  # one step after each frame: neither starves the other
 
 
-def test_lost_keeps_id_and_memory_and_is_found_again():
+def test_a_lost_region_keeps_its_id_and_memory_and_is_found_again():
     rig = stepped(lost_timeout_s=1.0)
     rig.frame(1.0)
     rig.region()
     for stamp_s, shade in ((1.2, 0), (1.6, 0), (2.0, 80)):
         rig.frame(stamp_s, shade)
-    lost, still_lost, found = (result.regions[0] for result in rig.heard.frames[-3:])
+    lost, still_lost, found = (result.regions[0] for result in rig.events.frames[-3:])
     assert (lost.state, found.state) == (RegionState.LOST, RegionState.TRACKED)
     assert lost.box_xyxy.tolist() == [0, 0, 0, 0]
     assert lost.mask.shape == (0, 0)
@@ -157,21 +157,21 @@ def test_lost_keeps_id_and_memory_and_is_found_again():
     assert (statistics.regions_tracked, statistics.regions_lost) == (1, 0)
 
 
-def test_lost_too_long_is_removed_with_a_warning_and_its_requests_end():
+def test_a_region_lost_too_long_is_removed_with_a_warning_and_its_requests_fail():
     rig = stepped(lost_timeout_s=1.0)
     rig.model.words = 100
     rig.frame(1.0)
     rig.region()
-    handle = rig.ask(region_id=1)
+    handle = rig.request(region_id=1)
     rig.turn()
     rig.frame(2.0, 0)
     rig.frame(3.0, 0)
-    assert rig.shown[-1] == [1]  # exactly the limit is not over it
+    assert rig.reported_ids[-1] == [1]  # the limit itself is not beyond it
     rig.frame(3.1, 0)
-    assert rig.shown[-1] == []
-    assert "region 1 was out of view for 1.1 s" in rig.heard.warnings[-1][1]
+    assert rig.reported_ids[-1] == []
+    assert "region 1 was out of view for 1.1 s" in rig.events.warnings[-1][1]
     assert isinstance(error_of(handle), CancelledError)
-    assert isinstance(error_of(rig.ask(region_id=1)), InputError)
+    assert isinstance(error_of(rig.request(region_id=1)), InputError)
 
 
 @pytest.mark.parametrize(
@@ -197,16 +197,16 @@ def test_what_counts_as_lost(presence, pixels, score, prompted, state):
     assert track.snapshot().mask.size == (24 if state == "TRACKED" else 0)
 
 
-def test_the_time_a_region_is_lost_starts_anew_when_stamps_jump_back():
+def test_the_lost_timeout_restarts_if_stamps_jump_back():
     rig = stepped(lost_timeout_s=1.0)
     rig.frame(100.0)
     rig.region()
     rig.frame(100.5, 0)
     for stamp_s in (5.0, 6.0):
         rig.frame(stamp_s, 0)
-        assert rig.shown[-1] == [1]
+        assert rig.reported_ids[-1] == [1]
     rig.frame(6.1, 0)
-    assert rig.shown[-1] == []
+    assert rig.reported_ids[-1] == []
 
 
 def test_a_camera_that_changes_resolution_keeps_its_regions():
@@ -214,8 +214,8 @@ def test_a_camera_that_changes_resolution_keeps_its_regions():
     rig.frame(1.0, size=(40, 60))
     rig.region(box(30, 20, 60, 40))
     rig.frame(1.1, size=(80, 120))
-    (region,) = rig.heard.frames[-1].regions
-    assert rig.heard.frames[-1].size == (80, 120)
+    (region,) = rig.events.frames[-1].regions
+    assert rig.events.frames[-1].size == (80, 120)
     assert region.box_xyxy.tolist() == [60, 40, 120, 80]
 
 
@@ -225,54 +225,54 @@ def test_stamps_that_jump_back_keep_regions_and_forget_the_history():
         rig.frame(stamp_s)
     rig.region()
     rig.frame(5.0)
-    assert rig.shown[-1] == [1]
-    assert "jumped back" in rig.heard.warnings[-1][1]
-    assert "newer than the newest" in str(error_of(rig.ask(click(), stamp_ns=ns(100.1))))
+    assert rig.reported_ids[-1] == [1]
+    assert "jumped back" in rig.events.warnings[-1][1]
+    assert "newer than the newest" in str(error_of(rig.request(click(), stamp_ns=ns(100.1))))
     rig.frame(5.1)
-    assert len(rig.heard.warnings) == 1
+    assert len(rig.events.warnings) == 1
 
 
-def test_cameras_take_turns_however_fast_one_is():
+def test_cameras_take_turns_whatever_their_rates():
     rig = stepped("a", "b", "c")
     for round_ in range(4):
         for camera in "abc":
             rig.engine.submit_frame(make_frame(round_, camera=camera))
         for _ in range(3):
-            rig.engine.submit_frame(make_frame(round_ + 0.5, camera="a"))  # a never rests
+            rig.engine.submit_frame(make_frame(round_ + 0.5, camera="a"))  # camera a always has a new frame
             rig.turn()
-    order = [result.camera for result in rig.heard.frames]
+    order = [result.camera for result in rig.events.frames]
     assert order == ["a", "b", "c"] * 4
 
 
-def test_a_camera_that_floods_prompts_leaves_the_others_their_turn():
+def test_a_camera_flooded_with_prompts_does_not_starve_the_others():
     rig = stepped("a", "b", max_queued_requests=1000)
     for camera in "ab":
         rig.frame(1.0, camera=camera)
     for k in range(4):
         rig.engine.submit_frame(make_frame(1.0 + k, camera="a"))
     for k in range(20):
-        rig.ask(click(), "a", tasks=(), stamp_ns=ns(1.0 + k % 4))
+        rig.request(click(), "a", tasks=(), stamp_ns=ns(1.0 + k % 4))
     rig.engine.submit_frame(make_frame(2.0, camera="b"))
     rig.turn()
     rig.turn()
-    assert rig.heard.frames[-1].camera == "b"
+    assert rig.events.frames[-1].camera == "b"
 
 
-def test_regions_of_cameras_are_their_own():
+def test_each_camera_has_its_own_regions():
     rig = stepped("a", "b")
     for camera in "ab":
         rig.frame(1.0, camera=camera)
         assert rig.region(camera=camera).region_id == 1
     rig.engine.remove_region("a", 1)
     rig.frame(1.1, camera="b")
-    assert rig.shown[-1] == [1]
+    assert rig.reported_ids[-1] == [1]
     with pytest.raises(InputError, match=r"unknown camera 'c'; available: a, b"):
         rig.engine.submit_frame(make_frame(1.0, camera="c"))
-    with pytest.raises(InputError, match="unknown camera"):
-        rig.ask(click(), "c")
+    with pytest.raises(InputError, match="unknown camera 'c'; available: a, b"):
+        rig.request(click(), "c")
 
 
-def test_masks_are_cut_to_their_box_and_not_views_of_the_frame():
+def test_masks_are_cropped_to_their_box_and_own_their_memory():
     rig = stepped()
     rig.frame(1.0)
     region = rig.region(box(10, 10, 20, 30))

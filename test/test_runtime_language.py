@@ -1,4 +1,4 @@
-"""Decoding beside tracking: turns, bounds, cancelling, faults."""
+"""Text generation beside tracking: turns, limits, cancellation, failures."""
 
 from dataclasses import replace
 
@@ -19,40 +19,40 @@ def rig_with_regions(count, **options):
     return rig
 
 
-def ask_one_by_one(rig, count, **more):
-    """One request a turn, so that each is a decode of its own."""
+def request_one_by_one(rig, count, **more):
+    """One request in each turn, so that each has its own batch."""
     handles = []
     for k in range(count):
-        handles.append(rig.ask(region_id=1 + k % len(rig.engine._cameras["front"].regions), **more))
+        handles.append(rig.request(region_id=1 + k % len(rig.engine._cameras["front"].regions), **more))
         rig.turn()
     return handles
 
 
 def finals(rig):
-    return [event.region_id for event in rig.heard.texts if event.final]
+    return [event.region_id for event in rig.events.texts if event.final]
 
 
-def test_running_decodes_take_turns():
+def test_running_batches_take_turns():
     rig = rig_with_regions(3)
     rig.model.words = 6
     rig.model.stepping.clear()
-    ask_one_by_one(rig, 3)
+    request_one_by_one(rig, 3)
     rig.model.stepping.set()
     rig.settle()
     assert sorted(finals(rig)) == [1, 2, 3]
-    order = [event.region_id for event in rig.heard.texts]
+    order = [event.region_id for event in rig.events.texts]
     for k in range(0, len(order), 3):
-        assert sorted(order[k : k + 3]) == [1, 2, 3]  # nobody is a word ahead
+        assert sorted(order[k : k + 3]) == [1, 2, 3]  # none is a word ahead
 
 
 def test_a_new_request_does_not_wait_for_a_long_text_to_end():
     rig = rig_with_regions(2)
     rig.model.words = 1000
-    long = rig.ask(region_id=1, tasks=(Task.DETAIL,))
+    long = rig.request(region_id=1, tasks=(Task.DETAIL,))
     for _ in range(10):
         rig.turn()
     rig.engine.options = replace(rig.engine.options, max_new_tokens=2)
-    short = rig.ask(region_id=2)
+    short = rig.request(region_id=2)
     for _ in range(5):  # a prefill step and two words, every other step
         assert not short.future.done()
         rig.turn()
@@ -60,10 +60,10 @@ def test_a_new_request_does_not_wait_for_a_long_text_to_end():
     assert not long.future.done()
 
 
-def test_four_decodes_run_at_once_and_the_others_wait_in_line():
+def test_four_batches_run_at_once_and_the_others_queue():
     rig = rig_with_regions(1)
     rig.model.stepping.clear()
-    handles = ask_one_by_one(rig, 7)
+    handles = request_one_by_one(rig, 7)
     statistics = rig.engine.statistics()
     assert (statistics.generating, statistics.queued) == (4, 3)
     assert len(rig.model.batches) == 4
@@ -77,42 +77,42 @@ def test_four_decodes_run_at_once_and_the_others_wait_in_line():
     assert rig.engine.statistics().generating == rig.engine.statistics().queued == 0
 
 
-def test_the_queue_behind_running_decodes_is_bounded():
+def test_the_queue_behind_running_batches_is_bounded():
     rig = rig_with_regions(1, max_queued_requests=2)
     rig.model.stepping.clear()
-    handles = ask_one_by_one(rig, 7)
+    handles = request_one_by_one(rig, 7)
     assert [handle.future.done() for handle in handles] == [False] * 6 + [True]
     assert isinstance(error_of(handles[6]), CapacityError)
     assert "2 requests are waiting, the limit is 2" in str(error_of(handles[6]))
 
 
-def test_requests_in_the_workers_hands_count_as_waiting():
+def test_requests_taken_by_the_worker_count_as_waiting():
     rig = rig_with_regions(1, max_queued_requests=2)
     refused = []
 
-    def ask_more(name, details):
+    def request_more(name, details):
         if name == "embedded_stride2":
-            refused.append(rig.ask(region_id=1))
+            refused.append(rig.request(region_id=1))
 
-    rig.model.fault = ask_more
+    rig.model.fault = request_more
     for _ in range(2):
-        rig.ask(region_id=1)
+        rig.request(region_id=1)
     rig.turn()
     assert isinstance(error_of(refused[0]), CapacityError)
 
 
-def test_cancel_mid_decode_stops_its_texts_only():
+def test_cancelling_a_request_ends_only_its_texts():
     rig = rig_with_regions(2)
     rig.model.words = 50
-    first, second = rig.ask(region_id=1, **ALL_TEXTS), rig.ask(region_id=2)
+    first, second = rig.request(region_id=1, **ALL_TEXTS), rig.request(region_id=2)
     for _ in range(4):
         rig.turn()
     assert rig.engine.statistics().generating == 5
     first.cancel()
-    rig.heard.texts.clear()
+    rig.events.texts.clear()
     rig.turn()
     assert rig.engine.statistics().generating == 1
-    assert {event.region_id for event in rig.heard.texts} == {2}
+    assert {event.region_id for event in rig.events.texts} == {2}
     assert rig.model.cancelled == {
         text.text_id for text in rig.model.batches[0] if text.embeddings[0].region == 1
     }
@@ -121,10 +121,10 @@ def test_cancel_mid_decode_stops_its_texts_only():
     assert second.future.result(0).texts
 
 
-def test_a_batch_nobody_waits_for_is_dropped():
+def test_a_batch_without_requests_is_dropped():
     rig = rig_with_regions(1)
     rig.model.words = 10_000
-    handle = rig.ask(region_id=1)
+    handle = rig.request(region_id=1)
     for _ in range(4):
         rig.turn()
     handle.cancel()
@@ -132,10 +132,10 @@ def test_a_batch_nobody_waits_for_is_dropped():
     assert rig.engine.statistics().generating == 0
 
 
-def test_cancelled_while_it_waits():
+def test_a_queued_request_can_be_cancelled():
     rig = rig_with_regions(1)
     rig.model.stepping.clear()
-    handles = ask_one_by_one(rig, 6)
+    handles = request_one_by_one(rig, 6)
     handles[5].cancel()
     rig.turn()
     assert rig.engine.statistics().queued == 1
@@ -147,12 +147,12 @@ def test_cancelled_while_it_waits():
 def test_texts_stop_at_max_new_tokens():
     rig = rig_with_regions(1, max_new_tokens=2)
     rig.model.words = 50
-    handle = rig.ask(region_id=1)
+    handle = rig.request(region_id=1)
     rig.settle()
     assert handle.future.result(0).texts[Task.LABEL, Language.EN].text == "label-en-r1s100 w"
 
 
-def test_a_failed_step_costs_the_guilty_request_only():
+def test_a_failed_step_fails_only_the_request_that_caused_it():
     rig = rig_with_regions(3)
 
     def fault(name, details):
@@ -164,7 +164,7 @@ def test_a_failed_step_costs_the_guilty_request_only():
             raise RuntimeError("numbers ran out")
 
     rig.model.fault = fault
-    handles = [rig.ask(region_id=k) for k in (1, 2, 3)]
+    handles = [rig.request(region_id=k) for k in (1, 2, 3)]
     rig.settle()
     assert isinstance(error_of(handles[1]), InferenceError)
     assert [handles[k].future.exception(0) for k in (0, 2)] == [None, None]
@@ -172,7 +172,7 @@ def test_a_failed_step_costs_the_guilty_request_only():
     assert sorted(finals(rig)) == [1, 3]
 
 
-def test_a_batch_that_cannot_start_is_started_apart():
+def test_a_batch_that_cannot_start_is_split():
     rig = rig_with_regions(3)
 
     def fault(name, details):
@@ -180,15 +180,15 @@ def test_a_batch_that_cannot_start_is_started_apart():
             raise CapacityError("the prompt is too long")
 
     rig.model.fault = fault
-    handles = [rig.ask(region_id=k) for k in (1, 2, 3)]
+    handles = [rig.request(region_id=k) for k in (1, 2, 3)]
     rig.settle()
-    assert str(error_of(handles[1])) == "the prompt is too long"  # a PamError reaches its caller as it is
+    assert str(error_of(handles[1])) == "the prompt is too long"  # a PamError reaches its caller unchanged
     assert all(handles[k].future.result(0).texts for k in (0, 2))
 
 
-def test_a_decode_that_ends_without_a_final_text_fails_its_request(monkeypatch):
+def test_generation_without_a_final_text_fails_its_request(monkeypatch):
     rig = rig_with_regions(1)
-    handle = rig.ask(region_id=1)
+    handle = rig.request(region_id=1)
     rig.turn()
     text_id = rig.model.batches[0][0].text_id
     monkeypatch.setattr(
@@ -198,21 +198,21 @@ def test_a_decode_that_ends_without_a_final_text_fails_its_request(monkeypatch):
     assert "without a final text" in str(error_of(handle))
 
 
-def test_reports_of_texts_that_ended_are_not_passed_on(monkeypatch):
+def test_deltas_after_the_final_one_are_ignored(monkeypatch):
     rig = rig_with_regions(2)
-    first, second = rig.ask(region_id=1), rig.ask(region_id=2)
+    first, second = rig.request(region_id=1), rig.request(region_id=2)
     rig.turn()
     text_id = rig.model.batches[0][0].text_id
     reports = [TextDelta(text_id, "a", True), TextDelta(text_id, "b", True), TextDelta(text_id, "c", False)]
     monkeypatch.setattr(rig.model, "step", lambda: reports)
     rig.turn()
     rig.turn()
-    assert [(event.text, event.final) for event in rig.heard.texts] == [("a", True)]
+    assert [(event.text, event.final) for event in rig.events.texts] == [("a", True)]
     assert first.future.done()
     assert not second.future.done()
 
 
-def test_a_detection_whose_text_fails_is_warned_of():
+def test_a_failed_text_of_a_detection_is_a_warning():
     rig = stepped()
     rig.frame(1.0)
 
@@ -225,16 +225,16 @@ def test_a_detection_whose_text_fails_is_warned_of():
         "front", [Detection(each) for each in [(5, 5, 15, 15)]], None, (Task.LABEL,), (Language.EN,)
     )
     rig.settle()
-    assert "region 1 gets no text" in rig.heard.warnings[-1][1]
-    assert rig.shown[-1] == [1]
+    assert "region 1 gets no text" in rig.events.warnings[-1][1]
+    assert rig.reported_ids[-1] == [1]
 
 
-def test_statistics_tell_of_latency_and_speed():
+def test_statistics_include_latency_and_speed():
     rig = rig_with_regions(1)
     rig.model.words = 20
     before = rig.engine.statistics()
     assert (before.tokens_per_s, before.text_latency_s) == (0.0, 0.0)
-    handle = rig.ask(region_id=1)
+    handle = rig.request(region_id=1)
     for _ in range(21):
         rig.clock.now_s += 0.1
         rig.turn()

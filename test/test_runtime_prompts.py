@@ -19,17 +19,17 @@ from pam_ros.records import Language, RegionState, Task
 # ---- which frame
 
 
-def test_the_newest_frame_is_used_again_when_no_other_comes():
+def test_the_newest_frame_is_used_again_if_no_other_arrives():
     rig = stepped()
     rig.frame(1.0)
     rig.clock.now_s += 60
-    handle = rig.ask(click(), tasks=())
+    handle = rig.request(click(), tasks=())
     rig.clock.now_s += 0.5
     rig.turn()
     assert handle.future.result(0).created_ns == ns(1.0)
-    assert rig.shown == [[], [1]]
-    assert rig.heard.frames[1].stamp_ns == ns(1.0)
-    assert rig.heard.frames[1].latency_s == pytest.approx(0.5)
+    assert rig.reported_ids == [[], [1]]
+    assert rig.events.frames[1].stamp_ns == ns(1.0)
+    assert rig.events.frames[1].latency_s == pytest.approx(0.5)
     assert rig.engine.statistics().cameras[0].processed == 1
 
 
@@ -48,17 +48,17 @@ def test_a_stamped_prompt_is_segmented_on_its_frame_and_tracked_to_the_newest():
     for k, shade in enumerate((101, 102, 103, 104)):
         rig.frame(1.0 + k / 10, shade)
     rig.model.calls.clear()
-    handle = rig.ask(click(40), stamp_ns=ns(1.11))  # within the tolerance of 1.1
+    handle = rig.request(click(40), stamp_ns=ns(1.11))  # within the tolerance of 1.1
     rig.engine.submit_frame(make_frame(1.4, 105))
     rig.settle()
     assert rig.model.calls[:4] == [("encode", 1), ("segment", 1), ("encode", 1), ("track", 2)]
-    assert rig.shown[-1] == [1, 2]
-    assert rig.heard.frames[-1].stamp_ns == ns(1.4)
-    shown = rig.heard.frames[-1].regions[1]
-    assert (shown.created_ns, shown.last_visible_ns) == (ns(1.1), ns(1.4))
+    assert rig.reported_ids[-1] == [1, 2]
+    assert rig.events.frames[-1].stamp_ns == ns(1.4)
+    reported = rig.events.frames[-1].regions[1]
+    assert (reported.created_ns, reported.last_visible_ns) == (ns(1.1), ns(1.4))
     answer = handle.future.result(0)
     assert (answer.created_ns, answer.last_visible_ns) == (ns(1.1), ns(1.1))
-    assert answer.texts[Task.LABEL, Language.EN].text.startswith("label-en-r2s102")  # of the frame clicked on
+    assert answer.texts[Task.LABEL, Language.EN].text.startswith("label-en-r2s102")  # the frame of the click
     assert answer.texts[Task.LABEL, Language.EN].stamp_ns == ns(1.1)
 
 
@@ -69,18 +69,22 @@ def test_a_stamped_prompt_needs_no_further_frame_to_be_tracked_to_the_newest():
     rig.region(click(10))
     rig.model.calls.clear()
     rig.region(click(40), stamp_ns=ns(1.0))
-    assert rig.model.calls == [("encode", 1), ("segment", 1), ("track", 1)]  # the other is there
-    assert rig.shown[-1] == [1, 2]
-    assert rig.heard.frames[-1].stamp_ns == ns(1.2)
-    assert rig.heard.frames[-1].regions[1].last_visible_ns == ns(1.2)
+    assert rig.model.calls == [
+        ("encode", 1),
+        ("segment", 1),
+        ("track", 1),
+    ]  # the other region is already in the newest frame
+    assert rig.reported_ids[-1] == [1, 2]
+    assert rig.events.frames[-1].stamp_ns == ns(1.2)
+    assert rig.events.frames[-1].regions[1].last_visible_ns == ns(1.2)
 
 
-def test_a_prompt_with_the_newest_stamp_costs_no_second_pass_even_when_a_newer_frame_came():
+def test_a_prompt_on_the_last_processed_frame_costs_no_second_encoder_pass():
     rig = stepped()
     rig.frame(1.0)
     rig.region(click(10))
     rig.model.calls.clear()
-    handle = rig.ask(click(40), stamp_ns=ns(1.0), tasks=())
+    handle = rig.request(click(40), stamp_ns=ns(1.0), tasks=())
     rig.engine.submit_frame(make_frame(1.1))
     rig.settle()
     assert rig.model.count("encode") == 1  # 1.1 only
@@ -91,36 +95,36 @@ def test_prompts_find_frames_that_were_dropped():
     rig = stepped()
     for k in range(5):
         rig.engine.submit_frame(make_frame(1.0 + k / 10, 100 + k))
-    handle = rig.ask(click(), stamp_ns=ns(1.2))
+    handle = rig.request(click(), stamp_ns=ns(1.2))
     rig.settle()
     assert handle.future.result(0).texts[Task.LABEL, Language.EN].text.startswith("label-en-r1s102")
 
 
-def test_many_earlier_frames_are_worked_off_one_a_turn():
+def test_prompts_on_earlier_frames_take_one_turn_each():
     rig = stepped()
     for k in range(6):
         rig.frame(1.0 + k / 10, 100 + k)
-    handles = [rig.ask(click(5 + 8 * k), tasks=(), stamp_ns=ns(1.0 + k / 10)) for k in range(5)]
+    handles = [rig.request(click(5 + 8 * k), tasks=(), stamp_ns=ns(1.0 + k / 10)) for k in range(5)]
     rig.engine.submit_frame(make_frame(1.6))
     rig.turn()
     assert [handle.future.done() for handle in handles] == [True] + [False] * 4
     assert rig.model.count("encode") == 2
     rig.settle()
     assert all(handle.future.done() for handle in handles)
-    assert rig.shown[-1] == [1, 2, 3, 4, 5]
+    assert rig.reported_ids[-1] == [1, 2, 3, 4, 5]
 
 
 def test_stamps_outside_the_history():
     rig = stepped(frame_history=3)
-    assert isinstance(error_of(rig.ask(click(), stamp_ns=ns(1.0))), NoFrameError)
+    assert isinstance(error_of(rig.request(click(), stamp_ns=ns(1.0))), NoFrameError)
     for k in range(6):
         rig.frame(1.0 + k)
-    error = error_of(rig.ask(click(), stamp_ns=ns(1.0)))
+    error = error_of(rig.request(click(), stamp_ns=ns(1.0)))
     assert isinstance(error, StaleFrameError)
     assert "5.000 s older than the newest" in str(error)
     assert "covers only 2.000 s (3 frames)" in str(error)
-    assert "newer than the newest frame" in str(error_of(rig.ask(click(), stamp_ns=ns(7.0))))
-    between = error_of(rig.ask(click(), stamp_ns=ns(4.6)))
+    assert "newer than the newest frame" in str(error_of(rig.request(click(), stamp_ns=ns(7.0))))
+    between = error_of(rig.request(click(), stamp_ns=ns(4.6)))
     assert isinstance(between, StaleFrameError)
     assert "0.400 s away from the nearest frame" in str(between)
     assert not rig.turn()
@@ -131,8 +135,8 @@ def test_the_history_can_be_shortened_while_running():
     for k in range(5):
         rig.frame(1.0 + k)
     rig.engine.options = replace(rig.engine.options, frame_history=2)
-    assert isinstance(error_of(rig.ask(click(), stamp_ns=ns(3.0))), StaleFrameError)
-    assert not rig.ask(click(), stamp_ns=ns(4.0)).future.done()
+    assert isinstance(error_of(rig.request(click(), stamp_ns=ns(3.0))), StaleFrameError)
+    assert not rig.request(click(), stamp_ns=ns(4.0)).future.done()
 
 
 # ---- which region
@@ -141,14 +145,14 @@ def test_the_history_can_be_shortened_while_running():
 def test_refining_a_region_keeps_its_id_memory_and_texts():
     rig = stepped()
     rig.frame(1.0)
-    rig.ask(click(10, 10))
+    rig.request(click(10, 10))
     rig.settle()
     refined = rig.region(click(40, 30), region_id=1)
     assert refined.region_id == 1
     assert refined.box_xyxy.tolist() == [36, 26, 44, 34]
     assert rig.model.memories == 1
     assert (Task.LABEL, Language.EN) in refined.texts
-    assert rig.shown[-1] == [1]
+    assert rig.reported_ids[-1] == [1]
 
 
 def test_refining_on_a_new_frame_tracks_there_first():
@@ -157,13 +161,13 @@ def test_refining_on_a_new_frame_tracks_there_first():
     rig.region()
     rig.model.calls.clear()
     rig.engine.submit_frame(make_frame(1.1))
-    rig.ask(click(40, 30), region_id=1, tasks=())
+    rig.request(click(40, 30), region_id=1, tasks=())
     rig.turn()
     assert [name for name, _ in rig.model.calls] == ["encode", "track", "segment"]
-    assert rig.heard.frames[-1].regions[0].box_xyxy.tolist() == [36, 26, 44, 34]
+    assert rig.events.frames[-1].regions[0].box_xyxy.tolist() == [36, 26, 44, 34]
 
 
-def test_refining_on_an_earlier_frame_goes_on_from_there():
+def test_refining_on_an_earlier_frame_tracks_on_from_there():
     rig = stepped()
     for k in range(3):
         rig.frame(1.0 + k / 10, 100 + k)
@@ -171,15 +175,11 @@ def test_refining_on_an_earlier_frame_goes_on_from_there():
     rig.model.calls.clear()
     refined = rig.region(click(40, 30), region_id=1, stamp_ns=ns(1.0))
     assert rig.model.calls == [("encode", 1), ("track", 1), ("segment", 1), ("track", 1)]
-    assert rig.engine._cameras["front"].regions[1].memory.shades == [
-        102,
-        100,
-        100,
-        102,
-    ]  # found, refined, found
+    shades = rig.engine._cameras["front"].regions[1].memory.shades
+    assert shades == [102, 100, 100, 102]  # prompted, tracked, refined, tracked
     assert refined.last_visible_ns == ns(1.0)
-    shown = rig.heard.frames[-1].regions[0]
-    assert (shown.last_visible_ns, shown.box_xyxy.tolist()) == (ns(1.2), [36, 26, 44, 34])
+    reported = rig.events.frames[-1].regions[0]
+    assert (reported.last_visible_ns, reported.box_xyxy.tolist()) == (ns(1.2), [36, 26, 44, 34])
 
 
 def test_two_clicks_on_one_region_at_once_are_applied_one_after_the_other():
@@ -187,46 +187,46 @@ def test_two_clicks_on_one_region_at_once_are_applied_one_after_the_other():
     rig.frame(1.0)
     rig.region()
     rig.model.calls.clear()
-    handles = [rig.ask(click(x, 30), region_id=1, tasks=()) for x in (20, 40)]
-    new = rig.ask(click(50, 10), tasks=())
+    handles = [rig.request(click(x, 30), region_id=1, tasks=()) for x in (20, 40)]
+    new = rig.request(click(50, 10), tasks=())
     rig.turn()
     assert rig.model.sizes("segment") == [2, 1]
     assert [handle.future.result(0).box_xyxy[0] for handle in handles] == [16, 36]
     assert new.future.result(0).region_id == 2
 
 
-def test_describing_uses_what_is_there_and_needs_no_frame():
+def test_describing_a_region_needs_no_new_frame():
     rig = stepped()
     rig.frame(1.0, 100)
     rig.region()
     rig.frame(1.1, 111)
     rig.model.calls.clear()
-    handle = rig.ask(region_id=1, tasks=(Task.EXPLAIN,))
+    handle = rig.request(region_id=1, tasks=(Task.EXPLAIN,))
     rig.settle()
     assert handle.future.result(0).texts[Task.EXPLAIN, Language.EN].text.startswith("explain-en-r1s111")
     assert not {"encode", "segment", "track"} & {name for name, _ in rig.model.calls}
-    assert len(rig.heard.frames) == 3  # nothing new to show
-    silent = rig.ask(region_id=1, tasks=())
+    assert len(rig.events.frames) == 3  # nothing new to show
+    without_texts = rig.request(region_id=1, tasks=())
     rig.turn()
-    assert silent.future.result(0).region_id == 1
+    assert without_texts.future.result(0).region_id == 1
 
 
-def test_answers_hold_what_was_asked_first_and_then_what_else_is_known():
+def test_answers_list_the_requested_texts_first():
     rig = stepped()
     rig.frame(1.0)
-    rig.ask(click(), tasks=(Task.LABEL,))
+    rig.request(click(), tasks=(Task.LABEL,))
     rig.settle()
-    handle = rig.ask(region_id=1, tasks=(Task.BRIEF,))
+    handle = rig.request(region_id=1, tasks=(Task.BRIEF,))
     rig.settle()
     assert [task for task, _ in handle.future.result(0).texts] == [Task.BRIEF, Task.LABEL]
 
 
-def test_describing_a_lost_region_tells_of_its_last_sighting():
+def test_a_lost_region_is_described_as_last_observed():
     rig = stepped()
     rig.frame(1.0, 100)
     rig.region()
     rig.frame(1.1, 0)
-    handle = rig.ask(region_id=1)
+    handle = rig.request(region_id=1)
     rig.settle()
     answer = handle.future.result(0)
     assert answer.state is RegionState.LOST
@@ -234,12 +234,12 @@ def test_describing_a_lost_region_tells_of_its_last_sighting():
     assert answer.texts[Task.LABEL, Language.EN].stamp_ns == ns(1.0)
 
 
-def test_removing_mid_decode_fails_the_request_and_stops_the_words():
+def test_removal_during_generation_fails_the_request_and_ends_its_texts():
     rig = stepped()
     rig.model.words = 1000
     rig.frame(1.0)
-    handle = rig.ask(click(), **ALL_TEXTS)
-    other = rig.ask(click(10))
+    handle = rig.request(click(), **ALL_TEXTS)
+    other = rig.request(click(10))
     for _ in range(5):
         rig.turn()
     rig.engine.remove_region("front", 1)
@@ -247,16 +247,16 @@ def test_removing_mid_decode_fails_the_request_and_stops_the_words():
     assert isinstance(error_of(handle), CancelledError)
     assert "region 1 was removed" in str(error_of(handle))
     assert rig.engine.statistics().generating == 1  # the other goes on
-    rig.heard.texts.clear()
+    rig.events.texts.clear()
     rig.turn()
-    assert {event.region_id for event in rig.heard.texts} == {2}
+    assert {event.region_id for event in rig.events.texts} == {2}
     rig.engine.remove_region("front", 2)
     rig.settle()
     assert other.future.done()
     assert rig.engine.statistics().generating == 0
 
 
-def test_a_removed_region_is_gone_from_the_next_frame_and_its_id_is_not_used_again():
+def test_a_removed_region_is_gone_from_the_next_frame_and_its_id_is_not_reused():
     rig = stepped()
     rig.frame(1.0)
     rig.region()
@@ -264,31 +264,31 @@ def test_a_removed_region_is_gone_from_the_next_frame_and_its_id_is_not_used_aga
     rig.engine.remove_region("front", 1)
     with pytest.raises(UnknownRegionError, match=r"has no region 1; existing regions: none"):
         rig.engine.remove_region("front", 1)
-    pending = rig.ask(region_id=1)
+    pending = rig.request(region_id=1)
     rig.turn()
-    assert rig.shown[-1] == []
+    assert rig.reported_ids[-1] == []
     assert isinstance(error_of(pending), UnknownRegionError)
     assert rig.region().region_id == 2
     assert rig.region(click(10)).region_id == 3
     assert rig.engine.clear_regions("front") == 2
     assert rig.engine.clear_regions("front") == 0
     rig.frame(1.2)
-    assert rig.shown[-1] == []
+    assert rig.reported_ids[-1] == []
     assert rig.region().region_id == 4
 
 
-def test_requests_on_their_way_when_their_region_is_removed():
+def test_queued_requests_fail_if_their_region_is_removed():
     rig = stepped()
     rig.frame(1.0)
     rig.region()
-    asked = [rig.ask(region_id=1), rig.ask(click(), region_id=1)]
-    asked.append(rig.engine.caption_now("front", 1, Language.EN))
+    handles = [rig.request(region_id=1), rig.request(click(), region_id=1)]
+    handles.append(rig.engine.caption_now("front", 1, Language.EN))
     rig.engine.remove_region("front", 1)
     rig.settle()
-    assert [type(error_of(handle)) for handle in asked] == [CancelledError] * 3
+    assert [type(error_of(handle)) for handle in handles] == [CancelledError] * 3
 
 
-def test_removal_while_the_frame_is_being_worked_on():
+def test_removal_while_its_frame_is_processed():
     rig = stepped()
     rig.frame(1.0)
     rig.region()
@@ -300,53 +300,53 @@ def test_removal_while_the_frame_is_being_worked_on():
 
     rig.model.fault = remove
     rig.frame(1.1)
-    assert rig.shown[-1] == []
+    assert rig.reported_ids[-1] == []
 
 
-def test_cancelled_before_its_turn_nothing_is_done():
+def test_a_request_cancelled_before_its_turn_does_nothing():
     rig = stepped()
     rig.frame(1.0)
-    handle = rig.ask(click())
+    handle = rig.request(click())
     handle.cancel()
     handle.cancel()
     rig.settle()
     assert isinstance(error_of(handle), CancelledError)
     assert rig.model.calls == []
-    assert rig.shown == [[]]
+    assert rig.reported_ids == [[]]
 
 
-# ---- a caller's own image
+# ---- requests with an image of their own
 
 
-def test_an_own_image_is_answered_without_tracking_or_reports():
+def test_a_request_with_an_image_is_neither_tracked_nor_reported():
     rig = stepped()
-    handle = rig.ask(box(5, 5, 25, 15), image=picture(77, (20, 30)), stamp_ns=ns(9.0), **ALL_TEXTS)
+    handle = rig.request(box(5, 5, 25, 15), image=picture(77, (20, 30)), stamp_ns=ns(9.0), **ALL_TEXTS)
     rig.settle()
     answer = handle.future.result(0)
     assert (answer.region_id, answer.created_ns, answer.last_visible_ns) == (0, ns(9.0), ns(9.0))
     assert answer.box_xyxy.tolist() == [5, 5, 25, 15]
     assert answer.texts[Task.LABEL, Language.ZH].text.startswith("label-zh-r1s77")
     assert len(answer.texts) == 4
-    assert rig.heard.order == []
+    assert rig.events.order == []
     rig.frame(1.0)
-    assert rig.shown == [[]]
+    assert rig.reported_ids == [[]]
 
 
-def test_own_images_do_not_wait_for_a_busy_camera_to_rest():
+def test_requests_with_images_do_not_wait_for_a_busy_camera():
     rig = stepped()
-    handle = rig.ask(click(), image=picture(), tasks=())
+    handle = rig.request(click(), image=picture(), tasks=())
     rig.frame(1.0)
     assert handle.future.done()
 
 
-def test_own_images_fail_clearly():
+def test_bad_requests_with_images_are_refused():
     rig = stepped()
-    outside = rig.ask(click(500, 5), image=picture(), tasks=())
+    outside = rig.request(click(500, 5), image=picture(), tasks=())
     bad = np.zeros((4, 4), np.uint8)
     errors = [
-        error_of(rig.ask(click(), image=bad)),
-        error_of(rig.ask(None, image=picture())),
-        error_of(rig.ask(click(), image=picture(), region_id=3)),
+        error_of(rig.request(click(), image=bad)),
+        error_of(rig.request(None, image=picture())),
+        error_of(rig.request(click(), image=picture(), region_id=3)),
     ]
     assert [type(error) for error in errors] == [ImageError, PromptError, PromptError]
     rig.settle()

@@ -18,17 +18,17 @@ from pam_ros.runtime.worker import Worker
 
 
 @pytest.fixture
-def heard():
+def events():
     return Recorder()
 
 
 @pytest.fixture
-def engines(heard):
+def engines(events):
     made = []
 
     def make(model=None, cameras=("front",), **options):
         engine = Engine(
-            model=model or FakeModel(), cameras=cameras, options=EngineOptions(**options), listener=heard
+            model=model or FakeModel(), cameras=cameras, options=EngineOptions(**options), listener=events
         )
         made.append(engine)
         engine.start()
@@ -43,7 +43,7 @@ def workers():
     return [thread for thread in threading.enumerate() if thread.name == "pam_worker"]
 
 
-def test_one_thread_owns_the_model_and_answers(engines, heard):
+def test_one_thread_owns_the_model_and_answers(engines, events):
     model = FakeModel()
     engine = engines(model)
     engine.start()
@@ -55,45 +55,45 @@ def test_one_thread_owns_the_model_and_answers(engines, heard):
     assert threading.get_ident() not in model.threads
 
 
-def test_a_long_decode_does_not_make_frames_late(engines, heard):
+def test_long_generation_does_not_delay_frames(engines, events):
     model = FakeModel(words=10_000, costs=Costs(step_s=0.002))
     engine = engines(model)
     engine.submit_frame(make_frame(0.0))
     handle = engine.perceive("front", PromptRequest(prompt=click(), tasks=(Task.DETAIL,)))
-    heard.wait_for(lambda: len(heard.texts) > 2)
-    before = len(heard.frames)
+    events.wait_for(lambda: len(events.texts) > 2)
+    before = len(events.frames)
     for k in range(1, 51):
         engine.submit_frame(make_frame(float(k)))
-        heard.wait_for(lambda k=k: heard.frames[-1].stamp_ns == k * 10**9)
+        events.wait_for(lambda k=k: events.frames[-1].stamp_ns == k * 10**9)
     assert not handle.future.done()
-    assert len(heard.frames) - before == 50
-    assert all(result.regions for result in heard.frames[before:])
+    assert len(events.frames) - before == 50
+    assert all(result.regions for result in events.frames[before:])
     assert engine.statistics().cameras[0].dropped == 0
-    assert max(result.latency_s for result in heard.frames[before:]) < 2  # the decode takes 20 s
+    assert max(result.latency_s for result in events.frames[before:]) < 2  # the text takes 20 s
     assert model.steps > 50
 
 
-def test_stop_in_the_middle_of_everything(engines, heard):
+def test_stop_with_every_kind_of_work_in_progress(engines, events):
     model = FakeModel(words=10**6, costs=Costs(step_s=0.001))
     engine = engines(model, streaming=True, caption_period_s=0.5, clip_frames=2)
     for stamp_s in (0.0, 1.0):
         engine.submit_frame(make_frame(stamp_s))
-        heard.wait_for(lambda: bool(heard.frames))
-    asked = [engine.perceive("front", PromptRequest(prompt=click(5 + 8 * k))) for k in range(6)]
-    heard.wait_for(lambda: bool(heard.texts))
-    asked.append(engine.caption_now("front", 1, Language.EN))
-    asked.append(
+        events.wait_for(lambda: bool(events.frames))
+    handles = [engine.perceive("front", PromptRequest(prompt=click(5 + 8 * k))) for k in range(6)]
+    events.wait_for(lambda: bool(events.texts))
+    handles.append(engine.caption_now("front", 1, Language.EN))
+    handles.append(
         engine.caption_clip("front", PromptRequest(None, region_id=1), 100.0, Language.EN, lambda *_: None)
     )
-    asked.append(engine.perceive("front", PromptRequest(prompt=click(), image=make_frame(0).image)))
+    handles.append(engine.perceive("front", PromptRequest(prompt=click(), image=make_frame(0).image)))
     for k in range(2, 6):
         engine.submit_frame(make_frame(float(k)))
     started_s = time.monotonic()
     engine.stop()
-    assert time.monotonic() - started_s < 5  # the decodes take a quarter of an hour
-    assert all(isinstance(handle.future.exception(0), CancelledError) for handle in asked)
+    assert time.monotonic() - started_s < 5  # the texts would take a quarter of an hour
+    assert all(isinstance(handle.future.exception(0), CancelledError) for handle in handles)
     assert workers() == []
-    heard_by_then = len(heard.order)
+    reported_by_then = len(events.order)
     statistics = engine.statistics()
     assert (statistics.generating, statistics.queued) == (0, 0)
     assert (statistics.cameras[0].regions_tracked, statistics.cameras[0].last_stamp_ns) == (0, None)
@@ -102,36 +102,36 @@ def test_stop_in_the_middle_of_everything(engines, heard):
         engine.perceive("front", PromptRequest(prompt=click())).future.exception(0), NotActiveError
     )
     engine.stop()
-    assert len(heard.order) == heard_by_then
+    assert len(events.order) == reported_by_then
     assert engine._handles == set()
     assert engine._recorder.count == 0
 
 
-def test_start_stop_start(engines, heard):
+def test_start_stop_start(engines, events):
     engine = engines()
     for round_ in range(3):
         engine.start()
-        heard.frames.clear()
+        events.frames.clear()
         engine.submit_frame(make_frame(1.0))
-        heard.wait_for(lambda: bool(heard.frames))
-        assert heard.frames[-1].regions == ()  # regions of before are forgotten
+        events.wait_for(lambda: bool(events.frames))
+        assert events.frames[-1].regions == ()  # earlier regions are forgotten
         region = engine.perceive("front", PromptRequest(prompt=click())).future.result(20)
-        assert region.region_id == round_ + 1  # and their ids are not used again
+        assert region.region_id == round_ + 1  # and their ids are not reused
         engine.stop()
     assert workers() == []
     assert engine.statistics().cameras[0].received == 3
 
 
-def test_stop_fails_what_has_not_begun(heard):
-    engine = Engine(model=FakeModel(), cameras=["front"], options=EngineOptions(), listener=heard)
-    engine._inbox.open()  # no thread takes anything
+def test_stop_fails_queued_requests(events):
+    engine = Engine(model=FakeModel(), cameras=["front"], options=EngineOptions(), listener=events)
+    engine._inbox.open()  # no thread takes requests
     engine.submit_frame(make_frame(1.0))
     handles = [engine.perceive("front", PromptRequest(prompt=click())) for _ in range(3)]
     engine.stop()
     assert all(isinstance(handle.future.exception(0), CancelledError) for handle in handles)
 
 
-def test_a_callback_may_call_the_engine_and_even_stop_it(engines, heard):
+def test_a_callback_may_call_the_engine_and_even_stop_it(engines, events):
     engine = engines()
     engine.submit_frame(make_frame(1.0))
     done = threading.Event()
@@ -145,11 +145,11 @@ def test_a_callback_may_call_the_engine_and_even_stop_it(engines, heard):
     assert done.wait(20)
     engine.start()
     engine.submit_frame(make_frame(2.0))
-    heard.wait_for(lambda: heard.frames[-1].stamp_ns == 2 * 10**9)
+    events.wait_for(lambda: events.frames[-1].stamp_ns == 2 * 10**9)
     assert len(workers()) == 1
 
 
-def test_stop_waits_for_the_piece_of_work_at_hand_only(engines, heard):
+def test_stop_waits_only_for_the_current_model_call(engines, events):
     model = FakeModel(words=10**6, costs=Costs(encode_s=0.1))
     engine = engines(model)
     engine.submit_frame(make_frame(1.0))
@@ -159,10 +159,10 @@ def test_stop_waits_for_the_piece_of_work_at_hand_only(engines, heard):
     engine.stop()
     assert isinstance(handle.future.exception(0), CancelledError)
     assert model.count("encode") == 1
-    assert heard.frames == []  # nothing is reported once it is stopped
+    assert events.frames == []  # nothing is reported after the stop
 
 
-def test_many_threads_at_once(engines, heard):
+def test_many_threads_at_once(engines, events):
     engine = engines(cameras=("a", "b"), max_regions=64, max_queued_requests=1000, streaming=True)
     errors = []
 
@@ -205,13 +205,14 @@ def test_many_threads_at_once(engines, heard):
         thread.start()
     for thread in threads:
         thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
     assert errors == []
     assert engine._handles == set()
     assert len(workers()) == 1
 
 
 class TickingClock:
-    """Every look at it costs a tenth of a second."""
+    """Advances by a tenth of a second at each reading."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -222,11 +223,11 @@ class TickingClock:
 
 
 @pytest.mark.parametrize(("share", "steps"), [(0.0, 1), (0.5, 5)])
-def test_after_a_frame_language_has_its_share_of_the_frames_time(share: float, steps: int):
+def test_texts_get_their_fraction_of_a_frames_time(share: float, steps: int):
     clock, done = TickingClock(), []
 
     def masks() -> bool:
-        clock.now_s += 0.9  # with the looks at the clock around it the frame takes a second
+        clock.now_s += 0.9  # with the two readings around it the frame takes a second
         return True
 
     def language() -> bool:

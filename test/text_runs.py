@@ -24,11 +24,11 @@ class Wanted:
 
 
 class TextRun:
-    """Texts under way; `step` reports them by their place in what was wanted."""
+    """Running texts; results name a text by its place in `wanted`."""
 
     def __init__(self, model: PerceptionModel, wanted: Sequence[Wanted]) -> None:
         self.generator: Any = model.text
-        prompts: dict[tuple[int, ...], int] = {}  # texts about the very same embeddings share a prompt
+        prompts: dict[tuple[int, ...], int] = {}  # texts of the same embeddings share a prompt
         requests = []
         for each in wanted:
             key = (int(each.task is Task.CLIP), *map(id, each.embeddings))
@@ -65,11 +65,11 @@ class TextRun:
         self.open.discard(self.ids[place])
 
     def finish(self) -> dict[int, list[TextDelta]]:
-        """Every delta of every text, in order."""
+        """Runs all texts to their end; every delta of each text, in order."""
         deltas: dict[int, list[TextDelta]] = defaultdict(list)
         for _ in range(10_000):
             if self.done:
                 return deltas
             for place, delta in self.step():
                 deltas[place].append(delta)
-        raise AssertionError("the texts do not end")
+        raise AssertionError("the texts did not end")

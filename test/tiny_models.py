@@ -1,7 +1,7 @@
-"""Tiny PAM architectures with fixed weights, and pictures for them: what the model tests share.
+"""Tiny PAM architectures with fixed weights, and images for them.
 
-The smallest sizes that keep every part: 128-pixel input, an 8 x 8 grid, width 32, two language layers.
-Weights come from each tensor's name, so they are the same on every machine.
+The smallest sizes with every component: 128-pixel input, an 8 x 8 grid, width 32, two language layers.
+Weights follow from each tensor's name, so they are the same on every machine.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pam_ros.model.vision.segmenter import FrameFeatures, Observation
 from pam_ros.records import Prompt
 from pam_ros.share import share_folder
 
-SMALL_SET = Path(__file__).parent / "data" / "scenes"  # the test set that ships
+SMALL_SET = Path(__file__).parent / "data" / "scenes"  # the small test set
 
 WIDTH = 32  # of SAM 2 and the Perceiver
 MEMORY_WIDTH = 8
 GRID = 8
 HIDDEN = 32  # of the language model
-SIZE = (72, 96)  # of the pictures: height, width
+SIZE = (72, 96)  # of the images: height, width
 LANGUAGE: dict[str, Any] = {
     "model_type": "llava_qwen",
     "vocab_size": 4096,
@@ -173,11 +173,13 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
 
 @contextmanager
 def shipped_model() -> Iterator[Pam]:
-    """The shipped pam-tiny, on one thread: what it computes is to be the same on every machine."""
+    """The shipped pam-tiny on one thread, so that its results are the same on every machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield load_model("pam-tiny", device="cpu")
-    torch.set_num_threads(threads)
+    try:
+        yield load_model("pam-tiny", device="cpu")
+    finally:
+        torch.set_num_threads(threads)
 
 
 def tiny_pam(prefix: str = "", **language: Any) -> Pam:
@@ -190,7 +192,7 @@ def tiny_pam(prefix: str = "", **language: Any) -> Pam:
 
 @torch.no_grad()
 def fill_by_rule(model: Pam, prefix: str = "") -> None:
-    """The weight rule of the parity fixtures, on any architecture."""
+    """Fills an architecture by the weight rule of the parity folders."""
     for name, tensor in model.state_dict(keep_vars=True).items():
         part = "sam2" if name.startswith(SAM2_PREFIX) else "pam"
         official = name.removeprefix(SAM2_PREFIX) if part == "sam2" else official_name(name)
@@ -198,7 +200,7 @@ def fill_by_rule(model: Pam, prefix: str = "") -> None:
 
 
 def picture(step: int = 0, size: tuple[int, int] = SIZE, seed: int = 0) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8: a bright disc on a fixed texture; it moves 2 pixels right and 1 down a step."""
+    """(H, W, 3) uint8: a bright disc on a fixed texture; in each step it moves 2 pixels right and 1 down."""
     height, width = size
     image = np.random.default_rng(seed).integers(0, 120, (height, width, 3)).astype(np.uint8)
     y, x = np.mgrid[:height, :width]
@@ -218,12 +220,12 @@ def box(x1: float = 15, y1: float = 14, x2: float = 44, y2: float = 44) -> Promp
 
 
 def encoded(model: Pam, count: int, seed: int = 0) -> list[FrameFeatures]:
-    """Features of the first `count` pictures."""
+    """Features of the first `count` images."""
     return [model.encode(picture(step, seed=seed)) for step in range(count)]
 
 
 def assert_same(ours: Sequence[Observation], theirs: Sequence[Observation], tolerance: float = 1e-4) -> None:
-    """Two lists of observations agree: masks, scores and region_features."""
+    """Asserts that two lists of observations have equal masks, scores and decoder features."""
     for a, b in zip(ours, theirs, strict=True):
         for left, right in (
             (a.mask_logits, b.mask_logits),
@@ -252,9 +254,9 @@ def write_official(
     sam2_file: bool = True,
     tower: bool = False,
 ) -> Path:
-    """Writes a folder in the official layout (beside it `sam2.yaml`, since SAM 2 is a tiny one here).
+    """Writes a folder in the official layout, and a `sam2.yaml` because SAM 2 is tiny here.
 
-    `shards`: how many safetensors files; `sam2_file`: SAM 2 as a .pt; `tower`: as model.vision_tower keys.
+    `shards`: number of safetensors files; `sam2_file`: SAM 2 as a .pt; `tower`: as model.vision_tower keys.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tower_prefix = official_name(SAM2_PREFIX)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pam_ros.geometry import crop_mask
 from pam_ros.records import IMAGE_TASKS, Language, Task
 from pam_ros.simulator.events.director import TARGET_EVENTS
 from pam_ros.simulator.events.events import Play, play_video
@@ -154,8 +155,8 @@ def region_mask(
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     """(x1, y1, x2, y2) pixels of a mask that is not empty; x2 and y2 exclusive."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    x1, y1, x2, y2 = (int(side) for side in crop_mask(mask)[0])
+    return x1, y1, x2, y2
 
 
 def events_between(segments: Sequence[Segment], start: int, end: int) -> tuple[str, ...]:
