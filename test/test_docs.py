@@ -128,11 +128,16 @@ def test_the_check_of_commands_finds_a_wrong_one(tmp_path: Path):
 
 
 def test_named_files_exist():
-    """Files of this repository that a page names in code font with their folder."""
-    pattern = re.compile(r"`((?:pam_ros|docs|config|models|test|\.setup|launch)/[\w./-]+\.\w+)`")
-    named = {(page.name, name) for page in PAGES for name in pattern.findall(text_of(page))}
-    assert len(named) > 3
-    assert sorted(name for _, name in named if not (ROOT / name).exists()) == []
+    """Files that a page names in code font: with their top-level folder, or modules by the end of their path."""
+    folders = re.compile(r"`((?:pam_ros|docs|config|models|test|\.setup|launch)/[\w./-]+\.\w+)`")
+    files = {name for page in PAGES for name in folders.findall(text_of(page))}
+    modules = {name for page in PAGES for name in re.findall(r"`([\w/]+\.py)`", text_of(page))}
+    paths = [f"/{path.relative_to(ROOT)}" for path in (ROOT / "pam_ros").rglob("*.py")]
+    assert len(files) > 3
+    assert len(modules) > 10
+    assert sorted(name for name in files if not (ROOT / name).exists()) == []
+    others = {"ask.py", *files}
+    assert sorted(m for m in modules - others if not any(path.endswith(f"/{m}") for path in paths)) == []
 
 
 def test_the_readme_is_short_and_honest():
