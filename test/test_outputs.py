@@ -13,13 +13,14 @@ from fakes import FakeModel
 
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
+from pam_ros.geometry import crop_mask
 from pam_ros.nodes import sink
 from pam_ros.nodes.conversions import PromptDefaults
 from pam_ros.nodes.outputs import labels
 from pam_ros.nodes.outputs.camera_outputs import CameraOutputs
 from pam_ros.nodes.outputs.captions import CaptionsOutput
 from pam_ros.nodes.parameters import PerceptionSettings
-from pam_ros.records import Frame, Language, Prompt, Region, RegionState, Task, Text, crop_mask
+from pam_ros.records import Frame, Language, Prompt, Region, RegionState, Task, Text
 from pam_ros.runtime.engine import Engine, PromptRequest
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent
 from pam_ros.runtime.options import EngineOptions
