@@ -34,6 +34,7 @@ MODEL = {
 ROS = {
     "test_conversions",
     "test_demo",
+    "test_examples",
     "test_images",
     "test_launch",
     "test_outputs",

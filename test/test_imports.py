@@ -26,6 +26,7 @@ ALLOWED = {
     "model": SHARED,
     "runtime": SHARED | {"model"},
     "nodes": SHARED | {"runtime", "model"},
+    "examples": set(),  # what a user's own node has: messages, services, actions
     "datasets": SHARED | {"model"},
     "simulator": SHARED | {"datasets"},
     "training": SHARED | {"datasets", "simulator", "runtime", "model"},
@@ -36,11 +37,12 @@ ALLOWED = {
 # Modules that may import more than their room. Nobody imports them, their own room included.
 ABOVE = {"pam_ros.training.ablations": {"evaluation"}}
 
-# Packages that only some rooms may import: ROS in nodes, PyTorch and its kind where networks compute.
+# Packages that only some rooms may import: ROS in nodes and examples, PyTorch and its kind where networks compute.
 ROS = {
     "ament_index_python", "cv_bridge", "launch", "launch_ros", "message_filters", "rclpy", "std_srvs",
     "tf2_ros",
 }  # fmt: skip
+ROS_ROOMS = {"nodes", "examples"}
 NEURAL = {"accelerate", "sam2", "torch", "transformers"}
 NEURAL_ROOMS = {"model", "training", "evaluation"}
 GENERATED = {"msg", "srv", "action"}  # pam_ros.msg and its like: ROS too
@@ -70,14 +72,14 @@ def forbidden(module: str, name: str) -> str:
     room = module.split(".")[1]
     top, _, rest = name.partition(".")
     if is_ros(top):
-        return "" if room == "nodes" else f"{top} belongs in nodes/"
+        return "" if room in ROS_ROOMS else f"{top} belongs in nodes/"
     if top in NEURAL:
         return "" if room in NEURAL_ROOMS else f"{top} belongs in {', '.join(sorted(NEURAL_ROOMS))}"
     if top != "pam_ros" or not rest:
         return ""
     other = rest.split(".")[0]
     if other in GENERATED:
-        return "" if room == "nodes" else f"pam_ros.{other} belongs in nodes/"
+        return "" if room in ROS_ROOMS else f"pam_ros.{other} belongs in nodes/"
     if name in ABOVE:
         return f"nobody may import {name}"
     if other == room or other in ALLOWED[room] | ABOVE.get(module, set()):

@@ -46,7 +46,7 @@ class OverlayStyle:
         opacity: of the tint over masks, 0..1.
         texts: write ids, labels and captions.
         font_px: height of the letters in pixels; 0 scales them with the picture's height.
-        font_file: TrueType or OpenType file; empty selects an installed font, with Chinese characters if there is one.
+        font_file: TrueType or OpenType file; empty selects an installed font, a Chinese one if possible.
     """
 
     opacity: float = 0.45
