@@ -128,7 +128,7 @@ def test_the_check_of_commands_finds_a_wrong_one(tmp_path: Path):
 
 
 def test_named_files_exist():
-    """Files that a page names in code font: with their top-level folder, or modules by the end of their path."""
+    """Files in code font: with their top-level folder, or modules by the end of their path."""
     folders = re.compile(r"`((?:pam_ros|docs|config|models|test|\.setup|launch)/[\w./-]+\.\w+)`")
     files = {name for page in PAGES for name in folders.findall(text_of(page))}
     modules = {name for page in PAGES for name in re.findall(r"`([\w/]+\.py)`", text_of(page))}
