@@ -10,7 +10,7 @@ source "$build/install/setup.bash"
 if [[ $route == wheels && ${1:-} == ros2 ]] && ! command -v ros2 >/dev/null; then
   fail "the ROS wheels bring neither the command ros2 nor launch; the node alone starts with
   .setup/run.sh pam_node --ros-args -p autostart:=true -r image:=/camera/color/image_raw
-and README.md, section Requests, has a Python script that asks it"
+and this asks it: .setup/run.sh perceive_region --click 320 240"
 fi
 # Started in the checkout, `python -m pam_ros.…` would find the sources, which lack the built messages (Python 3.11+).
 [[ "${*:1:2}" != "python -m" || ${3:-} != pam_ros.* ]] || export PYTHONSAFEPATH=1

@@ -23,6 +23,7 @@ PACKAGE = {
     "pam_ros/nodes/inputs/": "from topics and services to the engine",
     "pam_ros/nodes/outputs/": "from the engine to topics",
     "pam_ros/nodes/tools/": "processes around the node: demo, soak test, recorder",
+    "pam_ros/examples/": "how your own node uses the services",
     "pam_ros/simulator/": "rendered scenes with ground truth and texts",
     "pam_ros/simulator/assets/": "what objects look like",
     "pam_ros/simulator/scene/": "where objects stand",
