@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pam_ros.errors import PamError
 from pam_ros.model.interface import TextRequest
@@ -33,10 +34,11 @@ class CaptionJob:
         deliver: receives every event, the final one included.
         previous: returns the previous clip's caption, as known when generation starts.
         ended: called once, after the last event.
-        handle: None for a streaming caption.
+        handle: None for a streaming caption, of which each region has two at most.
         final: the caption, once it is complete.
     """
 
+    clip: ClassVar[bool] = True
     camera: str
     region_id: int
     batch: int
@@ -55,21 +57,6 @@ class CaptionJob:
     def frames(self) -> tuple[EmbeddedFrame, ...]:
         """See Job."""
         return tuple(frame.embedded for frame in self.clip_frames)
-
-    @property
-    def clip(self) -> bool:
-        """See Job."""
-        return True
-
-    @property
-    def counted(self) -> bool:
-        """See Job. Streaming captions are bounded by two per region."""
-        return self.handle is not None
-
-    @property
-    def abandoned(self) -> bool:
-        """See Job."""
-        return self.handle is not None and self.handle.done
 
     def requests(self) -> list[TextRequest]:
         """See Job."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 from pam_ros.errors import CancelledError, InferenceError, PamError
 from pam_ros.model.interface import TextDelta, TextGenerator, TextRequest
 from pam_ros.runtime.embedding_plan import EmbeddedFrame
 from pam_ros.runtime.failures import FaultLog, GuardedListener
+from pam_ros.runtime.requests import RequestHandle
 from pam_ros.runtime.statistics import Smoothed
 
 MAX_BATCHES = 4  # batches generated side by side; each holds a key-value cache on the device
@@ -31,22 +32,15 @@ class Job(Protocol):
     camera: str
     region_id: int
     batch: int  # waiting jobs with the same number start together, see `GenerationQueue.new_batch`
+    clip: ClassVar[bool]  # whether the texts are about a clip
 
     @property
     def frames(self) -> tuple[EmbeddedFrame, ...]:
         """What the texts are about: one frame, or a clip's frames, oldest first."""
 
     @property
-    def clip(self) -> bool:
-        """True if the texts are about a clip."""
-
-    @property
-    def counted(self) -> bool:
-        """True for a caller's request, which the bound on waiting requests counts."""
-
-    @property
-    def abandoned(self) -> bool:
-        """True once no caller waits for it any more."""
+    def handle(self) -> RequestHandle[Any] | None:
+        """The caller's; None for a detection and for streaming captions."""
 
     def requests(self) -> list[TextRequest]:
         """The texts to generate; called when generation starts."""
@@ -110,9 +104,7 @@ class GenerationQueue:
 
     def step(self) -> bool:
         """One bounded piece of work: a prefill chunk, or a token for one batch. False if there is none."""
-        self._end_if(
-            lambda job: job.abandoned, CancelledError("the request was cancelled before it was answered")
-        )
+        self._end_if(_abandoned, CancelledError("the request was cancelled before it was answered"))
         if self._waiting and len({each.job.batch for each in self._running.values()}) < MAX_BATCHES:
             self._start()
         if not self._running:
@@ -233,5 +225,10 @@ class GenerationQueue:
         self._count()
 
     def _count(self) -> None:
-        self.queued = sum(job.counted for job in self._waiting.values())
+        self.queued = sum(job.handle is not None for job in self._waiting.values())
         self.generating = len(self._job_of)
+
+
+def _abandoned(job: Job) -> bool:
+    """True once the caller does not wait any more."""
+    return job.handle is not None and job.handle.done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import ClassVar
 
 from pam_ros.errors import PamError
 from pam_ros.model.interface import TextRequest
@@ -25,9 +26,10 @@ class TextJob:
         answer: the region in the frame it is described in, before these texts.
         stamp_ns: stamp of that frame.
         track: None for a caller's own image, whose texts are not reported to the listener.
-        handle: None for a detection.
+        handle: None for a detection; such jobs are bounded by the number of regions.
     """
 
+    clip: ClassVar[bool] = False
     camera: str
     region_id: int
     batch: int
@@ -46,21 +48,6 @@ class TextJob:
     def frames(self) -> tuple[EmbeddedFrame, ...]:
         """See Job."""
         return (self.frame,)
-
-    @property
-    def clip(self) -> bool:
-        """See Job."""
-        return False
-
-    @property
-    def counted(self) -> bool:
-        """See Job. Those of detections are bounded by the number of regions."""
-        return self.handle is not None
-
-    @property
-    def abandoned(self) -> bool:
-        """See Job."""
-        return self.handle is not None and self.handle.done
 
     def requests(self) -> list[TextRequest]:
         """See Job. From now on the region lists these texts in the order in which they were asked for."""
