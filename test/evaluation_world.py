@@ -1,4 +1,4 @@
-"""A world of plain rectangles on disk, and a model that sees it exactly as it is, or as a test spoils it."""
+"""A world of plain rectangles on disk, and a model that sees it exactly, or as a test spoils it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fakes import FakeModel
 from numpy.typing import NDArray
 from PIL import Image
 
+from pam_ros.datasets.rle import RleMask
 from pam_ros.records import Prompt
 
 HEIGHT, WIDTH = 90, 120
@@ -23,34 +24,47 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Thing:
-    """A rectangle (x1, y1, x2, y2) of instance `number`, with the part id `part`."""
+    """A rectangle (x1, y1, x2, y2) of object `number`; a part if `part` is above 0."""
 
     number: int
     box: Box
     part: int = 0
     background: bool = False
 
+    def covers(self) -> Mask:
+        """(HEIGHT, WIDTH) bool."""
+        mask = np.zeros((HEIGHT, WIDTH), np.bool_)
+        x1, y1, x2, y2 = self.box
+        mask[y1:y2, x1:x2] = True
+        return mask
+
     def region(self) -> dict[str, Any]:
+        """Its line in a shard, without masks."""
         return {
-            "instance": self.number,
-            "part": self.part,
+            "kind": "part" if self.part else "background" if self.background else "object",
+            "object": self.number,
             "category": "handle" if self.part else "table" if self.background else "mug",
-            "background": self.background,
-            "box": list(self.box),
+            "function": "hold_drink",
+            "colour": "red",
             "texts": {"label/en": ["mug", "cup"]},
-            "truth": {"function": "hold_drink", "colour": "red"},
         }
 
 
 def paint(folder: Path, name: str, things: Sequence[Thing]) -> None:
-    """A lossless picture in which every rectangle has its own colour, and its id picture."""
-    rgb, ids = np.full((HEIGHT, WIDTH, 3), GREY, np.uint8), np.zeros((HEIGHT, WIDTH), np.uint16)
+    """A lossless picture in which every rectangle has its own colour."""
+    rgb = np.full((HEIGHT, WIDTH, 3), GREY, np.uint8)
     for thing in things:
-        x1, y1, x2, y2 = thing.box
-        rgb[y1:y2, x1:x2] = (20 * thing.number, 200 - 20 * thing.number, 10 * thing.part)
-        ids[y1:y2, x1:x2] = thing.number + 256 * thing.part
+        rgb[thing.covers()] = (20 * thing.number, 200 - 20 * thing.number, 10 * thing.part)
     Image.fromarray(rgb).save(folder / f"{name}.png")
-    Image.fromarray(ids.astype(np.uint8) if ids.max() < 256 else ids).save(folder / f"{name}.ids.png")
+
+
+def mask_of(thing: Thing, things: Sequence[Thing]) -> str | None:
+    """What later rectangles leave of a thing, with its parts if it is whole; None if that is nothing."""
+    mask = np.zeros((HEIGHT, WIDTH), np.bool_)
+    for each in things:
+        same = each == thing or (not thing.part and each.number == thing.number)
+        mask = mask | each.covers() if same else mask & ~each.covers()
+    return RleMask.of(mask).counts if mask.any() else None
 
 
 SCENE = (
@@ -61,23 +75,35 @@ SCENE = (
 )
 
 
-def write_shards(folder: Path) -> None:
+def write_shards(folder: Path, scene: Sequence[Thing] = SCENE) -> None:
     """A folder as `pam scenes render` writes it: a picture; a video whose object 2 goes and comes back."""
-    folder.mkdir()
-    paint(folder, "a", SCENE)
-    lines = [{"image": "a.png", "ids": "a.ids.png", "seed": 7, "regions": [each.region() for each in SCENE]}]
+    folder.mkdir(exist_ok=True)
+    paint(folder, "a", scene)
+    size = [HEIGHT, WIDTH]
+    lines: list[dict[str, Any]] = [
+        {
+            "name": "image 7",
+            "image": "a.png",
+            "size": size,
+            "regions": [each.region() | {"mask": mask_of(each, scene)} for each in scene],
+        }
+    ]
+    masks: tuple[list[str | None], list[str | None]] = ([], [])
     for index in range(20):
-        moved = Thing(1, (20 + index, 20, 40 + index, 40))
-        paint(folder, f"v{index}", [moved] if 6 <= index < 12 else [moved, Thing(2, (70, 60, 90, 80))])
-    regions: list[dict[str, Any]] = [Thing(1, (0, 0, 1, 1)).region(), Thing(2, (0, 0, 1, 1)).region()]
-    regions[0]["segments"] = [[0, 20, "slides_right"]]
-    regions[1]["segments"] = [[0, 20, "still"]]
+        moved, there = Thing(1, (20 + index, 20, 40 + index, 40)), Thing(2, (70, 60, 90, 80))
+        shown = [moved] if 6 <= index < 12 else [moved, there]
+        paint(folder, f"v{index}", shown)
+        for own, thing in zip(masks, (moved, there), strict=True):
+            own.append(mask_of(thing, shown))
+    regions = [Thing(1, (0, 0, 1, 1)).region(), Thing(2, (0, 0, 1, 1)).region()]
+    regions[0] |= {"mask": masks[0], "segments": [[0, 20, "slides_right"]]}
+    regions[1] |= {"mask": masks[1], "segments": [[0, 20, "still"]]}
     lines.append(
         {
+            "name": "video 9",
             "frames": [f"v{index}.png" for index in range(20)],
-            "ids": [f"v{index}.ids.png" for index in range(20)],
+            "size": size,
             "fps": 8.0,
-            "seed": 9,
             "actor": 1,
             "regions": regions,
         }

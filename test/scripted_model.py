@@ -1,4 +1,4 @@
-"""A model without weights whose answers a test scripts, and regions for it to describe."""
+"""A model without weights that answers as the test wants, and regions to ask it about."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from fakes import FakeModel, FakeText
 
-from pam_ros.evaluation.samples import EvaluationRegion, Kind
+from pam_ros.datasets.schema import FramePrompt, Kind, SampleRegion
 from pam_ros.model.interface import TextDelta, TextRequest
 from pam_ros.records import IMAGE_TASKS, Language
 from pam_ros.simulator.ontology import ontology
@@ -40,7 +40,7 @@ def facts_of(category: str) -> Facts:
     )
 
 
-def region_of(category: str, number: int, kind: Kind = Kind.OBJECT) -> EvaluationRegion:
+def region_of(category: str, number: int, kind: Kind = Kind.OBJECT) -> SampleRegion:
     rng = np.random.default_rng(number)
     facts = facts_of(category)
     texts = {
@@ -48,14 +48,14 @@ def region_of(category: str, number: int, kind: Kind = Kind.OBJECT) -> Evaluatio
         for task in IMAGE_TASKS
         for language in Language
     }
-    return EvaluationRegion(
+    return SampleRegion(
         name=f"region {number}",
         kind=kind,
-        box_xyxy=(number * 4.0, 4.0, number * 4.0 + 3, 9.0),
+        prompts={0: FramePrompt((number * 4.0, 4.0, number * 4.0 + 3, 9.0))},
         texts=texts,
         category=category,
         function=ontology().entries[category].function,
         colour="red",
         material="metal",
-        instance=number,
+        object_id=number,
     )

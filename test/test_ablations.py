@@ -18,10 +18,11 @@ from scripted_model import ScriptedModel, facts_of, region_of
 from text_runs import TextRun, Wanted
 from tiny_models import LANGUAGE, box, click, fill_by_rule, picture, sam2_tiny, tiny_tokenizer
 
+from pam_ros.datasets.schema import Kind, PictureFile, Sample
 from pam_ros.errors import CheckpointError
 from pam_ros.evaluation.cases import Findings
 from pam_ros.evaluation.judges import RuleJudge
-from pam_ros.evaluation.samples import EvaluationImage, EvaluationVideo, Kind, Samples
+from pam_ros.evaluation.samples import Samples
 from pam_ros.evaluation.stream import evaluate_stream, events_in
 from pam_ros.evaluation.texts import evaluate_texts
 from pam_ros.media import write_image
@@ -132,7 +133,7 @@ def test_inputs_of_the_perceiver() -> None:
 
 @pytest.mark.parametrize("name", ["image_before", "before"])
 def test_training_reads_what_inference_reads(name: str) -> None:
-    """Training computes the decoder features of `Segmenter`: two regions, one click each, with memory."""
+    """Two regions as one training batch, a click each, give the decoder features of `Segmenter`."""
     pam = pam_with(input=name)
     segmenter, frames = pam.segmenter, [picture(step, size=(128, 128)) for step in range(2)]
     clicks = Clicks(torch.tensor([[[30.0, 30.0]], [[60.0, 40.0]]]), torch.ones(2, 1, dtype=torch.int32))
@@ -178,7 +179,7 @@ def base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Records the stages that run, their settings, and the inputs whose decoder features were computed."""
+    """The stages that ran, with their settings, and the inputs that features were computed for."""
     seen: dict[str, Any] = {"run": {}, "region_features": []}
     run_stage, fill_store = ablations.run_stage, run.fill_store
 
@@ -187,12 +188,12 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen["run"][Path(config.out).name] = config
         return run_stage(config, **options)
 
-    def noted_taps(store: Any, source: Any, segmenter: Any, config: Any) -> Any:
+    def noted_features(store: Any, source: Any, outlines: Any, segmenter: Any, config: Any) -> Any:
         seen["region_features"].append(segmenter.perceiver_input.value)
-        return fill_store(store, source, segmenter, config)
+        return fill_store(store, source, outlines, segmenter, config)
 
     monkeypatch.setattr(ablations, "run_stage", noted_stage)
-    monkeypatch.setattr(run, "fill_store", noted_taps)
+    monkeypatch.setattr(run, "fill_store", noted_features)
     monkeypatch.setattr(ablations, "ANSWER_TOKENS", 4)
     return seen
 
@@ -295,11 +296,11 @@ def samples(tmp_path: Path) -> Samples:
     regions = (region_of("mug", 1), region_of("hammer", 2), region_of("table", 3, Kind.BACKGROUND))
     paths = []
     for index in range(48):
-        paths.append(tmp_path / f"{index:02}.png")
-        write_image(paths[-1], np.full((24, 32, 3), index + 1, np.uint8))
+        paths.append(PictureFile(tmp_path / f"{index:02}.png"))
+        write_image(paths[-1].path, np.full((24, 32, 3), index + 1, np.uint8))
     acting = replace(regions[0], segments=((0, 24, "slides_left"), (24, 48, "still")))
-    video = EvaluationVideo("video 1", tuple(paths), (), 8.0, (acting,), actor=1)
-    return Samples((EvaluationImage("image 1", paths[0], None, regions),), (video,))
+    video = Sample("video 1", tuple(paths), (acting,), is_video=True, fps=8.0, actor=1)
+    return Samples((Sample("image 1", tuple(paths[:1]), regions),), (video,))
 
 
 @pytest.mark.parametrize("wrong", [False, True])

@@ -17,7 +17,7 @@ from ros_harness import pam, wait_until
 from sensor_msgs.msg import Image
 
 from pam_ros import media
-from pam_ros.evaluation.samples import EvaluationRegion, Kind
+from pam_ros.datasets.schema import Kind, SampleRegion
 from pam_ros.evaluation.stream import events_are_right, events_in
 from pam_ros.evaluation.texts import function_is_right, label_is_right
 from pam_ros.records import Language
@@ -51,7 +51,7 @@ def check_output(out: Path) -> None:
     assert len(list(media.read_video(out / "overlay.mp4"))) >= 5
 
 
-def true_region() -> tuple[EvaluationRegion, float]:
+def true_region() -> tuple[SampleRegion, float]:
     """The truth about the region that the demo prompts, and the clip's frames per second."""
     truth = json.loads((CONFIG / "demo" / "clip.json").read_text())
     (prompted,) = (each for each in truth["objects"] if each["box"] == truth["prompt_box_xyxy"])
@@ -60,11 +60,9 @@ def true_region() -> tuple[EvaluationRegion, float]:
         for part in prompted["events"]
     ]
     function = ontology().entries[prompted["category"]].function
-    region = EvaluationRegion(
+    region = SampleRegion(
         "region 1",
         Kind.OBJECT,
-        tuple(prompted["box"]),
-        {},
         category=prompted["category"],
         function=function,
         segments=tuple(segments),

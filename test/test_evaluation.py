@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation_world import Mask, SeeingModel, Thing, empty, paint, shifted_by_5, square, write_shards
+from evaluation_world import Mask, SeeingModel, Thing, empty, shifted_by_5, square, write_shards
 from fakes import FakeModel
 
 from pam_ros.evaluation.cases import Findings
 from pam_ros.evaluation.masks import SMALLEST_OBJECT, evaluate_masks, inner_point, mask_iou
-from pam_ros.evaluation.samples import read_folder
+from pam_ros.evaluation.samples import read_data
 from pam_ros.evaluation.speed import evaluate_speed
 from pam_ros.evaluation.video import absences_in, boundary, boundary_f, evaluate_video
 from pam_ros.records import Task
@@ -86,7 +86,7 @@ def test_absences(visible: list[float], expected: list[tuple[range, range]]) -> 
 
 def masks_of(shards: Path, model: SeeingModel) -> Findings:
     findings = Findings()
-    evaluate_masks(model, read_folder(shards).images, findings)
+    evaluate_masks(model, read_data(shards).images, findings)
     return findings
 
 
@@ -112,9 +112,11 @@ def test_a_mask_said_to_be_absent_does_not_count(shards: Path) -> None:
     assert masks_of(shards, SeeingModel(presence=lambda mask: False)).scores()["mask_iou_box"] == 0
 
 
-def test_what_is_too_small_is_not_asked_about(shards: Path) -> None:
+def test_regions_that_are_too_small_are_not_asked_about(shards: Path) -> None:
     assert SMALLEST_OBJECT == ASKED_ABOUT  # the data's own limit
-    paint(shards, "a", [Thing(1, (20, 20, 24, 24)), Thing(2, (70, 30, 75, 35))])  # 16 and 25 of 10800 pixels
+    nothing, part = Thing(3, (0, 0, 0, 0), background=True), Thing(1, (0, 0, 0, 0), part=1)
+    write_shards(shards, [nothing, Thing(1, (20, 20, 24, 24)), part, Thing(2, (70, 30, 75, 35))])
+    # 16 and 25 of 10800 pixels
     cases = masks_of(shards, SeeingModel()).of("mask_iou_box")
     assert [case.sample for case in cases] == ["image 7 region 4"]
 
@@ -124,7 +126,7 @@ def test_what_is_too_small_is_not_asked_about(shards: Path) -> None:
 
 def video_of(shards: Path, model: SeeingModel) -> Findings:
     findings = Findings()
-    evaluate_video(model, read_folder(shards).videos, findings)
+    evaluate_video(model, read_data(shards).videos, findings)
     return findings
 
 
@@ -168,7 +170,7 @@ def test_it_must_be_found_again_within_eight_frames(shards: Path, found_after: i
 
 def test_videos_of_absences_count_for_the_recovery_rate_only(shards: Path) -> None:
     findings = Findings()
-    evaluate_video(SeeingModel(), (), findings, absences=read_folder(shards).videos)
+    evaluate_video(SeeingModel(), (), findings, absences=read_data(shards).videos)
     assert findings.scores() == {"recovery_rate": 1.0, "jf_video": None}
 
 
@@ -176,7 +178,7 @@ def test_videos_of_absences_count_for_the_recovery_rate_only(shards: Path) -> No
 
 
 def test_speed_goes_through_the_engine(shards: Path) -> None:
-    model, findings, samples = FakeModel(), Findings(), read_folder(shards)
+    model, findings, samples = FakeModel(), Findings(), read_data(shards)
     model.costs.track_s = 0.004
     threads = torch.get_num_threads()
     evaluate_speed(model, samples.images, samples.videos, findings)

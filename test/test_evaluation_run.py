@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_world import HEIGHT, SCENE, WIDTH, Box, SeeingModel, paint, shifted_by_5, write_shards
+from evaluation_world import HEIGHT, SCENE, WIDTH, SeeingModel, paint, shifted_by_5, write_shards
 from numpy.typing import NDArray
 
 from pam_ros import media
 from pam_ros.cli import main as cli
-from pam_ros.datasets import pam_jsonl as jsonl
-from pam_ros.errors import InputError, StateError
+from pam_ros.datasets.schema import Kind
+from pam_ros.errors import DatasetError, InputError, StateError
 from pam_ros.evaluation import run as run_module
 from pam_ros.evaluation.cases import Case, Findings
-from pam_ros.evaluation.jsonl_samples import read_jsonl
 from pam_ros.evaluation.masks import evaluate_masks
 from pam_ros.evaluation.report import rows_of, write_page
 from pam_ros.evaluation.run import (
@@ -28,9 +27,8 @@ from pam_ros.evaluation.run import (
     SeedFindings,
     evaluate_samples,
     evaluation,
-    read_data,
 )
-from pam_ros.evaluation.samples import Kind, SampleError, Samples, read_folder, render_samples
+from pam_ros.evaluation.samples import Samples, read_data, render_samples
 from pam_ros.evaluation.video import evaluate_video
 from pam_ros.evaluation.wording import Wording, add_wordings
 from pam_ros.model.text.prompts import TASK_TEXT
@@ -47,95 +45,52 @@ def shards(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_read_as_it_was_written(shards: Path) -> None:
-    samples = read_folder(shards)
+    samples = read_data(shards)
     image, video = samples.images[0], samples.videos[0]
     assert [region.kind for region in image.regions] == [Kind.BACKGROUND, Kind.OBJECT, Kind.PART, Kind.OBJECT]
-    masks = image.masks()
+    masks = [region.mask() for region in image.regions]
     assert masks[1] is not None and masks[1].sum() == 20 * 20 + 6 * 12  # with its part
     assert masks[2] is not None and masks[2].sum() == 6 * 12
     assert image.regions[1].texts[Task.LABEL, Language.EN] == ("mug", "cup")
-    assert video.regions[1].box_xyxy == (70, 60, 90, 80) and video.actor == 1 and len(video) == 20
-    assert video.stamps_ns()[8] == 1_000_000_000 and not np.any(video.masks(7)[1])
-    assert [frame.stamp_ns for frame in video.frames()] == video.stamps_ns()
+    assert video.regions[1].box_xyxy() == (70, 60, 90, 80) and video.actor == 1 and len(video) == 20
+    assert video.stamps_ns()[8] == 1_000_000_000 and not np.any(video.regions[1].mask(7))
+    assert [frame.stamp_ns for frame in video.stream()] == video.stamps_ns()
 
 
 def test_folders_that_cannot_be_read_say_why(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(SampleError, match=r"holds no index\.jsonl"):
-        read_folder(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match=r"holds no index\.jsonl"):
+        read_data(tmp_path / "empty")
     (shards / ".half").mkdir()  # a run that was broken off, or is under way
     (shards / ".half/index.jsonl").write_text("{}\n")
-    assert len(read_folder(shards).images) == 1
+    assert len(read_data(shards).images) == 1
     with (shards / "index.jsonl").open("a") as file:
         file.write('{"image": "b.png"}\n')
-    with pytest.raises(SampleError, match=r"index\.jsonl, line 3 .*regions"):
-        read_folder(shards)
-    with pytest.raises(SampleError, match="neither a folder"):
+    with pytest.raises(DatasetError, match=r"index\.jsonl, line 3, regions is missing"):
+        read_data(shards)
+    with pytest.raises(DatasetError, match=r"a folder of shards, a \.jsonl file"):
         read_data(tmp_path / "nothing.txt")
 
 
 def test_rendered_scenes_are_kept_and_not_rendered_twice(tmp_path: Path) -> None:
-    first = render_samples(5, 1, 0, tmp_path)
-    made = first.images[0].picture.stat().st_mtime_ns
-    assert first.images[0].name == "image 5000000" and first.images[0].regions
-    again = render_samples(5, 1, 0, tmp_path)
-    assert again == first and again.images[0].picture.stat().st_mtime_ns == made
+    first = render_samples(5, 1, 0, tmp_path).images[0]
+    (picture,) = tmp_path.glob("*/*.jpg")
+    made = picture.stat().st_mtime_ns
+    assert first.name == "image 5000000" and first.regions
+    assert render_samples(5, 1, 0, tmp_path).images[0] == first and picture.stat().st_mtime_ns == made
     assert not list(tmp_path.glob(".*"))
-
-
-def conversation(tmp_path: Path, task: Task, answer: str, box: Box = (1, 2, 11, 22)) -> jsonl.Conversation:
-    frames = tuple(tmp_path / f"{index}.png" for index in range(3 if task is Task.CLIP else 1))
-    question = TASK_TEXT[task, Language.EN].replace("{previous}", "It lies.")
-    corners, clicks = tuple(map(float, box)), ((5.0, 6.0, 1),)
-    return jsonl.Conversation(frames, corners, clicks, question, answer, task is Task.CLIP)
-
-
-def test_jsonl_lines_of_one_box_are_one_region(tmp_path: Path) -> None:
-    path = tmp_path / "data.jsonl"
-    lines = [
-        conversation(tmp_path, Task.LABEL, "mug"),
-        conversation(tmp_path, Task.BRIEF, "A red mug."),
-        conversation(tmp_path, Task.LABEL, "table", (0, 0, 50, 50)),
-        conversation(tmp_path, Task.CLIP, "It falls."),
-    ]
-    jsonl.write_conversations(path, lines, tmp_path)
-    samples = read_jsonl(path)
-    (image,), (video,) = samples.images, samples.videos
-    assert [region.box_xyxy for region in image.regions] == [(1, 2, 11, 22), (0, 0, 50, 50)]
-    assert image.regions[0].texts == {
-        (Task.LABEL, Language.EN): ("mug",),
-        (Task.BRIEF, Language.EN): ("A red mug.",),
-    }
-    assert image.masks() == [None, None] and video.masks(0) == [None]
-    (event,) = video.regions[0].events
-    assert (event.captions[Language.EN], event.previous[Language.EN]) == (("It falls.",), "It lies.")
-
-
-def test_jsonl_streams_and_unknown_questions(tmp_path: Path) -> None:
-    path = tmp_path / "stream.jsonl"
-    frames = tuple(tmp_path / f"{index}.png" for index in range(4))
-    stream = jsonl.Stream(
-        tmp_path,
-        (
-            jsonl.StreamEvent(0, frames[:3], (3.0, 4.0, 8.0, 9.0), "It falls."),
-            jsonl.StreamEvent(1, frames[3:], (3.0, 4.0, 8.0, 9.0), "它倒下了。"),
-        ),
-    )
-    jsonl.write_streams(path, [stream])
-    (region,) = read_jsonl(path).videos[0].regions
-    assert [(each.start, each.end, list(each.captions)) for each in region.events] == [
-        (0, 3, [Language.EN]),
-        (3, 4, [Language.ZH]),
-    ]
-    path.write_text('{"type": "image", "image": "a.png", "bbox": [0, 0, 3, 3], "conversations": '
-                    '[{"value": "Who?"}, {"value": "Me."}]}\n')  # fmt: skip
-    with pytest.raises(SampleError, match=r"'Who\?' is none of PAM's questions"):
-        read_jsonl(path)
 
 
 def test_boxes_alone_leave_the_masks_keys_null(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
-    lines = [conversation(tmp_path, Task.LABEL, "mug"), conversation(tmp_path, Task.CLIP, "It falls.")]
-    jsonl.write_conversations(path, lines, tmp_path)
+    question = {task: {"value": TASK_TEXT[task, Language.EN]} for task in (Task.LABEL, Task.CLIP)}
+    image = {"type": "image", "image": "0.png", "bbox": [1, 2, 10, 20]}
+    video = {"type": "video", "frames": ["0.png", "1.png", "2.png"], "bbox": [[1, 2, 10, 20]]}
+    lines = [
+        image | {"conversations": [question[Task.LABEL], {"value": "mug"}]},
+        video | {"conversations": [question[Task.CLIP], {"value": "It falls."}]},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     for index in range(3):
         paint(tmp_path, str(index), SCENE)
     plan = Plan(data=path, parts=(Part.MASKS, Part.VIDEO))
@@ -183,7 +138,7 @@ def test_the_page_shows_the_worst_first_and_draws_each_picture_once(tmp_path: Pa
 
 
 def test_the_pictures_of_real_cases_can_be_drawn(shards: Path) -> None:
-    findings, samples = Findings(), read_folder(shards)
+    findings, samples = Findings(), read_data(shards)
     evaluate_masks(SeeingModel(blur=shifted_by_5), samples.images, findings)
     evaluate_video(SeeingModel(), samples.videos, findings)
     drawn = findings.of("mask_iou_click")[0].picture()
@@ -197,7 +152,7 @@ def test_the_pictures_of_real_cases_can_be_drawn(shards: Path) -> None:
 def test_the_command_writes_json_page_and_table(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "_load", lambda *options: SeeingModel())
+    monkeypatch.setattr("pam_ros.cli.evaluate.load", lambda *options: SeeingModel())
     out, page = tmp_path / "out/result.json", tmp_path / "page"
     options = ["--data", str(shards), "--only", "video,masks", "--json", str(out), "--page", str(page)]
     cli.app(["evaluate", *options], standalone_mode=False)
@@ -222,7 +177,7 @@ def test_several_seeds_give_mean_and_spread(shards: Path, monkeypatch: pytest.Mo
         asked.append((seed, images, videos, absences, open_meshes))
         blur = shifted_by_5 if seed == 2 else lambda mask, frame: mask
         model.blur = blur
-        return read_folder(shards)
+        return read_data(shards)
 
     model = SeeingModel()
     monkeypatch.setattr(run_module, "render_samples", render)
@@ -263,7 +218,7 @@ def test_carry_over_can_be_switched_off(
     def stream(*given: object, carry_over: bool, **more: object) -> None:
         asked.append(carry_over)
 
-    monkeypatch.setattr(cli, "_load", lambda *options: SeeingModel())
+    monkeypatch.setattr("pam_ros.cli.evaluate.load", lambda *options: SeeingModel())
     monkeypatch.setattr("pam_ros.evaluation.stream.evaluate_stream", stream)
     out = tmp_path / "result.json"
     arguments = ["evaluate", "--data", str(shards), "--only", "stream", "--json", str(out), *options]
@@ -273,7 +228,10 @@ def test_carry_over_can_be_switched_off(
 
 def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "find_spec", lambda name: None)
-    for parts, words in ((tuple(Part), "mujoco, nltk, pycocoevalcap"), ((Part.MASKS,), "mujoco")):
+    for parts, words in (
+        (tuple(Part), "mujoco, nltk, pycocoevalcap, pycocotools"),
+        ((Part.MASKS,), "mujoco, pycocotools"),
+    ):
         plan = Plan(count=1, parts=parts)
         with (
             pytest.raises(StateError, match=rf"^{words} not installed.*\.\[training\]"),
@@ -284,7 +242,7 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyP
 
 def test_every_metric_is_explained(shards: Path) -> None:
     findings = evaluate_samples(
-        SeeingModel(), read_folder(shards), Plan(data=shards, parts=(Part.MASKS, Part.VIDEO))
+        SeeingModel(), read_data(shards), Plan(data=shards, parts=(Part.MASKS, Part.VIDEO))
     )
     add_wordings([Wording("a", task, Language.ZH, "杯子", ("杯子",)) for task in list(Task)[1:]], findings)
     spoken = {"semantic_similarity_zh", "semantic_iou_parts", "event_accuracy_zh", "event_accuracy_actor"}

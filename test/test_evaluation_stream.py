@@ -15,17 +15,17 @@ from fakes import FakeText
 from PIL import Image
 from scripted_model import ScriptedModel, region_of
 
+from pam_ros.datasets.schema import Clip, FramePrompt, PictureFile, Sample
 from pam_ros.evaluation.cases import Findings
 from pam_ros.evaluation.judges import CaptionSequence, ChatJudge, JudgeError, RuleJudge, open_judge
-from pam_ros.evaluation.samples import EvaluationVideo, Event
 from pam_ros.evaluation.stream import (
     CaptionedClip,
+    captioned_clips,
     chosen_regions,
     evaluate_stream,
     events_are_right,
     events_in,
     right_captions,
-    told,
 )
 from pam_ros.records import Language
 from pam_ros.simulator.texts.captions import clip_caption
@@ -42,28 +42,28 @@ FPS = 8.0
 
 
 @pytest.fixture
-def video(tmp_path: Path) -> EvaluationVideo:
+def video(tmp_path: Path) -> Sample:
     """48 frames at 8 a second; region 1 acts, region 2 stands by, region 3 is smaller."""
     paths = []
     for index in range(48):
         paths.append(tmp_path / f"{index:02}.png")
         Image.fromarray(np.full((24, 32, 3), index + 1, np.uint8)).save(paths[-1])
-    actor, bystander = region_of("mug", 1), region_of("hammer", 2)
-    return EvaluationVideo(
+    actor, bystander, small = region_of("mug", 1), region_of("hammer", 2), {0: FramePrompt((20, 2, 22, 4))}
+    return Sample(
         name="video 1",
-        pictures=tuple(paths),
-        ids=(),
+        frames=tuple(PictureFile(path) for path in paths),
+        is_video=True,
         fps=FPS,
         actor=1,
         regions=(
             replace(actor, segments=SEGMENTS),
             replace(bystander, segments=((0, 48, "still"),)),
-            replace(region_of("kettle", 3), segments=((0, 48, "still"),), box_xyxy=(20, 2, 22, 4)),
+            replace(region_of("kettle", 3), segments=((0, 48, "still"),), prompts=small),
         ),
     )
 
 
-def truth_teller(video: EvaluationVideo, shift: int = 0, period: int = 24) -> ScriptedModel:
+def truth_teller(video: Sample, shift: int = 0, period: int = 24) -> ScriptedModel:
     """Captions every clip with its truth, or with that of the clip `shift` clips on; with the right link."""
     clips = [(start, min(start + period, 48)) for start in range(0, 48, period)]
 
@@ -81,7 +81,7 @@ def truth_teller(video: EvaluationVideo, shift: int = 0, period: int = 24) -> Sc
     return ScriptedModel(answer=answer)
 
 
-def test_the_truth_of_a_clip_is_that_of_training_windows(video: EvaluationVideo) -> None:
+def test_the_truth_of_a_clip_is_that_of_training_windows(video: Sample) -> None:
     actor = video.regions[0]
     assert events_in(actor, 0, 24) == ("slides_left",)
     assert events_in(actor, 24, 48) == ("lifted",)
@@ -104,7 +104,7 @@ def test_events_are_right_as_a_set(language: Language) -> None:
     assert not events_are_right("", language, ("still",))
 
 
-def test_the_actor_and_one_bystander_are_captioned(video: EvaluationVideo) -> None:
+def test_the_actor_and_one_bystander_are_captioned(video: Sample) -> None:
     assert chosen_regions(video) == (0, 1)  # the larger of two that stand by
     busy = replace(video.regions[2], segments=((0, 20, "still"), (20, 48, "pushes")))
     assert chosen_regions(replace(video, regions=(*video.regions[:2], busy))) == (0, 2)
@@ -112,9 +112,9 @@ def test_the_actor_and_one_bystander_are_captioned(video: EvaluationVideo) -> No
 
 
 @pytest.mark.parametrize("carry_over", [True, False])
-def test_clips_lie_where_the_truth_is_read(video: EvaluationVideo, carry_over: bool) -> None:
+def test_clips_lie_where_the_truth_is_read(video: Sample, carry_over: bool) -> None:
     model = truth_teller(video)
-    clips = told(model, video, chosen_regions(video), EN, 3.0, carry_over)
+    clips = captioned_clips(model, video, chosen_regions(video), EN, 3.0, carry_over)
     assert [(clip.start, clip.end) for clip in clips[0]] == [(0, 24), (24, 48)]
     assert [clip.events for clip in clips[0]] == [("slides_left",), ("lifted",)]
     assert [clip.events for clip in clips[1]] == [("still",), ("still",)]
@@ -128,20 +128,20 @@ def test_clips_lie_where_the_truth_is_read(video: EvaluationVideo, carry_over: b
     assert model.asked[-1].previous_caption and model.asked[0].previous_caption is None
 
 
-def test_a_short_rest_is_not_scored(video: EvaluationVideo) -> None:
-    clips = told(truth_teller(video), video, (0,), EN, 5.0, True)[0]
+def test_a_short_rest_is_not_scored(video: Sample) -> None:
+    clips = captioned_clips(truth_teller(video), video, (0,), EN, 5.0, True)[0]
     assert [(clip.start, clip.end) for clip in clips] == [(0, 40)]
-    clips = told(truth_teller(video), video, (0,), EN, 4.0, True)[0]
+    clips = captioned_clips(truth_teller(video), video, (0,), EN, 4.0, True)[0]
     assert [(clip.start, clip.end) for clip in clips] == [(0, 32), (32, 48)]
 
 
-def stream_scores(model: ScriptedModel, video: EvaluationVideo) -> tuple[dict[str, float | None], Findings]:
+def stream_scores(model: ScriptedModel, video: Sample) -> tuple[dict[str, float | None], Findings]:
     findings = Findings()
     evaluate_stream(model, [video], findings, RuleJudge())
     return findings.scores(), findings
 
 
-def test_true_captions_score_1(video: EvaluationVideo) -> None:
+def test_true_captions_score_1(video: Sample) -> None:
     scores, findings = stream_scores(truth_teller(video), video)
     for spoken in ("", "_zh"):
         assert scores[f"event_accuracy{spoken}"] == 1 and findings.counts()[f"event_accuracy{spoken}"] == 4
@@ -154,7 +154,7 @@ def test_true_captions_score_1(video: EvaluationVideo) -> None:
     assert case.picture is not None and case.picture().ndim == 3
 
 
-def test_captions_of_another_clip_score_less(video: EvaluationVideo) -> None:
+def test_captions_of_another_clip_score_less(video: Sample) -> None:
     scores, _ = stream_scores(truth_teller(video, shift=1), video)
     assert scores["event_accuracy"] == 1 / 2  # the bystander's clips are all alike
     assert scores["event_accuracy_actor"] == 0 and scores["event_accuracy_bystander"] == 1
@@ -162,10 +162,10 @@ def test_captions_of_another_clip_score_less(video: EvaluationVideo) -> None:
     assert scores["continuity"] == scores["continuity_zh"] == 1 / 2
 
 
-def test_data_that_do_not_say_what_happens(video: EvaluationVideo) -> None:
+def test_data_that_do_not_say_what_happens(video: Sample) -> None:
     captions = {EN: ("The mug slides to the left.",)}
-    events = (Event(0, 30, (), captions), Event(30, 48, (), {}))
-    plain = replace(video.regions[0], segments=(), category="", events=events)
+    clips = (Clip(0, 30, captions), Clip(30, 48, {}))
+    plain = replace(video.regions[0], segments=(), category="", clips=(clips,))
     model = ScriptedModel(answer=lambda region, request: "The mug slides to the left.")
     scores, findings = stream_scores(model, replace(video, regions=(plain,), actor=0))
     assert {request.language for request in model.asked} == {EN}  # there is nothing to compare Chinese with
@@ -287,7 +287,7 @@ def test_an_answer_without_a_score_is_refused(endpoint: Endpoint, reply: str) ->
         ChatJudge(url=endpoint.url, model="m").continuity(story(FIRST, FIRST, events=SAME))
 
 
-def test_a_judge_that_fails_costs_continuity_only(endpoint: Endpoint, video: EvaluationVideo) -> None:
+def test_a_judge_that_fails_costs_continuity_only(endpoint: Endpoint, video: Sample) -> None:
     endpoint.status = 401
     findings = Findings()
     evaluate_stream(
@@ -304,8 +304,8 @@ def test_a_judge_needs_a_model() -> None:
     assert open_judge().name == "rule"
 
 
-def test_told_clips_hold_no_pixels_of_pictures(video: EvaluationVideo) -> None:
-    (clip, *_) = told(truth_teller(video), video, (0,), EN, 3.0, True)[0]
+def test_told_clips_hold_no_pixels_of_pictures(video: Sample) -> None:
+    (clip, *_) = captioned_clips(truth_teller(video), video, (0,), EN, 3.0, True)[0]
     assert isinstance(clip, CaptionedClip)
     assert [index for index, _ in clip.regions] == sorted({index for index, _ in clip.regions})
     assert all(region.mask.size <= 24 * 32 for _, region in clip.regions)

@@ -12,9 +12,9 @@ from fakes import FakeText
 from PIL import Image
 from scripted_model import ScriptedModel, region_of
 
+from pam_ros.datasets.schema import Kind, PictureFile, Sample
 from pam_ros.errors import InputError
 from pam_ros.evaluation.cases import Findings
-from pam_ros.evaluation.samples import EvaluationImage, Kind
 from pam_ros.evaluation.texts import LetterSimilarity, evaluate_texts, open_similarity, semantic_iou
 from pam_ros.evaluation.wording import Wording, add_wordings, cider, meteor, rouge_l, tokens
 from pam_ros.records import Language, Task
@@ -115,16 +115,16 @@ def test_an_embedding_model_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> EvaluationImage:
+def picture(tmp_path: Path) -> Sample:
     """Three objects and a table."""
     path = tmp_path / "picture.png"
     Image.fromarray(np.full((24, 32, 3), 90, np.uint8)).save(path)
     regions = [region_of(name, i) for i, name in enumerate(("mug", "hammer", "kettle"), 1)]
     regions.append(region_of("table", 4, Kind.BACKGROUND))
-    return EvaluationImage("image 1", path, None, tuple(regions))
+    return Sample("image 1", (PictureFile(path),), tuple(regions))
 
 
-def texts_found(picture: EvaluationImage, shift: int) -> tuple[Findings, ScriptedModel]:
+def texts_found(picture: Sample, shift: int) -> tuple[Findings, ScriptedModel]:
     """Every object gets the texts of the object `shift` places on; the table gets its own."""
 
     def answer(region: int, request: FakeText) -> str:
@@ -138,7 +138,7 @@ def texts_found(picture: EvaluationImage, shift: int) -> tuple[Findings, Scripte
     return findings, model
 
 
-def test_right_texts_score_1(picture: EvaluationImage) -> None:
+def test_right_texts_score_1(picture: Sample) -> None:
     findings, model = texts_found(picture, 0)
     scores = findings.scores()
     for key in ("label_accuracy_en", "label_accuracy_zh", "function_accuracy", "function_accuracy_zh"):
@@ -155,7 +155,7 @@ def test_right_texts_score_1(picture: EvaluationImage) -> None:
     assert len(model.asked) == 2 * (3 * 4 + 2)
 
 
-def test_texts_of_the_wrong_object_score_0(picture: EvaluationImage) -> None:
+def test_texts_of_the_wrong_object_score_0(picture: Sample) -> None:
     findings, _ = texts_found(picture, 1)
     scores = findings.scores()
     for key in ("label_accuracy_en", "label_accuracy_zh", "function_accuracy", "function_accuracy_zh"):
@@ -172,7 +172,7 @@ def test_texts_of_the_wrong_object_score_0(picture: EvaluationImage) -> None:
     assert findings.cases[0].picture is not None and findings.cases[0].picture().shape[2] == 3
 
 
-def test_without_known_ids_labels_are_compared_and_functions_missing(picture: EvaluationImage) -> None:
+def test_without_known_ids_labels_are_compared_and_functions_missing(picture: Sample) -> None:
     plain = [
         replace(region, category="", function="", kind=Kind.UNKNOWN, texts={(Task.LABEL, EN): (label,)})
         for region, label in zip(picture.regions, ("Odd thing", "mug", "x", "y"), strict=True)

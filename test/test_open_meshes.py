@@ -19,8 +19,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pam_ros.cli.scenes import scenes_app
-from pam_ros.errors import OutputError
-from pam_ros.evaluation.samples import SampleError, render_samples
+from pam_ros.errors import DatasetError, OutputError
+from pam_ros.evaluation.samples import render_samples
 from pam_ros.simulator.assets import mesh_store, open_meshes
 from pam_ros.simulator.assets.catalogue import CATEGORIES, SPLITS, build_shape, usual_extent_m
 from pam_ros.simulator.assets.materials import COLOURS, FIXED
@@ -286,5 +286,5 @@ def test_an_evaluation_can_be_limited_to_third_party_objects(tmp_path: Path) -> 
     assert regions and all(region.by_others for region in regions)
     names = {region.mesh_id.partition("/")[2] for region in regions}
     assert names <= {made.name for made in TABLE if made.split == "test"}
-    with pytest.raises(SampleError, match="no object of another maker in 1 picture"):
+    with pytest.raises(DatasetError, match="no object of another maker in 1 picture"):
         render_samples(5, 1, 0, tmp_path, open_meshes=True)

@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping
 import pytest
 from tiny_models import SMALL_SET, shipped_model
 
+from pam_ros.datasets.registry import SelectedSource
+from pam_ros.datasets.schema import SampleSource
 from pam_ros.evaluation.cases import Findings
 from pam_ros.evaluation.judges import open_judge
 from pam_ros.evaluation.masks import evaluate_masks
-from pam_ros.evaluation.samples import Samples, read_folder
+from pam_ros.evaluation.samples import Samples, read_data
 from pam_ros.evaluation.stream import evaluate_stream
 from pam_ros.evaluation.texts import evaluate_texts, open_similarity
 from pam_ros.evaluation.video import evaluate_video
@@ -34,7 +36,11 @@ def model() -> Iterator[Pam]:
 
 @pytest.fixture(scope="module")
 def samples() -> Samples:
-    return read_folder(SMALL_SET)
+    return read_data(SMALL_SET)
+
+
+def first(source: SampleSource, count: int) -> SampleSource:
+    return SelectedSource(source, range(count))
 
 
 def check(findings: Findings, bars: Mapping[str, float]) -> None:
@@ -51,13 +57,13 @@ def test_masks(model: Pam, samples: Samples) -> None:
 
 def test_tracking(model: Pam, samples: Samples) -> None:
     findings = Findings()
-    evaluate_video(model, samples.videos[:TRACKED], findings)
+    evaluate_video(model, first(samples.videos, TRACKED), findings)
     check(findings, {"jf_video": 0.88, "recovery_rate": 0.9})  # 0.884, 1
 
 
 def test_texts(model: Pam, samples: Samples) -> None:
     findings = Findings()
-    evaluate_texts(model, samples.images[:DESCRIBED], findings, similarity=open_similarity(None))
+    evaluate_texts(model, first(samples.images, DESCRIBED), findings, similarity=open_similarity(None))
     bars = {"label_accuracy_en": 0.84, "label_accuracy_zh": 0.88, "function_accuracy": 0.86}
     check(findings, bars)  # 0.889 each
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from tiny_models import SMALL_SET, assert_same, click, encoded, shipped_model, tiny_pam
 
 from pam_ros.datasets.coloured_shapes import ShapesSource
+from pam_ros.datasets.loading import load_masks, load_pixels
+from pam_ros.datasets.schema import Kind, Sample
 from pam_ros.datasets.shards import ShardSource
 from pam_ros.evaluation.masks import inner_point
-from pam_ros.evaluation.samples import EvaluationImage, Kind, read_folder
 from pam_ros.geometry import crop_mask
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, ModelInfo
 from pam_ros.model.pam import Pam
@@ -37,18 +38,19 @@ def model() -> Iterator[Pam]:
 
 
 @pytest.fixture(scope="module")
-def picture() -> EvaluationImage:
-    return read_folder(SMALL_SET).images[0]
+def picture() -> Sample:
+    return ShardSource(SMALL_SET)[0]
 
 
-def boxes(picture: EvaluationImage, *, small: bool) -> list[tuple[float, float, float, float]]:
+def boxes(picture: Sample, *, small: bool) -> list[tuple[float, float, float, float]]:
     height, width = picture.image().shape[:2]
     found = []
     for region in picture.regions:
-        x1, y1, x2, y2 = region.box_xyxy
-        crop = crop_around((x1 / width, y1 / height, x2 / width, y2 / height))
+        box = region.box_xyxy()
+        assert box is not None
+        crop = crop_around((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
         if region.kind is Kind.OBJECT and (crop is not None) == small:
-            found.append(region.box_xyxy)
+            found.append(box)
     assert found, "the first image of the small set has objects of both kinds"
     return found
 
@@ -98,7 +100,7 @@ def test_random_crops_contain_their_region_and_stay_in_the_frame() -> None:
 # ---- segmentation and embeddings
 
 
-def test_a_small_region_is_segmented_as_its_crop_alone(model: Pam, picture: EvaluationImage) -> None:
+def test_a_small_region_is_segmented_as_its_crop_alone(model: Pam, picture: Sample) -> None:
     image, box = picture.image(), boxes(picture, small=True)[0]
     (seen,) = segmented(model, image, [Prompt.from_clicks(box_xyxy=box)])
     assert seen.crop is not None
@@ -118,11 +120,11 @@ def test_a_small_region_is_segmented_as_its_crop_alone(model: Pam, picture: Eval
     assert seen.mask_score == pytest.approx(alone.mask_score, abs=1e-3)
 
 
-def test_crops_improve_masks_of_small_regions(model: Pam, picture: EvaluationImage) -> None:
-    image, truth = picture.image(), picture.masks()
+def test_crops_improve_masks_of_small_regions(model: Pam, picture: Sample) -> None:
+    image, truth = picture.image(), [region.mask() for region in picture.regions]
     ious: dict[bool, list[float]] = {True: [], False: []}
     for region, mask in zip(picture.regions, truth, strict=True):
-        if mask is None or region.box_xyxy not in boxes(picture, small=True):
+        if mask is None or region.box_xyxy() not in boxes(picture, small=True):
             continue
         (seen,) = segmented(model, image, [Prompt.from_clicks(box_xyxy=crop_mask(mask)[0])])
         for cropped in (True, False):
@@ -131,7 +133,7 @@ def test_crops_improve_masks_of_small_regions(model: Pam, picture: EvaluationIma
     assert np.mean(ious[True]) > np.mean(ious[False])
 
 
-def test_large_regions_are_not_cropped(model: Pam, picture: EvaluationImage) -> None:
+def test_large_regions_are_not_cropped(model: Pam, picture: Sample) -> None:
     for seen in segmented(
         model, picture.image(), [Prompt.from_clicks(box_xyxy=box) for box in boxes(picture, small=False)]
     ):
@@ -143,13 +145,9 @@ def test_large_regions_are_not_cropped(model: Pam, picture: EvaluationImage) -> 
         assert torch.equal(plain.tensor, cropped.tensor)
 
 
-def test_prompts_of_all_kinds_at_once_equal_one_by_one(model: Pam, picture: EvaluationImage) -> None:
+def test_prompts_of_all_kinds_at_once_equal_one_by_one(model: Pam, picture: Sample) -> None:
     image, (first, *_) = picture.image(), boxes(picture, small=True)
-    (mask,) = (
-        mask
-        for region, mask in zip(picture.regions, picture.masks(), strict=True)
-        if region.box_xyxy == first
-    )
+    (mask,) = (region.mask() for region in picture.regions if region.box_xyxy() == first)
     assert mask is not None
     point = inner_point(mask)
     prompts = [
@@ -170,7 +168,7 @@ def test_prompts_of_all_kinds_at_once_equal_one_by_one(model: Pam, picture: Eval
     assert given.mask_score == 1.0
 
 
-def test_texts_use_the_crop_and_clips_the_whole_frame(model: Pam, picture: EvaluationImage) -> None:
+def test_texts_use_the_crop_and_clips_the_whole_frame(model: Pam, picture: Sample) -> None:
     image, box = picture.image(), boxes(picture, small=True)[0]
     prompt = Prompt.from_clicks(box_xyxy=box)
     (seen,) = segmented(model, image, [prompt])
@@ -188,7 +186,7 @@ def test_texts_use_the_crop_and_clips_the_whole_frame(model: Pam, picture: Evalu
     assert not torch.allclose(cropped.tensor, whole.tensor)
 
 
-def test_a_tracked_region_is_cropped_only_for_its_texts(model: Pam, picture: EvaluationImage) -> None:
+def test_a_tracked_region_is_cropped_only_for_its_texts(model: Pam, picture: Sample) -> None:
     image, memory = picture.image(), model.new_memory()
     prompt = Prompt.from_clicks(box_xyxy=boxes(picture, small=True)[0])
     model.segment(model.encode(image), [prompt], [memory])
@@ -201,7 +199,7 @@ def test_a_tracked_region_is_cropped_only_for_its_texts(model: Pam, picture: Eva
     assert not torch.allclose(cropped.tensor, whole.tensor)
 
 
-def test_crops_do_not_enter_the_memory(model: Pam, picture: EvaluationImage) -> None:
+def test_crops_do_not_enter_the_memory(model: Pam, picture: Sample) -> None:
     image, memories = picture.image(), [model.new_memory(), model.new_memory()]
     prompt = Prompt.from_clicks(box_xyxy=boxes(picture, small=True)[0])
     features = model.encode(image)
@@ -210,7 +208,7 @@ def test_crops_do_not_enter_the_memory(model: Pam, picture: EvaluationImage) -> 
     assert_same(model.track(features, memories[:1]), model.track(features, memories[1:]))
 
 
-def test_a_correction_is_cropped_too(model: Pam, picture: EvaluationImage) -> None:
+def test_a_correction_is_cropped_too(model: Pam, picture: Sample) -> None:
     image, memory = picture.image(), model.new_memory()
     box = boxes(picture, small=True)[0]
     features = model.encode(image)
@@ -262,15 +260,14 @@ def test_texts_and_clips_share_embeddings_without_crops(crop_small_regions: bool
 # ---- training data
 
 
-def test_sources_load_crops() -> None:
-    shards = ShardSource(SMALL_SET)
+def test_crops_of_samples_show_their_part_of_the_picture() -> None:
     crop = (0.25, 0.1, 0.75, 0.6)
-    sample = next(i for i, entry in enumerate(shards.entries) if entry.frames == 1)
-    for source, index in ((shards, sample), (ShapesSource(1), 0)):
-        whole, cropped = source.load(index, [0], 256), source.load(index, [0], 128, crop)
-        rows, columns = slice(round(0.1 * 256), round(0.6 * 256)), slice(64, 192)
-        expected = whole.ids[0][rows, columns]
-        assert cropped.ids.shape == (1, 128, 128)
-        assert np.mean(cropped.ids[0] == expected[:128, :128]) > 0.95
-        off = np.abs(cropped.pixels[0].astype(int) - whole.pixels[0][rows, columns][:128, :128])
+    rows, columns = slice(round(0.1 * 256), round(0.6 * 256)), slice(64, 192)
+    for sample in (ShardSource(SMALL_SET)[0], ShapesSource(1)[0]):
+        everything = range(len(sample.regions))
+        whole, cropped = (load_masks(sample, everything, [0], *size) for size in ((256,), (128, crop)))
+        assert cropped.shape == (len(sample.regions), 1, 128, 128)
+        assert np.mean(cropped[:, 0] == whole[:, 0, rows, columns][:, :128, :128]) > 0.95
+        pixels, cropped_pixels = (load_pixels(sample, [0], *size)[0] for size in ((256,), (128, crop)))
+        off = np.abs(cropped_pixels.astype(int) - pixels[rows, columns][:128, :128])
         assert off.mean() < 12

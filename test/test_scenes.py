@@ -5,7 +5,6 @@ They render with MuJoCo, which headless needs Debian's libegl1 and libgl1-mesa-d
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pam_ros.cli.scenes import scenes_app
-from pam_ros.datasets import pam_jsonl as jsonl
+from pam_ros.datasets.schema import Kind
+from pam_ros.datasets.shards import ShardSource, ShardWriter
 from pam_ros.records import Language
 from pam_ros.simulator.assets.catalogue import (
     CATEGORIES,
@@ -24,7 +24,7 @@ from pam_ros.simulator.assets.catalogue import (
     draw_object,
     split_of_number,
 )
-from pam_ros.simulator.export import id_picture, write_image, write_index, write_video
+from pam_ros.simulator.export import exported_image, exported_video, with_depth
 from pam_ros.simulator.render import PARTS, SceneRenderer, first_states
 from pam_ros.simulator.samples import (
     LARGEST_PART,
@@ -183,22 +183,28 @@ def test_errors_name_the_unknown_split_or_kind() -> None:
 def test_shards_contain_the_rendered_samples(
     tmp_path: Path, images: list[ImageSample], video: VideoSample
 ) -> None:
-    lines = [write_image(tmp_path, "0000", images[1], depth=True), write_video(tmp_path, "v0", video)]
-    write_index(tmp_path, lines)
-    image, clip = (
-        json.loads(line) for line in (tmp_path / "index.jsonl").read_text(encoding="utf-8").splitlines()
-    )
-    ids = np.asarray(Image.open(tmp_path / image["ids"]))
-    assert np.array_equal(ids, id_picture(images[1].instances, images[1].parts))
-    for region, line in zip(images[1].regions, image["regions"], strict=True):
-        mask = (ids % 256 == line["instance"]) & ((line["part"] == 0) | (ids // 256 == line["part"]))
-        assert mask.sum() == region.pixels
-        assert all(texts and all(texts) for texts in line["texts"].values()) and len(line["texts"]) == 8
-    assert len(clip["frames"]) == len(clip["ids"]) == 24
-    for line in clip["regions"]:
-        for part in (*line["events"], *line["windows"]):
-            assert part["end"] > part["start"] and part["texts"]["clip/en"] and part["texts"]["clip/zh"]
-    depth = np.asarray(Image.open(tmp_path / image["depth_mm"]))
+    writer = ShardWriter(tmp_path)
+    writer.add("0000", with_depth(exported_image(images[1]), images[1], tmp_path, "0000"))
+    writer.add("v0", exported_video(video))
+    writer.close()
+    image, clip = ShardSource(tmp_path)
+    for true, region in zip(images[1].regions, image.regions, strict=True):
+        assert np.array_equal(region.mask(), images[1].mask(true))
+        assert region.box_xyxy() == true.box_xyxy and region.object_id == true.instance
+        assert (region.part, region.kind is Kind.PART) == (true.part, bool(true.part))
+        assert all(texts and all(texts) for texts in region.texts.values()) and len(region.texts) == 8
+        assert region.provenance.annotator == "simulator" and region.provenance.confidence == 1.0
+    # Every pixel of an object belongs to a whole region or to one of the others.
+    whole = [region.mask() for region in image.regions if region.kind is not Kind.PART]
+    covered = sum(np.stack([*whole, *(masks[0].decode() for masks in image.other_masks)]).astype(int))
+    assert np.array_equal(covered, images[1].instances > 0)
+    assert len(clip) == 24 and clip.actor == video.actor and clip.is_video
+    for item, region in zip(video.objects, clip.regions, strict=True):
+        for frame in (0, 23):
+            assert np.array_equal(region.mask(frame), video.mask(item.instance, frame))
+        for part in (*region.clips[0], *region.clips[1]):
+            assert part.end > part.start and part.captions[Language.EN] and part.captions[Language.ZH]
+    depth = np.asarray(Image.open(tmp_path / image.extra["depth_mm"]))
     assert np.abs(depth / 1000 - images[1].depth_m)[images[1].depth_m < 60].max() < 0.0011
 
 
@@ -215,55 +221,3 @@ def test_the_commands(tmp_path: Path) -> None:
     assert done.exit_code == 0 and (tmp_path / "sheet.png").stat().st_size > 10_000
     done = runner.invoke(scenes_app, ["render", "--out", str(tmp_path), "--split", "dev"])
     assert done.exit_code == 2 and "dev" in done.output
-
-
-def test_conversations_and_streams_survive_a_round_trip(tmp_path: Path) -> None:
-    image = jsonl.Conversation(
-        (tmp_path / "a.jpg",), (1.0, 2.0, 11.0, 22.0), ((5.0, 6.0, 1),), "What is this?", "杯子", False
-    )
-    video = jsonl.Conversation(
-        (tmp_path / "v/0.jpg", tmp_path / "v/1.jpg"),
-        (0.0, 0.0, 4.0, 4.0),
-        ((1.0, 1.0, 1), (9.0, 9.0, 0)),
-        "Q",
-        "A",
-        True,
-    )
-    boxed = [replace(image, points=()), replace(video, points=())]  # a video's `points` are then [[]]
-    path = tmp_path / "train.jsonl"
-    jsonl.write_conversations(path, [image, video, *boxed], tmp_path)
-    assert json.loads(path.read_text(encoding="utf-8").splitlines()[0])["bbox"] == [
-        1.0,
-        2.0,
-        10.0,
-        20.0,
-    ]  # x, y, width, height
-    assert list(jsonl.read_conversations(path)) == [image, video, *boxed]
-    stream = jsonl.Stream(
-        tmp_path, (jsonl.StreamEvent(1, (tmp_path / "0.jpg",), (3.0, 4.0, 8.0, 9.0), "It falls."),)
-    )
-    jsonl.write_streams(tmp_path / "stream.jsonl", [stream])
-    assert list(jsonl.read_streams(tmp_path / "stream.jsonl")) == [stream]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("nonsense", "line 1 is not JSON"),
-        ("[1]", "is a list"),
-        ('{"type": "image"}', "has no 'image'"),
-        (
-            '{"type": "image", "image": "a", "conversations": [{"value": ""}, {"value": ""}], "bbox": [1]}',
-            "a box is",
-        ),
-        (
-            '{"type": "video", "frames": ["a"], "points": [[[1, 2]]], "labels": [[]]}',
-            "has 1 points, 0 labels; each point has one",
-        ),
-    ],
-)
-def test_errors_name_the_bad_line(tmp_path: Path, line: str, message: str) -> None:
-    path = tmp_path / "bad.jsonl"
-    path.write_text(line + "\n", encoding="utf-8")
-    with pytest.raises(jsonl.JsonlError, match=message):
-        list(jsonl.read_conversations(path))

@@ -5,20 +5,19 @@ They render with MuJoCo, which headless needs Debian's libegl1 and libgl1-mesa-d
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from pam_ros.datasets.schema import Clip, Sample
 from pam_ros.datasets.shards import ShardSource
 from pam_ros.records import Language
 from pam_ros.simulator.events.occlusion import with_hidden
 from pam_ros.simulator.events.stage import RESTS, Segment, Stage
-from pam_ros.simulator.export import LATER_CLOCKS, backward_segments, object_line, write_video
+from pam_ros.simulator.export import LATER_CLOCKS, backward_segments, exported_video, video_region
 from pam_ros.simulator.ontology import ontology
 from pam_ros.simulator.samples import VideoObject, VideoSample, events_between, video_play, video_sample
 from pam_ros.simulator.scene.scenes import draw_scene
@@ -112,24 +111,24 @@ def test_an_occluder_hides_an_object_that_reappears() -> None:
     pytest.fail("no object was ever hidden")
 
 
-def test_objects_have_caption_windows_of_several_clocks(tmp_path: Path) -> None:
-    sample = video_sample(4, "train", 32, 5.0, 96, 72)
-    line = write_video(tmp_path, "v0", sample)
-    assert sample.objects
-    for region, item in zip(line["regions"], sample.objects, strict=True):
-        assert region["segments"] == [[part.start, part.end, part.event] for part in item.segments]
-        assert [(clip["start"], clip["end"]) for clip in region["events"]] == [
-            (part.start, part.end) for part in item.segments
-        ]
-        assert region["windows"][0]["start"] == 0
-        assert len(region["later_windows"]) == LATER_CLOCKS
-        for clips in (region["windows"], *region["later_windows"]):
-            assert all(later["start"] == clip["end"] for clip, later in pairwise(clips))
-            assert clips[-1]["end"] <= 32
-            assert all(clip["event"] == "+".join(events_of(item, clip)) for clip in clips)
+def test_objects_have_caption_windows_of_several_clocks() -> None:
+    video = video_sample(4, "train", 32, 5.0, 96, 72)
+    assert video.objects
+    for region, item in zip(exported_video(video).regions, video.objects, strict=True):
+        own = tuple((part.start, part.end, part.event) for part in item.segments)
+        assert region.segments == own
+        by_events, windows, *others = region.clips
+        later = [clips for clips in others if not clips[0].backward]
+        assert [(clip.start, clip.end) for clip in by_events] == [each[:2] for each in own]
+        assert windows[0].start == 0
+        assert len(later) == LATER_CLOCKS
+        for clips in (windows, *later):
+            assert all(following.start == clip.end for clip, following in pairwise(clips))
+            assert clips[-1].end <= 32
+            assert all(clip.events == events_of(item, clip) for clip in clips)
 
 
-def test_reversible_events_are_also_asked_about_backwards(tmp_path: Path) -> None:
+def test_reversible_events_are_also_asked_about_backwards() -> None:
     parts = [
         (0, 10, "still"),
         (10, 26, "slides_right"),
@@ -144,9 +143,9 @@ def test_reversible_events_are_also_asked_about_backwards(tmp_path: Path) -> Non
     ]  # fmt: skip
     path = np.zeros((60, 3))
     path[:, 0] = np.clip(np.arange(60) - 9, 0, 16) * 0.01  # it has moved in the event's first frame
-    seen = np.full(60, 500)
+    pixels = np.full(60, 500)
     item = VideoObject(
-        1, Facts("mug", "object", colour="red", place=("table", "")), "drink", segments, seen, path, ()
+        1, Facts("mug", "object", colour="red", place=("table", "")), "drink", segments, pixels, path, ()
     )
     rng = np.random.default_rng(0)
     config = StageConfig(
@@ -154,31 +153,27 @@ def test_reversible_events_are_also_asked_about_backwards(tmp_path: Path) -> Non
     )
     reversed_events = set()
     for _ in range(20):
-        line = object_line(item, 60, 8.0, rng)
-        video = {"frames": ["0.jpg"] * 60, "ids": ["0.png"] * 60, "regions": [line]}
-        (tmp_path / "index.jsonl").write_text(json.dumps(video), encoding="utf-8")
-        (entry,) = ShardSource(tmp_path).entries
-        (region,) = entry.regions
-        events = Events([entry])
-        for clips in region.clips:
+        region = video_region(item, 60, 8.0, rng)
+        events = Events([Sample("video 1", (), (region,), is_video=True)])
+        for number, clips in enumerate(region.clips):
             for place, clip in enumerate(clips):
                 if not clip.backward:
                     continue
-                reversed_events.add(clip.event)
+                reversed_events.add(clip.events)
                 assert clip.end < 60 and not (clip.start < 35 and clip.end > 29)  # not while it falls
                 assert place == 0 or clip.end == clips[place - 1].start
-                shown = clip_questions(rng, region, (region.clips.index(clips), place), config, 4)[0].frames
+                shown = clip_questions(rng, region, (number, place), config, 4)[0].frames
                 assert list(shown) == sorted(shown, reverse=True)
                 far = moved(region, shown)[-1][0]
                 happens = {events.names[number] for number in events.numbers(region, shown)}
                 assert happens in ({"still"}, {"slides_left"}, {"still", "slides_left"})
-                assert far <= 0 and (clip.event != "slides_left" or far < -0.5)
-    assert reversed_events == {"still", "slides_left"}
+                assert far <= 0 and (clip.events != ("slides_left",) or far < -0.5)
+    assert reversed_events == {("still",), ("slides_left",)}
 
 
-def events_of(item: VideoObject, clip: dict[str, Any]) -> tuple[str, ...]:
+def events_of(item: VideoObject, clip: Clip) -> tuple[str, ...]:
     """The events of a clip."""
-    return events_between(item.segments, clip["start"], clip["end"])
+    return events_between(item.segments, clip.start, clip.end)
 
 
 def _video_with(event: str, resting: str) -> VideoSample:
@@ -230,24 +225,23 @@ def test_events_of_a_window() -> None:
 
 def test_the_small_set_contains_every_event(tmp_path: Path) -> None:
     folder = Path(__file__).parent / "data" / "scenes"
-    lines = [json.loads(line) for line in (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()]
-    videos = [line for line in lines if "frames" in line]
-    assert len(videos) == 8 and len(lines) == 40 and {line["split"] for line in lines} == {"test"}
-    tracks = [region["segments"] for line in videos for region in line["regions"]]
+    samples = list(ShardSource(folder))
+    videos = [sample for sample in samples if sample.is_video]
+    assert len(videos) == 8 and len(samples) == 40
+    assert {sample.extra["split"] for sample in samples} == {"test"}
+    tracks = [region.segments for video in videos for region in video.regions]
     assert {event for track in tracks for *_, event in track} == set(ontology().events)
     back = {"hidden", "uncovered", "returns"}
     assert sum(any(event in back for *_, event in track) for track in tracks) >= 3
-    for line in lines:
-        for picture, ids in zip(
-            line.get("frames") or [line["image"]], np.atleast_1d(line["ids"]), strict=True
-        ):
-            assert (folder / picture).exists() and (folder / str(ids)).exists()
-    assert sum(path.stat().st_size for path in folder.rglob("*.*")) < 5_000_000
+    files = {frame.path for sample in samples for frame in sample.frames}
+    assert files | {folder / "index.jsonl"} == {path for path in folder.rglob("*.*") if path.is_file()}
+    assert sum(path.stat().st_size for path in files) + (folder / "index.jsonl").stat().st_size < 5_000_000
     small_set.build(tmp_path, images=1, videos=())
-    again = json.loads((tmp_path / "index.jsonl").read_text(encoding="utf-8"))
-    assert [again[key] for key in ("seed", "scene", "image")] == [
-        lines[0][key] for key in ("seed", "scene", "image")
-    ]  # not the pixels: another GL may move an edge by one
+    (again,) = ShardSource(tmp_path)
+    first = samples[0]
+    assert (again.name, again.extra, len(again.regions)) == (first.name, first.extra, len(first.regions))
+    # Not the pixels: another GL may move an edge by one.
+    assert [region.texts for region in again.regions] == [region.texts for region in first.regions]
 
 
 def test_the_demo_clip_has_its_events() -> None:

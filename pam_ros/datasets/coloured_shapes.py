@@ -1,14 +1,16 @@
-"""Coloured shapes drawn on the fly: the smallest training data there is, for tests and first tries."""
+"""Coloured shapes, drawn when they are read: the smallest data there is, for tests and first tries."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.datasets.schema import WHOLE, ClipEntry, Entry, RegionEntry, Scene
-from pam_ros.geometry import CropBox
+from pam_ros.datasets.rle import RleMask
+from pam_ros.datasets.schema import Clip, Kind, Provenance, Sample, SampleRegion
+from pam_ros.geometry import Mask
 from pam_ros.records import Language, Task
 
 COLOURS = {
@@ -20,62 +22,91 @@ COLOURS = {
 SHAPES = {"disc": "圆片", "block": "方块", "cross": "十字"}
 MOTIONS = {"stays": "停在原处", "slides right": "向右滑动"}
 REGIONS = 2
+SIDE_PX = 256  # of the square pictures
+PROVENANCE = Provenance("coloured shapes", "simulator", 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """A shape, and where it is in the first frame, as fractions of the picture."""
+
+    colour: str
+    shape: str
+    motion: str
+    x: float
+    y: float
+    radius: float
+
+    def mask(self, frame: int, frames: int) -> Mask:
+        """(SIDE_PX, SIDE_PX) bool in one of so many frames."""
+        x = self.x + (0.3 * frame / max(1, frames - 1) if self.motion == "slides right" else 0.0)
+        middles = (np.arange(SIDE_PX) + 0.5) / SIDE_PX
+        dx, dy = np.abs(middles[None] - x), np.abs(middles[:, None] - self.y)
+        if self.shape == "disc":
+            return np.asarray(dx**2 + dy**2 < self.radius**2)
+        inside = np.maximum(dx, dy) < self.radius
+        return np.asarray(
+            inside & (np.minimum(dx, dy) < self.radius / 3) if self.shape == "cross" else inside
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _DrawnPicture:
+    """Frame `frame` of sample `index`."""
+
+    index: int
+    frame: int
+    frames: int
+
+    def read(self) -> NDArray[np.uint8]:
+        """(SIDE_PX, SIDE_PX, 3) uint8 RGB."""
+        ground = np.random.default_rng(self.index).integers(60, 140, 3)
+        pixels = np.tile(ground, (SIDE_PX, SIDE_PX, 1))
+        for drawing in _drawings(self.index):
+            pixels[drawing.mask(self.frame, self.frames)] = COLOURS[drawing.colour][1]
+        noise = np.random.default_rng([self.index, self.frame]).integers(-8, 9, pixels.shape)
+        return np.clip(pixels + noise, 0, 255).astype(np.uint8)
 
 
 class ShapesSource:
     """`count` pictures or videos with two shapes each; sample i is the same on every machine."""
 
     def __init__(self, count: int, frames: int = 1) -> None:
-        self._things = [_things(index) for index in range(count)]
-        self.entries = [
-            Entry(frames, tuple(_describe(row, thing, frames) for row, thing in enumerate(things)))
-            for things in self._things
-        ]
+        self._count, self._frames = count, frames
 
-    def load(self, index: int, frames: Sequence[int], size: int, cut: CropBox = WHOLE) -> Scene:
-        """Draws some frames of a sample."""
-        total = self.entries[index].frames
-        random = np.random.default_rng(index)
-        ground = random.integers(60, 140, 3)
-        pixels = np.tile(ground.astype(np.uint8), (len(frames), size, size, 1))
-        ids = np.zeros((len(frames), size, size), np.uint16)
-        for row, (colour, shape, motion, x, y, radius) in enumerate(self._things[index]):
-            for t, frame in enumerate(frames):
-                shift = 0.3 * frame / max(1, total - 1) if motion == "slides right" else 0.0
-                drawn = _drawn(shape, x + shift, y, radius, size, cut)
-                ids[t][drawn] = row + 1
-                pixels[t][drawn] = COLOURS[colour][1]
-        noise = random.integers(-8, 9, pixels.shape)
-        return Scene(np.clip(pixels.astype(int) + noise, 0, 255).astype(np.uint8), ids)
+    def __len__(self) -> int:
+        return self._count
 
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
 
-_Thing = tuple[
-    str, str, str, float, float, float
-]  # colour, shape, motion, x, y, radius (shares of the picture)
+    def __getitem__(self, index: int) -> Sample:
+        """Draws a sample's masks; its frames are drawn when they are read."""
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        frames = self._frames
+        return Sample(
+            name=f"shapes {index}",
+            frames=tuple(_DrawnPicture(index, frame, frames) for frame in range(frames)),
+            regions=tuple(_region(i, each, frames) for i, each in enumerate(_drawings(index), 1)),
+            is_video=frames > 1,
+            size=(SIDE_PX, SIDE_PX),
+            fps=8.0 if frames > 1 else 0.0,
+        )
 
 
-def _things(index: int) -> list[_Thing]:
+def _drawings(index: int) -> list[_Drawing]:
     random = np.random.default_rng(10_000 + index)
-    things = []
+    drawings = []
     for row in range(REGIONS):
         colour, shape, motion = (str(random.choice(list(names))) for names in (COLOURS, SHAPES, MOTIONS))
         x, y = random.uniform(0.2, 0.5), 0.27 + 0.46 * row + random.uniform(-0.07, 0.07)
-        things.append((colour, shape, motion, x, y, random.uniform(0.12, 0.2)))
-    return things
+        drawings.append(_Drawing(colour, shape, motion, x, y, random.uniform(0.12, 0.2)))
+    return drawings
 
 
-def _drawn(shape: str, x: float, y: float, radius: float, size: int, cut: CropBox) -> NDArray[np.bool_]:
-    middles = (np.arange(size) + 0.5) / size
-    across, down = cut[0] + (cut[2] - cut[0]) * middles, cut[1] + (cut[3] - cut[1]) * middles
-    dx, dy = np.abs(across[None] - x), np.abs(down[:, None] - y)
-    if shape == "disc":
-        return np.asarray(dx**2 + dy**2 < radius**2)
-    inside = np.maximum(dx, dy) < radius
-    return np.asarray(inside & (np.minimum(dx, dy) < radius / 3) if shape == "cross" else inside)
-
-
-def _describe(row: int, thing: _Thing, frames: int) -> RegionEntry:
-    colour, shape, motion = thing[:3]
+def _region(number: int, drawing: _Drawing, frames: int) -> SampleRegion:
+    colour, shape, motion = drawing.colour, drawing.shape, drawing.motion
     colour_zh, shape_zh = COLOURS[colour][0], SHAPES[shape]
     pairs = {
         Task.LABEL: (shape, shape_zh),
@@ -89,14 +120,19 @@ def _describe(row: int, thing: _Thing, frames: int) -> RegionEntry:
     texts = {}
     for task, (english, chinese) in pairs.items():
         texts[task, Language.EN], texts[task, Language.ZH] = (english,), (chinese,)
-    if frames < 2:
-        x, y, radius = thing[3:]
-        box = (x - radius, y - radius, x + radius, y + radius)
-        return RegionEntry(texts, instance=row + 1, box=box)
-    caption = {
+    captions = {
         Language.EN: (f"The {colour} {shape} {motion}.",),
         Language.ZH: (f"{colour_zh}的{shape_zh}{MOTIONS[motion]}。",),
     }
     half = frames // 2
-    clips = (ClipEntry(0, half, caption), ClipEntry(half, frames, caption))
-    return RegionEntry(texts, (clips,), instance=row + 1, segments=((0, frames, motion),))
+    return SampleRegion(
+        name=f"region {number}",
+        kind=Kind.OBJECT,
+        object_id=number,
+        masks=tuple(RleMask.of(drawing.mask(frame, frames)) for frame in range(frames)),
+        texts=texts,
+        clips=((Clip(0, half, captions), Clip(half, frames, captions)),) if frames > 1 else (),
+        segments=((0, frames, motion),) if frames > 1 else (),
+        colour=colour,
+        provenance=PROVENANCE,
+    )

@@ -1,67 +1,84 @@
-"""Opens training data by name: folders of shards, .jsonl files, coloured shapes; joins and divides them."""
+"""Opens data by name: folders of shards, PAM's .jsonl files, coloured shapes; joins and selects samples."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from pam_ros.datasets.coloured_shapes import ShapesSource
-from pam_ros.datasets.jsonl_source import JsonlSource
-from pam_ros.datasets.schema import WHOLE, Scene, Source
+from pam_ros.datasets.pam_jsonl import PamJsonlSource
+from pam_ros.datasets.schema import Sample, SampleSource
 from pam_ros.datasets.shards import ShardSource
 from pam_ros.errors import DatasetError
-from pam_ros.geometry import CropBox
 
 
 class JoinedSource:
     """Several sources as one."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._where = [(source, i) for source in sources for i in range(len(source.entries))]
-        self.entries = [source.entries[i] for source, i in self._where]
+    def __init__(self, sources: Sequence[SampleSource]) -> None:
+        self._sources = tuple(sources)
+        self._ends = list(accumulate(len(source) for source in sources))
 
-    def load(self, index: int, frames: Sequence[int], size: int, cut: CropBox = WHOLE) -> Scene:
-        """Decodes some frames of a sample."""
-        source, inner = self._where[index]
-        return source.load(inner, frames, size, cut)
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
 
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
 
-class _ProcessShard:
-    """Every `processes`-th sample of a source, from number `rank` on."""
-
-    def __init__(self, source: Source, rank: int, processes: int) -> None:
-        self._source, self._rank, self._processes = source, rank, processes
-        self.entries = source.entries[rank::processes]
-
-    def load(self, index: int, frames: Sequence[int], size: int, cut: CropBox = WHOLE) -> Scene:
-        """Decodes some frames of a sample."""
-        return self._source.load(self._rank + index * self._processes, frames, size, cut)
+    def __getitem__(self, index: int) -> Sample:
+        """Reads a sample."""
+        number = bisect_right(self._ends, index)
+        source = self._sources[number]
+        return source[index - self._ends[number] + len(source)]
 
 
-def process_shard(source: Source, rank: int, processes: int) -> Source:
-    """The samples of one of several processes. Raises DatasetError where there are too few for all."""
+class SelectedSource:
+    """Some samples of a source, each changed when it is read."""
+
+    def __init__(
+        self,
+        source: SampleSource,
+        indices: Sequence[int],
+        change: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        self._source, self._indices, self._change = source, indices, change
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Sample:
+        """Reads a sample."""
+        sample = self._source[self._indices[index]]
+        return sample if self._change is None else self._change(sample)
+
+
+def process_shard(source: SampleSource, rank: int, processes: int) -> SampleSource:
+    """Every `processes`-th sample from number `rank` on. Raises DatasetError if there are too few for all."""
     if processes == 1:
         return source
-    if len(source.entries) < processes:
-        raise DatasetError(
-            f"{len(source.entries)} samples cannot be shared by {processes} processes; start fewer"
-        )
-    return _ProcessShard(source, rank, processes)
+    if len(source) < processes:
+        raise DatasetError(f"{len(source)} samples are too few for {processes} processes; start fewer")
+    return SelectedSource(source, range(rank, len(source), processes))
 
 
-def open_sources(data: Sequence[str]) -> Source:
-    """Opens a folder of shards, a .jsonl file in the reference's layout, or `shapes:COUNT[:FRAMES]`."""
-    sources: list[Source] = []
-    for name in data:
-        if name.startswith("shapes:"):
-            count, _, frames = name.removeprefix("shapes:").partition(":")
-            sources.append(ShapesSource(count=int(count), frames=int(frames or 1)))
-        elif name.endswith(".jsonl"):
-            sources.append(JsonlSource(Path(name)))
-        elif Path(name).is_dir():
-            sources.append(ShardSource(Path(name)))
-        else:
-            raise DatasetError(
-                f"no training data at {name!r}; give a folder of shards, a .jsonl file or shapes:COUNT"
-            )
-    return JoinedSource(sources)
+def open_sources(data: Sequence[str]) -> SampleSource:
+    """Opens folders of shards, .jsonl files in PAM's layout, and `shapes:COUNT[:FRAMES]`."""
+    return JoinedSource([open_source(name) for name in data])
+
+
+def open_source(name: str) -> SampleSource:
+    """Opens one of them. Raises DatasetError if there is none of that name."""
+    if name.startswith("shapes:"):
+        count, _, frames = name.removeprefix("shapes:").partition(":")
+        return ShapesSource(count=int(count), frames=int(frames or 1))
+    path = Path(name)
+    if path.suffix == ".jsonl":
+        return PamJsonlSource(path)
+    if path.is_dir():
+        return ShardSource(path)
+    raise DatasetError(f"no data at {name!r}; give a folder of shards, a .jsonl file or shapes:COUNT")

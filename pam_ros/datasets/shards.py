@@ -1,102 +1,109 @@
-"""Reads shards: folders with index.jsonl, JPEG frames and PNG id pictures."""
+"""Shards: folders with pictures and an index.jsonl of samples; written when complete, read line by line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from pam_ros.datasets.schema import WHOLE, ClipEntry, Entry, RegionEntry, Scene, resized, sample_ids
+from pam_ros.datasets.json_lines import JsonLines
+from pam_ros.datasets.schema import Sample
+from pam_ros.datasets.shard_lines import line_of, sample_of
 from pam_ros.errors import DatasetError
-from pam_ros.geometry import CropBox
-from pam_ros.records import Language, Task
+
+INDEX = "index.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class _Files:
-    """One shard line: pictures and id pictures."""
+class Packing:
+    """How pictures are stored: the file ending, the encoder's quality, and whether `other_masks` are kept."""
 
-    folder: Path
-    frames: tuple[str, ...]
-    ids: tuple[str, ...]
+    ending: str
+    quality: int
+    other_masks: bool = True
+
+
+FAST = Packing(".jpg", 92)  # reading speed counts in training
+SMALL = Packing(".avif", 50, other_masks=False)  # for a set that ships: nobody trains on it
+
+
+class ShardWriter:
+    """Writes samples into one folder. The index appears at once, when `close` is called."""
+
+    def __init__(self, folder: Path, packing: Packing = FAST) -> None:
+        self._folder, self._packing = folder, packing
+        self._lines: list[dict[str, Any]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def add(self, stem: str, sample: Sample) -> None:
+        """Writes a sample's frames: `stem`.jpg of a picture, `stem`/000.jpg … of a video."""
+        stems = [f"{stem}/{index:03d}" for index in range(len(sample))] if sample.is_video else [stem]
+        if sample.is_video:
+            (self._folder / stem).mkdir(parents=True, exist_ok=True)
+        for name, picture in zip(stems, sample.frames, strict=True):
+            write_picture(self._folder / f"{name}{self._packing.ending}", picture.read(), self._packing)
+        self._lines.append(self._line(sample, [f"{name}{self._packing.ending}" for name in stems]))
+
+    def add_line(self, sample: Sample, files: Sequence[str]) -> None:
+        """Adds a sample whose frames stand in the folder already."""
+        self._lines.append(self._line(sample, files))
+
+    def _line(self, sample: Sample, files: Sequence[str]) -> dict[str, Any]:
+        line = line_of(sample, files)
+        if not self._packing.other_masks:
+            line.pop("other_masks", None)
+        return line
+
+    def close(self) -> None:
+        """Writes the index."""
+        half = self._folder / f"{INDEX}.part"
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines)
+        half.write_text(text, encoding="utf-8")
+        os.replace(half, self._folder / INDEX)
+
+
+def write_picture(path: Path, rgb: NDArray[np.uint8], packing: Packing = FAST) -> None:
+    """(H, W, 3) uint8 RGB → a JPEG or AVIF, as the path ends."""
+    Image.fromarray(rgb).save(path, quality=packing.quality)
 
 
 class ShardSource:
-    """Shards of rendered scenes: folders with index.jsonl, JPEG frames and PNG id pictures."""
+    """All samples of the shards in a folder and below. Only byte offsets are kept in memory."""
 
     def __init__(self, folder: Path) -> None:
-        self.entries: list[Entry] = []
-        self._files: list[_Files] = []
-        for index in sorted(folder.glob("**/index.jsonl")):
-            for line in index.read_text(encoding="utf-8").splitlines():
-                self._add(index.parent, json.loads(line))
-        if not self.entries:
-            raise DatasetError(f"{folder} holds no shard with samples (no index.jsonl with lines in it)")
+        """Raises DatasetError if there is no sample."""
+        indices = sorted(folder.glob(f"**/{INDEX}"))
+        # A name with a dot is a shard that is still being written.
+        complete = [
+            path for path in indices if not any(p.startswith(".") for p in path.relative_to(folder).parts)
+        ]
+        self._lines = JsonLines(complete)
+        self._last: tuple[int, Sample] | None = None  # the frames of a video come one after the other
+        if not len(self._lines):
+            raise DatasetError(
+                f"{folder} holds no {INDEX} with samples; `pam scenes render --out {folder}` writes one"
+            )
 
-    def _add(self, folder: Path, line: Mapping[str, Any]) -> None:
-        regions = line["regions"]
-        video = "frames" in line
-        frames, ids = (line["frames"], line["ids"]) if video else ([line["image"]], [line["ids"]])
-        self._files.append(_Files(folder, tuple(frames), tuple(ids)))
-        size = line.get("size")
-        self.entries.append(Entry(len(frames), tuple(_region(region, size) for region in regions)))
+    def __len__(self) -> int:
+        return len(self._lines)
 
-    def load(self, index: int, frames: Sequence[int], size: int, cut: CropBox = WHOLE) -> Scene:
-        """Decodes some frames of a sample."""
-        files, pixels, ids = self._files[index], [], []
-        for frame in frames:
-            pixels.append(resized(_opened(files.folder / files.frames[frame]), size, cut))
-            ids.append(sample_ids(np.asarray(_opened(files.folder / files.ids[frame])), size, cut))
-        return Scene(np.stack(pixels), np.stack(ids).astype(np.uint16))
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
 
-
-@lru_cache(maxsize=4)
-def _opened(path: Path) -> Image.Image:
-    """Decoded once for all the cuts of a picture."""
-    picture: Image.Image
-    with Image.open(path) as picture:
-        picture.load()
-        return picture
-
-
-def _region(region: Mapping[str, Any], size: Sequence[int] | None) -> RegionEntry:
-    texts = {}
-    for key, wordings in region.get("texts", {}).items():
-        task, _, language = key.partition("/")
-        texts[Task.parse(task), Language.parse(language)] = tuple(wordings)
-    told = [region.get("events"), region.get("windows"), *region.get("later_windows", ())]
-    backward = region.get("backward", {})
-    sequences = [_clips(clips) for clips in told if clips]
-    sequences += [_clips(clips, backward=True) for clips in backward.get("windows", ())]
-    segments, turned = (
-        tuple((int(start), int(end), str(event)) for start, end, event in played.get("segments", ()))
-        for played in (region, backward)
-    )
-    box = None
-    if size is not None and "box" in region:
-        x1, y1, x2, y2 = (float(side) for side in region["box"])
-        box = (x1 / size[1], y1 / size[0], x2 / size[1], y2 / size[0])
-    instance, part = int(region["instance"]), int(region.get("part", 0))
-    path = tuple(tuple(side / 1000 for side in place) for place in region.get("path_mm", ()))
-    return RegionEntry(texts, tuple(sequences), instance, part, segments, turned, path, box)
-
-
-def _clips(clips: Sequence[Mapping[str, Any]], *, backward: bool = False) -> tuple[ClipEntry, ...]:
-    return tuple(
-        ClipEntry(
-            start=int(clip["start"]),
-            end=int(clip["end"]),
-            texts={
-                Language.parse(key.partition("/")[2]): tuple(texts) for key, texts in clip["texts"].items()
-            },
-            event=str(clip.get("event", "")),
-            backward=backward,
-        )
-        for clip in clips
-    )
+    def __getitem__(self, index: int) -> Sample:
+        """Reads a sample's line. Raises DatasetError naming file, line and key."""
+        last = self._last
+        if last is None or last[0] != index:
+            last = index, sample_of(self._lines[index], self._lines.path(index).parent)
+            self._last = last
+        return last[1]

@@ -1,4 +1,4 @@
-"""What an evaluation found: one case per answer, their means, and numbers that are no mean of cases."""
+"""Results of an evaluation: one case per answer, their means, and numbers that are no mean of cases."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Case:
 
     Attributes:
         metric: the metric's key in the JSON, e.g. "label_accuracy_en".
-        sample: what was asked about, e.g. "image 7000001 region 3".
+        sample: the region that was asked about, e.g. "image 7000001 region 3".
         score: higher is better; a metric's value is the mean over its cases.
-        truth, found: what is right and what the model said, for people; "" where pixels say it.
-        picture: draws the case; called for the few cases a page shows, so it must hold no pixels itself.
+        truth, found: the right answer and the model's, for people; "" if pixels show it.
+        picture: draws the case, for the few that a page shows; it must hold no pixels itself.
     """
 
     metric: str
@@ -33,7 +33,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A metric that is no mean of cases (CIDEr of a corpus, frames per second), from `samples` answers."""
+    """A metric that is no mean of cases, e.g. frames per second, from `samples` answers."""
 
     metric: str
     value: float
@@ -42,7 +42,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A metric that these data or this run cannot give, and why."""
+    """A metric without a value, and why."""
 
     metric: str
     why: str
@@ -57,33 +57,33 @@ class Findings:
     missing: list[Missing] = field(default_factory=list)
 
     def add(self, case: Case) -> None:
-        """Takes in one case. Raises ValueError for a score that is no finite number."""
+        """Adds a case. Raises ValueError for a score that is no finite number."""
         if not np.isfinite(case.score):
-            raise ValueError(f"{case.metric}, {case.sample}: a score is a finite number, not {case.score}")
+            raise ValueError(f"{case.metric}, {case.sample}: the score is {case.score}; it must be finite")
         self.cases.append(case)
 
     def put(self, metric: str, value: float, samples: int) -> None:
-        """Takes in a metric that is no mean of cases; it stands before the mean of its cases."""
+        """Adds a metric that is no mean of cases; it replaces the mean if there are cases, too."""
         if not np.isfinite(value):
-            raise ValueError(f"{metric} is a finite number, not {value}")
+            raise ValueError(f"{metric} is {value}; it must be finite")
         self.numbers.append(Number(metric, float(value), samples))
 
     def lack(self, metric: str, why: str) -> None:
-        """Says why a metric has no value; one that gets a value after all keeps it."""
+        """Records why a metric has no value; ignored if it has one."""
         self.missing.append(Missing(metric, why))
 
     def merge(self, other: Findings) -> None:
-        """Takes in everything another part of the evaluation found."""
+        """Adds the results of another part of the evaluation."""
         self.cases += other.cases
         self.numbers += other.numbers
         self.missing += other.missing
 
     def of(self, metric: str) -> list[Case]:
-        """The cases of a metric, worst first; equal ones in the order they came."""
+        """The cases of a metric, worst first; equal ones in their order."""
         return sorted((case for case in self.cases if case.metric == metric), key=lambda case: case.score)
 
     def scores(self) -> dict[str, float | None]:
-        """Value by metric in the order of first mention; None where it is missing."""
+        """Value by metric in the order of first mention; None if it is missing."""
         values: dict[str, list[float]] = {}
         for case in self.cases:
             values.setdefault(case.metric, []).append(case.score)
@@ -92,7 +92,7 @@ class Findings:
         return found | {each.metric: None for each in self.missing if each.metric not in found}
 
     def counts(self) -> dict[str, int]:
-        """How many answers stand behind each metric; 0 where it is missing."""
+        """Number of answers behind each metric; 0 if it is missing."""
         counts = dict.fromkeys(self.scores(), 0)
         for case in self.cases:
             counts[case.metric] += 1

@@ -1,4 +1,4 @@
-"""Judges whether a region's captions continue one another: a rule on the truth, or a user's chat model."""
+"""Judges whether a region's captions continue one another: a rule with the truth, or a chat model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pam_ros.simulator.texts.judge import judge
 KEY_VARIABLE = "PAM_JUDGE_API_KEY"  # environment variable of the endpoint's key
 TOP_SCORE = 5  # a chat model answers 0..5
 TIMEOUT_S = 120.0
-LONGEST_ANSWER_TOKENS = 2048  # models that think aloud need them
-# How captions say that the same goes on, and that something new begins; "remains still" is an event, no link.
+LONGEST_ANSWER_TOKENS = 2048  # models that reason before they answer need them
+# Words for "the same goes on" and "a new event begins"; "remains still" is an event, not such a word.
 SAME = {Language.EN: r"^(?:still\b|as before\b)", Language.ZH: "仍然|依旧"}
 NEXT = {Language.EN: r"^(?:then|next|now)\b", Language.ZH: "接着|随后|现在"}
 INSTRUCTIONS = (
@@ -29,7 +29,7 @@ INSTRUCTIONS = (
 
 
 class JudgeError(StateError):
-    """The judging endpoint cannot be used, or does not answer as asked."""
+    """The judging endpoint cannot be used, or its answer has no score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ class CaptionSequence:
 
     Attributes:
         sample: e.g. "video 7000001 region 2".
-        captions: what the model said.
-        references: a right caption of each clip; "" where none is known.
-        category: ontology id of the region; "" where the data do not say.
-        events: ontology ids of each clip's events; () where the data do not say.
+        captions: the model's captions.
+        references: a right caption of each clip; "" if none is known.
+        category: ontology id of the region; "" if the data do not say.
+        events: ontology ids of each clip's events; () if the data do not say.
     """
 
     sample: str
@@ -53,60 +53,60 @@ class CaptionSequence:
 
 
 class Judge(Protocol):
-    """Scores the continuity of a story of at least two captions."""
+    """Scores the continuity of at least two captions."""
 
     @property
     def name(self) -> str:
-        """What the result's file names it by."""
+        """Its name in the result's file."""
 
-    def continuity(self, story: CaptionSequence) -> float | None:
-        """0 (none) .. 1 (faultless); None where this judge cannot tell. Raises JudgeError."""
+    def continuity(self, sequence: CaptionSequence) -> float | None:
+        """0 (none) .. 1 (faultless); None if this judge cannot tell. Raises JudgeError."""
 
 
 class RuleJudge:
     """Judges by the simulator's truth, offline and exactly repeatable.
 
-    A clip after the first scores 0 where its caption names another object than the region (or none), or no
-    event of the ontology. Else it scores the mean of two questions, each 1 or 0:
+    A clip after the first scores 0 if its caption names another object than the region, or none, or no event
+    of the ontology. Else it scores the mean of two questions, each 1 or 0:
 
-    - It tells no event that ended in an earlier clip and is not an event of this one.
-    - Its link fits. Where the truth's events are those of the clip before, it names exactly them and does not
-      begin with "then", "next", "now" (接着, 随后, 现在); where they are others, it does not say "still" or
-      "as before" (仍然, 依旧). A caption without any link fits both.
+    - It names no event that ended in an earlier clip and is not an event of this one.
+    - Its connection fits. If the true events are those of the clip before, it names exactly them and does not
+      begin with "then", "next", "now" (接着, 随后, 现在); if they are others, it does not say "still" or
+      "as before" (仍然, 依旧). A caption without any such word fits both.
 
-    A story's score is the mean over its clips after the first.
+    The score is the mean over the clips after the first.
     """
 
     name = "rule"
 
-    def continuity(self, story: CaptionSequence) -> float | None:
-        """See Judge. None where the story has one clip, or the data do not say what happens."""
-        if len(story.captions) < 2 or not story.category or not all(story.events):
+    def continuity(self, sequence: CaptionSequence) -> float | None:
+        """See Judge. None for one clip, or if the data do not say what happens."""
+        if len(sequence.captions) < 2 or not sequence.category or not all(sequence.events):
             return None
-        scores = [self._clip(story, place) for place in range(1, len(story.captions))]
+        scores = [self._clip(sequence, place) for place in range(1, len(sequence.captions))]
         return sum(scores) / len(scores)
 
     @staticmethod
-    def _clip(story: CaptionSequence, place: int) -> float:
-        caption, truth = story.captions[place], set(story.events[place])
-        verdict = judge(caption, story.language)
-        named, before = set(verdict.events), set(story.events[place - 1])
-        if verdict.category != story.category or not named:
+    def _clip(sequence: CaptionSequence, place: int) -> float:
+        caption, truth = sequence.captions[place], set(sequence.events[place])
+        verdict = judge(caption, sequence.language)
+        named, before = set(verdict.events), set(sequence.events[place - 1])
+        if verdict.category != sequence.category or not named:
             return 0.0
-        ended = {event for events in story.events[:place] for event in events} - truth
+        ended = {event for events in sequence.events[:place] for event in events} - truth
         text = caption.strip().lower()
         if truth == before:
-            linked = named == truth and not re.search(NEXT[story.language], text)
+            linked = named == truth and not re.search(NEXT[sequence.language], text)
         else:
-            linked = not re.search(SAME[story.language], text)
+            linked = not re.search(SAME[sequence.language], text)
         return ((not named & ended) + linked) / 2
 
 
 class ChatJudge:
-    """Judges by a chat model at an OpenAI-compatible endpoint, one request a story (the paper's G-STDC)."""
+    """Judges by a chat model at an OpenAI-compatible endpoint, one request per region (G-STDC)."""
 
     def __init__(self, *, url: str, model: str, key: str = "", timeout_s: float = TIMEOUT_S) -> None:
-        """`url` as in http://localhost:8000/v1. Raises JudgeError where the package openai is missing."""
+        """`url` as in http://localhost:8000/v1. Raises JudgeError if the package openai is missing."""
         try:
             from openai import OpenAI
         except ImportError as error:
@@ -119,15 +119,15 @@ class ChatJudge:
         # An empty key would make the client look for another service's key in the environment.
         self._client: Any = OpenAI(base_url=url, api_key=key or "none", timeout=timeout_s, max_retries=2)
 
-    def continuity(self, story: CaptionSequence) -> float | None:
-        """See Judge. None for a story of one clip."""
-        if len(story.captions) < 2:
+    def continuity(self, sequence: CaptionSequence) -> float | None:
+        """See Judge. None for one clip."""
+        if len(sequence.captions) < 2:
             return None
         from openai import OpenAIError
 
         messages = [
             {"role": "system", "content": INSTRUCTIONS},
-            {"role": "user", "content": _told(story)},
+            {"role": "user", "content": _question(sequence)},
         ]
         try:
             answer = self._client.chat.completions.create(
@@ -151,18 +151,20 @@ class ChatJudge:
         return float(found[-1]) / TOP_SCORE
 
 
-def _told(story: CaptionSequence) -> str:
-    """The story as the chat model reads it."""
+def _question(sequence: CaptionSequence) -> str:
+    """The captions as the chat model reads them."""
     return "\n".join(
         f"clip {place}\ncorrect: {reference or '(not known)'}\njudged: {caption or '(nothing)'}"
-        for place, (reference, caption) in enumerate(zip(story.references, story.captions, strict=True), 1)
+        for place, (reference, caption) in enumerate(
+            zip(sequence.references, sequence.captions, strict=True), 1
+        )
     )
 
 
 def open_judge(url: str | None = None, model: str | None = None) -> Judge:
     """The offline rule, or with a URL the chat model there; its key is taken from PAM_JUDGE_API_KEY.
 
-    Raises JudgeError where the model's name is missing.
+    Raises JudgeError if the model's name is missing.
     """
     if url is None:
         return RuleJudge()

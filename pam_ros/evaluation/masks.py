@@ -1,21 +1,22 @@
-"""Masks of pictures: IoU with the truth from a tight box, and from one click in the middle."""
+"""Masks of pictures: IoU with the truth, from a tight box and from one click in the middle."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 
+from pam_ros.datasets.schema import Sample, SampleSource
 from pam_ros.evaluation.cases import Case, Findings
 from pam_ros.evaluation.pictures import image_case
-from pam_ros.evaluation.samples import SUFFIX, EvaluationImage, Mask
-from pam_ros.geometry import crop_mask, full_mask, mask_iou
+from pam_ros.evaluation.samples import SUFFIX
+from pam_ros.geometry import Mask, crop_mask, full_mask, mask_iou
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Prompt
 from pam_ros.runtime.offline import perceive_image
 
-SMALLEST_OBJECT = 0.0015  # of the picture's area: what the data ask about (data.dataset.SMALLEST_OBJECT)
+SMALLEST_OBJECT = 0.0015  # of the picture's area, as in simulator.samples
 WHOLE_KEYS = ("mask_iou_box", "mask_iou_click")
 NO_MASKS = "these data have boxes, no masks"
 
@@ -23,8 +24,8 @@ NO_MASKS = "these data have boxes, no masks"
 def inner_point(mask: Mask) -> tuple[float, float]:
     """(x, y) pixel farthest from the outside of a mask that is not empty.
 
-    What lies beyond the picture's edge is outside. SAM's protocol for the first click (Kirillov et al., 2023,
-    appendix D.1).
+    Everything beyond the picture's edge is outside. As SAM's first click: Kirillov et al., 2023,
+    appendix D.1.
     """
     padded = np.pad(mask.astype(np.uint8), 1)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -34,7 +35,7 @@ def inner_point(mask: Mask) -> tuple[float, float]:
 
 def evaluate_masks(
     model: PerceptionModel,
-    images: Sequence[EvaluationImage],
+    images: SampleSource,
     findings: Findings,
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
@@ -51,11 +52,11 @@ def evaluate_masks(
         findings.lack(key, NO_MASKS if images else "there are no pictures")
 
 
-def _evaluate_image(model: PerceptionModel, image: EvaluationImage, findings: Findings) -> None:
+def _evaluate_image(model: PerceptionModel, image: Sample, findings: Findings) -> None:
     pixels = image.image()
     asked = [
         (place, mask)
-        for place, mask in enumerate(image.masks())
+        for place, mask in enumerate(region.mask() for region in image.regions)
         if mask is not None and np.count_nonzero(mask) >= max(1.0, SMALLEST_OBJECT * mask.size)
     ]
     if not asked:

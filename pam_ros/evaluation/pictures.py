@@ -1,6 +1,6 @@
-"""Pictures of cases: the prompt and the true mask beside what the model answered.
+"""Pictures of cases: the prompt and the true mask beside the model's answer.
 
-Pictures are `(H, W, 3)` uint8 RGB. A case keeps no pixels: it draws from the sample's files when asked.
+Pictures are `(H, W, 3)` uint8 RGB. A case keeps no pixels: it draws the sample when the page needs it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pam_ros.datasets.schema import Sample
 from pam_ros.evaluation.cases import Draw
-from pam_ros.evaluation.samples import EvaluationImage, EvaluationVideo, Mask
+from pam_ros.geometry import Mask
 from pam_ros.records import Prompt, Region
 from pam_ros.runtime.overlay import OverlayStyle, draw_overlay
 
@@ -27,26 +28,24 @@ TILE_WIDTH_PX = 384  # of a video's frames
 MASKS_ONLY = OverlayStyle(texts=False)
 
 
-def image_case(image: EvaluationImage, place: int, prompt: Prompt, answer: Region | None = None) -> Draw:
-    """Left the prompt (yellow) and the true mask (green); right the answer (blue), where there is one.
+def image_case(image: Sample, place: int, prompt: Prompt, answer: Region | None = None) -> Draw:
+    """Left the prompt (yellow) and the true mask (green); right the answer (blue), if there is one.
 
     `place` is the region's index in `image.regions`.
     """
     return partial(_draw_image, image, place, prompt, answer)
 
 
-def video_case(
-    video: EvaluationVideo, place: int, answers: Sequence[tuple[int, Region]], columns: int = 3
-) -> Draw:
+def video_case(video: Sample, place: int, answers: Sequence[tuple[int, Region]], columns: int = 3) -> Draw:
     """Frames of a video, `columns` beside each other: the true mask outlined in green, the answer in blue.
 
-    `answers` are (frame index, region as the model has it there); the box is drawn where index is 0.
+    `answers` are (frame index, the model's region there); the prompt is drawn in frame 0.
     """
     return partial(_draw_video, video, place, tuple(answers), columns)
 
 
-def _draw_image(image: EvaluationImage, place: int, prompt: Prompt, answer: Region | None) -> Picture:
-    pixels, mask = image.image(), image.masks()[place]
+def _draw_image(image: Sample, place: int, prompt: Prompt, answer: Region | None) -> Picture:
+    pixels, mask = image.image(), image.regions[place].mask()
     asked = pixels.copy()
     if mask is not None:
         tinted = (asked[mask] * 0.55 + np.array(TRUTH) * 0.45).astype(np.uint8)
@@ -58,13 +57,11 @@ def _draw_image(image: EvaluationImage, place: int, prompt: Prompt, answer: Regi
     return beside([asked, _answered(pixels, answer)])
 
 
-def _draw_video(
-    video: EvaluationVideo, place: int, answers: tuple[tuple[int, Region], ...], columns: int
-) -> Picture:
+def _draw_video(video: Sample, place: int, answers: tuple[tuple[int, Region], ...], columns: int) -> Picture:
     tiles = []
     for index, region in answers:
         tile = _answered(video.image(index), region)
-        mask = video.masks(index)[place]
+        mask = video.regions[place].mask(index)
         tile = tile if mask is None else outlined(tile, mask)
         tile = prompted(tile, video.regions[place].prompt()) if index == 0 else tile
         height = round(tile.shape[0] * TILE_WIDTH_PX / tile.shape[1])
@@ -79,7 +76,7 @@ def _draw_video(
 
 
 def _answered(picture: Picture, region: Region) -> Picture:
-    """With the answer's mask; always of one colour (blue), so that the truth's green stands out."""
+    """With the answer's mask, always in blue, so that the truth's green stands out."""
     return draw_overlay(picture, [replace(region, region_id=1)], style=MASKS_ONLY)
 
 

@@ -1,4 +1,4 @@
-"""Tells what an evaluation found: rows of a table, JSON, and a page of pictures, worst cases first."""
+"""Reports an evaluation: rows of a table, JSON, and a page of pictures with the worst cases first."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Row:
     """One metric over all seeds.
 
     Attributes:
-        value: mean of the seeds' values; None where no seed has one.
+        value: mean of the seeds' values; None if no seed has one.
         low, high: smallest and largest of them.
         seeds: how many have a value.
         samples: answers behind it, of all seeds together.
@@ -42,7 +42,7 @@ class Row:
     why: str
 
     def value_text(self) -> str:
-        """As a table shows it."""
+        """The value as a table shows it."""
         return NONE if self.value is None else f"{self.value:.3f}"
 
     def spread_text(self) -> str:
@@ -51,7 +51,7 @@ class Row:
 
 
 def rows_of(found: Sequence[SeedFindings], parts: Sequence[Part] = tuple(Part)) -> list[Row]:
-    """One row a metric, the main ones first; those of parts not asked for only if they have values."""
+    """One row per metric, main ones first, without those of parts that were not evaluated."""
     unasked = {key for key, part in MAIN_KEYS if part not in parts}
     scores = [each.findings.scores() for each in found]
     counts = [each.findings.counts() for each in found]
@@ -79,7 +79,7 @@ def rows_of(found: Sequence[SeedFindings], parts: Sequence[Part] = tuple(Part)) 
 
 
 def reasons(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
-    """Why there is no value, and the metrics of which this is so."""
+    """Reasons for missing values, each with its metrics."""
     found: dict[str, list[str]] = {}
     for row in rows:
         if row.value is None:
@@ -88,7 +88,7 @@ def reasons(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
 
 
 def write_json(path: Path, found: Sequence[SeedFindings], plan: Plan, model: str, info: ModelInfo) -> None:
-    """Metrics stand at the top level; null where there is no value, `missing` says why.
+    """Writes metrics at the top level, null if there is no value; `missing` says why.
 
     `spread` has [smallest, largest] over the seeds, `samples` the number of answers behind each, `seeds` the
     values of each seed.
@@ -181,7 +181,7 @@ def _table(rows: Sequence[Row]) -> str:
 def _section(row: Row, cases: Sequence[Case], gallery: _Gallery) -> str:
     """`cases` are sorted, the worst first."""
     worst = cases[:WORST]
-    middle = max(len(worst), (len(cases) - TYPICAL) // 2)  # around the median, and none shown twice
+    middle = max(len(worst), (len(cases) - TYPICAL) // 2)  # around the median; no case is shown twice
     typical = cases[middle : middle + TYPICAL]
     lines = [f"<h2 id='{html.escape(row.metric)}'>{html.escape(row.metric)}: {row.value_text()}</h2>"]
     for name, chosen in (("worst", worst), ("typical", typical)):
@@ -202,7 +202,7 @@ def _figure(case: Case, gallery: _Gallery) -> str:
 
 
 class _Gallery:
-    """Draws pictures into a folder, each once, however many cases show it."""
+    """Draws pictures into a folder, each once, even if several cases show it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

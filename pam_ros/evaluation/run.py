@@ -1,4 +1,4 @@
-"""Runs an evaluation: samples of every seed → findings of every part, by the model's public interface."""
+"""Runs an evaluation: samples of every seed → results of every part, through the model's public interface."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from pathlib import Path
 
 from pam_ros.errors import TRAINING_EXTRA, InputError, StateError
 from pam_ros.evaluation.cases import Findings
-from pam_ros.evaluation.jsonl_samples import read_jsonl
 from pam_ros.evaluation.judges import open_judge
 from pam_ros.evaluation.masks import WHOLE_KEYS, evaluate_masks
-from pam_ros.evaluation.samples import SampleError, Samples, read_folder, render_samples
+from pam_ros.evaluation.samples import Samples, read_data, render_samples
 from pam_ros.evaluation.speed import evaluate_speed
 from pam_ros.evaluation.video import evaluate_video
 from pam_ros.model.interface import PerceptionModel
@@ -26,13 +25,13 @@ Progress = Callable[[str], None]
 
 
 class Part(Enum):
-    """What can be evaluated alone. Values are the names on the command line."""
+    """Parts of an evaluation. Values are their names on the command line."""
 
     MASKS = "masks"  # from a box and from a click, in pictures
     VIDEO = "video"  # tracking
     TEXTS = "texts"  # labels, explanations, captions of pictures
     STREAM = "stream"  # streaming captions of videos
-    SPEED = "speed"  # by the clock
+    SPEED = "speed"  # frames per second, latency
 
     @classmethod
     def parse(cls, names: str) -> tuple[Part, ...]:
@@ -46,7 +45,7 @@ class Part(Enum):
         return tuple(part for part in cls if part.value in wanted)
 
 
-# Every report has these keys; where a part was not run they are null.
+# Every report has these keys, with null if their part was not run.
 MAIN_KEYS: tuple[tuple[str, Part], ...] = (
     *((key, Part.MASKS) for key in WHOLE_KEYS),
     ("jf_video", Part.VIDEO),
@@ -66,14 +65,14 @@ class Plan:
 
     Attributes:
         seeds: each renders its own test scenes; not used with `data`.
-        count: pictures per seed; a quarter as many videos come beside them, and an eighth as many in which
-            an object goes away and comes back, at least one of each.
-        data: a folder written by `pam scenes render`, or a .jsonl file in the reference's layout.
-        cache: folder in which rendered scenes stay; None = they are thrown away.
+        count: pictures per seed; with a quarter as many videos, and an eighth as many in which an object goes
+            away and comes back, at least one of each.
+        data: a folder of shards, or a .jsonl file in PAM's layout.
+        cache: folder in which rendered scenes stay; None = they are deleted.
         judge_url, judge_model: an OpenAI-compatible endpoint that judges continuity; None = the offline rule.
-        embedder: sentence-transformers model for the similarity of labels; None = by letters.
+        embedder: sentence-transformers model for the similarity of labels; None = letters.
         carry_over: streaming clips start with the last frame of the clip before (paper, section 3.1).
-        open_meshes: only objects by other makers are asked about, see `render_samples`.
+        open_meshes: only open meshes are evaluated, see `render_samples`.
     """
 
     seeds: tuple[int, ...] = (1,)
@@ -108,7 +107,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class SeedFindings:
-    """What was found on one seed; `seed` is None for data that were not rendered."""
+    """The results of one seed; `seed` is None for data that were not rendered."""
 
     seed: int | None
     findings: Findings = field(default_factory=Findings)
@@ -120,18 +119,18 @@ def evaluation(
 ) -> Iterator[list[SeedFindings]]:
     """Evaluates seed by seed. While the context is open, the cases' pictures can be drawn.
 
-    Raises SampleError for data that cannot be used.
+    Raises DatasetError for data that cannot be used.
     """
-    _check_packages(plan)  # what is missing or wrong is told before hours of work, not after
+    _check_packages(plan)  # before hours of work, not after
     if plan.judge_url is not None:
         open_judge(plan.judge_url, plan.judge_model)
     with tempfile.TemporaryDirectory(prefix="pam-evaluate-") as scratch:
         found = []
         for seed in (None,) if plan.data is not None else plan.seeds:
             name = "" if seed is None else f"seed {seed}: "
-            tell = _prefixed(name, progress)
-            samples = _samples(plan, seed, plan.cache or Path(scratch), tell)
-            findings = in_temporary_thread(partial(evaluate_samples, model, samples, plan, tell))
+            report = _prefixed(name, progress)
+            samples = _samples(plan, seed, plan.cache or Path(scratch), report)
+            findings = in_temporary_thread(partial(evaluate_samples, model, samples, plan, report))
             found.append(SeedFindings(seed, findings))
         yield found
 
@@ -163,9 +162,15 @@ def evaluate_samples(
 
 
 def _check_packages(plan: Plan) -> None:
-    """Raises StateError where packages are missing that the plan needs; `pip install .` brings none."""
+    """Raises StateError if packages are missing that the plan needs; `pip install .` brings none of them."""
     texts = bool({Part.TEXTS, Part.STREAM} & set(plan.parts))
-    needed = {"mujoco": plan.data is None, "nltk": texts, "pycocoevalcap": texts}
+    has_masks = plan.data is None or plan.data.is_dir()
+    needed = {
+        "mujoco": plan.data is None,
+        "nltk": texts,
+        "pycocoevalcap": texts,
+        "pycocotools": has_masks,
+    }
     missing = [name for name, used in needed.items() if used and find_spec(name) is None]
     if missing:
         raise StateError(f"{', '.join(missing)} not installed; {TRAINING_EXTRA}")
@@ -189,15 +194,6 @@ def _samples(plan: Plan, seed: int | None, folder: Path, progress: Progress) -> 
         absences=plan.absences if Part.VIDEO in plan.parts else 0,
         open_meshes=plan.open_meshes,
     )
-
-
-def read_data(path: Path) -> Samples:
-    """A folder of shards or a .jsonl file. Raises SampleError for anything else."""
-    if path.is_dir():
-        return read_folder(path)
-    if path.suffix == ".jsonl" and path.is_file():
-        return read_jsonl(path)
-    raise SampleError(f"{path} is neither a folder written by `pam scenes render` nor a .jsonl file")
 
 
 def metrics_of(found: Sequence[SeedFindings]) -> list[str]:

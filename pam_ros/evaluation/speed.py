@@ -1,4 +1,4 @@
-"""How fast it is: tracked frames a second, and seconds from a click to its label, through the real Engine."""
+"""Speed: tracked frames per second, and seconds from a click to its label, through the real Engine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pam_ros.datasets.schema import Sample, SampleRegion, SampleSource
 from pam_ros.errors import StateError
 from pam_ros.evaluation.cases import Findings
-from pam_ros.evaluation.samples import EvaluationImage, EvaluationVideo
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Frame, Language, Prompt, Region, Task
 from pam_ros.runtime.engine import Engine
@@ -32,7 +32,7 @@ ANSWER_TIMEOUT_S = 120.0
 
 
 class _Camera:
-    """Offers the next frame as soon as the one before is worked off: nothing waits, nothing is dropped."""
+    """Offers the next frame as soon as the one before is done: none waits, none is dropped."""
 
     def __init__(self, pictures: Sequence[NDArray[np.uint8]]) -> None:
         self._pictures = pictures
@@ -51,14 +51,14 @@ class _Camera:
         self.engine.submit_frame(Frame(image=picture, stamp_ns=stamp_ns, camera=CAMERA))
 
     def wait(self, frames: int) -> None:
-        """Waits until so many more frames are worked off. Raises StateError where that takes too long."""
+        """Waits until so many more frames are done. Raises StateError if that takes too long."""
         with self._changed:
             goal = self._done + frames
             if not self._changed.wait_for(lambda: self._done >= goal, ANSWER_TIMEOUT_S):
                 raise StateError(f"{frames} frames took the engine more than {ANSWER_TIMEOUT_S:g} s")
 
     def on_frame(self, result: FrameResult) -> None:
-        """A frame (not a second report of one) is done: the next."""
+        """Sends the next frame when one is done; a frame may be reported twice."""
         with self._changed:
             if result.stamp_ns <= self._newest:
                 return
@@ -68,34 +68,34 @@ class _Camera:
         self.send()
 
     def on_text(self, event: TextEvent) -> None:
-        """Texts are waited for by their handles."""
+        """Ignored: `_ask` waits for texts by their handles."""
 
     def on_caption(self, event: CaptionEvent) -> None:
-        """None are asked for."""
+        """Ignored: no captions are requested."""
 
     def on_warning(self, camera: str, message: str) -> None:
-        """A lost region is tracked on all the same."""
+        """Ignored: a lost region is still tracked."""
 
 
 def evaluate_speed(
     model: PerceptionModel,
-    images: Sequence[EvaluationImage],
-    videos: Sequence[EvaluationVideo],
+    images: SampleSource,
+    videos: SampleSource,
     findings: Findings,
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Adds `tracked_fps` and `label_latency_s`, by the real clock, with `THREADS` threads.
 
-    `tracked_fps`: frames a second of the Engine with one region, prompted by a box, on a video whose next
-    frame always waits; the mean over `TIMED_FRAMES` after `WARM_UP_FRAMES`.
-    `label_latency_s`: with frames coming all the time and that region tracked, the median over `CLICKS`
-    clicks of the seconds from the click to the final English label; each clicked region is removed again.
+    `tracked_fps`: frames per second of the Engine with one region, prompted by a box, on a video whose next
+    frame is always ready; the mean over `TIMED_FRAMES` after `WARM_UP_FRAMES`.
+    `label_latency_s`: while that region is tracked in a steady stream, the median over `CLICKS` clicks of the
+    seconds from the click to the final English label; each clicked region is removed again.
     Without videos the pictures are shown one after the other.
     """
     prompt, pictures = _shown(images, videos)
     if prompt is None:
         for key in ("tracked_fps", "label_latency_s"):
-            findings.lack(key, "there is nothing to look at")
+            findings.lack(key, "the data have no region to track")
         return
     fps, latencies_s, trouble = 0.0, [], ""
     camera = _Camera(pictures)
@@ -113,7 +113,7 @@ def evaluate_speed(
         progress("speed: labels")
         try:
             latencies_s = [_label_latency_s(camera, prompt) for _ in range(1 + CLICKS)][1:]  # one warms up
-        except StateError as error:  # a model that never ends its sentence must not cost all other results
+        except StateError as error:  # a model that never ends must not cost all other results
             trouble = str(error)
     findings.put("tracked_fps", fps, TIMED_FRAMES)
     if latencies_s:
@@ -121,10 +121,8 @@ def evaluate_speed(
     findings.lack("label_latency_s", trouble)
 
 
-def _shown(
-    images: Sequence[EvaluationImage], videos: Sequence[EvaluationVideo]
-) -> tuple[Prompt | None, list[NDArray[np.uint8]]]:
-    """The box of the largest region of the first sample, and the frames to show."""
+def _shown(images: SampleSource, videos: SampleSource) -> tuple[Prompt | None, list[NDArray[np.uint8]]]:
+    """The prompt of the largest region of the first sample, and the frames to show."""
     for video in videos:
         if video.regions:
             return _largest(video), [video.image(index) for index in range(len(video))]
@@ -134,19 +132,22 @@ def _shown(
     return None, []
 
 
-def _largest(sample: EvaluationImage | EvaluationVideo) -> Prompt:
-    def area(box: Sequence[float]) -> float:
-        return (box[2] - box[0]) * (box[3] - box[1])
+def _largest(sample: Sample) -> Prompt:
+    def area(region: SampleRegion) -> float:
+        x1, y1, x2, y2 = region.box_xyxy() or (0.0, 0.0, 0.0, 0.0)
+        return (x2 - x1) * (y2 - y1)
 
-    return max(sample.regions, key=lambda region: area(region.box_xyxy)).prompt()
+    return max(sample.regions, key=area).prompt()
 
 
 def _label_latency_s(camera: _Camera, prompt: Prompt) -> float:
     """Seconds from a click (in the middle of the box) to its final label."""
-    assert camera.engine is not None and prompt.box is not None
+    assert camera.engine is not None
     camera.wait(1)
-    x1, y1, x2, y2 = (float(edge) for edge in prompt.box)
-    click = Prompt.from_clicks([((x1 + x2) / 2, (y1 + y2) / 2)])
+    click = prompt
+    if prompt.box is not None:
+        x1, y1, x2, y2 = (float(edge) for edge in prompt.box)
+        click = Prompt.from_clicks([((x1 + x2) / 2, (y1 + y2) / 2)])
     begin_s = time.monotonic()
     region = _ask(camera.engine, click, (Task.LABEL,))
     seconds = time.monotonic() - begin_s

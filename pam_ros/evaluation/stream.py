@@ -1,4 +1,4 @@
-"""Streaming captions over videos: do they name what happens, and does each continue the one before."""
+"""Streaming captions of videos: whether they name the true events, and continue one another."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pam_ros.datasets.schema import Clip, Kind, Sample, SampleRegion, SampleSource
 from pam_ros.evaluation.cases import Case, Draw, Findings
 from pam_ros.evaluation.judges import CaptionSequence, Judge, JudgeError
-from pam_ros.evaluation.samples import SPOKEN, EvaluationRegion, EvaluationVideo, Kind
+from pam_ros.evaluation.samples import SPOKEN
 from pam_ros.evaluation.wording import Wording, add_wordings
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Language, Region, Task
@@ -17,15 +18,13 @@ from pam_ros.runtime.events import CaptionEvent
 from pam_ros.runtime.offline import caption_video
 from pam_ros.simulator.texts.judge import judge as read_text
 
-PERIOD_S = 3.0  # of the clips; inside the 1.5..5.5 s of training's windows
-SHORTEST_CLIP = 0.4  # of the period: training leaves shorter rests out, and so does the score
+PERIOD_S = 3.0  # of the clips; within the 1.5..5.5 s of training's windows
+SHORTEST_CLIP = 0.4  # of the period: shorter remainders are not scored, as they are not trained on
 SHOWN_FRAMES = 6  # on a case's picture
 WORDINGS = 3  # of right captions
 NO_VIDEOS = "there are no videos"
-NO_EVENTS = "the data do not say what happens in their videos"
-TOO_SHORT = (
-    f"no region has two clips of which the judge knows what happens; {NO_EVENTS}, or they are too short"
-)
+NO_EVENTS = "the data do not name the events of their videos"
+TOO_SHORT = f"no region has two clips with known events; {NO_EVENTS}, or they are too short"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +33,10 @@ class CaptionedClip:
 
     Attributes:
         start, end: its frames, end exclusive, without the frame carried over from the clip before.
-        text: what the model said.
-        events: what happens, ids of the ontology; () where the data do not say.
-        references: right captions; () where none is known.
-        regions: (frame index, region as the model has it) of some of its frames.
+        text: the model's caption.
+        events: true events, ids of the ontology; () if the data do not say.
+        references: right captions; () if none is known.
+        regions: (frame index, the model's region there) of some of its frames.
     """
 
     start: int
@@ -50,7 +49,7 @@ class CaptionedClip:
 
 def evaluate_stream(
     model: PerceptionModel,
-    videos: Sequence[EvaluationVideo],
+    videos: SampleSource,
     findings: Findings,
     judge: Judge,
     *,
@@ -64,12 +63,12 @@ def evaluate_stream(
     Per video the object that acts and one bystander, both prompted by their box on the first frame, all at
     once. Adds, in English and with `_zh` in Chinese:
 
-    - `event_accuracy`: of a clip, 1 where the set of events its caption names is the true one. The true one
-      is that of training's windows (`data.dataset.events_between`): of the clip's own frames, the first two
-      events of which at least half lies inside the clip, or that fill two thirds of it; where there is none,
-      the longest state of rest ("still", "held", "stays covered", "stays away"). Smaller fragments at the
-      borders of a clip must not be named. A last clip shorter than 0.4 of the period is not scored.
-    - `event_accuracy_actor`, `event_accuracy_bystander`: the same for either alone.
+    - `event_accuracy`: of a clip, 1 if its caption names exactly the true events. These are as in training
+      (`simulator.samples.events_between`): of the clip's own frames, the first two events of which at least
+      half lies inside the clip, or that fill two thirds of it; without any, the longest state of rest
+      ("still", "held", "stays covered", "stays away"). Smaller fragments at the borders of a clip must not be
+      named. A last clip shorter than 0.4 of the period is not scored.
+    - `event_accuracy_actor`, `event_accuracy_bystander`: the same for one of them.
     - `continuity`: by `judge`, for every region with at least two scored clips.
     - `rouge_l_clip_en` …: see `wording.add_wordings`.
     """
@@ -79,12 +78,12 @@ def evaluate_stream(
         for language in (each for each in languages if can_be_judged(video, each)):
             progress(f"captions of video {number} of {len(videos)}, {language.value}")
             chosen = chosen_regions(video)
-            for place, clips in told(model, video, chosen, language, every_s, carry_over).items():
+            for place, clips in captioned_clips(model, video, chosen, language, every_s, carry_over).items():
                 wordings += _judge_clips(video, place, clips, language, findings)
                 try:
                     if not unwilling:
                         _judge_sequence(video, place, clips, language, findings, judge)
-                except JudgeError as error:  # hours of other results must not be lost with it
+                except JudgeError as error:  # other results of the run must not be lost
                     unwilling = str(error)
     add_wordings(wordings, findings)
     for language in languages:
@@ -96,47 +95,53 @@ def evaluate_stream(
 # ---- what is captioned
 
 
-def chosen_regions(video: EvaluationVideo) -> tuple[int, ...]:
+def chosen_regions(video: Sample) -> tuple[int, ...]:
     """Places in `video.regions` of the actor and of one bystander.
 
     The bystander is the first to which something happens, else the largest in the first frame. Without a
     known actor: every region.
     """
-    actor = [i for i, region in enumerate(video.regions) if video.actor and region.instance == video.actor]
+    actor = [i for i, region in enumerate(video.regions) if video.actor and region.object_id == video.actor]
     if not actor:
         return tuple(range(len(video.regions)))
 
     def interest(place: int) -> tuple[bool, float]:
         region = video.regions[place]
-        x1, y1, x2, y2 = region.box_xyxy
+        x1, y1, x2, y2 = region.box_xyxy() or (0.0, 0.0, 0.0, 0.0)
         return any(event != "still" for *_, event in region.segments), (x2 - x1) * (y2 - y1)
 
     others = [i for i, region in enumerate(video.regions) if i not in actor and region.kind is Kind.OBJECT]
     return (*actor, max(others, key=interest)) if others else tuple(actor)
 
 
-def can_be_judged(video: EvaluationVideo, language: Language) -> bool:
-    """Whether the data say what happens, or bring captions in this language."""
+def can_be_judged(video: Sample, language: Language) -> bool:
+    """Whether the data have events, or captions in this language."""
     return any(
-        region.segments or any(e.captions.get(language) for e in region.events) for region in video.regions
+        region.segments or any(clip.captions.get(language) for clip in forward_clips(region))
+        for region in video.regions
     )
 
 
-def told(
+def forward_clips(region: SampleRegion) -> list[Clip]:
+    """The region's own clips, without those that show the video backwards."""
+    return [clip for sequence in region.clips for clip in sequence if not clip.backward]
+
+
+def captioned_clips(
     model: PerceptionModel,
-    video: EvaluationVideo,
+    video: Sample,
     places: Sequence[int],
     language: Language,
     every_s: float,
     carry_over: bool,
 ) -> dict[int, list[CaptionedClip]]:
-    """The captions of these regions by the product's own session, with what is true of each clip."""
+    """The captions of these regions by the runtime's own session, with the truth of each clip."""
     index_of = {stamp: index for index, stamp in enumerate(video.stamps_ns())}
     prompts = [video.regions[place].prompt() for place in places]
     clips: dict[int, list[CaptionedClip]] = {place: [] for place in places}
     seen: list[tuple[Region, ...]] = []
     for step in caption_video(
-        model, video.frames(), prompts, every_s=every_s, language=language, carry_over=carry_over
+        model, video.stream(), prompts, every_s=every_s, language=language, carry_over=carry_over
     ):
         seen.append(step.regions)
         for caption in step.captions:
@@ -150,7 +155,7 @@ def told(
 
 
 def _captioned_clip(
-    video: EvaluationVideo,
+    video: Sample,
     place: int,
     caption: CaptionEvent,
     start: int,
@@ -173,8 +178,8 @@ def _captioned_clip(
     )
 
 
-def events_in(region: EvaluationRegion, start: int, end: int) -> tuple[str, ...]:
-    """What happens to a region in frames start..end (end exclusive), as training's windows have it."""
+def events_in(region: SampleRegion, start: int, end: int) -> tuple[str, ...]:
+    """The true events of a region in frames start..end (end exclusive), as in training's windows."""
     if not region.segments:
         return ()
     from pam_ros.simulator.events.stage import Segment
@@ -186,7 +191,7 @@ def events_in(region: EvaluationRegion, start: int, end: int) -> tuple[str, ...]
 
 
 def right_captions(
-    region: EvaluationRegion,
+    region: SampleRegion,
     start: int,
     end: int,
     events: Sequence[str],
@@ -195,10 +200,10 @@ def right_captions(
 ) -> tuple[str, ...]:
     """Right captions of a clip in several wordings.
 
-    Where events are not known: those of the data's own clip that shares most frames with it.
+    If its events are not known: those of the data's own clip that shares most frames with it.
     """
     if not events:
-        known = [(min(end, each.end) - max(start, each.start), each) for each in region.events]
+        known = [(min(end, clip.end) - max(start, clip.start), clip) for clip in forward_clips(region)]
         overlap, best = max(known, key=lambda pair: pair[0], default=(0, None))
         return tuple(best.captions.get(language, ())) if best is not None and overlap > 0 else ()
     from pam_ros.simulator.texts.captions import clip_caption
@@ -210,21 +215,21 @@ def right_captions(
     return tuple(dict.fromkeys(worded))
 
 
-# ---- what it is worth
+# ---- scores
 
 
 def _judge_clips(
-    video: EvaluationVideo,
+    video: Sample,
     place: int,
     clips: Sequence[CaptionedClip],
     language: Language,
     findings: Findings,
 ) -> list[Wording]:
-    """Adds the cases of events; returns what is compared in wording."""
-    from pam_ros.evaluation.pictures import video_case  # OpenCV, without which texts can be judged
+    """Adds the cases of events; returns the captions to compare in wording."""
+    from pam_ros.evaluation.pictures import video_case  # imports OpenCV, which judging texts does not need
 
     region, wordings = video.regions[place], []
-    role = "" if not video.actor else "_actor" if region.instance == video.actor else "_bystander"
+    role = "" if not video.actor else "_actor" if region.object_id == video.actor else "_bystander"
     for clip in clips:
         sample = f"{video.name} {region.name} frames {clip.start}..{clip.end}"
         picture = video_case(video, place, clip.regions)
@@ -245,18 +250,18 @@ def events_are_right(text: str, language: Language, events: Sequence[str]) -> bo
 
 
 def _judge_sequence(
-    video: EvaluationVideo,
+    video: Sample,
     place: int,
     clips: Sequence[CaptionedClip],
     language: Language,
     findings: Findings,
     judge: Judge,
 ) -> None:
-    """Adds the case of continuity, where the judge can tell."""
+    """Adds the case of continuity if the judge can tell."""
     from pam_ros.evaluation.pictures import video_case
 
     region = video.regions[place]
-    story = CaptionSequence(
+    sequence = CaptionSequence(
         sample=f"{video.name} {region.name}",
         language=language,
         captions=tuple(clip.text for clip in clips),
@@ -264,8 +269,8 @@ def _judge_sequence(
         category=region.category,
         events=tuple(clip.events for clip in clips),
     )
-    score = judge.continuity(story) if len(clips) > 1 else None
+    score = judge.continuity(sequence) if len(clips) > 1 else None
     if score is not None:
-        truth, found = (" | ".join(texts) for texts in (story.references, story.captions))
+        truth, found = (" | ".join(texts) for texts in (sequence.references, sequence.captions))
         shown: Draw = video_case(video, place, [clip.regions[-1] for clip in clips])
-        findings.add(Case(f"continuity{SPOKEN[language]}", story.sample, score, truth, found, shown))
+        findings.add(Case(f"continuity{SPOKEN[language]}", sequence.sample, score, truth, found, shown))

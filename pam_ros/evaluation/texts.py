@@ -1,4 +1,4 @@
-"""Texts of pictures: right label, right function, and how near captions come to right ones in wording."""
+"""Texts of pictures: labels, functions, and how close captions are to right ones in wording."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Protocol
 
+from pam_ros.datasets.schema import Kind, Sample, SampleRegion, SampleSource
 from pam_ros.errors import InputError
 from pam_ros.evaluation.cases import Case, Draw, Findings
-from pam_ros.evaluation.samples import SPOKEN, SUFFIX, EvaluationImage, EvaluationRegion, Kind
+from pam_ros.evaluation.samples import SPOKEN, SUFFIX
 from pam_ros.evaluation.wording import Wording, add_wordings, tokens
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import IMAGE_TASKS, Language, Region, Task
 from pam_ros.runtime.offline import perceive_image
 from pam_ros.simulator.texts.judge import judge
 
-SHORT_TASKS = (Task.LABEL, Task.EXPLAIN)  # asked of parts and background, too
+SHORT_TASKS = (Task.LABEL, Task.EXPLAIN)  # for parts and background, too
 REGIONS_AT_ONCE = 8  # bounds the memory of one batch of texts
 NGRAMS = (2, 3)  # letters
 
 
 class Similarity(Protocol):
-    """How near two labels are in meaning."""
+    """How close two labels are in meaning."""
 
     @property
     def name(self) -> str:
-        """What the result's file names it by."""
+        """Its name in the result's file."""
 
     def __call__(self, found: str, truth: str) -> float:
-        """-1..1; 1 where they are equal."""
+        """-1..1; 1 if they are equal."""
 
 
 class LetterSimilarity:
-    """Without an embedding model: cosine of the counts of 2 and 3 letters in a row, case left out, 0..1.
+    """Without an embedding model: cosine of the counts of 2 and 3 letters in a row, without case, 0..1.
 
-    It sees shared spelling ("mug", "coffee mug"), no meaning: "mug" and "cup" are 0.
+    It measures shared spelling ("mug", "coffee mug"), not meaning: "mug" and "cup" score 0.
     """
 
     name = "letters"
@@ -63,7 +64,7 @@ class EmbeddingSimilarity:
         except ImportError as error:
             raise InputError(
                 "an embedding model needs the package sentence-transformers; install it "
-                "(pip install 'pam_ros[embedder]'), or leave out --embedder for the similarity of letters"
+                "(pip install 'pam_ros[embedder]'), or leave out --embedder to compare letters"
             ) from error
         self.name = model
         try:
@@ -91,24 +92,24 @@ def semantic_iou(found: str, truth: str) -> float:
     return len(a & b) / len(a | b) if a | b else 0.0
 
 
-def label_is_right(found: str, language: Language, region: EvaluationRegion) -> bool:
-    """Whether the first category it names is the region's; without known ids, whether it is a right label.
+def label_is_right(found: str, language: Language, region: SampleRegion) -> bool:
+    """Whether the first category it names is the region's; without a known one, whether it is a right label.
 
-    Synonyms of the ontology count as right; other data know only the labels they bring.
+    Synonyms of the ontology count as right; other data have only their own labels.
     """
     if region.category:
         return judge(found, language).category == region.category
     return tokens(found) in [tokens(label) for label in region.texts.get((Task.LABEL, language), ())]
 
 
-def function_is_right(found: str, language: Language, region: EvaluationRegion) -> bool:
+def function_is_right(found: str, language: Language, region: SampleRegion) -> bool:
     """Whether the first function the explanation names is the region's."""
     return judge(found, language).function == region.function
 
 
 def evaluate_texts(
     model: PerceptionModel,
-    images: Sequence[EvaluationImage],
+    images: SampleSource,
     findings: Findings,
     *,
     languages: Sequence[Language] = tuple(Language),
@@ -125,7 +126,7 @@ def evaluate_texts(
     - `rouge_l_brief_en`, `meteor_detail_zh`, `cider_explain_en` …: see `wording.add_wordings`.
 
     Parts and background have the first three kinds under their own keys, `_parts` and `_background`. A text
-    is asked for only where the data bring a right one.
+    is asked for only if the data have a right one.
     """
     similarity = similarity or LetterSimilarity()
     wordings: list[Wording] = []
@@ -135,21 +136,21 @@ def evaluate_texts(
             _judge(answer, findings, similarity)
             wordings += _wordings(answer)
     add_wordings(wordings, findings)
-    _say_what_is_missing(findings, bool(images), languages)
+    _report_missing(findings, bool(images), languages)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """Everything the model said about one region."""
+    """All texts of the model about one region."""
 
     sample: str
-    region: EvaluationRegion
+    region: SampleRegion
     texts: Mapping[tuple[Task, Language], str]
     picture: Draw
 
 
-def _answers(model: PerceptionModel, image: EvaluationImage, languages: Sequence[Language]) -> list[_Answer]:
-    """Asks about every region of a picture, regions with the same questions as batches."""
+def _answers(model: PerceptionModel, image: Sample, languages: Sequence[Language]) -> list[_Answer]:
+    """Asks about every region of a picture; regions with the same questions form batches."""
     groups: dict[tuple[tuple[Task, ...], tuple[Language, ...]], list[int]] = defaultdict(list)
     for place, region in enumerate(image.regions):
         short = region.kind in (Kind.PART, Kind.BACKGROUND)
@@ -170,8 +171,8 @@ def _answers(model: PerceptionModel, image: EvaluationImage, languages: Sequence
     return [answers[place] for place in sorted(answers)]
 
 
-def _answer(image: EvaluationImage, place: int, found: Region) -> _Answer:
-    from pam_ros.evaluation.pictures import image_case  # OpenCV, without which texts can be judged
+def _answer(image: Sample, place: int, found: Region) -> _Answer:
+    from pam_ros.evaluation.pictures import image_case  # imports OpenCV, which judging texts does not need
 
     region = image.regions[place]
     texts = {key: text.text for key, text in found.texts.items() if key in region.texts}
@@ -207,12 +208,12 @@ def _wordings(answer: _Answer) -> list[Wording]:
     ]
 
 
-def _say_what_is_missing(findings: Findings, any_images: bool, languages: Sequence[Language]) -> None:
+def _report_missing(findings: Findings, any_images: bool, languages: Sequence[Language]) -> None:
     for language in languages:
         spoken = SPOKEN[language]
         why = (
-            f"the data hold no whole object with a label in {language.value}" if any_images else "no pictures"
+            f"the data have no whole object with a label in {language.value}" if any_images else "no pictures"
         )
         findings.lack(f"label_accuracy_{language.value}", why)
-        why = "the data do not say what their objects are for" if any_images else "no pictures"
+        why = "the data do not name the functions of their objects" if any_images else "no pictures"
         findings.lack(f"function_accuracy{spoken}", why)

@@ -1,25 +1,26 @@
-"""Tracking in videos: DAVIS's J&F from one box, and whether lost objects are said lost and found again."""
+"""Tracking in videos: DAVIS's J&F from one box, and whether lost objects are reported lost and found."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import cv2
 import numpy as np
 
+from pam_ros.datasets.schema import Sample, SampleSource
 from pam_ros.evaluation.cases import Case, Findings
 from pam_ros.evaluation.masks import NO_MASKS, SMALLEST_OBJECT
 from pam_ros.evaluation.pictures import video_case
-from pam_ros.evaluation.samples import EvaluationVideo, Mask
-from pam_ros.geometry import full_mask, mask_iou
+from pam_ros.geometry import Mask, full_mask, mask_iou
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Region, RegionState
 from pam_ros.runtime.offline import follow_video
 
 BOUNDARY_TOLERANCE = 0.008  # of the picture's diagonal, as in DAVIS
-GONE_BELOW = 1e-4  # of the picture's area: fewer visible pixels than this and the object is gone
+GONE_BELOW = 1e-4  # of the picture's area: an object with fewer visible pixels is gone
 GONE_FRAMES = 4  # shortest absence that counts
 BACK_FRAMES = 4  # shortest time it must then be in view
 FOUND_WITHIN_FRAMES = 8
@@ -41,7 +42,7 @@ def boundary_f(truth: Mask, found: Mask) -> float:
     """DAVIS's contour accuracy F of two (H, W) bool masks, 0..1 (Perazzi et al., CVPR 2016, section 4.1).
 
     The F-measure of boundary pixels that lie within `BOUNDARY_TOLERANCE` times the diagonal (rounded up,
-    pixels) of the other mask's boundary. 1 where neither mask has a boundary, 0 where one has none.
+    pixels) of the other mask's boundary. 1 if neither mask has a boundary, 0 if one has none.
     """
     edges = boundary(truth), boundary(found)
     counts = [int(np.count_nonzero(edge)) for edge in edges]
@@ -62,8 +63,8 @@ class _Course:
     """One object through a video, frame by frame.
 
     Attributes:
-        j, f: as in `evaluate_video`; visible: the object's share of the picture; lost: the runtime says so.
-        iou: with the true mask, whatever `visible` is.
+        j, f: as in `evaluate_video`; visible: the object's fraction of the picture; lost: by the runtime.
+        iou: with the true mask, also while the object is not visible.
         shown: (frame, region) for the case's picture.
     """
 
@@ -86,48 +87,48 @@ class _Course:
 
 def evaluate_video(
     model: PerceptionModel,
-    videos: Sequence[EvaluationVideo],
+    videos: SampleSource,
     findings: Findings,
     progress: Callable[[str], None] = lambda line: None,
     *,
-    absences: Sequence[EvaluationVideo] = (),
+    absences: SampleSource = (),
 ) -> None:
     """Adds `jf_video` with its halves, `jf_video_moving`, and `recovery_rate`.
 
     `jf_video`: per object of at least `SMALLEST_OBJECT` of the first frame, prompted there by its tight box:
     the mean over all frames, the first and last included, of (J + F) / 2. J is the mask's IoU, F the
-    boundary's accuracy. In a frame where the object is not visible both are 1 if the answer is empty, else 0.
+    boundary's accuracy. In a frame without the object both are 1 if the answer is empty, else 0.
     `region_j_video` and `boundary_f_video` are its halves, `jf_video_moving` counts only objects to which
     something happens.
 
     `recovery_rate`: of the absences (an object has fewer visible pixels than `GONE_BELOW` of the picture for
     at least `GONE_FRAMES` frames, and is later in view with at least `SMALLEST_OBJECT` of it for at least
-    `BACK_FRAMES` frames on end): the share in which the runtime says "lost" in at least half of the gone
+    `BACK_FRAMES` frames in a row): the fraction in which the runtime says "lost" in at least half of the gone
     frames, and in one of the first `FOUND_WITHIN_FRAMES` frames of being in view shows the region, under its
-    id, with an IoU of at least `FOUND_IOU`. On the videos of `absences` nothing else is judged.
+    id, with an IoU of at least `FOUND_IOU`. Only this is judged on the videos of `absences`.
     """
-    for number, video in enumerate([*videos, *absences], 1):
+    for number, video in enumerate(chain(videos, absences), 1):
         progress(f"tracking in video {number} of {len(videos) + len(absences)}")
         for place, course in _courses(model, video):
             if number <= len(videos):
                 _judge(video, place, course, findings)
             _judge_absences(video, place, course, findings)
-    known = any(region.instance for video in videos for region in video.regions)
+    known = any(region.masks for video in videos for region in video.regions)
     why = "there are no videos" if not videos else "" if known else NO_MASKS
     for key in ("jf_video", "recovery_rate"):
         findings.lack(key, why or "no object of these videos goes away and comes back")
 
 
-def _courses(model: PerceptionModel, video: EvaluationVideo) -> list[tuple[int, _Course]]:
-    """(place in the video's regions, course) of every object with masks that is big enough."""
-    if not any(mask is not None for mask in video.masks(0)):
+def _courses(model: PerceptionModel, video: Sample) -> list[tuple[int, _Course]]:
+    """(place in the video's regions, course) of every object with masks that is large enough."""
+    if not any(region.masks for region in video.regions):
         return []
     courses = [_Course([], [], [], [], [], []) for _ in video.regions]
     shown = set(np.linspace(0, len(video) - 1, SHOWN_FRAMES).astype(int).tolist())
     prompts = [region.prompt() for region in video.regions]
-    for index, step in enumerate(follow_video(model, video.frames(), prompts)):
-        for course, region, truth in zip(courses, step.regions, video.masks(index), strict=True):
-            if truth is None:
+    for index, step in enumerate(follow_video(model, video.stream(), prompts)):
+        for course, region, true in zip(courses, step.regions, video.regions, strict=True):
+            if (truth := true.mask(index)) is None:
                 continue
             course.take(region, truth)
             if index in shown:
@@ -139,43 +140,43 @@ def _courses(model: PerceptionModel, video: EvaluationVideo) -> list[tuple[int, 
     ]
 
 
-def _judge(video: EvaluationVideo, place: int, course: _Course, findings: Findings) -> None:
+def _judge(video: Sample, place: int, course: _Course, findings: Findings) -> None:
     region = video.regions[place]
     sample, picture = f"{video.name} {region.name}", video_case(video, place, course.shown)
     j, f = float(np.mean(course.j)), float(np.mean(course.f))
-    happens = [event for *_, event in region.segments]
-    moving = ["jf_video_moving"] if set(happens) - {"still"} else []
+    events = [event for *_, event in region.segments]
+    extra = ["jf_video_moving"] if set(events) - {"still"} else []
     for metric, score in (("jf_video", (j + f) / 2), ("region_j_video", j), ("boundary_f_video", f)):
-        text = f"{region.category}: {', '.join(happens)}"
+        text = f"{region.category}: {', '.join(events)}"
         findings.add(Case(metric, sample, score, text, f"J {j:.3f}, F {f:.3f}", picture))
-    for metric in moving:
-        findings.add(Case(metric, sample, (j + f) / 2, ", ".join(happens), f"J {j:.3f}, F {f:.3f}", picture))
+    for metric in extra:
+        findings.add(Case(metric, sample, (j + f) / 2, ", ".join(events), f"J {j:.3f}, F {f:.3f}", picture))
 
 
-def _judge_absences(video: EvaluationVideo, place: int, course: _Course, findings: Findings) -> None:
+def _judge_absences(video: Sample, place: int, course: _Course, findings: Findings) -> None:
     for gone, back in absences_in(course.visible):
-        said = sum(course.lost[gone.start : gone.stop])
+        lost_frames = sum(course.lost[gone.start : gone.stop])
         best = max(
             iou * (not lost)
             for iou, lost in zip(
                 course.iou[back.start : back.stop], course.lost[back.start : back.stop], strict=True
             )
         )
-        right = said >= len(gone) / 2 and best >= FOUND_IOU
+        right = lost_frames >= len(gone) / 2 and best >= FOUND_IOU
         findings.add(
             Case(
                 "recovery_rate",
                 f"{video.name} {video.regions[place].name} frame {gone.start}",
                 float(right),
                 f"{video.regions[place].category}: gone in frames {gone.start}..{gone.stop - 1}",
-                f"said lost in {said} of {len(gone)}, best IoU back in view {best:.2f}",
+                f"reported lost in {lost_frames} of {len(gone)}, best IoU back in view {best:.2f}",
                 video_case(video, place, course.shown),
             )
         )
 
 
 def absences_in(visible: Sequence[float]) -> list[tuple[range, range]]:
-    """Visible share of the picture per frame → (gone frames, first frames back in view) of every absence.
+    """Visible fraction of the picture per frame → (gone frames, first frames back in view) of every absence.
 
     The second range starts when the object is well in view and has at most `FOUND_WITHIN_FRAMES` frames.
     """
@@ -193,7 +194,7 @@ def absences_in(visible: Sequence[float]) -> list[tuple[range, range]]:
 
 
 def _back(visible: Sequence[float], index: int) -> range | None:
-    """Where the object is well in view again, before it goes away once more."""
+    """The frames in which the object is well in view again, before it goes away once more."""
     while index < len(visible) and GONE_BELOW <= visible[index] < SMALLEST_OBJECT:
         index += 1
     end = index

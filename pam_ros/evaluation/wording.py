@@ -1,6 +1,6 @@
-"""How near captions come to right ones in wording: ROUGE-L, METEOR and CIDEr, by the reference libraries.
+"""How close captions are to right ones in wording: ROUGE-L, METEOR, CIDEr, by the reference libraries.
 
-The libraries are imported where they are used: whether a text is right can be told without them.
+The libraries are imported when they are used: judging whether a text is right needs none of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ METRICS = ("rouge_l", "meteor", "cider")
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """A caption of the model and right ones.
+    """A caption of the model beside right ones.
 
     Attributes:
         task: any but the label.
@@ -52,7 +52,7 @@ def rouge_l(found: str, references: Sequence[str]) -> float:
 
 
 class _NoSynonyms:
-    """In WordNet's place: no word has synonyms."""
+    """Stands in for WordNet: no word has synonyms."""
 
     def synsets(self, word: str) -> list[Any]:
         """None."""
@@ -82,7 +82,7 @@ def cider(found: Sequence[str], references: Sequence[Sequence[str]]) -> list[flo
     """CIDEr-D of each text as COCO's caption evaluation has it, 0..10 (papers write 100 for 1).
 
     How much a word counts depends on how rare it is among the references given here: values of different
-    sets cannot be compared, and all are 0 where there are fewer than two texts.
+    sets cannot be compared, and all are 0 for fewer than two texts.
     """
     from pycocoevalcap.cider.cider import Cider
 

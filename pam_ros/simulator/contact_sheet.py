@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pam_ros.simulator.export import write_image, write_index, write_video
+from pam_ros.datasets.shards import ShardWriter
+from pam_ros.simulator.export import exported_image, exported_video, with_depth
 from pam_ros.simulator.samples import ImageSample, VideoSample, image_sample, video_sample
 
 Picture = NDArray[np.uint8]
@@ -35,18 +36,15 @@ def render_folder(
     open_meshes: float = 0.0,
 ) -> int:
     """Renders images and videos into a folder, with depth and poses; returns the number of samples."""
-    out.mkdir(parents=True, exist_ok=True)
-    lines = [
-        write_image(
-            out, f"{index:04d}", image_sample(seed + index, split, width, height, open_meshes), depth=True
-        )
-        for index in range(count)
-    ]
+    writer = ShardWriter(out)
+    for index in range(count):
+        image = image_sample(seed + index, split, width, height, open_meshes)
+        writer.add(f"{index:04d}", with_depth(exported_image(image), image, out, f"{index:04d}"))
     for index in range(videos):
         video = video_sample(seed + index, split, width=width, height=height, open_meshes=open_meshes)
-        lines.append(write_video(out, f"v{index}", video))
-    write_index(out, lines)
-    return len(lines)
+        writer.add(f"v{index}", exported_video(video))
+    writer.close()
+    return len(writer)
 
 
 def _write(picture: Picture, text: str, x: int, y: int) -> Picture:

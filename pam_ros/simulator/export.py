@@ -1,26 +1,21 @@
-"""Writes samples as folders of frames, PNG id pictures and an index.jsonl: for training and for looking.
-
-An id picture's value is instance + 256 * part (part 0 = no named part): 16-bit, or 8-bit where no
-part occurs.
-"""
+"""Turns rendered scenes into samples of `datasets.schema`, which shards are written from."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pam_ros.records import IMAGE_TASKS, Language
+from pam_ros.datasets import schema
+from pam_ros.datasets.rle import RleMask
+from pam_ros.datasets.schema import Kind, LoadedPicture, Provenance, Sample, SampleRegion
+from pam_ros.records import IMAGE_TASKS, Language, Task
 from pam_ros.simulator.events.stage import RESTS, Segment
-from pam_ros.simulator.render import PARTS
 from pam_ros.simulator.samples import (
     Clip,
     ImageSample,
@@ -32,10 +27,10 @@ from pam_ros.simulator.samples import (
 from pam_ros.simulator.texts.captions import describe
 from pam_ros.simulator.texts.facts import Facts
 
-PART_STEP = 256
+PROVENANCE = Provenance(source="simulator", annotator="simulator", confidence=1.0)
 WORDINGS = 3
-LATER_CLOCKS = 4  # by which an object's clips are cut once more
-BACKWARD_CLOCKS = 3  # by which they are cut while the video is played backwards
+LATER_CLOCKS = 4  # further sequences of clips of an object, each cut at other times
+BACKWARD_CLOCKS = 3  # sequences of clips of a video played backwards
 TURNED = (
     ("slides_left", "slides_right"),
     ("slides_closer", "slides_away"),
@@ -44,136 +39,169 @@ TURNED = (
     ("leaves", "returns"),
     ("opens", "closes"),
 )
-# What an event is when it is played backwards; the others (falls, tips over, pushes) would be nothing known.
+# What an event becomes when it is played backwards; others (falls, tips over, pushes) become nothing known.
 BACKWARDS = {one: other for pair in TURNED for one, other in (pair, pair[::-1])}
 BACKWARDS |= {event: event for event in (*RESTS, "hidden")}
-Picture = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
-class Packing:
-    """How pictures are stored: the pictures' file ending and quality, and how hard id pictures are packed."""
-
-    ending: str
-    quality: int
-    compress_level: int  # of PNG, 0..9
-
-
-FAST = Packing(".jpg", 92, 1)  # reading speed counts in training
-SMALL = Packing(".avif", 50, 9)  # for what ships
-
-
-def id_picture(instances: NDArray[np.uint16], parts: NDArray[np.uint8] | None = None) -> NDArray[Any]:
-    """(H, W) uint8 or uint16: instance + 256 * part."""
-    if parts is None or not parts.any():
-        return instances.astype(np.uint8)
-    return np.asarray(instances + PART_STEP * parts.astype(np.uint16), np.uint16)
+def exported_image(image: ImageSample) -> Sample:
+    """A rendered picture with its masks, and texts in several wordings."""
+    rng = np.random.default_rng([image.seed, 71])
+    regions = []
+    for place, region in enumerate(image.regions, 1):
+        mask = RleMask.of(image.mask(region))
+        regions.append(replace(_region(region, rng), name=f"region {place}", masks=(mask,)))
+    asked = {region.instance for region in image.regions if not region.part}
+    return Sample(
+        name=f"image {image.seed}",
+        frames=(LoadedPicture(image.rgb),),
+        regions=tuple(regions),
+        size=(image.rgb.shape[0], image.rgb.shape[1]),
+        other_masks=_other_masks(image.instances[None], asked),
+        extra={"scene": image.scene.kind, "seed": image.seed, "split": image.split},
+    )
 
 
-def write_picture(path: Path, rgb: Picture, packing: Packing = FAST) -> None:
-    """A JPEG or AVIF, as the path ends."""
-    Image.fromarray(rgb).save(path, quality=packing.quality)
+def exported_video(video: VideoSample) -> Sample:
+    """A rendered video with masks in every frame, captions of its clips, and what happens when."""
+    fps = 1 / float(video.times_s[1] - video.times_s[0])
+    rng = np.random.default_rng([video.seed, 73])
+    frames = len(video.frames)
+    regions = []
+    for place, thing in enumerate(video.objects, 1):
+        masks = tuple(_rle(video.mask(thing.instance, frame)) for frame in range(frames))
+        region = video_region(thing, frames, fps, rng)
+        regions.append(replace(region, name=f"region {place}", masks=masks))
+    return Sample(
+        name=f"video {video.seed}",
+        frames=tuple(LoadedPicture(frame) for frame in video.frames),
+        regions=tuple(regions),
+        is_video=True,
+        size=(video.frames.shape[1], video.frames.shape[2]),
+        fps=round(fps, 3),
+        other_masks=_other_masks(video.instances, {thing.instance for thing in video.objects}),
+        actor=video.actor,
+        extra={"scene": video.scene.kind, "seed": video.seed, "split": video.split},
+    )
 
 
-def write_ids(path: Path, ids: NDArray[Any], packing: Packing = FAST) -> None:
-    """A PNG."""
-    Image.fromarray(ids).save(path, compress_level=packing.compress_level)
+def _rle(mask: NDArray[np.bool_]) -> RleMask | None:
+    return RleMask.of(mask) if mask.any() else None
 
 
-def texts_of(facts: Facts, rng: np.random.Generator, wordings: int = WORDINGS) -> dict[str, list[str]]:
-    """`{"explain/en": [...], ...}` with different wordings, each once."""
+def _other_masks(instances: NDArray[np.uint16], asked: set[int]) -> tuple[tuple[RleMask | None, ...], ...]:
+    """(T, H, W) → masks of the objects and fixtures that are no region, by object and frame."""
+    others = sorted(set(np.unique(instances).tolist()) - asked - {0})
+    return tuple(tuple(_rle(frame == instance) for frame in instances) for instance in others)
+
+
+def with_depth(sample: Sample, image: ImageSample, folder: Path, stem: str) -> Sample:
+    """Writes the picture's depth as a 16-bit PNG in millimetres; the sample names the file in `extra`."""
+    name = f"{stem}.depth.png"
+    millimetres = np.clip(image.depth_m * 1000, 0, 65535).astype(np.uint16)
+    Image.fromarray(millimetres).save(folder / name, compress_level=1)
+    camera = {"intrinsics": image.intrinsics.tolist(), "pose": image.pose.tolist()}
+    return replace(sample, extra={**sample.extra, "depth_mm": name, **camera})
+
+
+def texts_of(
+    facts: Facts, rng: np.random.Generator, wordings: int = WORDINGS
+) -> dict[tuple[Task, Language], tuple[str, ...]]:
+    """Texts of every image task and language in different wordings, each once."""
     texts = {}
     for task in IMAGE_TASKS:
         for language in Language:
             worded = [describe(facts, task, language, rng) for _ in range(wordings)]
-            texts[f"{task.value}/{language.value}"] = list(dict.fromkeys(worded))
+            texts[task, language] = tuple(dict.fromkeys(worded))
     return texts
 
 
-def _truth(facts: Facts, function: str) -> dict[str, Any]:
-    truth: dict[str, Any] = {"function": function}
-    for key in ("colour", "material", "surface", "size"):
-        if value := getattr(facts, key):
-            truth[key] = value
+def _described(facts: Facts, function: str, rng: np.random.Generator) -> SampleRegion:
+    extra = {key: value for key in ("surface", "size") if (value := getattr(facts, key))}
     if facts.place[0]:
-        truth["place"] = facts.place[0]
+        extra["place"] = facts.place[0]
     if facts.whole:
-        truth["whole"] = facts.whole.category
-    return truth
+        extra["whole"] = facts.whole.category
+    return SampleRegion(
+        texts=texts_of(facts, rng),
+        category=facts.category,
+        function=function,
+        colour=facts.colour,
+        material=facts.material,
+        provenance=PROVENANCE,
+        extra=extra,
+    )
 
 
-def region_line(region: RegionTruth, rng: np.random.Generator) -> dict[str, Any]:
-    """One region of an image as it stands in index.jsonl."""
-    return {
-        "instance": region.instance,
-        "part": PARTS.index(region.part),
-        "category": region.facts.category,
-        "background": region.facts.kind == "region",
-        "box": list(region.box_xyxy),
-        "texts": texts_of(region.facts, rng),
-        "truth": _truth(region.facts, region.function),
-        "mesh": region.mesh_id,
-    }
+def _region(region: RegionTruth, rng: np.random.Generator) -> SampleRegion:
+    """A region of a picture, without its mask."""
+    background = region.facts.kind == "region"
+    kind = Kind.PART if region.part else Kind.BACKGROUND if background else Kind.OBJECT
+    described = _described(region.facts, region.function, rng)
+    return replace(described, kind=kind, object_id=region.instance, part=region.part, mesh_id=region.mesh_id)
 
 
-def clip_lines(versions: Sequence[Sequence[Clip]]) -> list[dict[str, Any]]:
-    """Clips as they stand in index.jsonl; several versions of the same clips give several wordings."""
-    lines = []
-    for same in zip(*versions, strict=True):
-        texts = {
-            f"clip/{language.value}": list(dict.fromkeys(clip.captions[language] for clip in same))
-            for language in Language
-        }
-        lines.append(
-            {"start": same[0].start, "end": same[0].end, "event": "+".join(same[0].events), "texts": texts}
-        )
-    return lines
+def video_region(thing: VideoObject, frames: int, fps: float, rng: np.random.Generator) -> SampleRegion:
+    """An object of a video, without its masks.
 
-
-def object_line(thing: VideoObject, frames: int, fps: float, rng: np.random.Generator) -> dict[str, Any]:
-    """One object of a video: what happens to it, as [start, end, event], and sequences of clips.
-
-    `events` are cut where they change, `windows` by the clock, each of `later_windows` by another clock that
-    starts inside the video. `backward` has segments and windows of the video played backwards, where that
-    shows something known: the same pictures, with other events.
+    Of its sequences of clips the first is cut where its events change, the second by the clock, the next
+    `LATER_CLOCKS` by other clocks that start inside the video. The others show the video backwards, if known
+    events come of it: the same pictures, with other events.
     """
 
-    def told(
+    def captioned(
         cuts: Sequence[tuple[int, int]], segments: Sequence[Segment] = thing.segments
-    ) -> list[dict[str, Any]]:
-        return clip_lines([caption_windows(thing.facts, segments, cuts, rng) for _ in range(WORDINGS)])
+    ) -> tuple[schema.Clip, ...]:
+        return joined_wordings([caption_windows(thing.facts, segments, cuts, rng) for _ in range(WORDINGS)])
 
     begins = _begins(frames, LATER_CLOCKS, rng)
-    line: dict[str, Any] = {
-        "instance": thing.instance,
-        "part": 0,
-        "category": thing.facts.category,
-        "background": False,
-        "texts": texts_of(thing.facts, rng),
-        "truth": _truth(thing.facts, thing.function),
-        "mesh": thing.mesh_id,
-        "pixels": thing.pixels.tolist(),
-        "path_mm": (thing.path_m * 1000).round().astype(int).tolist(),
-        "segments": [[part.start, part.end, part.event] for part in thing.segments],
-        "events": told([(part.start, part.end) for part in thing.segments]),
-        "windows": told(_windows(0, frames, fps, rng)),
-        "later_windows": [told(_windows(begin, frames, fps, rng)) for begin in begins],
-    }
+    described = _described(thing.facts, thing.function, rng)
+    clips = [
+        captioned([(part.start, part.end) for part in thing.segments]),
+        captioned(_windows(0, frames, fps, rng)),
+        *(captioned(_windows(begin, frames, fps, rng)) for begin in begins),
+    ]
     turned = backward_segments(thing.segments, frames)
+    backward: tuple[schema.Segment, ...] = ()
     if len(turned) > 1:
-        line["backward"] = {
-            "segments": [
-                [frames - part.end, frames - part.start, part.event] for part in turned if part.event
-            ],
-            "windows": [_turned(told(cuts, turned), frames) for cuts in _possible(turned, frames, fps, rng)],
-        }
-    return line
+        clips += [
+            _in_video_frames(captioned(cuts, turned), frames) for cuts in _possible(turned, frames, fps, rng)
+        ]
+        backward = tuple(
+            (frames - part.end, frames - part.start, part.event) for part in turned if part.event
+        )
+    return replace(
+        described,
+        kind=Kind.OBJECT,
+        object_id=thing.instance,
+        mesh_id=thing.mesh_id,
+        path_m=tuple((float(x), float(y), float(z)) for x, y, z in thing.path_m.round(3)),
+        segments=tuple((part.start, part.end, part.event) for part in thing.segments),
+        clips=tuple(clips),
+        backward_segments=backward,
+    )
+
+
+def joined_wordings(versions: Sequence[Sequence[Clip]]) -> tuple[schema.Clip, ...]:
+    """Several versions of the same clips → clips with several wordings."""
+    return tuple(
+        schema.Clip(
+            start=same[0].start,
+            end=same[0].end,
+            captions={
+                language: tuple(dict.fromkeys(clip.captions[language] for clip in same))
+                for language in Language
+            },
+            events=same[0].events,
+        )
+        for same in zip(*versions, strict=True)
+    )
 
 
 def backward_segments(segments: Sequence[Segment], frames: int) -> list[Segment]:
-    """What happens when a video is played backwards, by its own clock: its frame 0 is the last one.
+    """The events of a video played backwards, in its own frames: frame 0 is the video's last one.
 
-    Events that cannot be played backwards are "". A frame of an event shows what has moved by then, so that
+    Events that mean nothing backwards become "". A frame of an event shows what has moved by then, so
     backwards an event begins one frame later.
     """
     turned = []
@@ -187,86 +215,34 @@ def backward_segments(segments: Sequence[Segment], frames: int) -> list[Segment]
 def _possible(
     segments: Sequence[Segment], frames: int, fps: float, rng: np.random.Generator
 ) -> Iterator[list[tuple[int, int]]]:
-    """Sequences of windows of a video played backwards in which nothing happens that cannot be."""
+    """Sequences of windows of a video played backwards that show known events only."""
 
     def known(window: tuple[int, int]) -> bool:
         return all(part.event for part in segments if part.start < window[1] and part.end > window[0])
 
     for begin in _begins(frames, BACKWARD_CLOCKS, rng):
-        for told, windows in groupby(_windows(begin, frames, fps, rng), known):
-            if told:
+        for playable, windows in groupby(_windows(begin, frames, fps, rng), known):
+            if playable:
                 yield list(windows)
 
 
-def _turned(clips: list[dict[str, Any]], frames: int) -> list[dict[str, Any]]:
-    """Clips by the clock of a video played backwards, with their places in the video."""
-    return [clip | {"start": frames - clip["end"], "end": frames - clip["start"]} for clip in clips]
+def _in_video_frames(clips: Sequence[schema.Clip], frames: int) -> tuple[schema.Clip, ...]:
+    """Clips in frames of the video played backwards → the same in frames of the video."""
+    return tuple(
+        replace(clip, start=frames - clip.end, end=frames - clip.start, backward=True) for clip in clips
+    )
 
 
 def _begins(frames: int, count: int, rng: np.random.Generator) -> list[int]:
-    """Where clocks begin that do not begin with the video."""
+    """First frames of sequences of clips that start inside the video."""
     begins: list[int] = rng.integers(1, max(2, frames * 2 // 3), count).tolist()
     return begins
 
 
 def _windows(begin: int, frames: int, fps: float, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Clips of 1.5 to 5.5 seconds from frame `begin` on; a rest much shorter than that is left out."""
+    """Clips of one length, 1.5 to 5.5 seconds, from frame `begin` on, without a much shorter remainder."""
     period = max(2, round(float(rng.uniform(1.5, 5.5)) * fps))
     windows = [(start, min(start + period, frames)) for start in range(begin, frames - 1, period)]
     if len(windows) > 1 and windows[-1][1] - windows[-1][0] < 0.4 * period:
         windows.pop()
     return windows
-
-
-def write_image(
-    folder: Path, name: str, sample: ImageSample, depth: bool = False, packing: Packing = FAST
-) -> dict[str, Any]:
-    """Writes one image; its index line is returned. With `depth` also a 16-bit PNG in millimetres."""
-    write_picture(folder / f"{name}{packing.ending}", sample.rgb, packing)
-    write_ids(folder / f"{name}.png", id_picture(sample.instances, sample.parts), packing)
-    rng = np.random.default_rng([sample.seed, 71])
-    line: dict[str, Any] = {
-        "image": f"{name}{packing.ending}",
-        "ids": f"{name}.png",
-        "scene": sample.scene.kind,
-        "seed": sample.seed,
-        "split": sample.split,
-        "size": list(sample.instances.shape),
-        "regions": [region_line(region, rng) for region in sample.regions],
-    }
-    if depth:
-        write_ids(folder / f"{name}.depth.png", np.clip(sample.depth_m * 1000, 0, 65535).astype(np.uint16))
-        line |= {
-            "depth_mm": f"{name}.depth.png",
-            "intrinsics": sample.intrinsics.tolist(),
-            "pose": sample.pose.tolist(),
-        }
-    return line
-
-
-def write_video(folder: Path, name: str, sample: VideoSample, packing: Packing = FAST) -> dict[str, Any]:
-    """Writes one video's frames into folder/name; its index line is returned."""
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    names = [f"{name}/{index:03d}" for index in range(len(sample.frames))]
-    for index, stem in enumerate(names):
-        write_picture(folder / f"{stem}{packing.ending}", sample.frames[index], packing)
-        write_ids(folder / f"{stem}.png", id_picture(sample.instances[index]), packing)
-    fps = 1 / float(sample.times_s[1] - sample.times_s[0])
-    rng = np.random.default_rng([sample.seed, 73])
-    return {
-        "frames": [f"{stem}{packing.ending}" for stem in names],
-        "ids": [f"{stem}.png" for stem in names],
-        "fps": round(fps, 3),
-        "scene": sample.scene.kind,
-        "seed": sample.seed,
-        "split": sample.split,
-        "actor": sample.actor,
-        "regions": [object_line(thing, len(names), fps, rng) for thing in sample.objects],
-    }
-
-
-def write_index(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
-    """index.jsonl, one sample a line; it appears at once when complete."""
-    part = folder / "index.jsonl.part"
-    part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    os.replace(part, folder / "index.jsonl")

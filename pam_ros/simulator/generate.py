@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pam_ros.datasets.shards import INDEX, ShardWriter
+
 SEEDS_PER_RUN = 1_000_000
 IMAGES_PER_SHARD, VIDEOS_PER_SHARD = 64, 4
 VIDEO_RATES_FPS = (4.0, 6.0, 8.0)
@@ -59,35 +61,29 @@ class ShardDone:
 
 def render_shard(job: ShardJob) -> ShardDone:
     """Renders one shard; stops early, but cleanly, when its time is over."""
-    from pam_ros.simulator import export as shards
-    from pam_ros.simulator import samples as dataset  # here, so that a worker sees MUJOCO_GL first
+    from pam_ros.simulator import samples  # here, so that a worker sees MUJOCO_GL first
+    from pam_ros.simulator.export import exported_image, exported_video
 
     final = job.out / job.name
-    if (final / "index.jsonl").exists():
+    if (final / INDEX).exists():
         return ShardDone(job.kind, 0, 0)
     folder = job.out / f".{job.name}.{os.getpid()}"
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = []
+    writer = ShardWriter(folder)
     for index in range(job.first, job.last):
         if time.time() > job.until:
             break
         seed = job.seed * SEEDS_PER_RUN + index
         if job.kind == "images":
-            lines.append(
-                shards.write_image(
-                    folder,
-                    f"{index - job.first:04d}",
-                    dataset.image_sample(seed, job.split, job.width, job.height, job.open_meshes),
-                )
-            )
+            image = samples.image_sample(seed, job.split, job.width, job.height, job.open_meshes)
+            writer.add(f"{index - job.first:04d}", exported_image(image))
             continue
         fps = VIDEO_RATES_FPS[int(np.random.default_rng([seed, 5]).integers(len(VIDEO_RATES_FPS)))]
-        video = dataset.video_sample(seed, job.split, job.frames, fps, job.width, job.height, job.open_meshes)
-        lines.append(shards.write_video(folder, f"v{index - job.first}", video))
-    if lines:
-        shards.write_index(folder, lines)
+        video = samples.video_sample(seed, job.split, job.frames, fps, job.width, job.height, job.open_meshes)
+        writer.add(f"v{index - job.first}", exported_video(video))
+    if len(writer):
+        writer.close()
         folder.rename(final)
-    return ShardDone(job.kind, len(lines), len(lines) * (1 if job.kind == "images" else job.frames))
+    return ShardDone(job.kind, len(writer), len(writer) * (1 if job.kind == "images" else job.frames))
 
 
 def plan(
@@ -139,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--height", type=int, default=384)
     parser.add_argument(
-        "--open-meshes", type=float, default=0.0, help="share of meshes by others, see `pam scenes meshes`"
+        "--open-meshes", type=float, default=0.0, help="fraction of open meshes, see `pam scenes meshes`"
     )
     options = parser.parse_args(arguments)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS"):

@@ -1,8 +1,8 @@
 """`python -m pam_ros.training.ablations`: the paper's ablations (tables 5 to 7), by the recipes cut short.
 
-Every variant starts from the same segmenter and language model, with Perceiver and projector drawn anew, and
-trains for the same time on one device. What several variants need is done once: SAM 2's region_features where the
-Perceiver reads the same, stages with the same past. What is finished is not run again.
+Every variant starts from the same segmenter and language model with a new Perceiver and projector, and trains
+equally long on one device. Work that several variants need is done once: region features for the same input
+of the Perceiver, and stages with the same history. Finished stages are not run again.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from pam_ros.evaluation.samples import Kind, Samples, read_folder
-from pam_ros.evaluation.stream import PERIOD_S, chosen_regions, events_are_right, told
+from pam_ros.datasets.schema import Kind
+from pam_ros.evaluation.samples import Samples, read_data
+from pam_ros.evaluation.stream import PERIOD_S, captioned_clips, chosen_regions, events_are_right
 from pam_ros.evaluation.texts import function_is_right, label_is_right
 from pam_ros.model.config import PerceiverInput
 from pam_ros.model.interface import PerceptionModel
@@ -34,12 +35,12 @@ from pam_ros.training.features.feature_store import StageCache
 from pam_ros.training.run import run_stage
 
 SEED = 0  # of the new Perceivers and projectors
-SHARES = {"stage1": 0.2, "stage1_5": 0.2}  # of a variant's minutes; stage 2 takes what is left
+FRACTIONS = {"stage1": 0.2, "stage1_5": 0.2}  # of a variant's minutes; stage 2 takes the rest
 FINISHED = "finished"  # file in the folder of a stage that ended
-LAST_LINES = 5  # of figures.jsonl, 20 steps each: what the teacher-forced figures are means of
+LAST_LINES = 5  # of figures.jsonl, 20 steps each: the teacher-forced figures are means over them
 FIGURES = ("loss", "token", "label", "video_loss", "video_token")  # as figures.jsonl names them
-ANSWER_TOKENS = 96  # what is longer is wrong here anyway
-TOLD = Language.EN  # of the streaming captions
+ANSWER_TOKENS = 96  # longer answers are wrong here anyway
+CAPTION_LANGUAGE = Language.EN
 Results = dict[str, dict[str, float]]  # by variant: `steps`, figures of `FIGURES`, metrics of `pam evaluate`
 
 
@@ -53,18 +54,18 @@ class Variant:
     input: PerceiverInput = PerceiverInput.AFTER
     stages: tuple[str, ...] = ("stage1", "stage1_5", "stage2")
     carry_over: bool = True  # in training
-    carry_over_told: bool = True  # while the trained model's streaming captions are checked
+    carry_over_tested: bool = True  # when the trained model captions videos
 
 
-# In this order the region_features of one input are computed once.
+# In this order the region features of one input are computed once.
 VARIANTS = (
     Variant("standard", "16 semantic tokens, stage 1.5, input after the transformer, carry-over"),
     Variant("tokens_0", "no semantic tokens", semantic_tokens=0),
     Variant("tokens_4", "4 semantic tokens", semantic_tokens=4),
     Variant("tokens_64", "64 semantic tokens", semantic_tokens=64),
     Variant("without_stage1_5", "stage 2 starts from stage 1's model", stages=("stage1", "stage2")),
-    Variant("carry_over_off", "neither trained nor told with it", carry_over=False, carry_over_told=False),
-    Variant("carry_over_off_later", "the standard, told without carry-over", carry_over_told=False),
+    Variant("carry_over_off", "no carry-over at all", carry_over=False, carry_over_tested=False),
+    Variant("carry_over_off_later", "the standard, tested without carry-over", carry_over_tested=False),
     Variant("input_image_before", "image embedding from before", input=PerceiverInput.IMAGE_BEFORE),
     Variant("input_before", "image embedding and mask tokens from before", input=PerceiverInput.BEFORE),
 )  # fmt: skip
@@ -74,34 +75,34 @@ TITLES |= {"label_accuracy_zh": "label zh", "function_accuracy": "function", "ev
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is run."""
+    """What to run."""
 
     model: Path  # folder after stage 0 and the language stage
-    data: tuple[str, ...]  # to train on, as `source.open_sources` reads it
-    out: Path  # where everything is written
+    data: tuple[str, ...]  # to train on, as `datasets.registry.open_sources` opens them
+    out: Path  # folder for all results
     minutes: float  # of training, for each variant
     test: Path | None = None  # folder of shards with held-out scenes
     overrides: tuple[str, ...] = ()  # `key=value` for every stage
 
 
 def run_ablations(plan: Plan, variants: Sequence[Variant]) -> Results:
-    """Runs the variants that `plan.out` has no result of; returns all results there.
+    """Runs the variants without a result in `plan.out`; returns all results there.
 
-    Raises TrainingError where `plan.out` holds results of another training time.
+    Raises TrainingError if `plan.out` holds results of another training time.
     """
     results = _read_results(plan)
-    samples = None if plan.test is None else read_folder(plan.test)
+    samples = None if plan.test is None else read_data(plan.test)
     base = load_model(str(plan.model), device="cpu", dtype="float32")
-    kept = StageCache()
+    cache = StageCache()
     for variant in variants:
         if variant.name not in results:
-            folder = _trained(plan, base, variant, kept)
+            folder = _trained(plan, base, variant, cache)
             scores = teacher_forced(folder / "figures.jsonl")
             if samples is not None:
-                print(f"{variant.name}: checking what it says", flush=True)
-                pam = load_model(str(folder / "model"))  # on a GPU where there is one
+                print(f"{variant.name}: checking its texts", flush=True)
+                pam = load_model(str(folder / "model"))  # on a GPU if there is one
                 pam.text.max_new_tokens = ANSWER_TOKENS
-                scores |= check(pam, samples, carry_over=variant.carry_over_told)
+                scores |= check(pam, samples, carry_over=variant.carry_over_tested)
                 pam.close()
                 _free()
             results[variant.name] = scores
@@ -112,8 +113,8 @@ def run_ablations(plan: Plan, variants: Sequence[Variant]) -> Results:
 # ---- training
 
 
-def _trained(plan: Plan, base: Pam, variant: Variant, kept: StageCache) -> Path:
-    """Runs the variant's stages, but for those that are finished; returns the last one's folder."""
+def _trained(plan: Plan, base: Pam, variant: Variant, cache: StageCache) -> Path:
+    """Runs the variant's unfinished stages; returns the last stage's folder."""
     recipes = share_folder("config", "training/*.yaml") / "training"
     start = f"tokens_{variant.semantic_tokens}-{variant.input.value}"
     folder, past, left = plan.out / start, [start], plan.minutes
@@ -125,13 +126,13 @@ def _trained(plan: Plan, base: Pam, variant: Variant, kept: StageCache) -> Path:
         off = config.video_fraction > 0 and not variant.carry_over
         past.append(f"{stage}_no_carry_over" if off else stage)
         folder = plan.out / "-".join(past)
-        minutes = SHARES[stage] * plan.minutes if stage in SHARES else left
+        minutes = FRACTIONS[stage] * plan.minutes if stage in FRACTIONS else left
         left -= minutes
         if not (folder / FINISHED).is_file():
             print(f"{variant.name}: {folder.name}, {minutes:.2f} minutes", flush=True)
-            shutil.rmtree(folder, ignore_errors=True)  # broken off
+            shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
             config = replace(config, model=str(model), data=plan.data, out=str(folder), max_minutes=minutes)
-            run_stage(replace(config, carry_over=0.0) if off else config, kept=kept)
+            run_stage(replace(config, carry_over=0.0) if off else config, cache=cache)
             shutil.rmtree(folder / "checkpoint")
             (folder / FINISHED).touch()
             _free()
@@ -139,7 +140,7 @@ def _trained(plan: Plan, base: Pam, variant: Variant, kept: StageCache) -> Path:
 
 
 def renewed(base: Pam, variant: Variant) -> Pam:
-    """The base's segmenter and language model with a Perceiver and projector of the variant, drawn anew."""
+    """The base's segmenter and language model with a new Perceiver and projector of the variant."""
     old = base.architecture.perceiver
     perceiver = replace(old, semantic_tokens=variant.semantic_tokens, input=variant.input)
     with torch.random.fork_rng(devices=[]):
@@ -151,17 +152,17 @@ def renewed(base: Pam, variant: Variant) -> Pam:
 
 
 def _free() -> None:
-    """What accelerate prepared refers to itself, and holds a past stage's region_features until it is collected."""
+    """Frees a past stage's features: the objects that accelerate prepared refer to themselves."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-# ---- what it is worth
+# ---- scores
 
 
 def teacher_forced(figures: Path) -> dict[str, float]:
-    """Steps and final figures of a stage, on training data: loss, shares of right tokens and right labels."""
+    """Steps and final figures of a stage on training data: loss, fractions of right tokens and labels."""
     lines = [json.loads(line) for line in figures.read_text(encoding="utf-8").splitlines()]
     last: dict[str, list[float]] = defaultdict(list)
     for line in lines[-LAST_LINES:]:
@@ -173,9 +174,9 @@ def teacher_forced(figures: Path) -> dict[str, float]:
 
 
 def check(model: PerceptionModel, samples: Samples, *, carry_over: bool) -> dict[str, float]:
-    """What the model says about whole objects and in streaming captions, by the rules of `pam evaluate`.
+    """Accuracy of texts of whole objects and of streaming captions, by the rules of `pam evaluate`.
 
-    Less than `pam evaluate`: no wording, no continuity, captions in English only.
+    It computes less than `pam evaluate`: no wording, no continuity, captions in English only.
     """
     right: dict[str, list[bool]] = defaultdict(list)
     for image in samples.images:
@@ -190,9 +191,14 @@ def check(model: PerceptionModel, samples: Samples, *, carry_over: bool) -> dict
                 elif language is Language.EN:
                     right["function_accuracy"].append(function_is_right(text.text, language, region))
     for video in samples.videos:
-        for clips in told(model, video, chosen_regions(video), TOLD, PERIOD_S, carry_over).values():
-            judged = [clip for clip in clips if clip.events]
-            right["event_accuracy"] += [events_are_right(clip.text, TOLD, clip.events) for clip in judged]
+        places = chosen_regions(video)
+        captioned = captioned_clips(model, video, places, CAPTION_LANGUAGE, PERIOD_S, carry_over)
+        right["event_accuracy"] += [
+            events_are_right(clip.text, CAPTION_LANGUAGE, clip.events)
+            for clips in captioned.values()
+            for clip in clips
+            if clip.events
+        ]
     return {metric: sum(values) / len(values) for metric, values in right.items()}
 
 
@@ -205,8 +211,10 @@ def _read_results(plan: Plan) -> Results:
         return {}
     record = json.loads(path.read_text(encoding="utf-8"))
     if (minutes := record["minutes"]) != plan.minutes:
-        had = f"{path} holds variants trained for {minutes:g} minutes each, not {plan.minutes:g}"
-        raise TrainingError(f"{had}; give that many, or another folder")
+        raise TrainingError(
+            f"{path} holds variants trained for {minutes:g} minutes each, not {plan.minutes:g}; "
+            "give the same number or another folder"
+        )
     found: Results = record["variants"]
     return found
 
@@ -220,7 +228,7 @@ def _write_results(plan: Plan, results: Results) -> None:
 
 
 def table(results: Results) -> str:
-    """Markdown. The first figures are teacher-forced, on training data; the last are of generated texts."""
+    """Markdown. The first figures are teacher-forced on training data, the last are of generated texts."""
     rows = [["variant", "what", "steps", *TITLES.values()], ["---"] * 2 + ["--:"] * (1 + len(TITLES))]
     for variant in VARIANTS:
         if scores := results.get(variant.name):
@@ -246,7 +254,7 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown := sorted(set(wanted) - set(names)):
         parser.error(f"--only names {', '.join(unknown)}; allowed: {', '.join(names)}")
     if not given.minutes > 0:
-        parser.error(f"--minutes is a time above 0, not {given.minutes:g}")
+        parser.error(f"--minutes is {given.minutes:g}; give a time above 0")
     plan = Plan(given.model, tuple(given.data), given.out, given.minutes, given.test, tuple(given.set))
     print(table(run_ablations(plan, [variant for variant in VARIANTS if variant.name in wanted])))
     PartialState().destroy_process_group()

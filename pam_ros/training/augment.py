@@ -1,4 +1,4 @@
-"""Random views of training pictures, on the device: mirror, zoom, light and colour, things in the way."""
+"""Random views of training pictures, on the device: mirror, zoom, light and colour, occlusion."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Generator, Tensor
 
 from pam_ros.training.prompting import random_numbers
 
-COVERED, CUT_AWAY = 0.4, 0.15  # shares of videos in which something moves in front, or the view is gone
-ZOOM = (0.5, 1.0)  # share of the picture that is seen
+COVERED, CUT_AWAY = 0.4, 0.15  # fractions of videos in which something moves in front, or hides everything
+ZOOM = (0.5, 1.0)  # fraction of the picture that is seen
 STRETCH = 0.85  # at least, of one axis against the other
-WHOLE = 0.4  # share of pictures that are seen whole, as at inference
+WHOLE = 0.4  # fraction of pictures that are seen whole, as at inference
 
 
 def colours(pixels: Tensor, generator: Generator) -> Tensor:
@@ -30,8 +30,13 @@ def colours(pixels: Tensor, generator: Generator) -> Tensor:
     return (changed * factor(0.06, channels=3)).clamp(0, 255)
 
 
-def views(pixels: Tensor, ids: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Pixels (N, T, 3, S, S) float, ids (N, T, S, S) int16: mirrored and zoomed, alike within a video."""
+def views(
+    pixels: Tensor, owners: Tensor, masks: Tensor, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mirrored and zoomed, alike within a video.
+
+    Pixels (N, T, 3, S, S) float, owners (N, T, S, S) int16, masks (N, R, T, S, S) bool.
+    """
     count, side = pixels.shape[0], pixels.shape[-1]
     low, high = ZOOM
     zoom = low + (high - low) * random_numbers(generator, count, 1)
@@ -47,20 +52,24 @@ def views(pixels: Tensor, ids: Tensor, generator: Generator) -> tuple[Tensor, Te
     def seen(picture: Tensor, mode: str) -> Tensor:
         return F.grid_sample(picture, grid, mode=mode, padding_mode="reflection", align_corners=False)
 
-    moved = seen(ids.float(), "nearest").to(ids.dtype)
-    return seen(pixels.flatten(1, 2), "bilinear").reshape(pixels.shape), moved
+    moved = seen(pixels.flatten(1, 2), "bilinear").reshape(pixels.shape)
+    moved_masks = seen(masks.flatten(1, 2).float(), "nearest").reshape(masks.shape) > 0
+    return moved, seen(owners.float(), "nearest").to(owners.dtype), moved_masks
 
 
-def occlusions(pixels: Tensor, ids: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Videos (N, T, 3, S, S), ids (N, T, S, S), T > 1: a piece of another video moves in front, or all.
+def occlusions(
+    pixels: Tensor, owners: Tensor, masks: Tensor, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A piece of another video moves in front of some videos, or hides all of them for a while.
 
-    The first frame, where regions are prompted, stays free. Where something is in front, ids are 0: nothing.
+    Tensors are those of `views`, T > 1. The first frame, in which regions are prompted, stays free. Where
+    something is in front, owners are 0 and masks empty.
     """
     count, frames, _, side, _ = pixels.shape
     chance = random_numbers(generator, count)
     start = 1 + (random_numbers(generator, count) * (frames - 1)).long()
     length = 1 + (random_numbers(generator, count) * (frames - 1)).long()
-    size = 0.15 + 0.45 * random_numbers(generator, count, 2)  # (x, y), shares of the side
+    size = 0.15 + 0.45 * random_numbers(generator, count, 2)  # (x, y), fractions of the side
     begin, way = random_numbers(generator, count, 2), random_numbers(generator, count, 2) * 1.2 - 0.6
     time = torch.arange(frames, device=pixels.device)
     during = (time >= start[:, None]) & (time < (start + length)[:, None])  # (N, T)
@@ -70,4 +79,5 @@ def occlusions(pixels: Tensor, ids: Tensor, generator: Generator) -> tuple[Tenso
     cover = inside[:, :, 1, :, None] & inside[:, :, 0, None, :]  # (N, T, S, S)
     cover |= (chance < CUT_AWAY)[:, None, None, None]
     cover &= (during & (chance < CUT_AWAY + COVERED)[:, None])[:, :, None, None]
-    return torch.where(cover[:, :, None], pixels.roll(1, 0), pixels), ids.masked_fill(cover, 0)
+    covered = torch.where(cover[:, :, None], pixels.roll(1, 0), pixels)
+    return covered, owners.masked_fill(cover, 0), masks & ~cover[:, None]

@@ -31,48 +31,47 @@ class StageKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StageConfig:
-    """One stage. Every value has its unit and range here and nowhere else.
+    """One stage. Every value has its unit and range here and nowhere else. Fractions are 0..1.
 
     Attributes:
         kind: segment, language or caption.
         model: folder (or name) of the model to start from.
         fresh: start from the folder's architecture with weights drawn from `seed`, not from its weights.
-        data: folders of training data, as `source.open_sources` reads them.
+        data: training data, as `datasets.registry.open_sources` opens them.
         out: folder for checkpoints, curves and the trained model (in `out`/model).
         train: the parts whose weights change; all others stay bit-identical.
         steps: planned optimiser steps, 1.. ; the schedule runs over them.
-        max_minutes: the stage ends cleanly after this long, its schedule squeezed to fit; 0 = no limit.
+        max_minutes: the stage ends cleanly after this long, with its schedule squeezed to fit; 0 = no limit.
         batch: images (segment) or regions (language, caption) a step and process.
         learning_rate: peak, after warm-up; part_rates: other peaks for some parts.
-        warmup: share of the schedule, 0..0.5; final_rate: where its cosine ends, as a share of the peak.
+        warmup: fraction of the schedule, 0..0.5; final_rate: end of its cosine, as a fraction of the peak.
         weight_decay, clip_norm: AdamW's decay; largest gradient norm.
         precision: fp32, or bf16 (autocast).
         workers: processes that decode frames: all at the start, or by step (caption without cache_features).
-        store: where decoded frames are kept: device, or host where they do not fit on it.
+        store: device, or host if the decoded frames do not fit on it.
         save_minutes: time between checkpoints.
         image_regions: regions a step of each image.
-        video_fraction: share of steps on videos, 0..1; video_after: from which step on (segment).
+        video_fraction: fraction of steps on videos; video_after: first step with videos (segment).
         video_batch: videos (segment) or clips (caption) a step; video_frames, video_regions: of each video.
         loss_size: side of the grid on which masks are compared, pixels.
-        correction: share of steps in which a second click corrects a mask.
-        words_weight: weight of the auxiliary losses that ask SAM 2's features for names, words and places.
-        group_weight: weight of the auxiliary loss that asks them which pixels belong together.
-        answers: how many questions are asked of each region and answered at once (language, caption).
+        correction: fraction of steps in which a second click corrects a mask.
+        words_weight: weight of the auxiliary losses that predict labels, words, boxes from SAM 2's features.
+        group_weight: weight of the auxiliary loss that predicts which pixels belong together.
+        answers: number of questions about each region, learned at once (language, caption).
         tasks: weight of each image task; languages: those trained.
-        clip_frames: how many frames a clip may have, drawn per step.
-        static_fraction: share of clips of regions of which the data say that nothing changes in the whole video.
-        event_balance: how far frequent events are told of less often, 0 (not) .. 1 (all alike), in clips of
-            regions that change.
-        carry_over: share of clips that begin with the last frame of the one before (paper, section 3.1).
-        box_fraction: share of regions prompted by a box alone, 0..1; 1 where the data's masks are filled boxes.
-        label_balance: how far frequent labels are asked for less often, 0 (not) .. 1 (all alike).
-        part_fraction: share of questions about pictures that are about parts of things, 0..1. Parts have few
-            names: where they are asked for often, things that are hard to name are called by those.
-        answer_balance: how far answers weigh alike, 0 (tokens do, as in the paper) .. 1 (answers do).
-        box_weight: weight of the auxiliary loss that asks the semantic tokens where the region is.
-        events_weight: weight of the auxiliary loss that asks the language model, after each frame of a clip,
-            what happens in it, and how far the thing has moved; where the data say so.
-        cache_features: keep what the Perceiver reads of every region in memory; 0 = off, else prompts per region.
+        clip_frames: numbers of frames that a clip may have, drawn per step.
+        static_fraction: fraction of clips of regions to which nothing happens in the whole video.
+        event_balance: 0 (events of other clips come as in the data) .. 1 (all equally often).
+        carry_over: fraction of clips that begin with the last frame of the one before (paper, section 3.1).
+        box_fraction: fraction of regions prompted by a box alone; 1 if the data have boxes and no masks.
+        label_balance: 0 (labels come as in the data) .. 1 (all equally often).
+        part_fraction: fraction of questions about pictures that are about parts of objects. Parts have few
+            labels; if they come often, objects that are hard to name are called by these.
+        answer_balance: 0 (every token weighs the same, as in the paper) .. 1 (every answer does).
+        box_weight: weight of the auxiliary loss that predicts the region's box from the semantic tokens.
+        events_weight: weight of the auxiliary loss that predicts, after each frame of a clip, what happens in
+            it and how far the object has moved; for data that say so.
+        cache_features: keep the decoder features of every region in memory; 0 = off, else prompts per region.
         compile: on a GPU, fuse SAM 2's encoder with torch.compile (segment): faster steps after a minute.
     """
 

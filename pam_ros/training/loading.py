@@ -1,4 +1,4 @@
-"""Which samples come at which step: decided by seed and step alone, so that a resumed run goes on exactly."""
+"""Chooses the samples of a step from seed and step alone, so that a resumed run goes on exactly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def samples_of_step(step: int, *, length: int, batch: int, seed: int) -> NDArray[np.int64]:
-    """(batch,) indices below `length` at a step; every sample comes once an epoch."""
+    """(batch,) indices below `length` of a step; every sample comes once an epoch."""
     places = [divmod(place, length) for place in range(step * batch, (step + 1) * batch)]
     return np.array([_order(length, seed, epoch)[row] for epoch, row in places])
 
@@ -19,11 +19,11 @@ def _order(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, epoch)).permutation(length)
 
 
-def is_video_step(step: int, share: float, after: int = 0) -> bool:
-    """True for `share` of the steps from `after` on, evenly spread."""
-    return video_steps_before(step + 1, share, after) > video_steps_before(step, share, after)
+def is_video_step(step: int, fraction: float, after: int = 0) -> bool:
+    """True for `fraction` of the steps from `after` on, evenly spread."""
+    return video_steps_before(step + 1, fraction, after) > video_steps_before(step, fraction, after)
 
 
-def video_steps_before(step: int, share: float, after: int = 0) -> int:
+def video_steps_before(step: int, fraction: float, after: int = 0) -> int:
     """How many of the steps 0..step (end exclusive) are video steps."""
-    return int(max(0, step - after) * share)
+    return int(max(0, step - after) * fraction)

@@ -1,6 +1,6 @@
 """SAM 2's losses: focal and dice on masks, L1 on the IoU estimate, cross entropy on presence.
 
-Letters: A answers, B regions, K mask tokens (0 alone, 1..3 as alternatives), L side of the grid compared on.
+Letters: A answers, B regions, K mask tokens (0 alone, 1..3 as alternatives), L side of the compared grid.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from pam_ros.model.vision.segmenter import SegmentedBatch
 
-# SAM 2 has dice 1 and alpha 0.25; from nothing, and with small regions, that begins with empty masks.
+# SAM 2 has dice 1 and alpha 0.25. Without pretraining, and with small regions, that gives empty masks first.
 FOCAL_WEIGHT, DICE_WEIGHT, IOU_WEIGHT, PRESENCE_WEIGHT = 20.0, 5.0, 1.0, 2.0
 FOCAL_ALPHA, FOCAL_GAMMA = 0.5, 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class MaskLosses:
-    """Scalars; `total` is optimised, the others are for the curves."""
+    """Scalars; `total` is optimised, the others are figures for the curves."""
 
     total: Tensor
     iou_first: Tensor  # true IoU of mask token 0 over the regions in view, in the first answer
@@ -32,7 +32,7 @@ class MaskLosses:
 def compare_masks(masks: Tensor, truth: Tensor, loss_size: int) -> tuple[Tensor, Tensor]:
     """Mask logits (M, K, h, w) and their true masks (M, S, S) bool → (M, K) losses, (M, K) true IoUs."""
     size = (loss_size, loss_size)
-    target = F.adaptive_avg_pool2d(truth.float()[:, None], loss_size)  # soft at the rim
+    target = F.adaptive_avg_pool2d(truth.float()[:, None], loss_size)  # soft at the border
     logits = F.interpolate(masks.float(), size=size, mode="bilinear", align_corners=False)  # (M, K, L, L)
     losses = FOCAL_WEIGHT * _focal(logits, target) + DICE_WEIGHT * _dice(logits, target)
     return losses, _ious(logits.detach() > 0, target > 0.5)
@@ -45,10 +45,10 @@ def mask_losses(
     loss_size: int,
     compare: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] = compare_masks,
 ) -> MaskLosses:
-    """A answers about B regions each, and their true masks (B, S, S) bool: every answer counts alike.
+    """The losses of A answers about B regions each, with true masks (B, S, S) bool; answers weigh the same.
 
-    A region without a pixel is absent and has no mask to compare. All answers are compared at once: frame by
-    frame the many small steps would keep a GPU waiting. `compare`: `compare_masks`, or that compiled.
+    A region without a pixel is absent; its mask is not compared. All answers are compared at once, since many
+    small steps would keep a GPU waiting. `compare`: `compare_masks`, or the compiled one.
     """
     truth = torch.stack(list(truths))  # (A, B, S, S)
     count = truth.shape[0]

@@ -1,4 +1,4 @@
-"""The model's parts as training sees them: built or loaded, frozen or not, with their learning rates."""
+"""The model's parts in training: building or loading them, freezing, and learning rates."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ NO_DECAY_DIMENSIONS = 1  # biases, norms and single vectors are not decayed
 
 
 def open_model(config: StageConfig) -> Pam:
-    """The model a stage starts from, float32 on the CPU; `fresh`: its architecture, weights from the seed."""
+    """The model a stage starts from, float32 on the CPU; `fresh` draws its weights from the seed."""
     pam = _fresh(config) if config.fresh else load_model(config.model, device="cpu", dtype="float32")
     for module in pam.modules():
         if isinstance(module, PositionEmbeddingSine):
-            module.cache.clear()  # filled in inference mode, which gradients cannot pass
+            module.cache.clear()  # it was filled in inference mode, through which gradients cannot flow
     return pam
 
 
@@ -51,7 +51,7 @@ def _fresh(config: StageConfig) -> Pam:
 
 
 def part_of(name: str) -> str:
-    """Which part a parameter belongs to; a stage's own head trains with what it hangs on."""
+    """The part that a parameter belongs to; a stage's own heads count as the segmenter's."""
     for part in PARTS:
         if name.startswith(part + "."):
             return part
@@ -59,7 +59,7 @@ def part_of(name: str) -> str:
 
 
 def freeze_all_but(pam: Pam, trained: Sequence[str]) -> None:
-    """Only parameters of the named parts get gradients."""
+    """Gives gradients to parameters of the named parts only."""
     for name, parameter in pam.named_parameters():
         parameter.requires_grad_(part_of(name) in trained)
 

@@ -1,6 +1,6 @@
-"""Prompts drawn from true masks as a user would give them: clicks, boxes a little off, corrections.
+"""Draws prompts from true masks as a user would give them: clicks, imprecise boxes, corrections.
 
-Generators live on the device of the masks.
+Generators are on the device of the masks.
 
 Letters: B regions, S side of the input, K clicks.
 """
@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-ONE_CLICK = 0.75  # of what is not prompted by a box alone
-BOX_JITTER = 0.08  # standard deviation of a box corner, in box sides
-MIN_PIXELS = 24  # of a region in its first frame, at input size
+ONE_CLICK = 0.75  # fraction of the regions that are not prompted by a box alone
+BOX_JITTER = 0.08  # standard deviation of a box corner, as a fraction of the box side
+MIN_PIXELS = 24  # least size of a region in its first frame, at input size
 MOST_PROCESSES = 4096  # a step's seed is a multiple of it, plus the process's number
-QUARTER = 4  # pixels: neighbourhoods are looked at this coarsely, as large windows cost most of a step
+QUARTER = 4  # pixels: resolution of neighbourhoods, since large windows would take most of a step
 
 
 class Clicks(NamedTuple):
@@ -34,9 +34,9 @@ def random_numbers(generator: Generator, *shape: int) -> Tensor:
 
 
 def on_host(generator: Generator, purpose: int) -> Generator:
-    """For choices that steer the program, which must not wait for the device; one for each purpose.
+    """A generator on the host, one for each purpose, for choices that must not wait for the device.
 
-    Alike on all processes, so that none waits for another's longer step.
+    It is the same on all processes, so that none waits for another's longer step.
     """
     return Generator().manual_seed(generator.initial_seed() // MOST_PROCESSES * 16 + purpose)
 
@@ -49,7 +49,7 @@ def _pick(weights: Tensor) -> Tensor:
 
 
 def _nearby(masks: Tensor, side: int, pool: Callable[..., Tensor]) -> Tensor:
-    """(B, S, S) float → (B, S, S): what `pool` says of about `side` pixels around each, to QUARTER pixels."""
+    """(B, S, S) float → (B, S, S): `pool` over about `side` pixels around each, at a QUARTER resolution."""
     quarter = F.avg_pool2d(masks[:, None], QUARTER)
     window = max(3, side // QUARTER) | 1
     found = pool(quarter, window, stride=1, padding=window // 2)
@@ -57,7 +57,7 @@ def _nearby(masks: Tensor, side: int, pool: Callable[..., Tensor]) -> Tensor:
 
 
 def click(masks: Tensor, generator: Generator) -> Clicks:
-    """One positive click each on (B, S, S) bool: half of them anywhere, half well inside."""
+    """One positive click for each of (B, S, S) bool: half of them anywhere, half well inside."""
     inside = masks.float()
     noise = random_numbers(generator, *masks.shape)
     depth = _nearby(inside, masks.shape[2] // 16, F.avg_pool2d)
@@ -68,7 +68,7 @@ def click(masks: Tensor, generator: Generator) -> Clicks:
 
 
 def tight_boxes(masks: Tensor) -> Tensor:
-    """(…, S, S) bool → (…, 4) float32 x1, y1, x2, y2, far edges exclusive. Empty masks: the whole picture."""
+    """(…, S, S) bool → (…, 4) float32 (x1, y1, x2, y2), far edges exclusive; (0, 0, S, S) if empty."""
     side, sides = masks.shape[-1], (masks.any(-2).int(), masks.any(-1).int())
     low = [seen.argmax(-1) for seen in sides]
     high = [side - seen.flip(-1).argmax(-1) for seen in sides]
@@ -76,7 +76,7 @@ def tight_boxes(masks: Tensor) -> Tensor:
 
 
 def box(masks: Tensor, generator: Generator) -> Clicks:
-    """Tight boxes of (B, S, S) bool, two thirds of them a little off. Empty masks: the whole picture."""
+    """Tight boxes of (B, S, S) bool, two thirds of them jittered; (0, 0, S, S) if a mask is empty."""
     side, corners = masks.shape[2], tight_boxes(masks).reshape(-1, 2, 2)
     spread = (corners[:, 1:] - corners[:, :1]) * BOX_JITTER
     noise = torch.randn(len(masks), 2, 2, generator=generator, device=masks.device).clamp(-1.5, 1.5)
@@ -87,7 +87,7 @@ def box(masks: Tensor, generator: Generator) -> Clicks:
 
 
 def correction(truth: Tensor, found: Tensor, generator: Generator) -> Clicks:
-    """One click each in the error of (B, S, S) bool masks: positive where missed, negative where too much."""
+    """One click in the error of each of (B, S, S) bool masks: positive on a missed pixel, else negative."""
     wrong = truth ^ found
     none = ~wrong.flatten(1).any(1)
     wrong = torch.where(none[:, None, None], truth, wrong)
@@ -106,7 +106,7 @@ def joined(*parts: Clicks) -> Clicks:
 
 
 def first_prompts(masks: Tensor, generator: Generator, box_fraction: float) -> list[Clicks]:
-    """Prompts for B regions in three groups of consecutive regions: one click; a box; something richer."""
+    """Prompts for three groups of consecutive regions, B in all: a click; a box; a richer prompt."""
     count = len(masks)
     clicked = round(ONE_CLICK * (1 - box_fraction) * count)
     boxed = clicked + round(box_fraction * count)

@@ -1,4 +1,4 @@
-"""Which question and answer a region gets, which frames it is shown by, and the token ids of both.
+"""Questions and answers about a region, the frames that show it, and their token ids.
 
 Letters: B samples, L tokens, K tokens to be learned, N answers of all samples.
 """
@@ -12,22 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pam_ros.datasets.schema import Entry, RegionEntry
+from pam_ros.datasets.schema import Clip, SampleRegion
 from pam_ros.model.text.language_model import LanguageModel
 from pam_ros.model.text.prompts import text_after_image
 from pam_ros.records import Language, Task
 from pam_ros.training.config import StageConfig
 
 END = "<|im_end|>"
-FIRST_CAPTION = 0.1  # share of later clips that are shown as if they were the first
+FIRST_CAPTION = 0.1  # fraction of later clips that are asked about without the previous caption
 
 
 @dataclass(frozen=True, slots=True)
 class QAExample:
-    """One question with its answer about a region, and the frames it is shown by."""
+    """One question about a region with its answer, and the frames that show the region."""
 
     frames: tuple[int, ...]
-    question: str  # what follows the visual rows
+    question: str  # the text after the region embeddings
     answer: str
     task: Task
 
@@ -36,18 +36,18 @@ class QAExample:
 class Tokens:
     """Texts of B samples, padded on the right: the questions of each with their answers, one after the other.
 
-    None of them sees another: each stands at the places right after what comes before them all.
+    No question attends to another: the places of each continue those of the text before all of them.
     """
 
     ids: Tensor  # (B, L) int64
     places: Tensor  # (B, L) int64: place within its question and answer, from 0
-    parts: Tensor  # (B, L) int64: to which question and answer of the sample it belongs, from 0; padding: -1
+    parts: Tensor  # (B, L) int64: number of its question in the sample, from 0; padding: -1
     labels: Tensor  # (K,) int64: ids of the tokens to be learned
-    learned: Tensor  # (K,) int64: where in B·L these are
-    answers: Tensor  # (K,) int64: to which of the N answers each belongs
-    weights: Tensor  # (K,) float32: what each of these counts in the loss
-    is_label: Tensor  # (N,) bool: Task.LABEL
-    has_labels: bool  # whether any is a label; known without asking the device
+    learned: Tensor  # (K,) int64: their indices in B·L
+    answers: Tensor  # (K,) int64: number of the answer, of N, that each belongs to
+    weights: Tensor  # (K,) float32: weight of each in the loss
+    is_label: Tensor  # (N,) bool: the answer is a label
+    has_labels: bool  # whether any is; known without waiting for the device
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Tokens:
         """Every tensor changed: pinned, or sent somewhere."""
@@ -58,8 +58,8 @@ class Tokens:
         return Tokens(ids, places, parts, labels, learned, answers, weights, is_label, self.has_labels)
 
 
-def image_tasks_of(region: RegionEntry, config: StageConfig) -> list[tuple[Task, Language]]:
-    """The tasks and languages in which an image example of this region can be given."""
+def image_tasks_of(region: SampleRegion, config: StageConfig) -> list[tuple[Task, Language]]:
+    """The trained tasks and languages that the region has a text for."""
     return [
         key
         for key, texts in region.texts.items()
@@ -67,8 +67,10 @@ def image_tasks_of(region: RegionEntry, config: StageConfig) -> list[tuple[Task,
     ]
 
 
-def image_questions(random: np.random.Generator, region: RegionEntry, config: StageConfig) -> list[QAExample]:
-    """As many different image tasks of a region as are asked of a sample, or all that it has."""
+def image_questions(
+    random: np.random.Generator, region: SampleRegion, config: StageConfig
+) -> list[QAExample]:
+    """Different image tasks of a region: `config.answers` of them, or all that it has."""
     keys = image_tasks_of(region, config)
     weights = np.array([config.tasks[task] for task, _ in keys])
     count = min(config.answers, len(keys))
@@ -80,44 +82,55 @@ def image_questions(random: np.random.Generator, region: RegionEntry, config: St
     return examples
 
 
-def clips_of(entry: Entry, region: RegionEntry, config: StageConfig, frames: int) -> list[tuple[int, int]]:
-    """(sequence, clip) of the region's clips that hold at least `frames` frames."""
+def clips_of(region: SampleRegion, config: StageConfig, frames: int) -> list[tuple[int, int]]:
+    """(sequence, place in it) of the region's clips with at least `frames` frames and a trained language."""
     return [
-        (row, place)
-        for row, sequence in enumerate(region.clips)
+        (number, place)
+        for number, sequence in enumerate(region.clips)
         for place, clip in enumerate(sequence)
-        if clip.end - clip.start >= frames and set(clip.texts) & set(config.languages)
+        if clip.end - clip.start >= frames and set(clip.captions) & set(config.languages)
     ]
 
 
 def clip_questions(
-    random: np.random.Generator, region: RegionEntry, where: tuple[int, int], config: StageConfig, frames: int
+    random: np.random.Generator,
+    region: SampleRegion,
+    where: tuple[int, int],
+    config: StageConfig,
+    frames: int,
 ) -> list[QAExample]:
-    """A clip by `frames` of its frames; with carry-over the first is the last of the clip before.
+    """Asks `config.answers` times about a clip, in other wordings, the languages in turn.
 
-    Asked for as often as questions are asked of a sample, in other wordings, the languages in turn.
+    `frames` frames show it; with carry-over the first of them is the last of the clip before.
     """
     sequence, place = region.clips[where[0]], where[1]
     clip = sequence[place]
-    languages = [code for code in clip.texts if code in config.languages]
+    languages = [code for code in clip.captions if code in config.languages]
     turn = int(random.integers(len(languages)))
-    before = clip.end if clip.backward else clip.start - 1  # the frame before the clip
-    carried = before >= 0 and frames > 1 and random.random() < config.carry_over
+    frame_before = clip.end if clip.backward else clip.start - 1
+    carried = frame_before >= 0 and frames > 1 and random.random() < config.carry_over
     own = _spread(random, clip.start, clip.end, frames - 1 if carried else frames)
-    shown = ((before,) if carried else ()) + (own[::-1] if clip.backward else own)
+    shown = ((frame_before,) if carried else ()) + (own[::-1] if clip.backward else own)
     examples = []
     for number in range(config.answers):
         language = languages[(turn + number) % len(languages)]
-        previous = None
-        if place and language in sequence[place - 1].texts and random.random() >= FIRST_CAPTION:
-            previous = _any(random, sequence[place - 1].texts[language])
+        previous, known = None, _previous_captions(sequence, place, language)
+        if known and random.random() >= FIRST_CAPTION:
+            previous = _any(random, known)
         question = text_after_image(Task.CLIP, language, previous)
-        examples.append(QAExample(shown, question, _any(random, clip.texts[language]), Task.CLIP))
+        examples.append(QAExample(shown, question, _any(random, clip.captions[language]), Task.CLIP))
     return examples
 
 
+def _previous_captions(sequence: Sequence[Clip], place: int, language: Language) -> tuple[str, ...]:
+    """Captions that come before a clip's own: the one that the data ask with, or the clip's before it."""
+    if language in sequence[place].previous:
+        return (sequence[place].previous[language],)
+    return sequence[place - 1].captions.get(language, ()) if place else ()
+
+
 def _spread(random: np.random.Generator, start: int, end: int, count: int) -> tuple[int, ...]:
-    """`count` different frames of start..end (end exclusive), evenly spread but for some jitter."""
+    """`count` different frames of start..end (end exclusive): evenly spread, with jitter."""
     if count == 1:
         return (int(random.integers(start, end)),)
     even = np.linspace(0, end - start - 1, count)
@@ -134,45 +147,45 @@ def _any(random: np.random.Generator, texts: Sequence[str]) -> str:
 
 
 def context_questions(
-    random: np.random.Generator, region: RegionEntry, config: StageConfig
+    random: np.random.Generator, region: SampleRegion, config: StageConfig
 ) -> tuple[str, list[QAExample]] | None:
-    """For the language model alone: a text of the region stands for its rows, and others are asked for."""
+    """For the language model alone: a text of the region in place of its embeddings, and questions."""
     contexts = [
         text
         for (task, _), texts in region.texts.items()
         if task in (Task.DETAIL, Task.EXPLAIN, Task.BRIEF)
         for text in texts
     ]
-    clips = clips_of(Entry(1, ()), region, config, 1)
+    clips = clips_of(region, config, 1)
     if clips and (not image_tasks_of(region, config) or random.random() < config.video_fraction):
         where = clips[int(random.integers(len(clips)))]
         clip = region.clips[where[0]][where[1]]
-        hints = [text for texts in clip.texts.values() for text in texts]
+        captions = [text for texts in clip.captions.values() for text in texts]
         named = [_any(random, contexts)] if contexts else []
-        told = " ".join([*named, _any(random, hints)])
-        return told, clip_questions(random, region, where, config, 1)
+        context = " ".join([*named, _any(random, captions)])
+        return context, clip_questions(random, region, where, config, 1)
     if not contexts or not image_tasks_of(region, config):
         return None
     return _any(random, contexts), image_questions(random, region, config)
 
 
 class Tokenisation:
-    """Texts → padded ids. Remembers what it has seen: the same wordings come again and again."""
+    """Texts → padded ids. Caches the ids of every text, since the same wordings come again and again."""
 
     def __init__(self, language: LanguageModel, answer_balance: float = 0.0) -> None:
         self._language, self._balance = language, answer_balance
-        self._seen: dict[str, list[int]] = {}
+        self._cache: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:
         """Token ids of one text."""
-        if text not in self._seen:
-            self._seen[text] = self._language.encode_text(text)
-        return self._seen[text]
+        if text not in self._cache:
+            self._cache[text] = self._language.encode_text(text)
+        return self._cache[text]
 
     def tokens(self, samples: Sequence[Sequence[QAExample]], contexts: Sequence[str] | None = None) -> Tokens:
         """Questions, answers and end tokens of each sample. Only answers are learned.
 
-        `contexts`: a text for each sample that comes before each of its questions.
+        `contexts`: a text of each sample, which stands before each of its questions.
         """
         count = len(samples)
         ids: list[list[int]] = [[] for _ in range(count)]

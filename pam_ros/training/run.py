@@ -34,6 +34,7 @@ from pam_ros.training.features.feature_store import (
 from pam_ros.training.features.frame_store import FrameStore
 from pam_ros.training.heads.event_head import Events
 from pam_ros.training.modules import fit_for_training, freeze_all_but, open_model, parameter_groups
+from pam_ros.training.outline import outlines_of
 from pam_ros.training.prompting import MOST_PROCESSES
 from pam_ros.training.qa_examples import Tokenisation
 from pam_ros.training.stages.caption_stage import CaptionBatch, CaptionDataset, CaptionStage, TextDataset
@@ -64,17 +65,17 @@ class Progress:
         """For accelerate."""
         self.step, self.minutes = int(state["step"]), float(state["minutes"])
 
-    def share(self, config: StageConfig) -> float:
-        """0..1: by steps or by time, whichever is further, so that a stage short of time still cools down."""
+    def fraction(self, config: StageConfig) -> float:
+        """Done so far, 0..1: by steps or by time, whichever is further, so that the rate always decays."""
         by_time = self.minutes / config.max_minutes if config.max_minutes else 0.0
         return min(1.0, max(self.step / config.steps, by_time))
 
 
-def rate_factor(share: float, warmup: float, final: float) -> float:
+def rate_factor(fraction: float, warmup: float, final: float) -> float:
     """Linear warm-up, then a cosine down to `final`."""
-    if share < warmup:
-        return max(share / warmup, 1e-3)
-    cosine = 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
+    if fraction < warmup:
+        return max(fraction / warmup, 1e-3)
+    cosine = 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
     return final + (1 - final) * cosine
 
 
@@ -106,9 +107,9 @@ class Journal:
 class Stage:
     """A stage that is ready to run: model, data, optimiser, progress."""
 
-    def __init__(self, config: StageConfig, kept: StageCache) -> None:
+    def __init__(self, config: StageConfig, cache: StageCache) -> None:
         self.config = config
-        self._kept = kept
+        self._cache = cache
         self.out = Path(config.out)
         self.accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
         set_seed(config.seed)
@@ -116,16 +117,18 @@ class Stage:
         self.pam = open_model(config)
         fit_for_training(self.pam)
         freeze_all_but(self.pam, config.train)
-        # Each process decodes and keeps its share of the data only.
-        self._everything = open_sources(config.data)
+        everything = open_sources(config.data)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        self.source = process_shard(self._everything, rank, processes)
+        # Each process decodes its part of the samples only; labels, words and events are those of all.
+        self.source = process_shard(everything, rank, processes)
+        self._all_outlines = outlines_of(everything)
+        self.outlines = self._all_outlines[rank::processes]
         self.pam.to(self.accelerator.device)
         module = self._segment() if config.kind is StageKind.SEGMENT else self._caption()
         groups = parameter_groups(module, config)
         optimiser = torch.optim.AdamW(groups, betas=BETAS, fused=self.accelerator.device.type == "cuda")
-        # `evaluation_mode` means: not wrapped for several processes. `_share_gradients` is faster: not every
-        # step asks every part, and looking for those it did not ask takes longer than sending zeros for them.
+        # `evaluation_mode` leaves the module unwrapped. `_average_gradients` is faster: not every step uses
+        # every part, and searching for unused ones takes longer than sending zeros for them.
         self.module = self.accelerator.prepare_model(module, evaluation_mode=True)
         self.optimiser = self.accelerator.prepare_optimizer(optimiser)
         self._trained = [parameter for group in groups for parameter in group["params"]]
@@ -134,19 +137,19 @@ class Stage:
         self.progress = Progress()
         self.accelerator.register_for_checkpointing(self.progress)
 
-    # ---- what is trained on
+    # ---- data
 
     def _segment(self) -> nn.Module:
-        words = Words([region for entry in self._everything.entries for region in entry.regions])
+        words = Words([region for outline in self._all_outlines for region in outline.regions])
         self._by_step: SegmentData | TextDataset | CaptionDataset = SegmentData(
-            self.source.entries, self._frames(), words, self.config, rank=self.accelerator.process_index
+            self.outlines, self._frames(), words, self.config, rank=self.accelerator.process_index
         )
         return SegmentStage(self.pam, words, self.config)
 
     def _frames(self) -> FrameStore:
         """All frames of the data, decoded."""
         device = self.accelerator.device if self.config.store == "device" else torch.device("cpu")
-        store = FrameStore(self.source.entries, self.pam.segmenter.image_size, device)
+        store = FrameStore(self.outlines, self.pam.segmenter.image_size, device)
         with self._bar(len(store.pixels), "decoding", "frame") as bar:
             for count in store.fill(self.source, self.config.workers):
                 bar.update(count)
@@ -160,9 +163,9 @@ class Stage:
         config, store = self.config, None
         tokenisation = Tokenisation(self.pam.language, config.answer_balance)
         rank = self.accelerator.process_index
-        events = Events(self._everything.entries)
+        events = Events(self._all_outlines)
         if config.kind is StageKind.LANGUAGE:
-            self._by_step = TextDataset(self.source, config, tokenisation, rank=rank)
+            self._by_step = TextDataset(self.source, self.outlines, config, tokenisation, rank=rank)
         else:
             if config.cache_features:
                 store = self._features()
@@ -170,6 +173,7 @@ class Stage:
             index = None if store is None else store.index
             self._by_step = CaptionDataset(
                 self.source,
+                self.outlines,
                 config,
                 tokenisation,
                 events,
@@ -181,18 +185,18 @@ class Stage:
         return CaptionStage(self.pam, store, config, events)
 
     def _features(self) -> FeatureStore:
-        config, kept, segmenter = self.config, self._kept, self.pam.segmenter
+        config, cache, segmenter = self.config, self._cache, self.pam.segmenter
         key = feature_key(config, segmenter)
-        if kept.region_features is None or kept.feature_key != key:
-            kept.region_features = None  # gives its memory back first
+        if cache.region_features is None or cache.feature_key != key:
+            cache.region_features = None  # gives its memory back first
             dtype = EIGHT_BITS if config.precision == "bf16" else torch.float32
-            store = FeatureStore(self.source.entries, segmenter, config.cache_features, dtype)
-            total = len(self.source.entries) + len(store.index.closer)
-            with self._bar(total, "what SAM 2 sees", "look") as bar:
-                for count in fill_store(store, self.source, segmenter, config):
+            store = FeatureStore(self.outlines, segmenter, config.cache_features, dtype)
+            total = len(self.outlines) + len(store.index.crops)
+            with self._bar(total, "computing region features", "sample") as bar:
+                for count in fill_store(store, self.source, self.outlines, segmenter, config):
                     bar.update(count)
-            kept.feature_key, kept.region_features = key, store
-        return kept.region_features
+            cache.feature_key, cache.region_features = key, store
+        return cache.region_features
 
     def batches(self) -> Iterator[Batch]:
         """Batches from the next step on, on the device."""
@@ -253,16 +257,16 @@ class Stage:
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         config = self.config
-        factor = rate_factor(self.progress.share(config), config.warmup, config.final_rate)
+        factor = rate_factor(self.progress.fraction(config), config.warmup, config.final_rate)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * factor
-        # A step's randomness comes from its number alone, so a resumed run repeats one that was not stopped.
+        # A step's randomness depends on its number alone, so a resumed run equals an uninterrupted one.
         step = (config.seed * 1_000_003 + self.progress.step) * MOST_PROCESSES
         seed = step + self.accelerator.process_index
         figures: dict[str, Tensor] = self.module(batch, Generator(self.accelerator.device).manual_seed(seed))
         self.accelerator.backward(figures["loss"])
         if self.accelerator.num_processes > 1:
-            self._share_gradients()
+            self._average_gradients()
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), config.clip_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -271,8 +275,8 @@ class Stage:
             "rate": torch.full_like(norm, factor),
         }
 
-    def _share_gradients(self) -> None:
-        """The mean over all processes becomes each one's gradient; sent as one tensor."""
+    def _average_gradients(self) -> None:
+        """Replaces gradients by their mean over all processes, sent as one tensor."""
         found = [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             for parameter in self._trained
@@ -283,9 +287,9 @@ class Stage:
             parameter.grad = part.view_as(parameter)
 
     def _agreed(self, minutes: float) -> float:
-        """The main process's clock, so that all have the same rate and stop at the same step.
+        """The main process's clock, so that all processes have the same rate and stop at the same step.
 
-        Not asked for at every step: each time the device would be waited for.
+        It is read once in `LOG_STEPS` steps, since reading it waits for the device.
         """
         if self.accelerator.num_processes == 1:
             return minutes
@@ -296,14 +300,14 @@ class Stage:
     # ---- checkpoints
 
     def save(self) -> None:
-        """Writes the model as it is, and everything that is needed to go on exactly from here."""
+        """Writes the model as it is, and everything that resuming exactly from here needs."""
         if self.accelerator.is_main_process:
             save_model(self.pam, self.out / "model", dtype=torch.float32)
-        # Not as safetensors: they would drop a head that is tied to the embedding, with a warning each time.
+        # Safetensors would drop a head that is tied to the embedding, and warn each time.
         self.accelerator.save_state(str(self.out / "checkpoint"), safe_serialization=False)
 
     def resume(self) -> None:
-        """Goes on from the checkpoint in `out`. Raises TrainingError where there is none."""
+        """Goes on from the checkpoint in `out`. Raises TrainingError if there is none."""
         folder = self.out / "checkpoint"
         if not folder.is_dir():
             raise TrainingError(f"nothing to resume: {folder} does not exist; start without --resume")
@@ -319,9 +323,9 @@ def _is_video(batch: Batch) -> bool:
     return batch.clip if isinstance(batch, CaptionBatch) else batch.pixels.shape[1] > 1
 
 
-def run_stage(config: StageConfig, *, resume: bool = False, kept: StageCache | None = None) -> Pam:
-    """Runs a stage to its end; returns the trained model (float32). `kept` carries stores between stages."""
-    stage = Stage(config, kept or StageCache())
+def run_stage(config: StageConfig, *, resume: bool = False, cache: StageCache | None = None) -> Pam:
+    """Runs a stage to its end; returns the trained model (float32). `cache`: features of earlier stages."""
+    stage = Stage(config, cache or StageCache())
     if resume:
         stage.resume()
     stage.run()
@@ -351,10 +355,10 @@ def main(arguments: list[str] | None = None) -> None:
         minutes *= len(given.configs)
     if minutes and len(minutes) != len(given.configs):
         parser.error(f"--max-minutes names {len(minutes)} times for {len(given.configs)} stages")
-    kept = StageCache()
+    cache = StageCache()
     for place, path in enumerate(given.configs):
         limit = [f"max_minutes={minutes[place]}"] if minutes else []
-        run_stage(read_config(path, [*given.set, *limit]), resume=given.resume, kept=kept)
+        run_stage(read_config(path, [*given.set, *limit]), resume=given.resume, cache=cache)
     PartialState().destroy_process_group()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -18,7 +19,7 @@ SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 def train_tokenizer(texts: Iterable[str], folder: Path, vocabulary: int) -> None:
     """Trains on `texts` and writes tokenizer.json and tokenizer_config.json into `folder`.
 
-    At most `vocabulary` entries; fewer where the texts do not hold as many pairs.
+    At most `vocabulary` entries; fewer if the texts do not hold as many pairs.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -43,12 +44,11 @@ def texts_of(sources: Sequence[str]) -> Iterator[str]:
     """Every question and every answer of the training data."""
     for task in TASK_TEXT:
         yield text_after_image(*task)
-    for entry in open_sources(sources).entries:
-        for region in entry.regions:
-            yield from (text for texts in region.texts.values() for text in texts)
-            yield from (
-                t for clips in region.clips for clip in clips for texts in clip.texts.values() for t in texts
-            )
+    for sample in open_sources(sources):
+        for region in sample.regions:
+            yield from chain.from_iterable(region.texts.values())
+            for clip in chain.from_iterable(region.clips):
+                yield from chain.from_iterable(clip.captions.values())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

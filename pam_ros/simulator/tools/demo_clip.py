@@ -1,6 +1,7 @@
-"""The robot clip that ships: a gripper lifts a kettle and puts it down, a box covers it, and it slides away.
+"""`python -m pam_ros.simulator.tools.demo_clip --out config/demo`: renders the robot clip that ships.
 
-`python -m pam_ros.simulator.tools.demo_clip --out config/demo` writes clip.mp4 (H.264) and clip.json, its truth.
+A gripper lifts a kettle and puts it down, a box covers it, and it slides away. Writes clip.mp4 (H.264) and
+its truth, clip.json.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Renders the small test set that ships, with every kind of event: `python -m pam_ros.simulator.tools.small_set`.
+"""`python -m pam_ros.simulator.tools.small_set`: renders the small test set that ships.
 
-Pictures and videos of the test split, in the shard format that `pam evaluate --data FOLDER` reads.
-Seeds are consecutive for pictures; videos are chosen, so that few of them hold every event, and things
-that vanish and return.
+Pictures and videos of the test split, as shards that `pam evaluate --data FOLDER` reads. Pictures have
+consecutive seeds; videos are chosen so that a few hold every event, and objects that vanish and return.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from pam_ros.datasets.shards import SMALL, ShardWriter
 from pam_ros.simulator.events.events import Play
-from pam_ros.simulator.export import SMALL, write_image, write_index, write_video
+from pam_ros.simulator.export import exported_image, exported_video
 from pam_ros.simulator.samples import image_sample, video_play, video_sample
 
 SPLIT = "test"
@@ -22,8 +22,8 @@ IMAGES, VIDEOS, CANDIDATES = 32, 8, 80
 FRAMES, FPS = 48, 5.0
 
 
-def happenings(play: Play) -> set[str]:
-    """Events of a play before it is rendered; `hidden` where something is carried past."""
+def events_of(play: Play) -> set[str]:
+    """Events of a play before it is rendered; `hidden` if something is carried past."""
     found = {part.event for index in range(play.own) for part in play.events(index)}
     carried_past = any(not thing.mesh_id.endswith("/prop") for thing in play.scene.objects[play.own :])
     return found | ({"hidden"} if carried_past else set())
@@ -32,7 +32,7 @@ def happenings(play: Play) -> set[str]:
 def choose_videos(count: int, first_seed: int, candidates: int) -> list[int]:
     """Seeds of videos that hold every event about equally often: each adds what is rarest so far."""
     plays = {
-        seed: happenings(video_play(seed, SPLIT, FRAMES, FPS))
+        seed: events_of(video_play(seed, SPLIT, FRAMES, FPS))
         for seed in range(first_seed, first_seed + candidates)
     }
     held: Counter[str] = Counter()
@@ -45,18 +45,15 @@ def choose_videos(count: int, first_seed: int, candidates: int) -> list[int]:
 
 
 def build(out: Path, images: int = IMAGES, videos: Sequence[int] | None = None) -> None:
-    """Writes the set; `videos` are seeds, chosen where None."""
-    out.mkdir(parents=True, exist_ok=True)
-    lines = [
-        write_image(out, f"{index:02d}", image_sample(FIRST_SEED + index, SPLIT), packing=SMALL)
-        for index in range(images)
-    ]
-    seeds = choose_videos(VIDEOS, FIRST_SEED, CANDIDATES) if videos is None else videos
-    lines += [
-        write_video(out, f"v{number}", video_sample(seed, SPLIT, FRAMES, FPS), SMALL)
-        for number, seed in enumerate(seeds)
-    ]
-    write_index(out, lines)
+    """Writes the set; `videos` are seeds, or None to choose them."""
+    writer = ShardWriter(out, SMALL)
+    for index in range(images):
+        writer.add(f"{index:02d}", exported_image(image_sample(FIRST_SEED + index, SPLIT)))
+    for number, seed in enumerate(
+        choose_videos(VIDEOS, FIRST_SEED, CANDIDATES) if videos is None else videos
+    ):
+        writer.add(f"v{number}", exported_video(video_sample(seed, SPLIT, FRAMES, FPS)))
+    writer.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,6 +1,6 @@
 """Every frame of the training data, decoded once at a stage's start and kept on the device.
 
-Letters: F frames of all samples, S input side, R regions of a sample (the most there are, others filled up).
+Letters: F frames of all samples, M masks, S input side, N samples of a step, R regions and T frames of each.
 """
 
 from __future__ import annotations
@@ -15,51 +15,86 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pam_ros.datasets.schema import PART_STEP, Entry, RegionEntry, Source
+from pam_ros.datasets.loading import load_masks, load_owners, load_pixels
+from pam_ros.datasets.rle import WHOLE
+from pam_ros.datasets.schema import Sample, SampleSource
+from pam_ros.geometry import CropBox
 
 FRAMES_AT_ONCE = 32  # decoded by a worker before it hands them over
-ANY_PART, THIS_PART = PART_STEP - 1, 2**15 - 1  # bits of an id that a region's code is compared with
-NO_CODE = -1  # what no pixel has: the region of a filled-up place
-Place = tuple[int, int]  # a frame's: sample, number
+NO_MASK = -1  # in place of a row of a region that a sample does not have
 
 
 @dataclass(frozen=True, slots=True)
-class Codes:
-    """Which pixels are a region's: those whose id, reduced to `bits`, is `value`. Any shape, int16."""
+class View:
+    """One frame, or a crop of it, with the masks of some of its regions."""
 
-    value: Tensor
-    bits: Tensor
-
-    def masks(self, ids: Tensor) -> Tensor:
-        """Ids (N, T, S, S) int16 of pictures, own shape (N, R) → (N, R, T, S, S) bool."""
-        value, bits = (code[..., None, None, None] for code in (self.value, self.bits))
-        return (ids[:, None] & bits) == value
+    sample: int
+    frame: int
+    regions: tuple[int, ...]
+    crop: CropBox = WHOLE
 
 
-class _Decoder(Dataset[tuple[Tensor, Tensor]]):
-    """Stretches of frames: pixels (n, S, S, 3) uint8 and ids (n, S, S) int16."""
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """F views; the masks of the first one's regions, then those of the second's, …
 
-    def __init__(self, source: Source, stretches: Sequence[Sequence[Place]], size: int) -> None:
-        self._source, self._stretches, self._size = source, stretches, size
+    Attributes:
+        pixels: (F, S, S, 3) uint8.
+        owners: (F, S, S) int16, see `load_owners`; of a crop zeros.
+        masks: (M, S·S / 8) uint8, packed: see `unpacked`.
+    """
+
+    pixels: Tensor
+    owners: Tensor
+    masks: Tensor
+
+
+class _Decoder(Dataset[Decoded]):
+    """Stretches of views."""
+
+    def __init__(
+        self, source: SampleSource, stretches: Sequence[Sequence[View]], size: int, owners: bool
+    ) -> None:
+        self._source, self._stretches, self._size, self._owners = source, stretches, size, owners
 
     def __len__(self) -> int:
         return len(self._stretches)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        wanted = self._stretches[index]
-        pixels = torch.empty(len(wanted), self._size, self._size, 3, dtype=torch.uint8)
-        ids = torch.empty(len(wanted), self._size, self._size, dtype=torch.int16)
-        for row, (sample, frame) in enumerate(wanted):
-            scene = self._source.load(sample, [frame], self._size)
-            pixels[row] = torch.from_numpy(scene.pixels[0])
-            ids[row] = torch.from_numpy(scene.ids[0].astype(np.int16))
-        return pixels, ids
+    def __getitem__(self, index: int) -> Decoded:
+        views, size = self._stretches[index], self._size
+        pixels = np.empty((len(views), size, size, 3), np.uint8)
+        owners = np.zeros((len(views) if self._owners else 0, size, size), np.int16)
+        masks = []
+        for row, view in enumerate(views):
+            sample = self._source[view.sample]
+            pixels[row] = load_pixels(sample, [view.frame], size, view.crop)[0]
+            masks.append(packed(load_masks(sample, view.regions, [view.frame], size, view.crop)[:, 0]))
+            if self._owners:
+                owners[row] = load_owners(sample, view.frame, size)
+        return Decoded(*(torch.from_numpy(each) for each in (pixels, owners, np.concatenate(masks))))
+
+
+def packed(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """(M, S, S) bool → (M, S·S / 8) uint8."""
+    return np.packbits(masks.reshape(len(masks), masks.shape[1] * masks.shape[2]), axis=1)
+
+
+def unpacked(bits: Tensor, size: int) -> Tensor:
+    """(…, S·S / 8) uint8 → (…, S, S) bool."""
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
+    return ((bits[..., None] >> shifts) & 1).bool().reshape(*bits.shape[:-1], size, size)
 
 
 def decoded(
-    source: Source, groups: Sequence[Sequence[Place]], size: int, workers: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Frames of each group, decoded ahead by processes: pixels (F, S, S, 3) uint8 and ids (F, S, S) int16.
+    source: SampleSource,
+    groups: Sequence[Sequence[View]],
+    size: int,
+    workers: int,
+    device: torch.device,
+    *,
+    owners: bool = False,
+) -> Iterator[Decoded]:
+    """The views of each group, decoded ahead by processes, on the device.
 
     They are sent to a GPU while it still works on the group before.
     """
@@ -68,55 +103,77 @@ def decoded(
         for group in groups
     ]
     flat = [stretch for parts in stretches for stretch in parts]
-    decoder = _Decoder(source, flat, size)
-    pinned = device.type == "cuda"
-    loader = iter(DataLoader(decoder, batch_size=1, num_workers=workers, collate_fn=_only, pin_memory=pinned))
+    decoder = _Decoder(source, flat, size, owners)
+    loader = iter(
+        DataLoader(
+            decoder,
+            batch_size=1,
+            num_workers=workers,
+            collate_fn=_tensors,
+            pin_memory=device.type == "cuda",
+        )
+    )
     for parts in stretches:
         found = [[tensor.to(device, non_blocking=True) for tensor in next(loader)] for _ in parts]
-        yield torch.cat([pixels for pixels, _ in found]), torch.cat([ids for _, ids in found])
+        yield Decoded(*(torch.cat(tensors) for tensors in zip(*found, strict=True)))
 
 
 class FrameStore:
-    """All frames and id pictures; row `starts[sample] + frame` is a frame's."""
+    """All frames with the owner of each pixel and every region's mask.
 
-    def __init__(self, entries: Sequence[Entry], size: int, device: torch.device) -> None:
-        self.lengths: NDArray[np.int64] = np.array([entry.frames for entry in entries])
+    Frame `frame` of a sample stands in row `starts[sample] + frame`.
+    """
+
+    def __init__(self, outlines: Sequence[Sample], size: int, device: torch.device) -> None:
+        self.lengths: NDArray[np.int64] = np.array([len(sample) for sample in outlines])
         self.starts: NDArray[np.int64] = np.cumsum(self.lengths) - self.lengths
-        self._rows = [
-            (sample, frame) for sample, entry in enumerate(entries) for frame in range(entry.frames)
+        self._views = [
+            View(index, frame, tuple(range(len(sample.regions))))
+            for index, sample in enumerate(outlines)
+            for frame in range(len(sample))
         ]
-        most = max(1, *(len(entry.regions) for entry in entries))
-        values, bits = np.full((len(entries), most), NO_CODE), np.full((len(entries), most), THIS_PART)
-        for sample, entry in enumerate(entries):
-            for place, region in enumerate(entry.regions):
-                values[sample, place], bits[sample, place] = code_of(region)
-        self.codes = Codes(*(torch.from_numpy(code.astype(np.int16)).to(device) for code in (values, bits)))
-        frames = len(self._rows)
+        counts = [len(view.regions) for view in self._views]
+        frames, masks = len(counts), sum(counts)
+        # Row of each region's mask in each frame; an empty mask comes last.
+        self._mask_rows: NDArray[np.int64] = np.full((frames, max(1, *counts)), masks)
+        row = 0
+        for frame, count in enumerate(counts):
+            self._mask_rows[frame, :count] = range(row, row + count)
+            row += count
         self.pixels = torch.empty(frames, 3, size, size, dtype=torch.uint8, device=device)
-        self.ids = torch.empty(frames, size, size, dtype=torch.int16, device=device)
-        self.areas: NDArray[np.int32] = np.zeros((frames, most), np.int32)  # pixels of each region in a frame
+        self.owners = torch.empty(frames, size, size, dtype=torch.int16, device=device)
+        self._masks = torch.zeros(masks + 1, size * size // 8, dtype=torch.uint8, device=device)
+        self.areas: NDArray[np.int32] = np.zeros(
+            self._mask_rows.shape, np.int32
+        )  # pixels of each region in a frame
 
-    def fill(self, source: Source, workers: int) -> Iterator[int]:
+    def fill(self, source: SampleSource, workers: int) -> Iterator[int]:
         """Decodes everything on `workers` processes; yields the number of frames after each stretch."""
-        device, areas, first = self.pixels.device, [], 0
-        samples = torch.tensor([sample for sample, _ in self._rows], device=device)
-        groups = [
-            self._rows[start : start + FRAMES_AT_ONCE] for start in range(0, len(self._rows), FRAMES_AT_ONCE)
-        ]
-        for pixels, ids in decoded(source, groups, self.pixels.shape[2], workers, device):
-            rows = slice(first, first + len(ids))
-            first = rows.stop
-            self.pixels[rows] = pixels.permute(0, 3, 1, 2)
-            self.ids[rows] = ids
-            codes = Codes(self.codes.value[samples[rows]], self.codes.bits[samples[rows]])
-            areas.append(codes.masks(self.ids[rows][:, None]).sum((2, 3, 4), dtype=torch.int32))
-            yield len(ids)
-        self.areas = torch.cat(areas).cpu().numpy()
+        frame = row = 0
+        size, areas = self.pixels.shape[2], []
+        starts = range(0, len(self._views), FRAMES_AT_ONCE)
+        groups = [self._views[start : start + FRAMES_AT_ONCE] for start in starts]
+        for found in decoded(source, groups, size, workers, self.pixels.device, owners=True):
+            frames, rows = slice(frame, frame + len(found.pixels)), slice(row, row + len(found.masks))
+            frame, row = frames.stop, rows.stop
+            self.pixels[frames] = found.pixels.permute(0, 3, 1, 2)
+            self.owners[frames] = found.owners
+            self._masks[rows] = found.masks
+            areas.append(unpacked(found.masks, size).sum((1, 2), dtype=torch.int32))
+            yield len(found.pixels)
+        by_row = torch.cat([*areas, areas[0].new_zeros(1)]).cpu().numpy()
+        self.areas = by_row[self._mask_rows]
 
     def take(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Rows (N, T) → pixels (N, T, 3, S, S) uint8 and ids (N, T, S, S) int16."""
+        """Rows (N, T) → pixels (N, T, 3, S, S) uint8 and owners (N, T, S, S) int16."""
         where = sent(rows, self.pixels.device)
-        return self.pixels[where], self.ids[where]
+        return self.pixels[where], self.owners[where]
+
+    def masks(self, rows: NDArray[np.int64], places: NDArray[np.int64]) -> Tensor:
+        """Rows (N, T) and regions (N, R), NO_MASK for none → (N, R, T, S, S) bool."""
+        found = self._mask_rows[rows[:, None], places[:, :, None]]  # (N, R, T)
+        found[places == NO_MASK] = len(self._masks) - 1
+        return unpacked(self._masks[sent(found, self.pixels.device)], self.pixels.shape[2])
 
 
 def sent(array: NDArray[Any], device: torch.device) -> Tensor:
@@ -125,19 +182,6 @@ def sent(array: NDArray[Any], device: torch.device) -> Tensor:
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
-def code_of(region: RegionEntry) -> tuple[int, int]:
-    """A region's value and bits, see `Codes`."""
-    if region.part:
-        return region.instance + PART_STEP * region.part, THIS_PART
-    return region.instance, ANY_PART
-
-
-def mask_of(ids: NDArray[np.uint16], region: RegionEntry) -> NDArray[np.bool_]:
-    """A region's pixels in id pictures of any shape."""
-    value, bits = code_of(region)
-    return np.asarray((ids & bits) == value)
-
-
-def _only(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _tensors(items: list[Decoded]) -> tuple[Tensor, Tensor, Tensor]:
     (item,) = items
-    return item
+    return item.pixels, item.owners, item.masks

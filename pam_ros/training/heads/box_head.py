@@ -1,4 +1,4 @@
-"""Where a region is: asked of features and tokens that must know it. Letters: K regions, S side."""
+"""A box head: trains features and tokens to know where their region is. Letters: K regions, S side."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from torch import Tensor, nn
 
 from pam_ros.training.prompting import tight_boxes
 
-WHO_IS_IN_VIEW = 0.1  # weight of that beside the places
+IN_VIEW_WEIGHT = 0.1  # of whether a region is in view, beside its box
 
 
 def normalised_boxes(masks: Tensor) -> Tensor:
-    """(…, S, S) bool → (…, 5): middle x, y, width, height as shares of the picture; 1 in view, 0 not."""
+    """(…, S, S) bool → (…, 5): centre x, y, width, height as fractions of the picture; 1 in view, 0 not."""
     corners = tight_boxes(masks) / masks.shape[-1]
     low, high = corners[..., :2], corners[..., 2:]
     return torch.cat([(low + high) / 2, high - low, masks.any(-1).any(-1)[..., None].float()], dim=-1)
 
 
 def box_head(width: int) -> nn.Module:
-    """Asks a vector where a region is: (…, width) → (…, 5); only trains what gives the vector."""
+    """(…, width) → (…, 5) as `normalised_boxes`; not part of the model, it only trains what feeds it."""
     hidden = 2 * width
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 5))
 
 
 def box_loss(found: Tensor, truth: Tensor) -> Tensor:
-    """(K, 5) and `normalised_boxes` (K, 5) → a scalar: how far off places are, and who is in view."""
+    """(K, 5) and `normalised_boxes` (K, 5) → a scalar: how far off boxes are, and what is in view."""
     in_view = truth[:, 4]
     off = (found[:, :4].float() - truth[:, :4]).abs().mean(1)
     doubt = F.binary_cross_entropy_with_logits(found[:, 4].float(), in_view)
-    return (off * in_view).sum() / in_view.sum().clamp(min=1) + WHO_IS_IN_VIEW * doubt
+    return (off * in_view).sum() / in_view.sum().clamp(min=1) + IN_VIEW_WEIGHT * doubt

@@ -1,33 +1,33 @@
-"""What happens in a frame of a clip, how far the thing has moved: asked of the language model after its rows.
+"""An event head: predicts what happens in each frame of a clip, and how far the object has moved.
 
-A caption says once what sixteen frames show; from so little it takes long to learn what motion looks like,
-and to tell a thing that moves from a camera that does.
+It reads the language model's states after each frame. A caption says once what sixteen frames show: from
+captions alone it takes long to learn motion, and to tell a moving object from a moving camera.
 Letters: B clips, n frames of each, H language width.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pam_ros.datasets.schema import Entry, RegionEntry
+from pam_ros.datasets.schema import Sample, SampleRegion
 
 UNKNOWN = -1
-MOVED_UNIT_M, MOST_MOVED = 0.1, 5.0  # what counts as 1; farther is not told apart
+MOVED_UNIT_M, MOST_MOVED = 0.1, 5.0  # unit of distances; farther ones are clipped
 
 
 class Events:
     """The events of the training data, numbered; the same for the same data."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, outlines: Iterable[Sample]) -> None:
         counts: Counter[str] = Counter()
-        for entry in entries:
-            for region in entry.regions:
+        for outline in outlines:
+            for region in outline.regions:
                 segments = (*region.segments, *region.backward_segments) if region.clips else ()
                 for start, end, event in segments:
                     counts[event] += end - start
@@ -35,8 +35,8 @@ class Events:
         self.counts = [counts[name] for name in self.names]  # frames of each
         self._numbers = {name: number for number, name in enumerate(self.names)}
 
-    def numbers(self, region: RegionEntry, frames: Sequence[int]) -> list[int]:
-        """What happens to the region in these frames, in their order; UNKNOWN where the data do not say."""
+    def numbers(self, region: SampleRegion, frames: Sequence[int]) -> list[int]:
+        """Number of the event in each of these frames, in their order; UNKNOWN if the data do not say."""
         segments = region.backward_segments if frames[0] > frames[-1] else region.segments
         return [
             next(
@@ -47,23 +47,23 @@ class Events:
         ]
 
 
-def moved(region: RegionEntry, frames: Sequence[int]) -> list[list[float]]:
-    """(n, 3) how far it is to the right, away and up of where it was in the first of these frames.
+def moved(region: SampleRegion, frames: Sequence[int]) -> list[list[float]]:
+    """(n, 3) how far the region is to the right, away and up of its place in the first of these frames.
 
-    In units of `MOVED_UNIT_M`; NaN where the data do not say.
+    In units of `MOVED_UNIT_M`; NaN if the data do not say.
     """
     if not region.path_m:
         return [[float("nan")] * 3 for _ in frames]
     path = np.array(region.path_m)[list(frames)]
     far = ((path - path[0]) / MOVED_UNIT_M).clip(-MOST_MOVED, MOST_MOVED)
-    told: list[list[float]] = far.tolist()
-    return told
+    distances: list[list[float]] = far.tolist()
+    return distances
 
 
 class EventHead(nn.Module):
-    """Asks the language model's state after a frame what happens in it; is not part of the model."""
+    """Predicts a frame's event from the language model's state after it; not part of the model."""
 
-    weights: Tensor  # of each event: those of few frames count more
+    weights: Tensor  # of each event: rare ones count more
 
     def __init__(self, width: int, events: Events) -> None:
         super().__init__()
@@ -74,12 +74,12 @@ class EventHead(nn.Module):
         self.register_buffer("weights", rarity / rarity.mean(), persistent=False)
 
     def forward(self, states: Tensor, truth: Tensor, far: Tensor) -> dict[str, Tensor]:
-        """States (B, n, H), `Events.numbers` (B, n), `moved` (B, n, 3) → losses, and shares that are right.
+        """States (B, n, H), `Events.numbers` (B, n), `moved` (B, n, 3) → losses, fractions that are right.
 
-        `acting_right` is of frames of events that are not the most frequent one, as a rule rest.
+        `acting_right` leaves out frames of the most frequent event, as a rule "still".
         """
-        told = self.head(states).float().flatten(0, 1)
-        logits, places = told[:, :-3], told[:, -3:]
+        answers = self.head(states).float().flatten(0, 1)
+        logits, places = answers[:, :-3], answers[:, -3:]
         wanted = truth.flatten()
         loss = F.cross_entropy(logits, wanted, self.weights, ignore_index=UNKNOWN)
         known = wanted != UNKNOWN

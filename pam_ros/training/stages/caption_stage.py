@@ -17,15 +17,23 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import Dataset
 from transformers import DynamicCache
 
-from pam_ros.datasets.schema import WHOLE, RegionEntry, Source
+from pam_ros.datasets.loading import load_masks, load_pixels
+from pam_ros.datasets.rle import WHOLE
+from pam_ros.datasets.schema import Kind, Sample, SampleSource
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
 from pam_ros.model.pam import Pam
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
 from pam_ros.model.vision.features import DecoderFeatures
 from pam_ros.training import augment
 from pam_ros.training.config import StageConfig, StageKind, TrainingError
-from pam_ros.training.features.feature_store import FeatureIndex, FeatureStore, Shown, random_crop, rolled_out
-from pam_ros.training.features.frame_store import mask_of
+from pam_ros.training.features.feature_store import (
+    FeatureIndex,
+    FeatureStore,
+    RegionFeatures,
+    RegionKey,
+    random_crop,
+    rolled_out,
+)
 from pam_ros.training.heads.box_head import box_head, box_loss
 from pam_ros.training.heads.event_head import EventHead, Events, moved
 from pam_ros.training.loading import is_video_step
@@ -43,16 +51,16 @@ from pam_ros.training.qa_examples import (
 
 @dataclass(frozen=True, slots=True)
 class CaptionBatch:
-    """One step: what is seen (one of three), and the texts."""
+    """One step: the texts, and rows of the feature store, or pixels and masks, or neither."""
 
     tokens: Tokens
     frames: int = 0  # n; 0 = texts only
     clip: bool = False
-    embed_features: Tensor | None = None  # (B·n,) rows of the decoder_features store
+    feature_rows: Tensor | None = None  # (B·n,) rows of the feature store
     pixels: Tensor | None = None  # (B, n, 3, S, S) uint8
     masks: Tensor | None = None  # (B, 1, n, S, S) bool
-    happening: Tensor | None = None  # (B, n) int64, see `Events.numbers`; of clips only
-    moved: Tensor | None = None  # (B, n, 3) float32, see `happening.moved`; of clips only
+    events: Tensor | None = None  # (B, n) int64, see `Events.numbers`; of clips only
+    moved: Tensor | None = None  # (B, n, 3) float32, see `event_head.moved`; of clips only
 
     def to(self, device: torch.device) -> CaptionBatch:
         """A copy on another device."""
@@ -64,11 +72,11 @@ class CaptionBatch:
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> CaptionBatch:
         """Every tensor changed."""
-        seen = (
+        optional = (
             None if tensor is None else change(tensor)
-            for tensor in (self.embed_features, self.pixels, self.masks, self.happening, self.moved)
+            for tensor in (self.feature_rows, self.pixels, self.masks, self.events, self.moved)
         )
-        return CaptionBatch(self.tokens.mapped(change), self.frames, self.clip, *seen)
+        return CaptionBatch(self.tokens.mapped(change), self.frames, self.clip, *optional)
 
 
 class CaptionDataset(Dataset[CaptionBatch]):
@@ -76,7 +84,8 @@ class CaptionDataset(Dataset[CaptionBatch]):
 
     def __init__(
         self,
-        source: Source,
+        source: SampleSource,
+        outlines: Sequence[Sample],
         config: StageConfig,
         tokenisation: Tokenisation,
         events: Events,
@@ -90,36 +99,32 @@ class CaptionDataset(Dataset[CaptionBatch]):
         self._events, self._size, self._features, self._rank = events, size, region_features, rank
         self._crop_small_regions = crop_small_regions
         usable = None if region_features is None else region_features.usable
-        everything = [
-            (sample, region)
-            for sample, entry in enumerate(source.entries)
-            for region in range(len(entry.regions))
-            if usable is None or (sample, region) in usable
-        ]
-        regions = {key: source.entries[key[0]].regions[key[1]] for key in everything}
-        self._images = [key for key in everything if image_tasks_of(regions[key], config)]
+        regions = {
+            (number, place): region
+            for number, outline in enumerate(outlines)
+            for place, region in enumerate(outline.regions)
+            if usable is None or (number, place) in usable
+        }
+        self._images = [key for key, region in regions.items() if image_tasks_of(region, config)]
         weights = balanced([regions[key].label for key in self._images], config.label_balance)
-        parts = [regions[key].part > 0 for key in self._images]
-        self._cumulative_weights = shared(parts, config.part_fraction, weights).cumsum()
+        parts = [regions[key].kind is Kind.PART for key in self._images]
+        self._cumulative_weights = with_fraction(parts, config.part_fraction, weights).cumsum()
         self._clips = {
             frames: [
-                (key, where)
-                for key in everything
-                for where in clips_of(source.entries[key[0]], regions[key], config, frames)
+                (key, where) for key, region in regions.items() for where in clips_of(region, config, frames)
             ]
             for frames in config.clip_frames
         }
         self._clip_cumulative_weights = {}
         for frames, clips in self._clips.items():
             is_static = [regions[key].is_static for key, _ in clips]
-            told = [
-                "" if rests else regions[key].clips[row][place].event
-                for rests, (key, (row, place)) in zip(is_static, clips, strict=True)
+            events_of_clips = [
+                "" if static else "+".join(regions[key].clips[sequence][place].events)
+                for static, (key, (sequence, place)) in zip(is_static, clips, strict=True)
             ]
-            weights = balanced(told, config.event_balance)
-            self._clip_cumulative_weights[frames] = shared(
-                is_static, config.static_fraction, weights
-            ).cumsum()
+            weights = balanced(events_of_clips, config.event_balance)
+            weights = with_fraction(is_static, config.static_fraction, weights)
+            self._clip_cumulative_weights[frames] = weights.cumsum()
         self._lengths = [frames for frames, clips in self._clips.items() if clips]
         if not self._images and config.video_fraction < 1:
             raise TrainingError(
@@ -133,81 +138,88 @@ class CaptionDataset(Dataset[CaptionBatch]):
     def __getitem__(self, step: int) -> CaptionBatch:
         random = np.random.default_rng((self._config.seed, step, self._rank))
         if is_video_step(step, self._config.video_fraction):
-            alike = np.random.default_rng((self._config.seed, step))  # all processes: as long steps
-            frames = int(self._lengths[int(alike.integers(len(self._lengths)))])
+            common = np.random.default_rng((self._config.seed, step))  # all processes get equally long steps
+            frames = int(self._lengths[int(common.integers(len(self._lengths)))])
             count, cumulative_weights = self._config.video_batch, self._clip_cumulative_weights[frames]
             chosen = [self._clips[frames][i] for i in drawn(random, cumulative_weights, count)]
-            keys = [key for key, _ in chosen]
+            keys, wheres = [key for key, _ in chosen], [where for _, where in chosen]
+            samples = [self._source[number] for number, _ in keys]
+            regions = [sample.regions[place] for sample, (_, place) in zip(samples, keys, strict=True)]
             examples = [
-                clip_questions(random, self._region(key), where, self._config, frames)
-                for key, where in chosen
+                clip_questions(random, region, where, self._config, frames)
+                for region, where in zip(regions, wheres, strict=True)
             ]
-            return self._batch(keys, examples, random, clip=True)
+            return self._batch(keys, samples, examples, random, clip=True)
         keys = [self._images[i] for i in drawn(random, self._cumulative_weights, self._config.batch)]
-        examples = [image_questions(random, self._region(key), self._config) for key in keys]
-        return self._batch(keys, examples, random, clip=False)
-
-    def _region(self, key: tuple[int, int]) -> RegionEntry:
-        return self._source.entries[key[0]].regions[key[1]]
+        samples = [self._source[number] for number, _ in keys]
+        examples = [
+            image_questions(random, sample.regions[place], self._config)
+            for sample, (_, place) in zip(samples, keys, strict=True)
+        ]
+        return self._batch(keys, samples, examples, random, clip=False)
 
     def _batch(
         self,
-        keys: Sequence[tuple[int, int]],
+        keys: Sequence[RegionKey],
+        samples: Sequence[Sample],
         examples: Sequence[Sequence[QAExample]],
         random: np.random.Generator,
         *,
         clip: bool,
     ) -> CaptionBatch:
         tokens, shown = self._tokenisation.tokens(examples), [each[0].frames for each in examples]
-        frames, happening, far = len(shown[0]), None, None
+        frames, events, far = len(shown[0]), None, None
         if clip:
-            told = [(self._region(key), seen) for key, seen in zip(keys, shown, strict=True)]
-            happening = torch.tensor([self._events.numbers(region, seen) for region, seen in told])
-            far = torch.tensor([moved(region, seen) for region, seen in told])
+            regions = [sample.regions[place] for sample, (_, place) in zip(samples, keys, strict=True)]
+            pairs = list(zip(regions, shown, strict=True))
+            events = torch.tensor([self._events.numbers(*pair) for pair in pairs])
+            far = torch.tensor([moved(*pair) for pair in pairs])
         if self._features is not None:
             variants = random.integers(self._features.variants, size=len(keys)).tolist()
             rows = [
                 row
-                for (sample, region), variant, seen in zip(keys, variants, shown, strict=True)
+                for key, variant, seen in zip(keys, variants, shown, strict=True)
                 for row in (
-                    self._features.find(sample, region, variant, seen)
+                    self._features.find(*key, variant, seen)
                     if clip
-                    else [self._features.find_for_text(sample, region, variant)]
+                    else [self._features.find_for_text(*key, variant)]
                 )
             ]
             return CaptionBatch(
-                tokens, frames, clip, embed_features=torch.tensor(rows), happening=happening, moved=far
+                tokens, frames, clip, feature_rows=torch.tensor(rows), events=events, moved=far
             )
         pixels, masks = [], []
-        for (sample, region), seen in zip(keys, shown, strict=True):
+        for sample, (_, place), seen in zip(samples, keys, shown, strict=True):
             near = self._crop_small_regions and not clip
-            cut = random_crop(self._region((sample, region)).box, random) if near else WHOLE
-            scene = self._source.load(sample, seen, self._size, cut)
-            pixels.append(torch.from_numpy(np.ascontiguousarray(scene.pixels.transpose(0, 3, 1, 2))))
-            masks.append(torch.from_numpy(mask_of(scene.ids, self._region((sample, region)))[None]))
+            crop = random_crop(sample.crop_box(sample.regions[place]), random) if near else WHOLE
+            frames_first = load_pixels(sample, seen, self._size, crop).transpose(0, 3, 1, 2)
+            pixels.append(torch.from_numpy(np.ascontiguousarray(frames_first)))
+            masks.append(torch.from_numpy(load_masks(sample, [place], seen, self._size, crop)))
         views = torch.stack(pixels), torch.stack(masks)
-        return CaptionBatch(tokens, frames, clip, None, *views, happening, far)
+        return CaptionBatch(tokens, frames, clip, None, *views, events, far)
 
 
 def balanced(labels: Sequence[str], balance: float) -> NDArray[np.float64]:
-    """(N,) weights: one by the power `balance` of how often the label comes; "" is as the mean."""
+    """(N,) weights: how often the label comes, to the power of minus `balance`; "" weighs the mean."""
     counts = Counter(labels)
     weights = np.array([counts[label] ** -balance if label else np.nan for label in labels])
-    usual = np.nanmean(weights) if any(labels) else 1.0
-    return np.nan_to_num(weights, nan=float(usual))
+    mean = np.nanmean(weights) if any(labels) else 1.0
+    return np.nan_to_num(weights, nan=float(mean))
 
 
-def shared(chosen: Sequence[bool], share: float, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,) weights changed so that the chosen ones have this share of all; not where all or none are."""
+def with_fraction(
+    chosen: Sequence[bool], fraction: float, weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(N,) weights scaled so that the chosen ones make up this fraction; unchanged if all or none are."""
     mask = np.array(chosen, dtype=bool)
     if mask.all() or not mask.any():
         return weights
-    factors = np.where(mask, share / weights[mask].sum(), (1 - share) / weights[~mask].sum())
+    factors = np.where(mask, fraction / weights[mask].sum(), (1 - fraction) / weights[~mask].sum())
     return np.asarray(weights * factors)
 
 
 def drawn(random: np.random.Generator, cumulative_weights: NDArray[np.float64], count: int) -> list[int]:
-    """Numbers drawn by their weights, of which (N,) `cumulative_weights` holds the sums."""
+    """Numbers drawn by their weights; (N,) `cumulative_weights` holds the sums of these."""
     found: list[int] = cumulative_weights.searchsorted(
         random.random(count) * cumulative_weights[-1], side="right"
     ).tolist()
@@ -217,10 +229,21 @@ def drawn(random: np.random.Generator, cumulative_weights: NDArray[np.float64], 
 class TextDataset(Dataset[CaptionBatch]):
     """Batches for the language model alone, by step number."""
 
-    def __init__(self, source: Source, config: StageConfig, tokenisation: Tokenisation, *, rank: int) -> None:
-        self._config, self._tokenisation, self._rank = config, tokenisation, rank
-        self._regions = [
-            region for entry in source.entries for region in entry.regions if region.texts or region.clips
+    def __init__(
+        self,
+        source: SampleSource,
+        outlines: Sequence[Sample],
+        config: StageConfig,
+        tokenisation: Tokenisation,
+        *,
+        rank: int,
+    ) -> None:
+        self._source, self._config, self._tokenisation, self._rank = source, config, tokenisation, rank
+        self._keys = [
+            (number, place)
+            for number, outline in enumerate(outlines)
+            for place, region in enumerate(outline.regions)
+            if region.texts or region.clips
         ]
 
     def __getitem__(self, step: int) -> CaptionBatch:
@@ -228,9 +251,8 @@ class TextDataset(Dataset[CaptionBatch]):
         contexts: list[str] = []
         examples: list[list[QAExample]] = []
         while len(examples) < self._config.batch:
-            given = context_questions(
-                random, self._regions[int(random.integers(len(self._regions)))], self._config
-            )
+            sample, place = self._keys[int(random.integers(len(self._keys)))]
+            given = context_questions(random, self._source[sample].regions[place], self._config)
             if given is not None:
                 contexts.append(given[0])
                 examples.append(given[1])
@@ -240,7 +262,7 @@ class TextDataset(Dataset[CaptionBatch]):
 class CaptionStage(nn.Module):
     """The stages' loss as a module, so that accelerate can wrap it."""
 
-    before: Tensor  # (P,) ids of what stands before the rows
+    before: Tensor  # (P,) ids of the text before the region embeddings
 
     def __init__(self, pam: Pam, store: FeatureStore | None, config: StageConfig, events: Events) -> None:
         super().__init__()
@@ -248,10 +270,11 @@ class CaptionStage(nn.Module):
         self._config = config
         self._store = store
         perceiver = pam.perceiver
-        asked = config.box_weight and config.kind is StageKind.CAPTION and len(perceiver.sem_tokens.weight)
-        self.box_head = box_head(perceiver.width) if asked else None
-        told = config.kind is StageKind.CAPTION and config.video_fraction and events.names
-        self.event_head = EventHead(pam.language.width, events) if told and config.events_weight else None
+        is_caption = config.kind is StageKind.CAPTION
+        has_boxes = is_caption and config.box_weight and len(perceiver.sem_tokens.weight)
+        self.box_head = box_head(perceiver.width) if has_boxes else None
+        has_events = is_caption and config.events_weight and config.video_fraction and events.names
+        self.event_head = EventHead(pam.language.width, events) if has_events else None
         self.register_buffer(
             "before", torch.tensor(pam.language.encode_text(TEXT_BEFORE_IMAGE)), persistent=False
         )
@@ -264,14 +287,14 @@ class CaptionStage(nn.Module):
         parts = [embed(self.before).expand(len(tokens.ids), -1, -1)]
         figures: dict[str, Tensor] = {}
         if batch.frames:
-            shown = self._shown(batch, generator)  # B·n regions, frames of a sample next to each other
+            found = self._features(batch, generator)  # B·n regions, frames of a sample next to each other
             semantic, refined = self.pam.perceiver(
-                shown.decoder_features.image, shown.decoder_features.tokens
+                found.decoder_features.image, found.decoder_features.tokens
             )
-            parts.append(self._rows(batch, semantic, refined).to(parts[0].dtype))
+            parts.append(self._embeddings(batch, semantic, refined).to(parts[0].dtype))
             if self.box_head is not None:
-                figures["where"] = box_loss(self.box_head(semantic.mean(1)), shown.where)
-        seen = torch.cat(parts, dim=1)  # (B, P, H): all that the questions are about
+                figures["box"] = box_loss(self.box_head(semantic.mean(1)), found.boxes)
+        seen = torch.cat(parts, dim=1)  # (B, P, H): what all questions of a sample have in common
         at = torch.arange(seen.shape[1], device=seen.device)[None]
         cache = DynamicCache()
         states = transformer.model(
@@ -281,14 +304,13 @@ class CaptionStage(nn.Module):
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        if self.event_head is not None and batch.happening is not None and batch.moved is not None:
+        if self.event_head is not None and batch.events is not None and batch.moved is not None:
             closing = self._frame_ends(parts[0].shape[1], parts[1].shape[1], batch.frames)
-            told = states[:, closing]  # (B, n, H)
-            figures |= self.event_head(told, batch.happening, batch.moved)
+            figures |= self.event_head(states[:, closing], batch.events, batch.moved)  # states (B, n, H)
         places = seen.shape[1] + tokens.places
         states = transformer.model(
             inputs_embeds=embed(tokens.ids),
-            attention_mask=self._sees(at, places, tokens.parts),
+            attention_mask=self._attention_mask(at, places, tokens.parts),
             position_ids=places,
             past_key_values=cache,
             use_cache=True,
@@ -297,7 +319,7 @@ class CaptionStage(nn.Module):
         labels, weights = tokens.labels, tokens.weights
         loss = (F.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
         hits = logits.argmax(1) == labels
-        weights_of = {"where": self._config.box_weight}
+        weights_of = {"box": self._config.box_weight}
         weights_of |= dict.fromkeys(("event", "moved"), self._config.events_weight)
         for name, weight in weights_of.items():
             if name in figures:
@@ -309,47 +331,47 @@ class CaptionStage(nn.Module):
             figures["label"] = ((misses == 0) & tokens.is_label).sum() / tokens.is_label.sum()
         return figures
 
-    def _sees(self, before: Tensor, places: Tensor, parts: Tensor) -> Tensor:
-        """Places (1, P) of what is seen by all, `Tokens.parts` (B, L) and their places → (B, 1, L, P + L)."""
+    def _attention_mask(self, before: Tensor, places: Tensor, parts: Tensor) -> Tensor:
+        """Places of common tokens (1, P) and of others (B, L), `Tokens.parts` (B, L) → (B, 1, L, P + L)."""
         keys = torch.cat([before.expand(len(places), -1), places], dim=1)
         by_place = self.pam.language.mask(places, keys, padded=True)
         assert by_place is not None
         own = parts[:, None, :, None] == parts[:, None, None, :]
         return by_place & F.pad(own, (before.shape[1], 0), value=True)
 
-    def _rows(self, batch: CaptionBatch, semantic: Tensor, refined: Tensor) -> Tensor:
-        """What stands for `<image>`: (B, rows, H), as `Pam.embed_features` and `Pam.prompt_embeddings` make it."""
+    def _embeddings(self, batch: CaptionBatch, semantic: Tensor, refined: Tensor) -> Tensor:
+        """The region embeddings (B, E, H) in place of `<image>`, as `Pam` makes them."""
         count, frames, pam = len(batch.tokens.ids), batch.frames, self.pam
         semantic = semantic.reshape(count, frames, *semantic.shape[1:])
         refined = refined.reshape(count, frames, *refined.shape[1:])
-        rows: Tensor = pam.projector(
+        embeddings: Tensor = pam.projector(
             pam.perceiver.shuffle(refined[:, 0], stride=FIRST_FRAME_STRIDE), semantic[:, 0]
         )
         if not batch.clip:
-            return rows
-        newline = pam.projector.frame_newline.expand(count, 1, -1)
-        parts = [rows, newline.to(rows.dtype)]
+            return embeddings
+        newline = pam.projector.frame_newline.expand(count, 1, -1).to(embeddings.dtype)
+        parts = [embeddings, newline]
         if frames > 1:
             later = pam.perceiver.shuffle(refined[:, 1:].flatten(0, 1), stride=LATER_FRAME_STRIDE)
-            coarse = pam.projector(later, semantic[:, 1:].flatten(0, 1))  # (B·(n-1), rows, H)
-            closed = torch.cat([coarse, newline.to(rows.dtype).repeat_interleave(frames - 1, dim=0)], dim=1)
+            fewer = pam.projector(later, semantic[:, 1:].flatten(0, 1))  # (B·(n-1), fewer embeddings, H)
+            closed = torch.cat([fewer, newline.repeat_interleave(frames - 1, dim=0)], dim=1)
             parts.append(closed.reshape(count, -1, closed.shape[2]))
         return torch.cat(parts, dim=1)
 
-    def _frame_ends(self, before: int, rows: int, frames: int) -> list[int]:
-        """Where the rows of each of a clip's frames end, `before` rows after the start."""
-        fine = self.pam.segmenter.grid_size // FIRST_FRAME_STRIDE
-        first = fine**2 + len(self.pam.perceiver.sem_tokens.weight) + 3  # three separators
-        later = (rows - first) // max(1, frames - 1)
+    def _frame_ends(self, before: int, embeddings: int, frames: int) -> list[int]:
+        """Places of the last embedding of each of a clip's frames; `before` tokens stand before the first."""
+        side = self.pam.segmenter.grid_size // FIRST_FRAME_STRIDE
+        first = side**2 + len(self.pam.perceiver.sem_tokens.weight) + 3  # three separators
+        later = (embeddings - first) // max(1, frames - 1)
         return [before + first - 1 + frame * later for frame in range(frames)]
 
-    def _shown(self, batch: CaptionBatch, generator: Generator) -> Shown:
-        if batch.embed_features is not None:
+    def _features(self, batch: CaptionBatch, generator: Generator) -> RegionFeatures:
+        if batch.feature_rows is not None:
             assert self._store is not None
-            return self._store.take(batch.embed_features)
+            return self._store.take(batch.feature_rows)
         assert batch.pixels is not None and batch.masks is not None
         pixels = augment.colours(batch.pixels, generator)
-        shown = rolled_out(
+        found = rolled_out(
             self.pam.segmenter, pixels, batch.masks, generator, box_fraction=self._config.box_fraction
         )  # time first
         count, frames = len(batch.tokens.ids), batch.frames
@@ -358,6 +380,6 @@ class CaptionStage(nn.Module):
             return tensor.reshape(frames, count, *tensor.shape[1:]).transpose(0, 1).flatten(0, 1)
 
         decoder_features = DecoderFeatures(
-            by_sample(shown.decoder_features.image), by_sample(shown.decoder_features.tokens)
+            by_sample(found.decoder_features.image), by_sample(found.decoder_features.tokens)
         )
-        return Shown(decoder_features, by_sample(shown.where))
+        return RegionFeatures(decoder_features, by_sample(found.boxes))

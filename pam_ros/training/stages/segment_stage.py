@@ -16,23 +16,23 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from pam_ros.datasets.schema import Entry, RegionEntry
+from pam_ros.datasets.schema import Kind, Sample, SampleRegion
 from pam_ros.model.pam import Pam
 from pam_ros.model.vision.features import DecoderFeatures, FrameFeatures, of_regions
 from pam_ros.model.vision.segmenter import SegmentedBatch
 from pam_ros.records import Language, Task
 from pam_ros.training import augment
 from pam_ros.training.config import StageConfig, TrainingError
-from pam_ros.training.features.frame_store import ANY_PART, NO_CODE, THIS_PART, Codes, FrameStore, sent
+from pam_ros.training.features.frame_store import NO_MASK, FrameStore, sent
 from pam_ros.training.heads.box_head import box_head, box_loss, normalised_boxes
 from pam_ros.training.loading import is_video_step, samples_of_step, video_steps_before
 from pam_ros.training.losses import compare_masks, mask_losses
 from pam_ros.training.modules import normalised
 from pam_ros.training.prompting import MIN_PIXELS, correction, first_prompts, on_host, random_numbers
 
-VANISHING_FIRST = 0.5  # share of the videos in which regions that vanish are chosen before others
+VANISHING_FIRST = 0.5  # fraction of the videos in which regions that vanish are chosen before others
 MAX_WORDS = 512
-WHERE_WEIGHT = 3.0  # of a region's place beside its name
+BOX_WEIGHT = 3.0  # of a region's box beside its name
 UNNAMED = -1
 
 
@@ -41,40 +41,35 @@ class SegmentBatch:
     """Tensors of one step, on the store's device."""
 
     pixels: Tensor  # (N, T, 3, S, S) uint8
-    ids: Tensor  # (N, T, S, S) int16
-    codes: Codes  # (N, R)
-    labels: Tensor  # (N, R) index into Words.labels, UNNAMED where there is none
-    words: Tensor  # (N, R, W) bool, which of Words.words its captions hold
-    names: Tensor  # (N, I) label of every instance by its number in ids, UNNAMED where it has none
+    owners: Tensor  # (N, T, S, S) int16: number of the object that a pixel belongs to, 0 for none
+    masks: Tensor  # (N, R, T, S, S) bool
+    labels: Tensor  # (N, R) index into Words.labels, UNNAMED if there is none
+    words: Tensor  # (N, R, W) bool: which of Words.words its caption holds
+    names: Tensor  # (N, I) label of every object by its number, UNNAMED if it has none
 
     def to(self, device: torch.device) -> SegmentBatch:
-        """On the training device; it is there already unless the store is on the host."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        codes = Codes(moved(self.codes.value), moved(self.codes.bits))
-        said = moved(self.labels), moved(self.words), moved(self.names)
-        return SegmentBatch(moved(self.pixels), moved(self.ids), codes, *said)
+        """A copy on the training device; the batch is there already unless the store is on the host."""
+        tensors = (self.pixels, self.owners, self.masks, self.labels, self.words, self.names)
+        return SegmentBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
 
 
 class Words:
     """The labels and the caption words of the training data, numbered; the same for the same data."""
 
-    def __init__(self, regions: Sequence[RegionEntry]) -> None:
+    def __init__(self, regions: Sequence[SampleRegion]) -> None:
         self.labels = sorted({region.label for region in regions} - {""})
         counts = Counter(word for region in regions for word in _words(region))
         self.words = sorted(word for word, count in counts.most_common(MAX_WORDS) if count > 1)
-        self._label_rows = {label: row for row, label in enumerate(self.labels)}
-        self._word_rows = {word: row for row, word in enumerate(self.words)}
+        self._label_numbers = {label: number for number, label in enumerate(self.labels)}
+        self._word_numbers = {word: number for number, word in enumerate(self.words)}
 
-    def rows(self, region: RegionEntry) -> tuple[int, list[int]]:
-        """The region's label and words by number."""
-        known = [self._word_rows[word] for word in _words(region) if word in self._word_rows]
-        return self._label_rows.get(region.label, UNNAMED), known
+    def numbers(self, region: SampleRegion) -> tuple[int, list[int]]:
+        """The numbers of the region's label (UNNAMED if it has none) and words."""
+        known = [self._word_numbers[word] for word in _words(region) if word in self._word_numbers]
+        return self._label_numbers.get(region.label, UNNAMED), known
 
 
-def _words(region: RegionEntry) -> set[str]:
+def _words(region: SampleRegion) -> set[str]:
     texts = region.texts.get((Task.BRIEF, Language.EN), ())
     return {word for text in texts[:1] for word in re.findall("[a-z]+", text.lower())}
 
@@ -84,7 +79,7 @@ class SegmentData:
 
     def __init__(
         self,
-        entries: Sequence[Entry],
+        outlines: Sequence[Sample],
         store: FrameStore,
         words: Words,
         config: StageConfig,
@@ -95,16 +90,16 @@ class SegmentData:
         self._videos = np.flatnonzero(store.lengths > 1)
         if config.video_fraction and not len(self._videos):
             raise TrainingError("the data holds no video; set video_fraction to 0")
-        device, shape = store.pixels.device, store.codes.value.shape
+        device, shape = store.pixels.device, (len(outlines), store.areas.shape[1])
         labels = np.full(shape, UNNAMED)
         known = np.zeros((*shape, len(words.words)), np.bool_)
-        for sample, entry in enumerate(entries):
-            for place, region in enumerate(entry.regions):
-                labels[sample, place], rows = words.rows(region)
-                known[sample, place, rows] = True
+        for sample, outline in enumerate(outlines):
+            for place, region in enumerate(outline.regions):
+                labels[sample, place], numbers = words.numbers(region)
+                known[sample, place, numbers] = True
         self._labels = torch.from_numpy(labels).to(device)
         self._words = torch.from_numpy(known).to(device)
-        self._names = torch.from_numpy(names_of_instances(entries, words)).to(device)
+        self._names = torch.from_numpy(names_of_objects(outlines, words)).to(device)
 
     def __getitem__(self, step: int) -> SegmentBatch:
         config, lengths = self._config, self._store.lengths
@@ -121,17 +116,14 @@ class SegmentData:
         rows = self._store.starts[samples][:, None] + frames
         visible = self._store.areas[rows] >= MIN_PIXELS  # (N, T, R)
         places, absent = choose_regions(random, visible[:, 0], ~visible.all(1), regions)
-        pixels, ids = self._store.take(rows)
-        device = ids.device
+        pixels, owners = self._store.take(rows)
+        device = pixels.device
         at = (sent(samples, device)[:, None], sent(places, device))
         nothing = sent(absent, device)[:, None]
-        codes = self._store.codes
         return SegmentBatch(
             pixels,
-            ids,
-            Codes(
-                codes.value[at].masked_fill(nothing, NO_CODE), codes.bits[at].masked_fill(nothing, THIS_PART)
-            ),
+            owners,
+            self._store.masks(rows, np.where(absent[:, None], NO_MASK, places)),
             self._labels[at].masked_fill(nothing, UNNAMED),
             self._words[at],
             self._names[at[0][:, 0]],
@@ -141,14 +133,14 @@ class SegmentData:
         return samples_of_step(step, length=length, batch=batch, seed=self._config.seed)
 
 
-def names_of_instances(entries: Sequence[Entry], words: Words) -> NDArray[np.int64]:
-    """(samples, instances) label by an instance's number, UNNAMED where nothing is said of the whole."""
-    most = max((region.instance for entry in entries for region in entry.regions), default=0)
-    names = np.full((len(entries), most + 1), UNNAMED)
-    for sample, entry in enumerate(entries):
-        for region in entry.regions:
-            if not region.part:
-                names[sample, region.instance] = words.rows(region)[0]
+def names_of_objects(outlines: Sequence[Sample], words: Words) -> NDArray[np.int64]:
+    """(samples, objects) label by an object's number, UNNAMED if no region is the whole object."""
+    most = max((region.object_id for outline in outlines for region in outline.regions), default=0)
+    names = np.full((len(outlines), most + 1), UNNAMED)
+    for sample, outline in enumerate(outlines):
+        for region in outline.regions:
+            if region.kind is not Kind.PART and region.object_id:
+                names[sample, region.object_id] = words.numbers(region)[0]
     return names
 
 
@@ -168,10 +160,10 @@ def frames_of_videos(
 def choose_regions(
     random: np.random.Generator, seen: NDArray[np.bool_], vanishing: NDArray[np.bool_], wanted: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Of (N, R) regions `wanted` seen ones each, again from the first where there are fewer.
+    """Chooses `wanted` of the `seen` (N, R) regions of each sample, some repeatedly if there are fewer.
 
-    In half the videos those that vanish for a while, which are few, come first. Returns places (N, wanted),
-    and (N,) where none is seen: then an absent region stands in.
+    In half of the videos the few regions that vanish for a while come first. Returns places (N, wanted), and
+    (N,) bool: no region is seen, and an absent one stands in.
     """
     rank = random.random(seen.shape) - (vanishing & (random.random((len(seen), 1)) < VANISHING_FIRST))
     order = np.where(seen, rank, 2.0).argsort(1)
@@ -181,9 +173,9 @@ def choose_regions(
 
 
 class WordsHead(nn.Module):
-    """Asks the decoder_features for the region's name, words and place; only trains features, is not part of the model.
+    """Predicts a region's label, caption words and box from its decoder features; not part of the model.
 
-    Stands in for what SAM 2's large-scale pretraining gives the paper's model: features that know things.
+    It stands in for the large-scale pretraining of the paper's SAM 2, whose features tell objects apart.
     """
 
     def __init__(self, width: int, words: Words) -> None:
@@ -192,21 +184,21 @@ class WordsHead(nn.Module):
         self.trunk = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, hidden), nn.GELU())
         self.label = nn.Linear(hidden, max(1, len(words.labels)))
         self.words = nn.Linear(hidden, max(1, len(words.words)))
-        # The place is asked of the mask token alone: the picture's features would give it away by the mask.
-        self.where = box_head(width)
+        # The box is predicted from the mask token alone: the pooled features know it from the mask.
+        self.box = box_head(width)
 
     def forward(self, decoder_features: DecoderFeatures, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """DecoderFeatures of B regions and their masks (B, S, S) bool → logits (B, labels), (B, words), places (B, 5)."""
+        """Features of B regions, masks (B, S, S) bool → logits (B, labels) and (B, words), boxes (B, 5)."""
         weights = F.adaptive_avg_pool2d(masks.float()[:, None], decoder_features.image.shape[-1])
         pooled = (decoder_features.image * weights).sum((2, 3)) / weights.sum((2, 3)).clamp(min=1e-3)
         hidden = self.trunk(torch.cat([pooled, decoder_features.tokens[:, 1]], dim=1))
-        return self.label(hidden), self.words(hidden), self.where(decoder_features.tokens[:, 1])
+        return self.label(hidden), self.words(hidden), self.box(decoder_features.tokens[:, 1])
 
 
 class CellsHead(nn.Module):
-    """Asks each cell of the encoder's grid what lies in it; only trains the features, as `WordsHead`.
+    """Predicts the labels in each cell of the encoder's grid; not part of the model, as `WordsHead`.
 
-    Every object of a picture teaches it, not only those prompted, and small ones as much as large ones.
+    It learns from every object of a picture, prompted or not, and from small ones as much as from large ones.
     """
 
     def __init__(self, width: int, words: Words) -> None:
@@ -216,19 +208,18 @@ class CellsHead(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, self.labels)
         )
 
-    def forward(self, embedding: Tensor, instances: Tensor, names: Tensor) -> Tensor:
-        """Embedding (N, C, h, w), instances (N, S, S) int16, names (N, I) → the loss, a scalar.
+    def forward(self, embedding: Tensor, owners: Tensor, names: Tensor) -> Tensor:
+        """Embedding (N, C, h, w), owners (N, S, S) int16, names (N, I) → the loss, a scalar.
 
-        A cell's target are the labels of its pixels. Pixels of an instance of A pixels weigh A to the -3/4.
+        A cell's target are the labels of its pixels. Pixels of an object of A pixels weigh A to the -3/4.
         """
         count, _, side, _ = embedding.shape
-        side_px = instances.shape[-1]
-        instances = instances.long().flatten(1)  # (N, S²); 0 = nothing
-        known = instances.clamp(max=names.shape[1] - 1)
-        label = names.gather(1, known).masked_fill(instances != known, UNNAMED)
-        areas = torch.zeros_like(names, dtype=torch.float32).scatter_add_(
-            1, known, torch.ones_like(known, dtype=torch.float32)
-        )
+        side_px = owners.shape[-1]
+        owners = owners.long().flatten(1)  # (N, S²); 0 = nothing
+        known = owners.clamp(max=names.shape[1] - 1)
+        label = names.gather(1, known).masked_fill(owners != known, UNNAMED)
+        areas = torch.zeros_like(names, dtype=torch.float32)
+        areas.scatter_add_(1, known, (owners == known).float())
         weight = areas.clamp(min=1).pow(-0.75).gather(1, known).masked_fill(label == UNNAMED, 0)
         cell = torch.arange(side, device=names.device).repeat_interleave(side_px // side)
         cell = (cell[:, None] * side + cell).flatten()  # (S²,)
@@ -241,12 +232,12 @@ class CellsHead(nn.Module):
 
 
 class GroupHead(nn.Module):
-    """Asks the encoder's features which pixels belong to the same thing; only trains them, as `WordsHead`.
+    """Predicts from features which pixels share an object; not part of the model, as `WordsHead`.
 
-    Every pixel teaches it, not only those of prompted regions: from nothing, masks come much sooner.
+    It learns from every pixel, not only from prompted regions: without pretraining, masks come much sooner.
     """
 
-    points, codes = 128, 16  # pixels looked at in a frame; width of what is compared
+    points, codes = 128, 16  # pixels compared in a frame; width of the codes by which they are
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -254,13 +245,13 @@ class GroupHead(nn.Module):
         self.project = nn.Sequential(nn.LayerNorm(levels), nn.Linear(levels, self.codes))
         self.threshold = nn.Parameter(torch.tensor(1.0))
 
-    def forward(self, features: FrameFeatures, ids: Tensor, generator: Generator) -> Tensor:
-        """Features of N frames and their ids (N, S, S) → the loss, a scalar."""
-        places = random_numbers(generator, len(ids), self.points, 1, 2) * 2 - 1  # (x, y), -1..1
+    def forward(self, features: FrameFeatures, owners: Tensor, generator: Generator) -> Tensor:
+        """Features of N frames and the owners of their pixels (N, S, S) → the loss, a scalar."""
+        places = random_numbers(generator, len(owners), self.points, 1, 2) * 2 - 1  # (x, y), -1..1
         levels = (features.embedding, *features.high_resolution)
         read = [F.grid_sample(level.float(), places, align_corners=False)[..., 0] for level in levels]
         codes = self.project(torch.cat(read, dim=1).transpose(1, 2)).float()  # (N, P, codes)
-        owner = F.grid_sample(ids[:, None].float(), places, mode="nearest", align_corners=False)[:, 0]
+        owner = F.grid_sample(owners[:, None].float(), places, mode="nearest", align_corners=False)[:, 0]
         same = (owner == owner.transpose(1, 2)).float()  # (N, P, P)
         logits = self.threshold - (codes[:, :, None] - codes[:, None]).square().sum(3)
         entropy = F.binary_cross_entropy_with_logits(logits, same, reduction="none")
@@ -287,17 +278,18 @@ class SegmentStage(nn.Module):
     def forward(self, batch: SegmentBatch, generator: Generator) -> dict[str, Tensor]:
         """One step's loss (`loss`) and figures for the curves."""
         frames = batch.pixels.shape[1]
-        pixels, ids = augment.views(augment.colours(batch.pixels, generator), batch.ids, generator)
+        pixels, owners, masks = augment.views(
+            augment.colours(batch.pixels, generator), batch.owners, batch.masks, generator
+        )
         if frames > 1:
-            pixels, ids = augment.occlusions(pixels, ids, generator)
-        masks = batch.codes.masks(ids)
+            pixels, owners, masks = augment.occlusions(pixels, owners, masks, generator)
         count, regions = masks.shape[:2]
         segmenter = self.pam.segmenter
         size = (segmenter.image_size, segmenter.image_size)
         # (N, T) frames → one encoder pass over T·N, time first, so that a frame's features are one slice.
         features = segmenter.encode_pixels(normalised(segmenter, pixels.transpose(0, 1).flatten(0, 1)), size)
         truth = masks.flatten(0, 1).transpose(0, 1)  # (T, B, S, S)
-        # Who gets which kind of prompt.
+        # Which region gets which kind of prompt.
         order = torch.randperm(count * regions, generator=generator, device=pixels.device)
         truth = truth[:, order]
         rows = (torch.arange(count * regions, device=pixels.device) // regions)[order]
@@ -329,30 +321,30 @@ class SegmentStage(nn.Module):
             "iou_last": losses.iou_last,
             "presence": losses.presence_accuracy,
         }
-        owners = (ids & ANY_PART).transpose(0, 1).flatten(0, 1)  # (T·N, S, S), as the features
+        owners = owners.transpose(0, 1).flatten(0, 1)  # (T·N, S, S), as the features
         if self.head is not None and self.cells_head is not None:
             ends = [(answers[0], truths[0]), (answers[-1], truths[-1])][: len(answers)]
-            told = [self._told(found.decoder_features, seen, batch, order) for found, seen in ends]
-            named = torch.stack([loss for loss, _ in told]).mean()
+            named = [self._name_loss(found.decoder_features, seen, batch, order) for found, seen in ends]
+            name_loss = torch.stack([loss for loss, _ in named]).mean()
             cells = self.cells_head(features.embedding, owners, batch.names.repeat(frames, 1))
-            figures["loss"] = figures["loss"] + self._config.words_weight * (named + cells)
-            figures |= {"label": told[-1][1], "cells": cells}
+            figures["loss"] = figures["loss"] + self._config.words_weight * (name_loss + cells)
+            figures |= {"label": named[-1][1], "cells": cells}
         if self.group_head is not None:
             grouped = self.group_head(features, owners, generator)
             figures |= {"loss": figures["loss"] + self._config.group_weight * grouped, "group": grouped}
         return figures
 
     def _correction_frame(self, frames: int, generator: Generator) -> int:
-        """Where a correcting click comes; -1 = nowhere."""
+        """The frame in which a click corrects the mask; -1 = none."""
         chance, place = torch.rand(2, generator=on_host(generator, 0)).tolist()
         return int(place * frames) if chance < self._config.correction else -1
 
-    def _told(
+    def _name_loss(
         self, decoder_features: DecoderFeatures, masks: Tensor, batch: SegmentBatch, order: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The loss of the regions' names, words and places in one answer, and the share of right names."""
+        """The loss of the regions' labels, words and boxes in one answer; the fraction of right labels."""
         assert self.head is not None
-        label_logits, word_logits, places = self.head(decoder_features, masks)
+        label_logits, word_logits, boxes = self.head(decoder_features, masks)
         labels = batch.labels.flatten()[order]
         words = batch.words.flatten(0, 1)[order].float()
         named = ((labels != UNNAMED) & masks.any(2).any(1)).float()
@@ -361,5 +353,5 @@ class SegmentStage(nn.Module):
         known = known / words.sum(1).clamp(min=1)
         count = named.sum().clamp(min=1)
         right = ((label_logits.argmax(1) == labels) * named).sum() / count
-        off = box_loss(places, normalised_boxes(masks))
-        return ((entropy + 0.3 * known) * named).sum() / count + WHERE_WEIGHT * off, right
+        off = box_loss(boxes, normalised_boxes(masks))
+        return ((entropy + 0.3 * known) * named).sum() / count + BOX_WEIGHT * off, right

@@ -1,7 +1,7 @@
-"""`python -m pam_ros.training.tools.deepen FOLDER OUT`: more blocks for SAM 2's encoder, which computes as before.
+"""`python -m pam_ros.training.tools.deepen FOLDER OUT`: a deeper SAM 2 encoder with the same output.
 
-The new blocks end the trunk's third stage. Their last layers are zero, so that each adds nothing until it is
-trained: what was learned is kept, and there is room for more.
+The new blocks end the trunk's third stage. Their last layers are zero, so each adds nothing until it is
+trained.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pam_ros.model.pam import Pam
 
 STAGE = 2  # the third one, of stride 16: that of the features which the mask decoder and the Perceiver read
 BLOCKS = "segmenter.sam2.image_encoder.trunk.blocks."
-LAST_LAYERS = ("attn.proj.", "mlp.layers.1.")  # of a block's two residual sequences
+LAST_LAYERS = ("attn.proj.", "mlp.layers.1.")  # of a block's two residual branches
 
 
 def deepened(folder: Path, blocks: int, seed: int = 0) -> Pam:
     """The model in `folder` with `blocks` more in its encoder; the last of them attends globally.
 
-    Raises InputError where the folder has no sam2.yaml of its own, or `blocks` is not positive.
+    Raises InputError if the folder has no sam2.yaml of its own, or `blocks` is not positive.
     """
     described = folder / "sam2.yaml"
     if not described.is_file():
@@ -42,7 +42,7 @@ def deepened(folder: Path, blocks: int, seed: int = 0) -> Pam:
     old = load_model(str(folder), device="cpu", dtype="float32")
     sam2 = sam2_config(described)
     trunk = sam2["image_encoder"]["trunk"]
-    end = sum(trunk["stages"][: STAGE + 1])  # the new ones' first number
+    end = sum(trunk["stages"][: STAGE + 1])  # number of the first new block
     trunk["stages"][STAGE] += blocks
     trunk["global_att_blocks"] = [
         *(block if block < end else block + blocks for block in trunk["global_att_blocks"]),
@@ -58,7 +58,7 @@ def deepened(folder: Path, blocks: int, seed: int = 0) -> Pam:
 
 
 def _moved(name: str, end: int, blocks: int) -> str:
-    """The name of a block that comes after the new ones."""
+    """A weight's name in the deeper model: blocks after the new ones count on."""
     found = re.match(re.escape(BLOCKS) + r"(\d+)\.", name)
     if found is None or int(found[1]) < end:
         return name
@@ -66,7 +66,7 @@ def _moved(name: str, end: int, blocks: int) -> str:
 
 
 def _start(name: str, drawn: Tensor) -> Tensor:
-    """A new block's weight: as it was drawn, or zero in the layers that end its sequences."""
+    """A new block's weight: as it was drawn, or zero in the layers that end its branches."""
     return torch.zeros_like(drawn) if any(part in name for part in LAST_LAYERS) else drawn
 
 
@@ -74,8 +74,8 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="a model with its own sam2.yaml")
-    parser.add_argument("out", type=Path, help="where the deeper one is written")
-    parser.add_argument("--blocks", type=int, default=3)
+    parser.add_argument("out", type=Path, help="folder for the deeper model")
+    parser.add_argument("--blocks", type=int, default=3, help="how many to add")
     given = parser.parse_args(arguments)
     save_model(deepened(given.folder, given.blocks), given.out, dtype=torch.float32)
 
