@@ -63,9 +63,9 @@ def video(tmp_path: Path) -> Sample:
     )
 
 
-def truth_teller(video: Sample, shift: int = 0, period: int = 24) -> ScriptedModel:
+def truth_teller(video: Sample, shift: int = 0) -> ScriptedModel:
     """Captions every clip with its truth, or with that of the clip `shift` clips on; with the right link."""
-    clips = [(start, min(start + period, 48)) for start in range(0, 48, period)]
+    clips = [(0, 25), (25, 48)]  # of 3 s: from the first frame to the one at the decode timestamp
 
     def answer(number: int, request: FakeText) -> str:
         chosen = chosen_regions(video)
@@ -112,10 +112,10 @@ def test_the_actor_and_one_bystander_are_captioned(video: Sample) -> None:
 
 
 @pytest.mark.parametrize("carry_over", [True, False])
-def test_clips_lie_where_the_truth_is_read(video: Sample, carry_over: bool) -> None:
+def test_clips_are_sampled_as_in_the_node(video: Sample, carry_over: bool) -> None:
     model = truth_teller(video)
     clips = captioned_clips(model, video, chosen_regions(video), EN, 3.0, carry_over)
-    assert [(clip.start, clip.end) for clip in clips[0]] == [(0, 24), (24, 48)]
+    assert [(clip.start, clip.end) for clip in clips[0]] == [(0, 25), (25, 48 if carry_over else 47)]
     assert [clip.events for clip in clips[0]] == [("slides_left",), ("lifted",)]
     assert [clip.events for clip in clips[1]] == [("still",), ("still",)]
     shades = [
@@ -123,16 +123,18 @@ def test_clips_lie_where_the_truth_is_read(video: Sample, carry_over: bool) -> N
         for request in model.asked
         if request.embeddings[0].region == 1
     ]
-    assert shades[1][0] == (23 if carry_over else 24) and shades[1][-1] == 47
-    assert [len(each) for each in shades] == [16, 16]
+    assert shades[0] == [0, 2, 4, 5, 7, 8, 10, 12, 13, 15, 16, 18, 20, 21, 23, 24]  # every 0.2 s
+    first, last = (24, 47) if carry_over else (25, 46)
+    assert (shades[1][0], shades[1][-1]) == (first, last)
+    assert len(shades[1]) == (15 if carry_over else 14)  # the video ends before the clip
     assert model.asked[-1].previous_caption and model.asked[0].previous_caption is None
 
 
 def test_a_short_rest_is_not_scored(video: Sample) -> None:
     clips = captioned_clips(truth_teller(video), video, (0,), EN, 5.0, True)[0]
-    assert [(clip.start, clip.end) for clip in clips] == [(0, 40)]
+    assert [(clip.start, clip.end) for clip in clips] == [(0, 41)]
     clips = captioned_clips(truth_teller(video), video, (0,), EN, 4.0, True)[0]
-    assert [(clip.start, clip.end) for clip in clips] == [(0, 32), (32, 48)]
+    assert [(clip.start, clip.end) for clip in clips] == [(0, 33), (33, 48)]
 
 
 def stream_scores(model: ScriptedModel, video: Sample) -> tuple[dict[str, float | None], Findings]:

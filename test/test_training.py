@@ -27,6 +27,7 @@ from pam_ros.model.pam import Pam
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
 from pam_ros.model.vision.features import of_regions
 from pam_ros.records import Language, Prompt, Task
+from pam_ros.runtime.clip_sampler import planned_instants
 from pam_ros.share import share_folder
 from pam_ros.training.config import StageConfig, TrainingError, config_from, read_config
 from pam_ros.training.export import TRACKING, Blended, export_model
@@ -586,6 +587,23 @@ def test_a_region_is_asked_several_things_at_once() -> None:
     picture = open_sources(["shapes:1"])[0].regions[0]
     tasks = [(example.task, example.question) for example in image_questions(random, picture, config)]
     assert len(set(tasks)) == 3  # none twice
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("carry_over", [0.0, 1.0])
+def test_clips_are_sampled_around_the_instants_of_the_runtime(backward: bool, carry_over: float) -> None:
+    clip = Clip(10, 58, {Language.EN: ("It falls.",)}, backward=backward)
+    region = SampleRegion(clips=((clip,),))
+    config = stage(Path(), Path(), kind="caption", train=["perceiver"], steps=1, carry_over=carry_over)
+    random = np.random.default_rng(0)
+    shown = np.array([clip_questions(random, region, (0, 0), config, 16)[0].frames for _ in range(400)])
+    first, last = (57 + carry_over, 10) if backward else (10 - carry_over, 57)
+    instants = first + planned_instants(0, last - first, 16)
+    assert (shown[:, 0] == first).all() and (shown[:, -1] == last).all()
+    assert all(len(set(frames)) == 16 for frames in shown.tolist())
+    assert np.abs(shown.mean(0) - instants).max() < 0.2  # jitter is even
+    spacing = abs(last - first) / 15
+    assert 0.5 < np.abs(shown - instants).max() <= 0.5 * (spacing - 1) + 0.5  # and stays within its instant
 
 
 def test_schedule_follows_steps_or_time(tiny: Path, tmp_path: Path) -> None:

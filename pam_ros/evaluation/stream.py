@@ -147,6 +147,8 @@ def captioned_clips(
         for caption in step.captions:
             place = places[caption.region_id - 1]
             start, end = index_of[caption.clip_start_ns], index_of[caption.clip_end_ns] + 1
+            if clips[place]:  # the frame carried over is the last one of the clip before
+                start = max(start, clips[place][-1].end)
             if (end - start) / video.fps >= SHORTEST_CLIP * every_s:
                 clips[place].append(
                     _captioned_clip(video, place, caption, start, end, seen, clips[place], language)

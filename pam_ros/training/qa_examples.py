@@ -16,6 +16,7 @@ from pam_ros.datasets.schema import Clip, SampleRegion
 from pam_ros.model.text.language_model import LanguageModel
 from pam_ros.model.text.prompts import text_after_image
 from pam_ros.records import Language, Task
+from pam_ros.runtime.clip_sampler import planned_instants
 from pam_ros.training.config import StageConfig
 
 END = "<|im_end|>"
@@ -109,8 +110,8 @@ def clip_questions(
     turn = int(random.integers(len(languages)))
     frame_before = clip.end if clip.backward else clip.start - 1
     carried = frame_before >= 0 and frames > 1 and random.random() < config.carry_over
-    own = _spread(random, clip.start, clip.end, frames - 1 if carried else frames)
-    shown = ((frame_before,) if carried else ()) + (own[::-1] if clip.backward else own)
+    own = (clip.end - 1, clip.start) if clip.backward else (clip.start, clip.end - 1)
+    shown = _sampled(random, frame_before if carried else own[0], own[1], frames)
     examples = []
     for number in range(config.answers):
         language = languages[(turn + number) % len(languages)]
@@ -129,17 +130,21 @@ def _previous_captions(sequence: Sequence[Clip], place: int, language: Language)
     return sequence[place - 1].captions.get(language, ()) if place else ()
 
 
-def _spread(random: np.random.Generator, start: int, end: int, count: int) -> tuple[int, ...]:
-    """`count` different frames of start..end (end exclusive): evenly spread, with jitter."""
+def _sampled(random: np.random.Generator, first: int, last: int, count: int) -> tuple[int, ...]:
+    """`count` different frames from the first to the last, which may be before it.
+
+    They are jittered around the instants at which the runtime's clips want a frame; the ends stay.
+    """
+    length, step = abs(last - first), 1 if last >= first else -1
     if count == 1:
-        return (int(random.integers(start, end)),)
-    even = np.linspace(0, end - start - 1, count)
-    jitter = random.uniform(-0.5, 0.5, count) * (even[1] - even[0] - 1) * 0.9
+        return (first + step * int(random.integers(length + 1)),)
+    instants = planned_instants(0, length, count)
+    jitter = random.uniform(-0.5, 0.5, count) * (instants[1] - 1) * 0.9
     jitter[[0, -1]] = 0
-    frames = np.unique(np.clip(np.round(even + jitter), 0, end - start - 1).astype(int))
+    frames = np.unique(np.clip(np.round(instants + jitter), 0, length).astype(int))
     if len(frames) < count:
-        frames = np.unique(np.round(even).astype(int))
-    return tuple(int(start + frame) for frame in frames)
+        frames = np.unique(np.round(instants).astype(int))
+    return tuple(int(first + step * frame) for frame in frames)
 
 
 def _any(random: np.random.Generator, texts: Sequence[str]) -> str:
