@@ -23,7 +23,7 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Thing:
+class Rectangle:
     """A rectangle (x1, y1, x2, y2) of object `number`; a part if `part` is above 0."""
 
     number: int
@@ -50,32 +50,32 @@ class Thing:
         }
 
 
-def paint(folder: Path, name: str, things: Sequence[Thing]) -> None:
+def paint(folder: Path, name: str, rectangles: Sequence[Rectangle]) -> None:
     """A lossless picture in which every rectangle has its own colour."""
     rgb = np.full((HEIGHT, WIDTH, 3), GREY, np.uint8)
-    for thing in things:
-        rgb[thing.covers()] = (20 * thing.number, 200 - 20 * thing.number, 10 * thing.part)
+    for rectangle in rectangles:
+        rgb[rectangle.covers()] = (20 * rectangle.number, 200 - 20 * rectangle.number, 10 * rectangle.part)
     Image.fromarray(rgb).save(folder / f"{name}.png")
 
 
-def mask_of(thing: Thing, things: Sequence[Thing]) -> str | None:
-    """What later rectangles leave of a thing, with its parts if it is whole; None if that is nothing."""
+def mask_of(rectangle: Rectangle, rectangles: Sequence[Rectangle]) -> str | None:
+    """The visible pixels of a rectangle, with its parts if it is whole; None if there are none."""
     mask = np.zeros((HEIGHT, WIDTH), np.bool_)
-    for each in things:
-        same = each == thing or (not thing.part and each.number == thing.number)
+    for each in rectangles:
+        same = each == rectangle or (not rectangle.part and each.number == rectangle.number)
         mask = mask | each.covers() if same else mask & ~each.covers()
     return RleMask.of(mask).counts if mask.any() else None
 
 
 SCENE = (
-    Thing(3, (0, 60, WIDTH, HEIGHT), background=True),
-    Thing(1, (20, 20, 40, 40)),
-    Thing(1, (40, 24, 46, 36), part=1),
-    Thing(2, (70, 30, 90, 50)),
+    Rectangle(3, (0, 60, WIDTH, HEIGHT), background=True),
+    Rectangle(1, (20, 20, 40, 40)),
+    Rectangle(1, (40, 24, 46, 36), part=1),
+    Rectangle(2, (70, 30, 90, 50)),
 )
 
 
-def write_shards(folder: Path, scene: Sequence[Thing] = SCENE) -> None:
+def write_shards(folder: Path, scene: Sequence[Rectangle] = SCENE) -> None:
     """A folder as `pam scenes render` writes it: a picture; a video whose object 2 goes and comes back."""
     folder.mkdir(exist_ok=True)
     paint(folder, "a", scene)
@@ -90,12 +90,12 @@ def write_shards(folder: Path, scene: Sequence[Thing] = SCENE) -> None:
     ]
     masks: tuple[list[str | None], list[str | None]] = ([], [])
     for index in range(20):
-        moved, there = Thing(1, (20 + index, 20, 40 + index, 40)), Thing(2, (70, 60, 90, 80))
+        moved, there = Rectangle(1, (20 + index, 20, 40 + index, 40)), Rectangle(2, (70, 60, 90, 80))
         shown = [moved] if 6 <= index < 12 else [moved, there]
         paint(folder, f"v{index}", shown)
-        for own, thing in zip(masks, (moved, there), strict=True):
-            own.append(mask_of(thing, shown))
-    regions = [Thing(1, (0, 0, 1, 1)).region(), Thing(2, (0, 0, 1, 1)).region()]
+        for own, rectangle in zip(masks, (moved, there), strict=True):
+            own.append(mask_of(rectangle, shown))
+    regions = [Rectangle(1, (0, 0, 1, 1)).region(), Rectangle(2, (0, 0, 1, 1)).region()]
     regions[0] |= {"mask": masks[0], "segments": [[0, 20, "slides_right"]]}
     regions[1] |= {"mask": masks[1], "segments": [[0, 20, "still"]]}
     lines.append(

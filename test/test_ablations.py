@@ -245,7 +245,7 @@ def test_variants_share_what_they_can(
         run_ablations(replace(plan, minutes=5.0), [BY_NAME["standard"]])
 
 
-def test_a_stage_broken_off_starts_anew(base: Path, tmp_path: Path, stages: dict[str, Any]) -> None:
+def test_an_interrupted_stage_starts_again(base: Path, tmp_path: Path, stages: dict[str, Any]) -> None:
     plan = Plan(base, test_training.DATA, tmp_path, 10.0, overrides=SMALL)
     folder = tmp_path / "tokens_4-after-stage1"
     folder.mkdir()
@@ -277,7 +277,7 @@ def test_a_new_perceiver_on_the_same_segmenter_and_language_model(base: Path) ->
     assert after["perceiver.sem_tokens.weight"].shape[0] == 16
 
 
-def test_teacher_forced_figures_are_those_of_the_end(tmp_path: Path) -> None:
+def test_teacher_forced_figures_are_means_over_the_last_lines(tmp_path: Path) -> None:
     lines = [{"step": 1, "loss": 9.0, "rate": 0.1}]
     lines += [{"step": 20 * n, "loss": float(n), "token": n / 10} for n in range(1, 8)]
     lines[-1]["video_token"] = 0.25

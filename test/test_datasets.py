@@ -70,7 +70,7 @@ def test_damaged_run_lengths_are_refused() -> None:
 
 
 def full_sample() -> Sample:
-    """A video of three frames in which everything that a shard can say is said."""
+    """A video of three frames that fills every field."""
     frames = tuple(LoadedPicture(np.full((HEIGHT, WIDTH, 3), 40 * i, np.uint8)) for i in range(3))
     region = SampleRegion(
         name="region 1",

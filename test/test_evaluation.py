@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation_world import Mask, SeeingModel, Thing, empty, shifted_by_5, square, write_shards
+from evaluation_world import Mask, Rectangle, SeeingModel, empty, shifted_by_5, square, write_shards
 from fakes import FakeModel
 
 from pam_ros.evaluation.cases import Findings
@@ -108,14 +108,14 @@ def test_an_empty_and_a_shifted_model_have_their_iou(shards: Path) -> None:
     assert scores == pytest.approx([300 / 500, (20 * 15 + 6 * 7 + 6 * 5) / (2 * 472 - 372)], abs=0.02)
 
 
-def test_a_mask_said_to_be_absent_does_not_count(shards: Path) -> None:
+def test_an_absent_region_has_no_mask(shards: Path) -> None:
     assert masks_of(shards, SeeingModel(presence=lambda mask: False)).scores()["mask_iou_box"] == 0
 
 
 def test_regions_that_are_too_small_are_not_asked_about(shards: Path) -> None:
     assert SMALLEST_OBJECT == ASKED_ABOUT  # the data's own limit
-    nothing, part = Thing(3, (0, 0, 0, 0), background=True), Thing(1, (0, 0, 0, 0), part=1)
-    write_shards(shards, [nothing, Thing(1, (20, 20, 24, 24)), part, Thing(2, (70, 30, 75, 35))])
+    nothing, part = Rectangle(3, (0, 0, 0, 0), background=True), Rectangle(1, (0, 0, 0, 0), part=1)
+    write_shards(shards, [nothing, Rectangle(1, (20, 20, 24, 24)), part, Rectangle(2, (70, 30, 75, 35))])
     # 16 and 25 of 10800 pixels
     cases = masks_of(shards, SeeingModel()).of("mask_iou_box")
     assert [case.sample for case in cases] == ["image 7 region 4"]
@@ -137,13 +137,13 @@ def test_a_perfect_tracker_scores_1(shards: Path) -> None:
     assert video_of(shards, SeeingModel()).counts()["jf_video_moving"] == 1
 
 
-def test_an_empty_tracker_is_right_only_while_the_object_is_hidden(shards: Path) -> None:
+def test_an_empty_tracker_scores_only_while_the_object_is_hidden(shards: Path) -> None:
     findings = video_of(shards, SeeingModel(blur=empty))
     assert [case.score for case in findings.of("jf_video")] == [0, 6 / 20]
     assert findings.scores()["recovery_rate"] == 0  # said lost, but never found
 
 
-def test_a_tracker_that_invents_a_hidden_object_loses_those_frames(shards: Path) -> None:
+def test_a_mask_of_a_hidden_object_costs_its_frames(shards: Path) -> None:
     model = SeeingModel(blur=lambda mask, frame: mask if mask.any() else square(0, 0, 9, mask.shape))
     findings = video_of(shards, model)
     assert [case.score for case in findings.of("jf_video")] == [14 / 20, 1]
@@ -151,7 +151,7 @@ def test_a_tracker_that_invents_a_hidden_object_loses_those_frames(shards: Path)
 
 
 @pytest.mark.parametrize(("lost_frames", "expected"), [(3, 1.0), (2, 0.0)])
-def test_lost_must_be_said_in_half_of_the_gone_frames(
+def test_lost_must_be_reported_in_half_of_the_gone_frames(
     shards: Path, lost_frames: int, expected: float
 ) -> None:
     def invents_later(mask: Mask, frame: int) -> Mask:
@@ -190,7 +190,7 @@ def test_speed_goes_through_the_engine(shards: Path) -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_speed_of_nothing_is_missing() -> None:
+def test_speed_without_data_is_missing() -> None:
     findings = Findings()
     evaluate_speed(FakeModel(), (), (), findings)
     assert findings.scores() == {"tracked_fps": None, "label_latency_s": None}

@@ -1,4 +1,4 @@
-"""What is evaluated and what is told of it: samples from files and seeds, JSON, page, table, errors."""
+"""Runs of an evaluation: samples from files and seeds, JSON, page, table, errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def shards(tmp_path: Path) -> Path:
 # ---- samples
 
 
-def test_a_folder_is_read_as_it_was_written(shards: Path) -> None:
+def test_a_folder_of_shards_is_read(shards: Path) -> None:
     samples = read_data(shards)
     image, video = samples.images[0], samples.videos[0]
     assert [region.kind for region in image.regions] == [Kind.BACKGROUND, Kind.OBJECT, Kind.PART, Kind.OBJECT]
@@ -57,7 +57,7 @@ def test_a_folder_is_read_as_it_was_written(shards: Path) -> None:
     assert [frame.stamp_ns for frame in video.stream()] == video.stamps_ns()
 
 
-def test_folders_that_cannot_be_read_say_why(shards: Path, tmp_path: Path) -> None:
+def test_errors_of_folders_name_the_reason(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=r"holds no index\.jsonl"):
         read_data(tmp_path / "empty")
@@ -81,7 +81,7 @@ def test_rendered_scenes_are_kept_and_not_rendered_twice(tmp_path: Path) -> None
     assert not list(tmp_path.glob(".*"))
 
 
-def test_boxes_alone_leave_the_masks_keys_null(tmp_path: Path) -> None:
+def test_data_with_boxes_alone_have_no_mask_metrics(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     question = {task: {"value": TASK_TEXT[task, Language.EN]} for task in (Task.LABEL, Task.CLIP)}
     image = {"type": "image", "image": "0.png", "bbox": [1, 2, 10, 20]}
@@ -104,7 +104,7 @@ def test_boxes_alone_leave_the_masks_keys_null(tmp_path: Path) -> None:
 # ---- findings, report, command
 
 
-def test_findings_take_means_numbers_and_reasons() -> None:
+def test_findings_collect_means_numbers_and_reasons() -> None:
     one, two = Findings(), Findings()
     one.add(Case("a", "s1", 1.0))
     two.add(Case("a", "s2", 0.5))
@@ -200,7 +200,7 @@ def test_several_seeds_give_mean_and_spread(shards: Path, monkeypatch: pytest.Mo
         (lambda: Plan(seeds=()), "give a seed or data"),
     ],
 )
-def test_wrong_arguments_say_what_is_allowed(make: Callable[[], object], message: str) -> None:
+def test_errors_of_arguments_name_what_is_allowed(make: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
 
@@ -240,7 +240,7 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyP
             pass
 
 
-def test_every_metric_is_explained(shards: Path) -> None:
+def test_the_page_explains_every_metric(shards: Path) -> None:
     findings = evaluate_samples(
         SeeingModel(), read_data(shards), Plan(data=shards, parts=(Part.MASKS, Part.VIDEO))
     )

@@ -81,7 +81,7 @@ def truth_teller(video: Sample, shift: int = 0) -> ScriptedModel:
     return ScriptedModel(answer=answer)
 
 
-def test_the_truth_of_a_clip_is_that_of_training_windows(video: Sample) -> None:
+def test_true_events_of_a_clip_are_as_in_training(video: Sample) -> None:
     actor = video.regions[0]
     assert events_in(actor, 0, 24) == ("slides_left",)
     assert events_in(actor, 24, 48) == ("lifted",)
@@ -130,7 +130,7 @@ def test_clips_are_sampled_as_in_the_node(video: Sample, carry_over: bool) -> No
     assert model.asked[-1].previous_caption and model.asked[0].previous_caption is None
 
 
-def test_a_short_rest_is_not_scored(video: Sample) -> None:
+def test_a_short_remainder_is_not_scored(video: Sample) -> None:
     clips = captioned_clips(truth_teller(video), video, (0,), EN, 5.0, True)[0]
     assert [(clip.start, clip.end) for clip in clips] == [(0, 41)]
     clips = captioned_clips(truth_teller(video), video, (0,), EN, 4.0, True)[0]
@@ -164,7 +164,7 @@ def test_captions_of_another_clip_score_less(video: Sample) -> None:
     assert scores["continuity"] == scores["continuity_zh"] == 1 / 2
 
 
-def test_data_that_do_not_say_what_happens(video: Sample) -> None:
+def test_data_without_events_are_compared_in_wording_alone(video: Sample) -> None:
     captions = {EN: ("The mug slides to the left.",)}
     clips = (Clip(0, 30, captions), Clip(30, 48, {}))
     plain = replace(video.regions[0], segments=(), category="", clips=(clips,))
@@ -306,7 +306,7 @@ def test_a_judge_needs_a_model() -> None:
     assert open_judge().name == "rule"
 
 
-def test_told_clips_hold_no_pixels_of_pictures(video: Sample) -> None:
+def test_captioned_clips_hold_no_pixels_of_pictures(video: Sample) -> None:
     (clip, *_) = captioned_clips(truth_teller(video), video, (0,), EN, 3.0, True)[0]
     assert isinstance(clip, CaptionedClip)
     assert [index for index, _ in clip.regions] == sorted({index for index, _ in clip.regions})

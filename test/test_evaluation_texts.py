@@ -106,7 +106,7 @@ def test_similarity_of_letters() -> None:
     assert open_similarity().name == "letters"
 
 
-def test_an_embedding_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_embedding_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--embedder|cannot be loaded"):
         open_similarity(str(tmp_path / "none"))
 

@@ -283,7 +283,7 @@ def test_a_stage_out_of_time_ends_cleanly(tiny: Path, tmp_path: Path) -> None:
 # ---- training sees what inference sees
 
 
-def test_rollout_equals_inference(tiny: Path, tmp_path: Path) -> None:
+def test_training_computes_what_inference_computes(tiny: Path, tmp_path: Path) -> None:
     """Regions of two pictures as one batch: the very region_features and masks of `Segmenter`, one by one."""
     pam: Pam = open_model(segment_stage(tiny, tmp_path))
     torch.nn.init.constant_(pam.segmenter.sam2.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 3.0)
@@ -324,7 +324,7 @@ def test_rollout_equals_inference(tiny: Path, tmp_path: Path) -> None:
                 )
 
 
-def test_prompts_lie_where_they_should() -> None:
+def test_clicks_boxes_and_corrections_lie_on_their_regions() -> None:
     masks = torch.zeros(6, 32, 32, dtype=torch.bool)
     masks[:, 8:20, 10:24] = True
     generator = Generator().manual_seed(1)
@@ -344,7 +344,7 @@ def test_prompts_lie_where_they_should() -> None:
 
 
 @pytest.mark.parametrize("box_fraction", [0.0, 0.4, 1.0])
-def test_as_many_regions_get_a_box_as_is_asked(box_fraction: float) -> None:
+def test_box_fraction_is_the_fraction_of_regions_prompted_by_a_box(box_fraction: float) -> None:
     masks = torch.zeros(40, 64, 64, dtype=torch.bool)
     masks[:, 20:50, 10:40] = True
     groups = first_prompts(masks, Generator().manual_seed(0), box_fraction)
@@ -529,7 +529,7 @@ def test_rare_events_come_as_their_balance_says(segmented: Path, balance: float,
 
 
 @pytest.mark.parametrize("balance", [0.0, 1.0])
-def test_answers_weigh_as_they_should(balance: float) -> None:
+def test_answer_balance_weighs_tokens_or_answers(balance: float) -> None:
     language = load_model("pam-tiny", device="cpu").language
     examples = [
         QAExample((0,), "?", "a", Task.LABEL),
@@ -544,7 +544,7 @@ def test_answers_weigh_as_they_should(balance: float) -> None:
     assert (short, long) == pytest.approx((1.0, 1.0) if balance else counts)
 
 
-def test_answers_to_questions_at_once_do_not_see_each_other(segmented: Path) -> None:
+def test_questions_of_one_sample_do_not_attend_to_each_other(segmented: Path) -> None:
     pam = load_model(str(segmented / "model"), device="cpu", dtype="float32")
     config = stage(segmented, segmented, kind="caption", train=["perceiver"], steps=1)
     module = CaptionStage(pam, None, config, Events([]))
@@ -571,7 +571,7 @@ def test_answers_to_questions_at_once_do_not_see_each_other(segmented: Path) -> 
     assert alone[0]["loss"] == pytest.approx(whole.item(), rel=1e-5)
 
 
-def test_a_region_is_asked_several_things_at_once() -> None:
+def test_a_region_gets_several_questions_at_once() -> None:
     region = next(r for sample in open_sources(["shapes:6:4"]) for r in sample.regions if r.clips)
     config = stage(Path(), Path(), kind="caption", train=["perceiver"], steps=1, answers=3, carry_over=1.0)
     random = np.random.default_rng(0)
@@ -616,7 +616,7 @@ def test_schedule_follows_steps_or_time(tiny: Path, tmp_path: Path) -> None:
     assert rate_factor(1.0, 0.03, 0.4) == pytest.approx(0.4)
 
 
-def test_samples_come_once_an_epoch() -> None:
+def test_every_sample_comes_once_per_epoch() -> None:
     parts = [samples_of_step(step, length=12, batch=2, seed=3) for step in range(6)]
     assert sorted(np.concatenate(parts).tolist()) == list(range(12))
 
@@ -654,7 +654,7 @@ def test_masks_are_padded_for_samples_with_fewer_regions() -> None:
     assert torch.equal(unpacked(torch.from_numpy(packed(masks.numpy())), 8), masks)
 
 
-def test_small_regions_of_pictures_are_kept_as_their_crops_show_them(tiny: Path, segmented: Path) -> None:
+def test_features_of_small_regions_are_those_of_their_crops(tiny: Path, segmented: Path) -> None:
     source = open_sources(["shapes:6", "shapes:2:4"])
     config = stage(tiny, segmented, kind="caption", train=["perceiver"], steps=1, cache_features=2)
     segmenter = load_model(str(segmented / "model"), device="cpu", dtype="float32").segmenter
@@ -795,7 +795,7 @@ def test_an_outline_keeps_what_examples_are_chosen_by() -> None:
     assert not kept.masks and not kept.path_m and not short.other_masks
 
 
-def test_a_clip_is_asked_about_with_the_previous_caption_of_the_data() -> None:
+def test_questions_about_a_clip_have_its_previous_caption() -> None:
     clip = Clip(0, 8, {Language.EN: ("It falls.",)}, previous={Language.EN: "It stood."})
     first = replace(clip, previous={})
     config = stage(Path(), Path(), kind="caption", train=["perceiver"], steps=1, answers=40)

@@ -1,6 +1,6 @@
 """`python -m pam_ros.simulator.tools.from_id_pictures FOLDER`: converts shards of an older format in place.
 
-There each frame had a PNG whose pixels were instance + 256 * part; now each region has its own masks.
+In the older format each frame has a PNG whose pixels are instance + 256 * part; now regions have masks.
 Pictures stay as they are; the PNGs are deleted when the new index is complete.
 """
 
