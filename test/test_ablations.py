@@ -310,7 +310,7 @@ def test_the_check_counts_as_the_evaluation_does(samples: Samples, wrong: bool) 
     def answer(number: int, request: FakeText) -> str:
         random = np.random.default_rng(number)
         if request.task is Task.CLIP:
-            clip = (0, 24) if request.embeddings[-1].shade <= 24 else (24, 48)
+            clip = (0, 25) if request.embeddings[-1].shade <= 25 else (25, 48)
             events = ("still",) if wrong else events_in(samples.videos[0].regions[0], *clip)
             return clip_caption(facts_of("mug"), events, (), request.language, random)
         category = "mug" if wrong and number == 2 else samples.images[0].regions[number - 1].category
