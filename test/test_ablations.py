@@ -69,10 +69,10 @@ def test_any_number_of_semantic_tokens(count: int, tmp_path: Path) -> None:
     pam = pam_with(semantic_tokens=count)
     memory = pam.new_memory()
     (seen,) = pam.segment(pam.encode(picture()), [box()], [memory])
-    (rows,) = pam.embeddings([seen], stride=FIRST_FRAME_STRIDE)
+    (embeddings,) = pam.embeddings([seen], stride=FIRST_FRAME_STRIDE)
     visual = (pam.segmenter.grid_size // 2) ** 2
-    assert len(rows) == visual + 1 + count + 1  # both separators stay
-    request = Wanted(embeddings=(rows,), task=Task.LABEL, language=Language.EN, max_new_tokens=3)
+    assert len(embeddings) == visual + 1 + count + 1  # both separators stay
+    request = Wanted(embeddings=(embeddings,), task=Task.LABEL, language=Language.EN, max_new_tokens=3)
     decode = TextRun(pam, [request])
     while not decode.done:
         decode.step()
@@ -89,9 +89,9 @@ def test_no_semantic_tokens_still_train(tiny: Path, tmp_path: Path) -> None:
     parameters = [each for group in parameter_groups(pam, config) for each in group["params"]]
     assert all(parameter.numel() for parameter in parameters)
     semantic, refined = pam.perceiver(torch.randn(2, 128, 4, 4), torch.randn(2, 2, 128))
-    rows = pam.projector(pam.perceiver.shuffle(refined, stride=FIRST_FRAME_STRIDE), semantic)
-    rows.square().sum().backward()
-    assert rows.shape[1] == 4 + 2
+    embeddings = pam.projector(pam.perceiver.shuffle(refined, stride=FIRST_FRAME_STRIDE), semantic)
+    embeddings.square().sum().backward()
+    assert embeddings.shape[1] == 4 + 2
     assert float(pam.perceiver.layers[0].mlp.layers[0].weight.grad.abs().sum()) > 0
 
 

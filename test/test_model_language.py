@@ -404,13 +404,13 @@ def test_partial_texts_are_prefixes_of_the_final_one(pam: Pam) -> None:
 )
 def test_unfinished_characters_are_held_back(pam: Pam, text: str) -> None:
     tokens = pam.language.encode_text(text)
-    shown = [pam.language.decode_text(tokens[:count]) for count in range(len(tokens) + 1)]
-    assert not any("\ufffd" in each for each in shown)
-    assert all(text.startswith(each) for each in shown)
-    assert shown[0] == ""
-    assert shown[-1] == text
+    partial = [pam.language.decode_text(tokens[:count]) for count in range(len(tokens) + 1)]
+    assert not any("\ufffd" in each for each in partial)
+    assert all(text.startswith(each) for each in partial)
+    assert partial[0] == ""
+    assert partial[-1] == text
     # the test reaches characters of several tokens: some steps show nothing new
-    assert len(set(shown)) < len(shown)
+    assert len(set(partial)) < len(partial)
 
 
 def test_special_tokens_are_parsed_in_prompts_and_hidden_in_answers(pam: Pam) -> None:

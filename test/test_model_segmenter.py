@@ -160,8 +160,8 @@ def test_a_mask_prompt_returns_the_mask_and_decoder_features(pam: Pam) -> None:
         assert observation.mask_score == 1
         assert observation.presence_score > 0.99
         assert observation.decoder_features.tokens.isfinite().all()
-        shown = (observation.mask_logits_at_frame_size() > 0).numpy()
-        assert (shown & mask).sum() / (shown | mask).sum() > 0.9
+        decoded = (observation.mask_logits_at_frame_size() > 0).numpy()
+        assert (decoded & mask).sum() / (decoded | mask).sum() > 0.9
     assert not torch.allclose(found[0].decoder_features.tokens, found[1].decoder_features.tokens)
     tracked = pam.track(features, memories)
     assert not torch.allclose(tracked[0].mask_logits, tracked[1].mask_logits)
