@@ -37,7 +37,7 @@ ALLOWED = {
 # Modules that may import more than their room. Nobody imports them, their own room included.
 ABOVE = {"pam_ros.training.ablations": {"evaluation"}}
 
-# Packages that only some rooms may import: ROS in nodes and examples, PyTorch and its kind where networks compute.
+# Packages that only some rooms may import: ROS in nodes and examples, PyTorch where networks compute.
 ROS = {
     "ament_index_python", "cv_bridge", "launch", "launch_ros", "message_filters", "rclpy", "std_srvs",
     "tf2_ros",
