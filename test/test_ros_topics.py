@@ -29,7 +29,16 @@ from ros_harness import (
     wait_until,
 )
 from sensor_msgs.msg import CompressedImage, Image
-from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, LabelInfo, Point2D, Pose2D
+from vision_msgs.msg import (
+    BoundingBox2D,
+    Detection2D,
+    Detection2DArray,
+    LabelInfo,
+    ObjectHypothesis,
+    ObjectHypothesisWithPose,
+    Point2D,
+    Pose2D,
+)
 
 from pam_ros.msg import Prompt, Region, RegionArray, StreamingCaption
 from pam_ros.nodes.images import picture_from_compressed, picture_from_image
@@ -112,6 +121,23 @@ def test_a_detection_of_a_known_region_makes_no_new_one(robot: Client) -> None:
             detections.publish(message)
             time.sleep(0.2)
         assert len(regions_of(messages)) == 1
+
+
+def test_id_and_class_of_a_detection_travel_with_its_region(robot: Client) -> None:
+    messages = robot.collect(RegionArray, "/pam/regions")
+    detection = Detection2D(id="track 7")
+    detection.bbox = BoundingBox2D(center=Pose2D(position=Point2D(x=30.0, y=20.0)), size_x=10.0, size_y=10.0)
+    for name, score in (("cup", 0.2), ("kettle", 0.7)):
+        hypothesis = ObjectHypothesis(class_id=name, score=score)
+        detection.results.append(ObjectHypothesisWithPose(hypothesis=hypothesis))
+    with Camera(robot):
+        robot.publisher(Detection2DArray, "/detections").publish(Detection2DArray(detections=[detection]))
+        (found,) = wait_until(lambda: regions_of(messages), "the detection's region")
+        assert (found.source_id, found.source_class) == ("track 7", "kettle")
+        described = robot.perceive(Prompt(region_id=found.id), without_mask=True).region
+        assert (described.source_id, described.source_class) == ("track 7", "kettle")
+        clicked = robot.perceive(click(50, 40)).region
+        assert (clicked.source_id, clicked.source_class) == ("", "")
 
 
 def test_label_image_names_and_detections(robot: Client) -> None:
