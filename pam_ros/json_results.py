@@ -29,7 +29,7 @@ def region_json(region: Region) -> dict[str, Any]:
     return {
         "id": region.region_id,
         "state": region.state.name.lower(),
-        "texts": [texts[language] for language in Language if language in texts],
+        "texts": list(texts.values()),
         "mask_score": _rounded(region.mask_score),
         "presence_score": _rounded(region.presence_score),
         "source_id": region.source_id,

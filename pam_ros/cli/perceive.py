@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.live import Live
@@ -29,7 +30,15 @@ from pam_ros.errors import PromptError
 from pam_ros.geometry import full_mask
 from pam_ros.json_results import caption_json, region_json
 from pam_ros.output_files import writable_folder
-from pam_ros.records import Language, Task, image_tasks
+from pam_ros.records import Language, Region, Task, image_tasks
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pam_ros.model.interface import ModelInfo
+    from pam_ros.runtime.events import CaptionEvent
+    from pam_ros.runtime.offline import VideoStep
 
 
 def perceive(
@@ -57,7 +66,6 @@ def perceive(
     """Segment and describe regions of an image."""
     from pam_ros import media
     from pam_ros.runtime.offline import perceive_image
-    from pam_ros.runtime.overlay import draw_overlay
 
     picture = media.read_image(image)
     prompts = prompts_of(click, not_, box, mask)
@@ -75,18 +83,7 @@ def perceive(
             live.update("\n".join(f"{i} {t} {lang}: {text}" for (i, t, lang), text in growing.items()))
 
         regions = perceive_image(pam, picture, prompts, tasks, languages, show)
-    for stale in out.glob("mask_*.png"):  # of an earlier run with more regions
-        if stale.stem.removeprefix("mask_").isdecimal():
-            stale.unlink()
-    for region in regions:
-        media.write_mask(
-            out / f"mask_{region.region_id}.png", full_mask(region.box_xyxy, region.mask, picture.shape)
-        )
-    media.write_image(out / "overlay.png", draw_overlay(picture, regions))
-    result = {"image": str(image), "model": asdict(pam.info), "regions": [region_json(r) for r in regions]}
-    (out / "result.json").write_text(
-        json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
+    _write_regions(out, image, picture, pam.info, regions)
     for region in regions:
         for (each, spoken), text in region.texts.items():
             print(f"{region.region_id} {each.value} {spoken.value}: {text.text}")
@@ -119,7 +116,6 @@ def caption(
     """
     from pam_ros import media
     from pam_ros.runtime.offline import caption_video
-    from pam_ros.runtime.overlay import draw_overlay
 
     stamps = media.video_stamps_ns(video)
     prompts = prompts_of(click, not_, box, mask)
@@ -134,33 +130,65 @@ def caption(
     steps = caption_video(
         pam, media.read_video(video), prompts, every_s=every, language=spoken, carry_over=carry_over
     )
+    _write_video(out, steps, len(stamps))
+    console.print(f"wrote {out}/")
+
+
+def _write_regions(
+    out: Path, source: Path, picture: NDArray[np.uint8], info: ModelInfo, regions: list[Region]
+) -> None:
+    """Writes the masks, overlay.png and result.json of one image."""
+    from pam_ros import media
+    from pam_ros.runtime.overlay import draw_overlay
+
+    for stale in out.glob("mask_*.png"):  # of an earlier run with more regions
+        if stale.stem.removeprefix("mask_").isdecimal():
+            stale.unlink()
+    for region in regions:
+        media.write_mask(
+            out / f"mask_{region.region_id}.png", full_mask(region.box_xyxy, region.mask, picture.shape)
+        )
+    media.write_image(out / "overlay.png", draw_overlay(picture, regions))
+    result = {"image": str(source), "model": asdict(info), "regions": [region_json(r) for r in regions]}
+    (out / "result.json").write_text(
+        json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
+
+
+def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int) -> None:
+    """Writes overlay.mp4, captions.jsonl and regions.jsonl as the steps come; prints the captions."""
+    from pam_ros import media
+    from pam_ros.runtime.overlay import draw_overlay
+
     newest: dict[int, str] = {}
     with (
         media.VideoWriter(out / "overlay.mp4") as film,
         (out / "captions.jsonl").open("w", encoding="utf-8") as captions,
         (out / "regions.jsonl").open("w", encoding="utf-8") as regions,
-        progress_bar("frames", len(stamps)) as advance,
+        progress_bar("frames", frame_count) as advance,
     ):
         for step in steps:
             for each in step.captions:
                 newest[each.region_id] = each.text
                 start_s, end_s = each.clip_start_ns / 1e9, each.clip_end_ns / 1e9
                 print(f"[{start_s:.1f}-{end_s:.1f} s] {each.region_id}: {each.text}")
-                record = caption_json(
-                    region_id=each.region_id,
-                    sequence=each.sequence,
-                    language=spoken,
-                    text=each.text,
-                    confidence=None,
-                    clip_start_ns=each.clip_start_ns,
-                    clip_end_ns=each.clip_end_ns,
-                    frame_count=each.frame_count,
-                )
-                captions.write(json.dumps(record, ensure_ascii=False) + "\n")
+                captions.write(json.dumps(_caption_record(each), ensure_ascii=False) + "\n")
             for warning in step.warnings:
                 console.print(f"warning: {warning}", markup=False)
             film.write(draw_overlay(step.frame.image, step.regions, captions=newest), step.frame.stamp_ns)
             line = {"stamp_ns": step.frame.stamp_ns, "regions": [region_json(r) for r in step.regions]}
             regions.write(json.dumps(line, ensure_ascii=False) + "\n")
             advance()
-    console.print(f"wrote {out}/")
+
+
+def _caption_record(event: CaptionEvent) -> dict[str, Any]:
+    return caption_json(
+        region_id=event.region_id,
+        sequence=event.sequence,
+        language=event.language,
+        text=event.text,
+        confidence=None,
+        clip_start_ns=event.clip_start_ns,
+        clip_end_ns=event.clip_end_ns,
+        frame_count=event.frame_count,
+    )
