@@ -72,8 +72,8 @@ def test_caption_writes_a_film_and_captions(picture: Path, tmp_path: Path):
     assert result.returncode == 0, result.stderr
     captions = [json.loads(line) for line in (tmp_path / "o/captions.jsonl").read_text().splitlines()]
     assert [(c["sequence"], c["frame_count"], c["region_id"], c["language"]) for c in captions] == [
-        (0, 5, 1, "en"),
-        (1, 6, 1, "en"),  # one carried over
+        (0, 6, 1, "en"),  # from 0.0 to 1.0 s, both included
+        (1, 5, 1, "en"),  # one carried over
     ]
     assert len((tmp_path / "o/regions.jsonl").read_text().splitlines()) == 10
     assert len(list(media.read_video(tmp_path / "o/overlay.mp4"))) == 10

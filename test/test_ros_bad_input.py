@@ -206,7 +206,7 @@ def test_bad_clicks_masks_and_detections_on_topics(active: tuple[Client, Process
     late = Detection2DArray(detections=[detection(40.0, 8.0)])
     late.header.stamp.sec = int(time.time()) - 3600
     detections.publish(late)
-    process.wait_for_log("1 detections are refused")
+    process.wait_for_log("1 detections were rejected")
     time.sleep(0.2)
     assert len(messages[-1].regions) == 2
 

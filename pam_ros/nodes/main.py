@@ -69,7 +69,11 @@ class SpinThread:
         self._stopping.set()
         self._executor.create_task(lambda: None)  # wakes it from waiting
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        if self._thread.is_alive():
+            return False
+        # Not left to its finalizer, which fails if the garbage collector frees its parts first.
+        self._executor.shutdown(timeout_sec=1.0)
+        return True
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -129,7 +131,7 @@ class Processes:
 
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         """`folder`: working directory and place of the logs; must exist."""
-        self.domain = random.SystemRandom().randrange(1, 100)
+        self.domain, self._lock = _reserve_domain()
         self.running: dict[str, Process] = {}
         self._folder = folder
         self._environment = {
@@ -152,6 +154,7 @@ class Processes:
             time.sleep(0.05)
         for process in self.running.values():
             process.kill()
+        self._lock.close()
 
     def start(
         self,
@@ -187,3 +190,18 @@ class Processes:
         for process in self.running.values():
             if process.exit_code:
                 process.check_running()
+
+
+def _reserve_domain() -> tuple[int, IO[bytes]]:
+    """A ROS domain that no other `Processes` of this machine uses, and the open file that reserves it."""
+    domains = list(range(1, 100))
+    random.SystemRandom().shuffle(domains)
+    for domain in domains:
+        lock = (Path(tempfile.gettempdir()) / f"pam_ros_domain_{domain}_{os.getuid()}.lock").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # in use
+            lock.close()
+            continue
+        return domain, lock
+    raise StateError("all ROS domains from 1 to 99 are in use by other tests or demos on this machine")
