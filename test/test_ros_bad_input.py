@@ -76,7 +76,12 @@ BAD_PROMPTS = [
     ("no prompt at all", Prompt(), Status.INVALID_INPUT, "needs a positive click, a box or a mask"),
     ("NaN click", click(NAN, 3), Status.INVALID_INPUT, "finite"),
     ("infinite click", click(3, math.inf), Status.INVALID_INPUT, "finite"),
-    ("click right of the image", click(64, 3), Status.INVALID_INPUT, "outside the 64x48 image; allowed: x 0..63"),
+    (
+        "click right of the image",
+        click(64, 3),
+        Status.INVALID_INPUT,
+        "outside the 64x48 image; allowed: x 0..63",
+    ),
     ("click above the image", click(3, -1), Status.INVALID_INPUT, "outside the 64x48 image"),
     ("only a negative click", click(3, 3, point_labels=[0]), Status.INVALID_INPUT, "positive click"),
     ("labels for other clicks", click(3, 3, point_labels=[1, 1]), Status.INVALID_INPUT, "2 labels"),

@@ -347,10 +347,12 @@ def test_simulated_time_stamps_pass_through() -> None:
 def test_quality_of_service_can_be_overridden() -> None:
     with pam(*FAKE_ACTIVE, "qos_overrides./image.subscription.reliability:=reliable") as (robot, process):
         robot.wait_for_active()
-        (image,) = robot.node.get_subscriptions_info_by_topic("/image")
-        assert image.qos_profile.reliability == QoSReliabilityPolicy.RELIABLE
-        (mouse_left,) = robot.node.get_subscriptions_info_by_topic("/image_mouse_left")
-        assert mouse_left.node_name == "pam"
+        infos = robot.node.get_subscriptions_info_by_topic
+        for topic in ("/image", "/image_mouse_left"):  # a node's name is discovered after its subscriptions
+            (info,) = wait_until(
+                lambda topic=topic: [it for it in infos(topic) if it.node_name == "pam"], f"pam on {topic}"
+            )
+            assert info.qos_profile.reliability == QoSReliabilityPolicy.RELIABLE, topic
         assert process.end() == 0
 
 
