@@ -31,7 +31,7 @@ def wait_until(
     while not (value := condition()):
         if time.monotonic() > until_s:
             text = what if isinstance(what, str) else what()
-            raise StateError(f"timed out after {timeout_s:.0f} s waiting for {text}")
+            raise StateError(f"timed out after {timeout_s:g} s waiting for {text}")
         time.sleep(0.01)
     return value
 
