@@ -80,5 +80,5 @@ def test_a_process_that_ignores_the_signal_is_killed(tmp_path: Path, monkeypatch
 
 def test_waiting_says_what_did_not_happen() -> None:
     assert wait_until(lambda: 7, "a number") == 7
-    with pytest.raises(StateError, match="timed out after 0.05 s waiting for rain"):
+    with pytest.raises(StateError, match=r"timed out after 0\.05 s waiting for rain"):
         wait_until(lambda: None, "rain", timeout_s=0.05)
