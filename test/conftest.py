@@ -24,10 +24,13 @@ MODEL = {
     "test_open_meshes",
     "test_pam_tiny",
     "test_parity",
+    "test_preprocessing",
     "test_region_crop",
     "test_scenes",
+    "test_text_engine",
     "test_training",
     "test_videos",
+    "test_vision_engine",
 }
 
 # The built interfaces or the installed executables are needed.

@@ -45,6 +45,7 @@ ROS = {
 ROS_ROOMS = {"nodes", "examples"}
 NEURAL = {"accelerate", "sam2", "torch", "transformers"}
 NEURAL_ROOMS = {"model", "training", "evaluation"}
+KERNEL_ROOMS = {"model"}  # may import Triton, guarded: a CPU-only build of PyTorch lacks it
 GENERATED = {"msg", "srv", "action"}  # pam_ros.msg and its like: ROS too
 
 
@@ -73,6 +74,8 @@ def forbidden(module: str, name: str) -> str:
     top, _, rest = name.partition(".")
     if is_ros(top):
         return "" if room in ROS_ROOMS else f"{top} belongs in nodes/"
+    if top == "triton":
+        return "" if room in KERNEL_ROOMS else f"triton belongs in {', '.join(sorted(KERNEL_ROOMS))}"
     if top in NEURAL:
         return "" if room in NEURAL_ROOMS else f"{top} belongs in {', '.join(sorted(NEURAL_ROOMS))}"
     if top != "pam_ros" or not rest:
@@ -204,6 +207,7 @@ def test_the_package_itself_is_empty() -> None:
         ("model/pam.py", "from .. import runtime", "model must not import runtime"),
         ("runtime/engine.py", "from pam_ros import nodes", "runtime must not import nodes"),
         ("runtime/engine.py", "import torch.nn as nn", "torch belongs in"),
+        ("evaluation/bench.py", "import triton", "triton belongs in model"),
         ("runtime/engine.py", "from rclpy.node import Node", "rclpy belongs in nodes/"),
         ("runtime/engine.py", "from sensor_msgs.msg import Image", "sensor_msgs belongs in nodes/"),
         ("runtime/engine.py", "from pam_ros.msg import Region", "pam_ros.msg belongs in nodes/"),

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+STABILITY_DELTA = 0.05  # PAM's flags for the stability pick
+STABILITY_THRESHOLD = 0.98
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedMasks:
@@ -65,3 +68,14 @@ def decode_masks(
         mask_tokens=mask_tokens,
         image=image,
     )
+
+
+def stability_pick(decoded: DecodedMasks, tokens: Tensor) -> Tensor:
+    """Of mask tokens (B, 4, C): token 0 if its mask is stable, else the best of 1 to 3 → (B, C)."""
+    first = decoded.masks[:, 0].flatten(1)  # (B, 4h*4w)
+    inner = (first > STABILITY_DELTA).sum(1).float()
+    outer = (first > -STABILITY_DELTA).sum(1).float()
+    stable = torch.where(outer > 0, inner / outer, 1.0) >= STABILITY_THRESHOLD
+    best = torch.where(stable, 0, decoded.ious[:, 1:].argmax(1) + 1)  # (B,)
+    index = best[:, None, None].expand(-1, 1, tokens.shape[2])
+    return tokens.gather(1, index)[:, 0]

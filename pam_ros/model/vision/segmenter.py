@@ -25,7 +25,7 @@ from torch.nn.functional import interpolate
 from pam_ros.errors import CheckpointError
 from pam_ros.model.config import PerceiverInput
 from pam_ros.model.vision.features import DecoderFeatures, FrameFeatures, Observation, RegionCrop, of_regions
-from pam_ros.model.vision.mask_decoder import DecodedMasks, decode_masks
+from pam_ros.model.vision.mask_decoder import DecodedMasks, decode_masks, stability_pick
 from pam_ros.model.vision.memory_bank import (
     MemoryEntry,
     RegionMemory,
@@ -40,8 +40,6 @@ from pam_ros.records import Prompt
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
-STABILITY_DELTA = 0.05  # PAM's flags for the stability pick
-STABILITY_THRESHOLD = 0.98
 MASK_PROMPT_LOGIT = 10.0  # SAM 2 takes a mask prompt as logits of ±10
 REFINE_LOGIT_CLAMP = 32.0  # SAM 2 clamps the logits it feeds back when clicks refine a mask
 
@@ -364,17 +362,12 @@ class Segmenter(nn.Module):
         return decoded
 
     def _decoder_features(self, decoded: DecodedMasks) -> DecoderFeatures:
-        """Picks mask tokens: token 0 if its mask is stable, else the best of 1–3; then token 0."""
-        first = decoded.masks[:, 0].flatten(1)  # (B, 4h*4w)
-        inner = (first > STABILITY_DELTA).sum(1).float()
-        outer = (first > -STABILITY_DELTA).sum(1).float()
-        stable = torch.where(outer > 0, inner / outer, 1.0) >= STABILITY_THRESHOLD
-        best = torch.where(stable, 0, decoded.ious[:, 1:].argmax(1) + 1)  # (B,)
+        """The image embedding and two mask tokens: the stability pick, then token 0."""
         tokens = decoded.mask_tokens
         if self.perceiver_input is PerceiverInput.BEFORE:  # the decoder's own, the same for every region
             tokens = self.sam2.sam_mask_decoder.mask_tokens.weight.expand_as(tokens)
-        pick = tokens[torch.arange(len(tokens), device=tokens.device), best]
-        return DecoderFeatures(image=decoded.image, tokens=torch.stack([pick, tokens[:, 0]], dim=1))
+        tokens = torch.stack([stability_pick(decoded, tokens), tokens[:, 0]], dim=1)
+        return DecoderFeatures(image=decoded.image, tokens=tokens)
 
     def _finish(
         self,

@@ -1,0 +1,109 @@
+"""Weights of Qwen2's layers, fused for few large reads: QKV as one matrix, gate and up as one.
+
+Letters: H model width, Q heads, G key-value heads, D head width, F width of the MLP, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One decoder layer."""
+
+    input_norm: Tensor  # (H)
+    qkv: Tensor  # ((Q + 2G)·D, H)
+    qkv_bias: Tensor  # ((Q + 2G)·D)
+    out: Tensor  # (H, Q·D)
+    mlp_norm: Tensor  # (H)
+    gate_up: Tensor  # (2F, H)
+    down: Tensor  # (H, F)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWeights:
+    """All weights, and the numbers that shapes do not tell."""
+
+    layers: tuple[LayerWeights, ...]
+    embeddings: Tensor  # (V, H)
+    norm: Tensor  # (H)
+    head: Tensor  # (V', H): without rows that have no token
+    heads: int
+    kv_heads: int
+    head_width: int
+    epsilon: float
+    cosines: Tensor  # (positions, D/2) float32
+    sines: Tensor  # (positions, D/2) float32
+
+    @property
+    def width(self) -> int:
+        """H."""
+        return self.norm.shape[0]
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that decoding one token reads: every weight once, of the embeddings one row."""
+        layers = (
+            tensor for layer in self.layers for tensor in (layer.qkv, layer.out, layer.gate_up, layer.down)
+        )
+        return sum(tensor.numel() * tensor.element_size() for tensor in (*layers, self.head))
+
+
+def fuse(transformer: Qwen2ForCausalLM, *, vocabulary: int | None = None, positions: int) -> DecoderWeights:
+    """Fuses the weights of `transformer`, whose own parameters become views of them: no memory is used twice.
+
+    `vocabulary`: tokens that may be generated, None = all; `positions`: the longest text, tokens.
+    Raises ValueError for a rotary code other than Qwen2.5's.
+    """
+    config: Qwen2Config = transformer.config
+    rotary = transformer.model.rotary_emb
+    if rotary.rope_type != "default":
+        raise ValueError(f"rotary code {rotary.rope_type!r} is not supported, only 'default'")
+    layers = tuple(_fuse_layer(layer) for layer in transformer.model.layers)
+    angles = torch.outer(
+        torch.arange(positions, device=rotary.inv_freq.device).float(), rotary.inv_freq.float()
+    )
+    head = transformer.lm_head.weight.data
+    return DecoderWeights(
+        layers=layers,
+        embeddings=transformer.model.embed_tokens.weight.data,
+        norm=transformer.model.norm.weight.data,
+        head=head if vocabulary is None else head[:vocabulary],
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_width=layers[0].out.shape[1] // config.num_attention_heads,
+        epsilon=config.rms_norm_eps,
+        cosines=angles.cos(),
+        sines=angles.sin(),
+    )
+
+
+def _fuse_layer(layer: Any) -> LayerWeights:
+    attention, mlp = layer.self_attn, layer.mlp
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    return LayerWeights(
+        input_norm=layer.input_layernorm.weight.data,
+        qkv=_joined([each.weight for each in projections]),
+        qkv_bias=_joined([each.bias for each in projections]),
+        out=attention.o_proj.weight.data,
+        mlp_norm=layer.post_attention_layernorm.weight.data,
+        gate_up=_joined([mlp.gate_proj.weight, mlp.up_proj.weight]),
+        down=mlp.down_proj.weight.data,
+    )
+
+
+def _joined(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """One tensor of all; the parameters become views of it."""
+    whole = torch.cat([each.data for each in parameters])
+    for parameter, part in zip(
+        parameters, torch.split(whole, [len(each) for each in parameters]), strict=True
+    ):
+        parameter.data = part
+    return whole
