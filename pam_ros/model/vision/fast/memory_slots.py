@@ -1,7 +1,7 @@
 """SAM 2's memory of all regions in fixed tensors: regions own slots, a plan lists what a frame attends to.
 
-The bank holds prompted frames (the first, and the latest corrections) and the last tracked frames, so a region
-costs the same after a minute and after a day, and shapes do not depend on a region's past.
+The bank holds prompted frames (the first, and the latest corrections) and the last tracked frames, so a
+region costs the same after a minute and after a day, and shapes do not depend on its past.
 
 Letters: B regions of a batch, C model width, M memory width, N = h·w grid cells, S spatial slots, P pointers.
 """

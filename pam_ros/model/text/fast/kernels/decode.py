@@ -187,7 +187,7 @@ def select_partial(
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Logits (B, V) float32 → the best token of each block of the vocabulary, and the sums for its probability.
+    """Logits (B, V) float32 → the best token of each block of the vocabulary, and sums for its probability.
 
     Greedy at temperature 0; else the maximum of logits / temperature + Gumbel noise, which is a sample.
     """
