@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,12 @@ class PamJsonlSource:
     def __init__(self, path: Path) -> None:
         """Raises DatasetError if the file cannot be read, holds no line, or a line has no frames."""
         self._lines = JsonLines([path])
-        groups: dict[tuple[bool, tuple[Path, ...]], list[int]] = {}
+        groups: dict[tuple[bool, bytes], list[int]] = {}
         for number, line in enumerate(self._lines):
-            streaming = "annotations" in line
-            # A streaming line has the whole video; another line about its frames asks about another region.
-            key = streaming or line.get("type", "") == "video", _frames(line, path.parent)
-            groups.setdefault(key, []).append(number)
+            names = "\n".join(map(str, _frames(line, path.parent)))
+            is_video = "annotations" in line or line.get("type", "") == "video"
+            digest = blake2b(names.encode(), digest_size=16).digest()  # names of millions of frames are large
+            groups.setdefault((is_video, digest), []).append(number)
         if not groups:
             raise DatasetError(f"{path} holds no line")
         self._folder = path.parent
