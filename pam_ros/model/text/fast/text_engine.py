@@ -167,7 +167,7 @@ class TextEngine:
 
     @torch.inference_mode()
     def step(self, tokens: int = 4) -> list[Growth]:
-        """Runs one prefill pass, or up to `tokens` steps of the batch; returns the texts that grew or ended."""
+        """Runs a prefill pass, or up to `tokens` steps of the batch; returns the texts that grew or ended."""
         self._drop_finished()
         segments: list[Segment] = []
         parts: list[Tensor] = []
