@@ -13,9 +13,11 @@ import pytest
 # Networks compute, or scenes are rendered.
 MODEL = {
     "test_ablations",
+    "test_bench",
     "test_checkpoint",
     "test_checkpoint_refused",
     "test_cli",
+    "test_engines",
     "test_evaluation_run",
     "test_model_language",
     "test_model_pam",

@@ -1,0 +1,104 @@
+"""`pam bench`: measures a model's speed and memory on this device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, Sam2Option, console, load
+from pam_ros.errors import InputError
+from pam_ros.output_files import writable_file
+
+LIMITS = ("copy_tb_s", "read_tb_s", "matmul_tflop_s")  # of the device, printed first
+
+
+def bench(
+    engine: Annotated[
+        str,
+        typer.Option("--engine", help="plain (as the node runs it) or fast (CUDA only)", metavar="ENGINE"),
+    ] = "plain",
+    random_weights: Annotated[
+        bool,
+        typer.Option("--random-weights", help="pam-3b or pam-1.5b with random weights, without a download"),
+    ] = False,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="runs of each figure")] = 15,
+    only: Annotated[
+        str,
+        typer.Option("--only", help="comma-separated figures (default: all)", metavar="FIGURES"),
+    ] = "",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="write all figures to this JSON file", metavar="FILE")
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--compare", help="compare two files of --json; measures nothing", metavar="A B"),
+    ] = None,
+    model: ModelOption = "pam-tiny",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    sam2: Sam2Option = None,
+) -> None:
+    """Measure speed and memory, beside the limits of the device.
+
+    docs/bench/README.md defines every figure.
+    """
+    from pam_ros.evaluation.bench import BenchPlan, EngineKind, read_result, run_bench, write_result
+    from pam_ros.model.loading.random_weights import random_model
+
+    if compare is not None:
+        results = [read_result(path) for path in compare]
+        names = [f"{letter} {path.stem}" for letter, path in zip("AB", compare, strict=True)]
+        _print_table(dict(zip(names, results, strict=True)))
+        return
+    if engine not in (kinds := [kind.value for kind in EngineKind]):
+        raise InputError(f"unknown engine {engine!r}; allowed: {', '.join(kinds)}")
+    names = tuple(name.strip() for name in only.split(",") if name.strip())
+    plan = BenchPlan(EngineKind(engine), repeats, names, random_weights)
+    if json_file is not None:
+        writable_file(json_file)
+    with console.status("loading") as status:
+        result = run_bench(
+            lambda: (
+                random_model(model, device=device, dtype=dtype)
+                if random_weights
+                else load(model, device, dtype, sam2)
+            ),
+            plan,
+            device=device,
+            progress=status.update,
+        )
+    if json_file is not None:
+        write_result(result, json_file)
+    _print_table({model: result.as_json()})
+
+
+def _print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """One line a figure, one column a result; of two results also the second over the first."""
+    from pam_ros.evaluation.bench import FIGURES, NOT_SELECTED, ratio
+
+    rows = [(key, [result["limits"].get(key) for result in results.values()]) for key in LIMITS]
+    for key in FIGURES:
+        if any(result["reasons"].get(key) != NOT_SELECTED for result in results.values()):
+            rows.append((key, [result.get(key) for result in results.values()]))
+    table = Table("figure", *results, *(["ratio"] if len(results) == 2 else []))
+    for key, values in rows:
+        ratios = [ratio(*values)] if len(values) == 2 else []
+        table.add_row(key, *(_text(value) for value in (*values, *ratios)))
+    Console().print(table)
+    for name, result in results.items():
+        print(f"{name}: {', '.join(f'{key} {value}' for key, value in result['about'].items())}")
+        reasons: dict[str, list[str]] = {}
+        for key, why in result["reasons"].items():
+            reasons.setdefault(why, []).append(key)
+        for why, keys in reasons.items():
+            if why != NOT_SELECTED:
+                print(f"{name}: no value ({why}): {', '.join(keys)}")
+
+
+def _text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

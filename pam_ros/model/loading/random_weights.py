@@ -1,0 +1,80 @@
+"""Models of the official sizes with random weights, for measurements without a download."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from pam_ros.errors import ModelNotFoundError
+from pam_ros.model.config import Architecture, sam2_config
+from pam_ros.model.interface import ModelInfo
+from pam_ros.model.loading.checkpoint import OFFICIAL_SAM2
+from pam_ros.model.loading.device import GIB, check_memory, parse_device, parse_dtype
+from pam_ros.model.pam import Pam, language_arguments
+
+VISION_PARAMETERS = 300_000_000  # of SAM 2.1 Large, Perceiver and projector, rounded up
+# Arguments of Qwen2Config, by the config.json of Qwen2.5 and PAM.
+COMMON: dict[str, Any] = {
+    "vocab_size": 151936,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 32768,
+    "tokenizer_model_max_length": 12288,
+    "sliding_window": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"},
+}
+SIZES: dict[str, dict[str, int]] = {
+    "pam-3b": {
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+    },
+    "pam-1.5b": {
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+    },
+}
+
+
+def random_architecture(name: str) -> Architecture:
+    """Shapes of an official model. Raises ModelNotFoundError for another name."""
+    if name not in SIZES:
+        raise ModelNotFoundError(
+            f"no random weights for model {name!r}; give one of {', '.join(SIZES)}, or load real weights"
+        )
+    return Architecture(sam2=sam2_config(OFFICIAL_SAM2), language=COMMON | SIZES[name])
+
+
+def random_model(name: str, *, device: str = "auto", dtype: str = "auto", seed: int = 0) -> Pam:
+    """Builds `pam-3b` or `pam-1.5b` with random weights and without a tokenizer.
+
+    The weights are drawn in float32 on the device, then cast.
+    Raises ModelNotFoundError for another name, DeviceError, or MemoryLimitError.
+    """
+    architecture = random_architecture(name)
+    target = parse_device(device)
+    kind = parse_dtype(dtype, target)
+    with torch.device("meta"):
+        language = Qwen2ForCausalLM(Qwen2Config(**language_arguments(architecture.language)))
+    numbers = VISION_PARAMETERS + sum(parameter.numel() for parameter in language.parameters())
+    check_memory(f"{name} with random weights", numbers * torch.float32.itemsize / GIB, target, 0.0)
+    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []), target:
+        torch.manual_seed(seed)
+        model = Pam(architecture)
+    model.place(target, kind)
+    model.requires_grad_(False)
+    model.info = ModelInfo(
+        name=name,
+        device=str(target),
+        dtype=str(kind).removeprefix("torch."),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        licence="random weights",
+    )
+    return model
