@@ -52,8 +52,8 @@ def bench(
 
     if compare is not None:
         results = [read_result(path) for path in compare]
-        names = [f"{letter} {path.stem}" for letter, path in zip("AB", compare, strict=True)]
-        _print_table(dict(zip(names, results, strict=True)))
+        titles = [f"{letter} {path.stem}" for letter, path in zip("AB", compare, strict=True)]
+        _print_table(dict(zip(titles, results, strict=True)))
         return
     if engine not in (kinds := [kind.value for kind in EngineKind]):
         raise InputError(f"unknown engine {engine!r}; allowed: {', '.join(kinds)}")
