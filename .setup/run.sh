@@ -12,6 +12,7 @@ if [[ $route == wheels && ${1:-} == ros2 ]] && ! command -v ros2 >/dev/null; the
   .setup/run.sh pam_node --ros-args -p autostart:=true -r image:=/camera/color/image_raw
 and this asks it: .setup/run.sh perceive_region --click 320 240"
 fi
-# Started in the checkout, `python -m pam_ros.…` would find the sources, which lack the built messages (Python 3.11+).
-[[ "${*:1:2}" != "python -m" || ${3:-} != pam_ros.* ]] || export PYTHONSAFEPATH=1
+# In the checkout, Python would find the sources first, which lack the built messages. This keeps the folder of the
+# script, and the current one, off its path (Python 3.11+).
+[[ ${1:-} != python || $PWD != "$root" ]] || export PYTHONSAFEPATH=1
 exec "$@"

@@ -182,7 +182,10 @@ class Prompt:
         if self.box is not None:
             x1, y1, x2, y2 = self.box.tolist()
             if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
-                raise PromptError(f"box {self.box.tolist()} is outside the {width}x{height} image")
+                raise PromptError(
+                    f"box {self.box.tolist()} is outside the {width}x{height} image; "
+                    f"it must overlap x 0..{width}, y 0..{height}"
+                )
         if self.mask is not None and self.mask.shape != (height, width):
             raise PromptError(
                 f"the mask is {self.mask.shape[1]}x{self.mask.shape[0]}, the image {width}x{height}; "

@@ -38,9 +38,9 @@ def render(
     height: Annotated[int, typer.Option(min=32, max=4096, help="image height in pixels")] = 480,
     open_meshes: OpenMeshes = 0.0,
 ) -> None:
-    """Write images and videos: JPEG frames, PNG ids and depth, index.jsonl with regions and texts.
+    """Write images and videos: JPEG frames, PNG depth of images, index.jsonl with regions, masks and texts.
 
-    A region's "mesh" is "kettle/17" for procedural meshes and "kettle/myosuite/kettle" for open meshes.
+    A region's "mesh_id" is "kettle/17" for procedural meshes and "kettle/myosuite/kettle" for open meshes.
     """
     from pam_ros.simulator.contact_sheet import (
         render_folder,  # imports MuJoCo, which the other commands do not need
@@ -63,7 +63,7 @@ def show(
     split: Split = "train",
     open_meshes: OpenMeshes = 0.0,
 ) -> None:
-    """Draw a contact sheet of samples with masks, labels and captions."""
+    """Draw a contact sheet of samples with outlines and category names."""
     from pam_ros.simulator.contact_sheet import contact_sheet, save_sheet
 
     if count + videos == 0:

@@ -1,19 +1,22 @@
 """Asks a running node what is in a box or at a click: `ros2 run pam_ros perceive_region --click 320 240`.
 
-How a node of your own calls `~/perceive`. It needs an active manager and a frame from the camera.
+How a node of your own calls `~/perceive`. It waits for an active manager and for a frame from the camera.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 
 import rclpy
 from rclpy.utilities import remove_ros_args
 from vision_msgs.msg import Point2D
 
-from pam_ros.msg import Prompt
+from pam_ros.msg import Prompt, Status
 from pam_ros.srv import PerceiveRegion
+
+RETRY_S = 1.0  # while the manager is not active, or no frame has come
 
 
 def arguments() -> argparse.Namespace:
@@ -29,7 +32,7 @@ def arguments() -> argparse.Namespace:
 
 
 def ask(options: argparse.Namespace) -> PerceiveRegion.Response | None:
-    """Calls the service; None if it does not answer in time."""
+    """Calls the service, again while the model loads or no frame has come; None if it does not answer."""
     node = rclpy.create_node("perceive_region")
     client = node.create_client(PerceiveRegion, options.service)
     prompt = Prompt(tasks=["label", "explain"], languages=options.languages)
@@ -37,11 +40,16 @@ def ask(options: argparse.Namespace) -> PerceiveRegion.Response | None:
         prompt.points = [Point2D(x=options.click[0], y=options.click[1])]
     else:
         prompt.box = options.box
+    until_s = time.monotonic() + options.timeout
     response = None
-    if client.wait_for_service(options.timeout):
+    while client.wait_for_service(max(0.0, until_s - time.monotonic())):
         future = client.call_async(PerceiveRegion.Request(prompt=prompt, without_mask=True))
-        rclpy.spin_until_future_complete(node, future, timeout_sec=options.timeout)
-        response = future.result() if future.done() else None
+        rclpy.spin_until_future_complete(node, future, timeout_sec=max(0.0, until_s - time.monotonic()))
+        response = future.result() if future.done() else response
+        starting = response is not None and response.status.code in (Status.NOT_ACTIVE, Status.NO_FRAME)
+        if not starting or time.monotonic() + RETRY_S > until_s:
+            break
+        time.sleep(RETRY_S)
     node.destroy_node()
     return response
 

@@ -128,8 +128,8 @@ class Engine:
         # 8. Texts about the image start as one batch: one prefill a region, its texts branch off.
         self._start_texts(results, plan)
 
-        # 9. Clips whose decode timestamp this is start as another batch. Texts are generated in steps between
-        #    frames (`_text_turn`), so that a frame never waits for more than one step.
+        # 9. Clips whose decode timestamp this is start as another batch. Texts are generated in bounded steps
+        #    between frames (`_text_turn`), for a fraction of the frame's time.
         batch = self._queue.new_batch()
         self._captions.settle(camera.name, frame.stamp_ns, clips, plan, batch)
         self._recorder.settle(frame.stamp_ns, recordings, plan, batch)
