@@ -135,7 +135,7 @@ def captioned_clips(
     every_s: float,
     carry_over: bool,
 ) -> dict[int, list[CaptionedClip]]:
-    """The captions of these regions by the runtime's own session, with the truth of each clip."""
+    """The captions of these regions by the runtime's own engine, with the truth of each clip."""
     index_of = {stamp: index for index, stamp in enumerate(video.stamps_ns())}
     prompts = [video.regions[place].prompt() for place in places]
     clips: dict[int, list[CaptionedClip]] = {place: [] for place in places}
