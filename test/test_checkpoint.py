@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +276,15 @@ def test_pam_tiny_is_the_same_at_every_load() -> None:
     (observation,) = first.segment(first.encode(picture()), [click()], [first.new_memory()])
     assert observation.presence_score > 0.5
     assert json.dumps(answers(first)) == json.dumps(answers(second))
+
+
+def test_models_may_be_loaded_by_several_threads_at_once() -> None:
+    """Building replaces torch.nn.init for the whole process, and must put it back."""
+    before = {name: getattr(torch.nn.init, name) for name in dir(torch.nn.init) if name.endswith("_")}
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: load_model("pam-tiny"), range(4)))
+
+    assert {name: getattr(torch.nn.init, name) for name in before} == before
+    first, *others = (model.state_dict() for model in models)
+    for other in others:
+        assert all(torch.equal(first[name], other[name]) for name in first)

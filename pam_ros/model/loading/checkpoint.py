@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ from pam_ros.model.loading.weights import (
 from pam_ros.model.pam import Pam
 
 OFFICIAL_SAM2 = "sam2.1/sam2.1_hiera_l"
+_BUILDING = threading.Lock()  # no_init_weights replaces torch.nn.init for the whole process
 WORKING_MEMORY_GIB = 0.25  # beside the weights of a model without a description
 
 Progress = Callable[[str], None]
@@ -259,7 +261,7 @@ def _loaded(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, repo
             "put sam2.1_hiera_large.pt beside config.json or give its path"
         )
     _fit_vocabulary(config, shapes, tokenizer)
-    with torch.random.fork_rng(devices=[]), no_init_weights():  # not everything is left uninitialised
+    with _BUILDING, torch.random.fork_rng(devices=[]), no_init_weights():
         model = _build(files, config, tokenizer)
     model.language.transformer.tie_weights()  # part of the initialisation that was skipped
     # Before the weights come: what was never written costs no memory, so the peak is one model of `dtype`.
