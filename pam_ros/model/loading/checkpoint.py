@@ -261,6 +261,7 @@ def _loaded(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, repo
             "put sam2.1_hiera_large.pt beside config.json or give its path"
         )
     _fit_vocabulary(config, shapes, tokenizer)
+    # Some weights are drawn all the same, hence the fork of the random generator.
     with _BUILDING, torch.random.fork_rng(devices=[]), no_init_weights():
         model = _build(files, config, tokenizer)
     model.language.transformer.tie_weights()  # part of the initialisation that was skipped
