@@ -179,7 +179,7 @@ def test_data_without_events_are_compared_in_wording_alone(video: Sample) -> Non
 # ---- judges
 
 
-def story(*captions: str, events: tuple[tuple[str, ...], ...], language: Language = EN) -> CaptionSequence:
+def sequence(*captions: str, events: tuple[tuple[str, ...], ...], language: Language = EN) -> CaptionSequence:
     return CaptionSequence("video 1 region 1", language, captions, ("",) * len(captions), "mug", events)
 
 
@@ -204,21 +204,21 @@ CHANGE, SAME = (("slides_left",), ("lifted",)), (("slides_left",), ("slides_left
     ],
 )
 def test_the_rule(caption: str, events: tuple[tuple[str, ...], ...], score: float) -> None:
-    assert RuleJudge().continuity(story(FIRST, caption, events=events)) == score
+    assert RuleJudge().continuity(sequence(FIRST, caption, events=events)) == score
 
 
 def test_the_rule_in_chinese() -> None:
     first = "红色的马克杯向左滑动。"
     for text, score in (("马克杯接着被提起。", 1), ("马克杯仍然被提起。", 0.5), ("锤子接着被提起。", 0)):
-        assert RuleJudge().continuity(story(first, text, events=CHANGE, language=ZH)) == score
+        assert RuleJudge().continuity(sequence(first, text, events=CHANGE, language=ZH)) == score
     covered = (("stays_covered",), ("stays_covered",))
     text = "马克杯依旧仍被箱子盖着。"
-    assert RuleJudge().continuity(story(text, text, events=covered, language=ZH)) == 1
+    assert RuleJudge().continuity(sequence(text, text, events=covered, language=ZH)) == 1
 
 
 def test_the_rule_needs_the_truth() -> None:
-    assert RuleJudge().continuity(story(FIRST, events=(("slides_left",),))) is None
-    assert RuleJudge().continuity(story(FIRST, FIRST, events=((), ()))) is None
+    assert RuleJudge().continuity(sequence(FIRST, events=(("slides_left",),))) is None
+    assert RuleJudge().continuity(sequence(FIRST, FIRST, events=((), ()))) is None
 
 
 @dataclass
@@ -268,25 +268,25 @@ def test_a_chat_model_judges(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PAM_JUDGE_API_KEY", "secret")
     judge = open_judge(endpoint.url, "some-model")
     assert judge.name == "some-model"
-    assert judge.continuity(story(FIRST, "Then it hums.", events=CHANGE)) == 0.8
+    assert judge.continuity(sequence(FIRST, "Then it hums.", events=CHANGE)) == 0.8
     (request,) = endpoint.requests
     assert request["path"] == "/v1/chat/completions" and request["model"] == "some-model"
     assert "Then it hums." in json.dumps(request["messages"]) and request["temperature"] == 0
     assert endpoint.keys == ["Bearer secret"]
-    assert judge.continuity(story(FIRST, events=(("still",),))) is None and len(endpoint.requests) == 1
+    assert judge.continuity(sequence(FIRST, events=(("still",),))) is None and len(endpoint.requests) == 1
 
 
 @pytest.mark.parametrize(("reply", "score"), [("**Score: 3.5**", 0.7), ("score: 1, no: score: 5", 1.0)])
 def test_answers_of_a_chat_model(endpoint: Endpoint, reply: str, score: float) -> None:
     endpoint.reply = reply
-    assert ChatJudge(url=endpoint.url, model="m").continuity(story(FIRST, FIRST, events=SAME)) == score
+    assert ChatJudge(url=endpoint.url, model="m").continuity(sequence(FIRST, FIRST, events=SAME)) == score
 
 
 @pytest.mark.parametrize("reply", ["", "very good", "score: 7"])
 def test_an_answer_without_a_score_is_refused(endpoint: Endpoint, reply: str) -> None:
     endpoint.reply = reply
     with pytest.raises(JudgeError, match="0 to 5"):
-        ChatJudge(url=endpoint.url, model="m").continuity(story(FIRST, FIRST, events=SAME))
+        ChatJudge(url=endpoint.url, model="m").continuity(sequence(FIRST, FIRST, events=SAME))
 
 
 def test_a_judge_that_fails_costs_continuity_only(endpoint: Endpoint, video: Sample) -> None:

@@ -169,11 +169,11 @@ def _render(kind: str, seed: int, home: Path) -> None:
     # Renamed when complete, so that no half-written folder is ever read.
     half = home.with_name(f".{home.name}.{os.getpid()}")
     writer = ShardWriter(half)
-    share = 1.0 if kind.startswith("open") else 0.0
+    fraction = 1.0 if kind.startswith("open") else 0.0
     if kind.endswith("image"):
-        writer.add("picture", exported_image(samples.image_sample(seed, "test", open_meshes=share)))
+        writer.add("picture", exported_image(samples.image_sample(seed, "test", open_meshes=fraction)))
     else:
-        video = samples.video_sample(seed, "test", VIDEO_FRAMES, VIDEO_FPS, open_meshes=share)
+        video = samples.video_sample(seed, "test", VIDEO_FRAMES, VIDEO_FPS, open_meshes=fraction)
         writer.add("frames", exported_video(video))
     writer.close()
     try:
