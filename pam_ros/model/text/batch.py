@@ -55,6 +55,11 @@ class GenerationBatch:
         self._keys = torch.zeros(len(prompts), 0, dtype=torch.long, device=prompts.device)
         self._next = self._keys
 
+    @property
+    def busy(self) -> bool:
+        """True while a sequence is unfinished."""
+        return any(not sequence.finished for sequence in self.running)
+
     @torch.inference_mode()
     def step(self) -> list[TextSequence]:
         """Prefills one chunk, or adds a token to every running sequence; returns those that grew or ended."""

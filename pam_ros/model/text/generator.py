@@ -85,7 +85,7 @@ class InProcessGenerator:
         """Steps the batch whose turn it is; reports the texts that changed. See `interface.TextGenerator`."""
         while self._batches:
             batch = self._batches.popleft()
-            if any(not sequence.finished for sequence in batch.running):
+            if batch.busy:
                 break
         else:
             return []
@@ -93,7 +93,7 @@ class InProcessGenerator:
             changed = batch.step()
         except Exception as error:  # noqa: BLE001 - the runtime must learn whose texts failed
             return [self._failed(sequence, error) for sequence in batch.running if not sequence.finished]
-        if any(not sequence.finished for sequence in batch.running):
+        if batch.busy:
             self._batches.append(batch)
         for sequence in changed:
             if sequence.finished:
@@ -108,9 +108,7 @@ class InProcessGenerator:
         sequence = self._sequences.pop(text_id, None)
         if sequence is not None:
             sequence.finished = True
-        self._batches = deque(
-            batch for batch in self._batches if any(not sequence.finished for sequence in batch.running)
-        )
+        self._batches = deque(batch for batch in self._batches if batch.busy)
 
     def _failed(self, sequence: TextSequence, error: Exception) -> TextDelta:
         sequence.finished = True

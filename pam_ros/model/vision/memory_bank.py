@@ -152,9 +152,11 @@ def attend_memory(sam2: SAM2Base, features: FrameFeatures, memory: MemoryTokens)
 
 
 def encode_memory(
-    sam2: SAM2Base, features: FrameFeatures, logits: Tensor, present: Tensor, *, binarise: bool
+    sam2: SAM2Base, embedding: Tensor, logits: Tensor, present: Tensor, *, binarise: bool
 ) -> Tensor:
     """Mask logits (B, 1, 4h, 4w) and presence (B, 1) bool in a frame → (B, M, h, w) spatial memory.
+
+    `embedding`: (B or 1, C, h, w), the frame's.
 
     PAM's flags: masks of prompted frames enter memory binarised.
     """
@@ -162,9 +164,9 @@ def encode_memory(
     masks = interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
     masks = (masks > 0).float() if binarise else masks.sigmoid()
     masks = masks * sam2.sigmoid_scale_for_mem_enc + sam2.sigmoid_bias_for_mem_enc
-    embedding = features.embedding.expand(logits.shape[0], -1, -1, -1)
-    out = sam2.memory_encoder(embedding, masks.to(embedding.dtype), skip_mask_sigmoid=True)
-    encoded: Tensor = out["vision_features"]
+    encoder = sam2.memory_encoder  # its steps, without the position code that nobody reads
+    fused = encoder.pix_feat_proj(embedding) + encoder.mask_downsampler(masks.to(embedding.dtype))
+    encoded: Tensor = encoder.out_proj(encoder.fuser(fused))
     if sam2.no_obj_embed_spatial is not None:
         absent = (~present).to(encoded.dtype)[..., None, None]
         encoded = encoded + absent * sam2.no_obj_embed_spatial[..., None, None]

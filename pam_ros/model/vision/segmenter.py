@@ -237,7 +237,7 @@ class Segmenter(nn.Module):
         memory.mask_logits = logits.detach()
         if remember:
             prompted = prompts is not None
-            spatial = encode_memory(self.sam2, features, logits, present, binarise=prompted)
+            spatial = encode_memory(self.sam2, features.embedding, logits, present, binarise=prompted)
             if memory.is_empty or not prompted:
                 memory.index += 1
             entry = MemoryEntry(memory.index, object_pointers(self.sam2, decoded), spatial)
@@ -386,7 +386,8 @@ class Segmenter(nn.Module):
             presence = torch.full_like(presence, MASK_PROMPT_LOGIT)
         present = presence > 0  # (B, 1)
         logits = torch.where(present[..., None, None], logits, NO_OBJ_SCORE)
-        spatial = encode_memory(self.sam2, features, logits, present, binarise=prompted)
+        embedding = features.embedding.expand(len(logits), -1, -1, -1)
+        spatial = encode_memory(self.sam2, embedding, logits, present, binarise=prompted)
         observations = []
         for i, memory in enumerate(memories):
             # Copies: a slice would keep the whole batch's memory alive when the other regions are gone.

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from pam_ros.model.vision.fast.memory_slots import BankPlan, SlotBank
 from pam_ros.model.vision.fast.sam2_ops import BatchedMemory, RotaryCode, attend_memory
 from pam_ros.model.vision.mask_decoder import decode_masks, stability_pick
-from pam_ros.model.vision.memory_bank import object_pointers
+from pam_ros.model.vision.memory_bank import encode_memory, object_pointers
 from pam_ros.model.vision.segmenter import MASK_PROMPT_LOGIT
 
 ATTENTION_BATCH = 3  # regions that attend to their memories at once
@@ -127,31 +126,13 @@ class RegionDecoder:
             presence = torch.full_like(presence, MASK_PROMPT_LOGIT)
         present = presence > 0  # (B, 1)
         logits = torch.where(present[..., None, None], logits, NO_OBJ_SCORE)
-        features = self._encode_memory(frame.embedding, logits, present, prompted)
+        features = encode_memory(self.sam2, frame.embedding, logits, present, binarise=prompted)
         regions, feature_slots, pointer_slots = written.long()
         self.bank.features.index_copy_(0, feature_slots, features.flatten(2).transpose(1, 2))
         self.bank.pointers.index_copy_(0, pointer_slots, pointers)
         self.logits.index_copy_(0, regions, logits)
         tokens = torch.stack([stability_pick(decoded, decoded.mask_tokens), decoded.mask_tokens[:, 0]], dim=1)
         return logits, ious, presence[:, 0], decoded.image, tokens
-
-    def _encode_memory(self, embedding: Tensor, logits: Tensor, present: Tensor, prompted: bool) -> Tensor:
-        """Mask logits (B, 1, 4h, 4w) on a frame → (B, M, h, w) spatial memory."""
-        sam2 = self.sam2
-        size = (sam2.image_size, sam2.image_size)
-        masks = interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
-        # PAM's flag: masks of prompted frames enter memory binarised.
-        masks = (masks > 0).float() if prompted else masks.sigmoid()
-        masks = masks * sam2.sigmoid_scale_for_mem_enc + sam2.sigmoid_bias_for_mem_enc
-        encoder = sam2.memory_encoder
-        x = encoder.pix_feat_proj(embedding) + encoder.mask_downsampler(masks.to(embedding.dtype))
-        encoded: Tensor = encoder.out_proj(encoder.fuser(x))
-        if sam2.no_obj_embed_spatial is not None:
-            encoded = (
-                encoded
-                + (~present).to(encoded.dtype)[..., None, None] * sam2.no_obj_embed_spatial[..., None, None]
-            )
-        return encoded
 
 
 @dataclass(frozen=True, slots=True)
