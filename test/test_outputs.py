@@ -16,7 +16,7 @@ pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 from pam_ros.geometry import crop_mask
 from pam_ros.nodes import sink
 from pam_ros.nodes.conversions import PromptDefaults
-from pam_ros.nodes.outputs import labels
+from pam_ros.nodes.outputs import camera_outputs, labels, overlay
 from pam_ros.nodes.outputs.camera_outputs import CameraOutputs
 from pam_ros.nodes.outputs.captions import CaptionsOutput
 from pam_ros.nodes.parameters import PerceptionSettings
@@ -278,6 +278,45 @@ def test_a_finished_text_is_sent_with_the_newest_frame(node: Node, outputs: Came
     message = node.messages("~/regions")[-1]
     assert message.header.stamp.nanosec == 7
     assert message.regions[0].texts[0].brief_caption == "A kettle."
+
+
+def test_a_growing_caption_replaces_the_last_one_on_the_overlay_without_a_new_frame(
+    node: Node, outputs: CameraOutputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[dict[int, str], set[int]]] = []
+
+    def noted(image: Any, regions: Any, *, captions: Any, growing: Any, **rest: Any) -> Any:
+        drawn.append((captions, growing))
+        return image
+
+    monkeypatch.setattr(overlay, "draw_overlay", noted)
+    monkeypatch.setattr(camera_outputs, "_REDRAW_S", 0.0)
+    outputs.on_frame(frame_result(1))
+    outputs.on_caption(caption_event(1, 0, "It boils.", final=True))
+    wait_until(lambda: drawn and drawn[-1] == ({1: "It boils."}, set()))
+    for text in ("It", "It slides"):
+        outputs.on_caption(caption_event(1, 1, text, final=False))
+        wait_until(lambda text=text: drawn[-1] == ({1: text}, {1}))
+    outputs.on_frame(frame_result(2))
+    wait_until(lambda: stamps_of(node, "~/overlay")[-1:] == [2])
+    assert drawn[-1] == ({1: "It slides"}, {1})
+    outputs.on_caption(caption_event(1, 1, "It slides away.", final=True))
+    wait_until(lambda: drawn[-1] == ({1: "It slides away."}, set()))
+
+
+def test_nothing_is_drawn_without_a_subscriber(
+    node: Node, outputs: CameraOutputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[object] = []
+    monkeypatch.setattr(overlay, "draw_overlay", lambda *a, **k: drawn.append(a) or a[0])
+    monkeypatch.setattr(Publisher, "get_subscription_count", lambda self: 0)
+    outputs.on_frame(frame_result(1))
+    outputs.on_caption(caption_event(1, 0, "It boils.", final=True))
+    outputs.on_text(text_event(Language.EN, "kettle", final=True))
+    wait_until(lambda: node.messages("~/regions") and node.messages("~/regions")[-1].regions[0].texts)
+    assert outputs._overlay.sink.waiting == 0
+    assert not drawn
+    assert not node.messages("~/overlay")
 
 
 def test_names_are_withdrawn_when_the_engine_stops(node: Node, outputs: CameraOutputs) -> None:

@@ -158,9 +158,10 @@ def _write_regions(
 def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int) -> None:
     """Writes overlay.mp4, captions.jsonl and regions.jsonl as the steps come; prints the captions."""
     from pam_ros import media
-    from pam_ros.runtime.overlay import draw_overlay
+    from pam_ros.runtime.overlay import LastSeen, draw_overlay
 
     newest: dict[int, str] = {}
+    last_seen = LastSeen()
     with (
         media.VideoWriter(out / "overlay.mp4") as film,
         (out / "captions.jsonl").open("w", encoding="utf-8") as captions,
@@ -175,7 +176,10 @@ def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int) -> Non
                 captions.write(json.dumps(_caption_record(each), ensure_ascii=False) + "\n")
             for warning in step.warnings:
                 console.print(f"warning: {warning}", markup=False)
-            film.write(draw_overlay(step.frame.image, step.regions, captions=newest), step.frame.stamp_ns)
+            drawn = draw_overlay(
+                step.frame.image, step.regions, captions=newest, last_seen=last_seen.update(step.regions)
+            )
+            film.write(drawn, step.frame.stamp_ns)
             line = {"stamp_ns": step.frame.stamp_ns, "regions": [region_json(r) for r in step.regions]}
             regions.write(json.dumps(line, ensure_ascii=False) + "\n")
             advance()

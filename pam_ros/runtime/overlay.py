@@ -1,41 +1,37 @@
-"""Draws masks, contours, boxes, ids, labels and captions over a frame.
+"""Draws masks, outlines, labels and a band of captions over a frame.
 
-Pictures are `(H, W, 3)` uint8 RGB; coordinates are `(x, y)` pixels of the frame.
+Pictures are `(H, W, 3)` uint8 RGB; coordinates are `(x, y)` pixels of the frame. The picture keeps the
+frame's size, so that a click on the overlay means the same pixel of the frame.
 """
 
 from __future__ import annotations
 
-import colorsys
-import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from pam_ros.records import Region, RegionState, Task
+from pam_ros.runtime.fonts import Font, clip_lines, drawable, find_font, wrap
 
-Font = ImageFont.FreeTypeFont
+Colour = tuple[int, int, int]  # RGB
 
-_FONT_FOLDERS = (
-    "~/.local/share/fonts",
-    "~/.fonts",
-    "/usr/local/share/fonts",
-    "/usr/share/fonts",
-    "/System/Library/Fonts",
-)
-_CHINESE_FONTS = (  # beginnings of file names, best first; other weights than Regular come last
-    "NotoSansCJK-Regular", "NotoSansCJKsc-Regular", "NotoSansSC", "SourceHanSans", "wqy-microhei",
-    "wqy-zenhei", "DroidSansFallback", "NotoSansCJK", "NotoSerifCJK", "uming", "ukai", "PingFang", "STHeiti",
-    "Arial Unicode",
+# One per region of the default maximum; every pair is at least 0.08 apart in OKLab.
+_COLOURS: tuple[Colour, ...] = (
+    (66, 135, 245), (255, 140, 26), (46, 184, 92), (235, 64, 120),
+    (0, 190, 200), (250, 210, 40), (150, 90, 240), (160, 214, 60),
+    (230, 60, 50), (120, 200, 255), (190, 120, 60), (240, 130, 230),
+    (0, 130, 130), (255, 180, 150), (110, 130, 30), (190, 170, 255),
 )  # fmt: skip
-_LATIN_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular", "LiberationSans-Regular", "Ubuntu-R")
-_CHINESE_SAMPLE = "中"
-_CAPTION_LINES = 4  # most lines of a caption
-_WIDEST_LINE = 0.45  # fraction of the picture's width
+_BAND_SHADE = 0.3  # brightness that the picture keeps under the captions
+_BAND_HEIGHT = 0.4  # most of the picture's height that captions may take
+_CAPTION_LINES = 4  # most lines of one caption
+_LABEL_WIDTH = 0.6  # most of the picture's width that a label may take
+_LABEL_STEP_PX = 4  # by how much a label is moved to find a free place
+_DASH_PX, _GAP_PX = 8, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,33 +51,62 @@ class OverlayStyle:
     font_file: str = ""
 
 
+class LastSeen:
+    """Remembers where each region was last in view, to outline it while it is lost."""
+
+    def __init__(self) -> None:
+        self._regions: dict[int, Region] = {}
+
+    def update(self, regions: Iterable[Region]) -> Mapping[int, Region]:
+        """Region id → its newest record with a mask, of these regions only; a new mapping."""
+        self._regions = {
+            region.region_id: region if region.mask.size else self._regions[region.region_id]
+            for region in regions
+            if region.mask.size or region.region_id in self._regions
+        }
+        return self._regions
+
+
 def draw_overlay(
     image: NDArray[np.uint8],
     regions: Sequence[Region],
     *,
     captions: Mapping[int, str] | None = None,
+    growing: Collection[int] = (),
+    last_seen: Mapping[int, Region] | None = None,
     style: OverlayStyle | None = None,
 ) -> NDArray[np.uint8]:
-    """A new picture with every region drawn over `image`; `captions` are texts by region id."""
-    style = style or OverlayStyle()
+    """A new picture with every region drawn over `image`: masks, labels, and captions in a band below.
+
+    `captions`: texts by region id; `growing`: ids whose caption is not finished, so that its end is shown
+    rather than its beginning; `last_seen`: where lost regions are outlined with dashes.
+    """
+    style, last_seen = style or OverlayStyle(), last_seen or {}
     canvas = image.copy()
     visible = [region for region in regions if region.state is RegionState.TRACKED and region.mask.size]
     for region in sorted(visible, key=lambda region: int(region.mask.sum()), reverse=True):
         _tint(canvas, region, style.opacity)
-        _outline(canvas, region)
-    return _write(canvas, regions, captions or {}, style) if style.texts and regions else canvas
+        _outline(canvas, region, dashed=False)
+    for region in regions:
+        if region.state is RegionState.LOST and region.region_id in last_seen:
+            _outline(canvas, last_seen[region.region_id], dashed=True)
+    if not (style.texts and regions):
+        return canvas
+    font = find_font(style.font_file, style.font_px or max(12, image.shape[0] // 32))
+    band = _caption_band(canvas, regions, captions or {}, growing, font)
+    labels = list(_label_blocks(canvas, regions, last_seen, font, band.y if band else canvas.shape[0]))
+    return _write(canvas, [*labels, *([band] if band else [])], font)
 
 
-def region_colour(region_id: int) -> tuple[int, int, int]:
-    """RGB; neighbouring ids get colours far apart (golden-ratio hues)."""
-    red, green, blue = colorsys.hsv_to_rgb(region_id * 0.618034 % 1.0, 0.75, 1.0)
-    return int(red * 255), int(green * 255), int(blue * 255)
+def region_colour(region_id: int) -> Colour:
+    """RGB; the same for an id at all times, distinct for sixteen ids in a row."""
+    return _COLOURS[(region_id - 1) % len(_COLOURS)]
 
 
 def font_hint(texts: Iterable[str], style: OverlayStyle) -> str:
     """What to install if the font lacks characters of these texts; empty if it has them all."""
-    font = _font(style.font_file, 16)
-    if all(_drawable(text, font) == text for text in texts):
+    font = find_font(style.font_file, 16)
+    if all(drawable(text, font) == text for text in texts):
         return ""
     return (
         "the overlay font lacks some characters; for Chinese install a font "
@@ -91,7 +116,20 @@ def font_hint(texts: Iterable[str], style: OverlayStyle) -> str:
 
 def check_font_file(font_file: str) -> None:
     """Raises ValueError if `OverlayStyle.font_file` cannot be used."""
-    _font(font_file, 16)
+    find_font(font_file, 16)
+
+
+def mask_contours(region: Region) -> list[NDArray[np.int32]]:
+    """Outer contours of the mask, each (N, 2) pixels of the frame; none without a mask."""
+    if not region.mask.size:
+        return []
+    contours, _ = cv2.findContours(
+        region.mask.astype(np.uint8),
+        cv2.RETR_EXTERNAL,
+        cv2.CHAIN_APPROX_NONE,
+        offset=(int(region.box_xyxy[0]), int(region.box_xyxy[1])),
+    )
+    return [np.asarray(contour[:, 0], np.int32) for contour in contours]
 
 
 # --- masks
@@ -104,14 +142,18 @@ def _tint(canvas: NDArray[np.uint8], region: Region, opacity: float) -> None:
     window[region.mask] = (window[region.mask] * (1 - opacity) + colour * opacity).astype(np.uint8)
 
 
-def _outline(canvas: NDArray[np.uint8], region: Region) -> None:
-    x1, y1, x2, y2 = (int(edge) for edge in region.box_xyxy)
-    colour, thickness = region_colour(region.region_id), max(1, canvas.shape[0] // 360)
-    contours, _ = cv2.findContours(
-        region.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x1, y1)
-    )
-    cv2.drawContours(canvas, contours, -1, colour, thickness)
-    cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), colour, 1)
+def _outline(canvas: NDArray[np.uint8], region: Region, *, dashed: bool) -> None:
+    colour, thickness = region_colour(region.region_id), max(1, canvas.shape[0] // 240)
+    for contour in mask_contours(region):
+        pieces = list(_dashes(contour, thickness)) if dashed else [contour]
+        cv2.polylines(canvas, pieces, not dashed, colour, thickness, cv2.LINE_AA)
+
+
+def _dashes(contour: NDArray[np.int32], thickness: int) -> Iterator[NDArray[np.int32]]:
+    """Pieces of a closed contour whose points are neighbours, with gaps between them."""
+    step = (_DASH_PX + _GAP_PX) * thickness
+    for begin in range(0, len(contour), step):
+        yield contour[begin : begin + _DASH_PX * thickness]
 
 
 # --- texts
@@ -119,126 +161,132 @@ def _outline(canvas: NDArray[np.uint8], region: Region) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Lines of text at a place; `x, y` is its top-left corner."""
+    """Lines of text on a ground; `x, y` is its top-left corner, `line_px` the height of a line.
+
+    Attributes:
+        ground: colour under the text, or None for the darkened picture.
+        lines: (text, colour, indent in pixels) of each line.
+    """
 
     x: int
     y: int
     width: int
     height: int
-    lines: tuple[str, ...]
-    colour: tuple[int, int, int]
+    line_px: int
+    ground: Colour | None
+    lines: tuple[tuple[str, Colour, int], ...]
 
 
-def _write(
-    canvas: NDArray[np.uint8], regions: Sequence[Region], captions: Mapping[int, str], style: OverlayStyle
-) -> NDArray[np.uint8]:
+def _caption_band(
+    canvas: NDArray[np.uint8],
+    regions: Sequence[Region],
+    captions: Mapping[int, str],
+    growing: Collection[int],
+    font: Font,
+) -> _Block | None:
+    """The captions of all regions, one below the other, at the bottom; None if there is none."""
     height, width = canvas.shape[:2]
-    font = _font(style.font_file, style.font_px or max(12, height // 32))
-    line_px = int(font.size * 1.35)
-    lost_y, widest = height, int(width * _WIDEST_LINE)
-    blocks = []
+    line_px = _line_px(font)
+    texts = {
+        region.region_id: text
+        for region in regions
+        if (text := drawable(captions.get(region.region_id, ""), font).strip())
+    }
+    room = max(1, int(height * _BAND_HEIGHT) // line_px)
+    if not texts or line_px + 4 > height:
+        return None
+    shown = list(texts.items())[:room]
+    each = min(_CAPTION_LINES, max(1, room // len(shown)))
+    lines: list[tuple[str, Colour, int]] = []
+    for region_id, text in shown:
+        mark = f"#{region_id} "
+        indent = int(font.getlength(mark))
+        wide = max(1, width - 8 - indent)
+        kept = clip_lines(wrap(text, font, wide), each, font, wide, end=region_id in growing)
+        lines.append((mark, region_colour(region_id), -1))  # -1: the next line continues it
+        lines += [(line, (255, 255, 255), indent) for line in kept]
+    rows = sum(indent >= 0 for _, _, indent in lines)
+    tall = min(height, rows * line_px + 4)
+    return _Block(0, height - tall, width, tall, line_px, None, tuple(lines))
+
+
+def _label_blocks(
+    canvas: NDArray[np.uint8],
+    regions: Sequence[Region],
+    last_seen: Mapping[int, Region],
+    font: Font,
+    floor: int,
+) -> Iterator[_Block]:
+    """A label above each region, not over another label if there is room; `floor` is where captions begin.
+
+    Lost regions that were never seen are listed in the lower left corner.
+    """
+    width, line_px = canvas.shape[1], _line_px(font)
+    taken: list[_Block] = []
     for region in regions:
         lost = region.state is RegionState.LOST
-        heading = f"#{region.region_id} {_label(region, font)}".strip() + (": lost" if lost else "")
-        lines = _wrap(_drawable(heading, font), font, widest)[:1]
-        if not lost:
-            lines += _wrap(_drawable(captions.get(region.region_id, ""), font), font, widest)
-        block_width = int(max(font.getlength(line) for line in lines)) + 6
-        block_height = line_px * len(lines) + 4
-        if lost:  # it has no place in the picture: the lower left corner lists what is lost
-            lost_y -= block_height
-            x, y = 0, lost_y
-        else:
-            x, y = int(region.box_xyxy[0]), int(region.box_xyxy[1]) - block_height
-        x, y = max(0, min(x, width - block_width)), max(0, min(y, height - block_height))
-        blocks.append(_Block(x, y, block_width, block_height, tuple(lines), region_colour(region.region_id)))
+        wide = max(1, int(width * _LABEL_WIDTH))
+        heading = f"#{region.region_id} {_label(region, font)}".strip() + (" (lost)" if lost else "")
+        line = clip_lines(wrap(drawable(heading, font), font, wide), 1, font, wide, end=False)[0]
+        size = (min(width, int(font.getlength(line)) + 8), min(canvas.shape[0], line_px + 2))
+        place = last_seen.get(region.region_id) if lost else region
+        corner = (0, floor) if place is None else (int(place.box_xyxy[0]), int(place.box_xyxy[1]))
+        x, y = _free_place(corner, size, (width, max(floor, size[1])), taken)
+        colour = region_colour(region.region_id)
+        block = _Block(x, y, *size, line_px, colour, ((line, _ink(colour), 0),))
+        taken.append(block)
+        yield block
+
+
+def _free_place(
+    corner: tuple[int, int], size: tuple[int, int], limits: tuple[int, int], taken: Sequence[_Block]
+) -> tuple[int, int]:
+    """Top-left corner of a label whose region begins at `corner`: above it or, if that is taken, near it."""
+    width, height = size
+    x = max(0, min(corner[0], limits[0] - width))
+    lowest = limits[1] - height
+    wanted = max(0, min(corner[1] - height, lowest))
+    for y in sorted(
+        {*range(wanted, -1, -_LABEL_STEP_PX), *range(wanted, lowest + 1, _LABEL_STEP_PX)},
+        key=lambda y: abs(y - wanted),
+    ):
+        if not any(
+            x < it.x + it.width and it.x < x + width and y < it.y + it.height and it.y < y + height
+            for it in taken
+        ):
+            return x, y
+    return x, wanted
+
+
+def _write(canvas: NDArray[np.uint8], blocks: Sequence[_Block], font: Font) -> NDArray[np.uint8]:
     for block in blocks:
         window = canvas[block.y : block.y + block.height, block.x : block.x + block.width]
-        window[:] = (window * 0.35).astype(np.uint8)
+        window[:] = (window * _BAND_SHADE).astype(np.uint8) if block.ground is None else block.ground
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     for block in blocks:
-        for number, line in enumerate(block.lines):
-            colour = block.colour if number == 0 else (255, 255, 255)
-            pen.text((block.x + 3, block.y + 2 + number * line_px), line, fill=colour, font=font)
+        row = 0
+        for line, colour, indent in block.lines:
+            place = (block.x + 4 + max(0, indent), block.y + 1 + row * block.line_px)
+            pen.text(place, line, fill=colour, font=font)
+            row += indent >= 0
     return np.array(picture)
 
 
+def _line_px(font: Font) -> int:
+    return int(font.size * 1.35)
+
+
+def _ink(ground: Colour) -> Colour:
+    """Black or white, whichever is easier to read on this colour."""
+    return (0, 0, 0) if ground[0] * 0.299 + ground[1] * 0.587 + ground[2] * 0.114 > 128 else (255, 255, 255)
+
+
 def _label(region: Region, font: Font) -> str:
-    """The first label that the font has all characters of, whatever its language; else the first."""
-    labels = [text.text for (task, _), text in region.texts.items() if task is Task.LABEL]
-    return next((label for label in labels if _drawable(label, font) == label), "".join(labels[:1]))
-
-
-def _wrap(text: str, font: Font, width_px: int) -> list[str]:
-    """Breaks between words, between Chinese characters, and in words wider than a line; cuts long texts."""
-    words: list[str] = []
-    for char in " ".join(text.split()):
-        if words and char.isascii() and words[-1][-1].isascii() and words[-1] != " " and char != " ":
-            words[-1] += char
-        else:
-            words.append(char)
-    lines = [""]
-    for piece in (piece for word in words for piece in _pieces(word, font, width_px)):
-        if lines[-1] and font.getlength(lines[-1] + piece) > width_px:
-            lines.append("")
-        lines[-1] += piece if lines[-1] or piece != " " else ""
-    lines = [line.strip() for line in lines if line.strip()]
-    if len(lines) > _CAPTION_LINES:
-        lines = [*lines[: _CAPTION_LINES - 1], lines[_CAPTION_LINES - 1] + " …"]
-    return lines
-
-
-def _pieces(word: str, font: Font, width_px: int) -> list[str]:
-    """The word, split if it is wider than a line; at least one character a piece."""
-    pieces = [""]
-    for char in word:
-        if pieces[-1] and font.getlength(pieces[-1] + char) > width_px:
-            pieces.append("")
-        pieces[-1] += char
-    return pieces
-
-
-def _drawable(text: str, font: Font) -> str:
-    """Without the characters that the font would show as empty boxes."""
-    return "".join(char for char in text if char.isascii() or _has_glyph(font, char))
-
-
-# --- fonts
-
-
-@functools.lru_cache(maxsize=8)
-def _font(font_file: str, size_px: int) -> Font:
-    """Raises ValueError for a file that is no font."""
-    if font_file:
-        try:
-            return ImageFont.truetype(font_file, size_px)
-        except OSError as error:
-            raise ValueError(f"{font_file!r} is not a font file: {error}") from None
-    for path in _system_fonts():
-        font = ImageFont.truetype(str(path), size_px)
-        if path.name.startswith(_LATIN_FONTS) or _has_glyph(font, _CHINESE_SAMPLE):
-            return font
-    font_of_pillow = ImageFont.load_default(size_px)
-    assert isinstance(font_of_pillow, Font)
-    return font_of_pillow
-
-
-@functools.cache
-def _system_fonts() -> tuple[Path, ...]:
-    """The known fonts of this machine, best first, those with Chinese characters before the others."""
-    files = [
-        path
-        for folder in _FONT_FOLDERS
-        for path in Path(folder).expanduser().rglob("*")
-        if path.suffix.lower() in (".ttf", ".ttc", ".otf")
-    ]
-    return tuple(
-        path for name in _CHINESE_FONTS + _LATIN_FONTS for path in files if path.name.startswith(name)
-    )
-
-
-@functools.lru_cache(maxsize=4096)
-def _has_glyph(font: Font, char: str) -> bool:
-    """False if the font draws the character as it draws one that does not exist."""
-    return bytes(font.getmask(char)) != bytes(font.getmask("\uffff"))
+    """The first label that the font has all characters of, whatever its language, with its confidence."""
+    labels = [text for (task, _), text in region.texts.items() if task is Task.LABEL]
+    best = next((label for label in labels if drawable(label.text, font) == label.text), None)
+    best = best or (labels[0] if labels else None)
+    if best is None:
+        return ""
+    return best.text if best.confidence is None else f"{best.text} {best.confidence:.0%}"

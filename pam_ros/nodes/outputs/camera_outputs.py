@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,11 +12,14 @@ from pam_ros.nodes.outputs.captions import CaptionsOutput
 from pam_ros.nodes.outputs.labels import LabelsOutput
 from pam_ros.nodes.outputs.overlay import OverlayOutput
 from pam_ros.nodes.outputs.regions import DetectionsOutput, RegionsOutput
-from pam_ros.nodes.outputs.snapshot import Snapshot
+from pam_ros.nodes.outputs.snapshot import Caption, Snapshot
 from pam_ros.nodes.parameters import PerceptionSettings
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.records import Language, Region, Task, Text
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent
+from pam_ros.runtime.overlay import LastSeen
+
+_REDRAW_S = 0.1  # a growing text alone draws pictures at most this often
 
 
 class CameraOutputs:
@@ -32,7 +36,9 @@ class CameraOutputs:
         )
         self._sinks = [output.sink for output in (*self._of_frames, self._captions)]
         self._newest: FrameResult | None = None
-        self._growing: dict[int, str] = {}  # region id → its newest caption or growing text
+        self._captions_of: dict[int, dict[Language, Caption]] = {}  # by region id; the newest comes last
+        self._last_seen = LastSeen()
+        self._redrawn_s = 0.0  # when a growing text was last drawn, seconds of the monotonic clock
         # Region id → its texts in the order in which they began to grow, which is the order asked for; they
         # end in another one.
         self._order: dict[int, dict[tuple[Task, Language], None]] = {}
@@ -52,14 +58,14 @@ class CameraOutputs:
         regions = tuple(self._sorted(region) for region in result.regions)
         self._newest = replace(result, regions=regions)
         ids = [region.region_id for region in regions]
-        self._growing = {region_id: self._growing.get(region_id, "") for region_id in ids}
+        self._captions_of = {region_id: self._captions_of.get(region_id, {}) for region_id in ids}
         self._order = {region_id: self._order.get(region_id, {}) for region_id in ids}
         snapshot = self._snapshot(self._newest)
         for output in self._of_frames:
             output.on_frame(snapshot)
 
     def on_text(self, event: TextEvent) -> None:
-        """Shows a growing text on the overlay; a finished one sends the newest regions again, now with it.
+        """Shows a growing text; a finished one sends the newest regions again, now with it.
 
         Without this the text of a region on a camera that stands still (one image, a paused bag) would never
         reach the topics.
@@ -68,23 +74,21 @@ class CameraOutputs:
             return  # its region was removed
         self._order[event.region_id].setdefault((event.task, event.language))
         if event.task is not Task.LABEL:  # the overlay shows the label beside the id already
-            self._growing[event.region_id] = event.text
+            self._grow(event)
         if event.final and self._newest is not None:
             regions = tuple(_with_text(region, event) for region in self._newest.regions)
             self.on_frame(replace(self._newest, regions=regions))
 
     def on_caption(self, event: CaptionEvent) -> None:
-        """Publishes a growing or finished caption; a finished one also draws the overlay again."""
-        if event.region_id in self._growing:
-            self._growing[event.region_id] = event.text
+        """Publishes a growing or finished caption, and shows it."""
         self._captions.on_caption(event)
-        if event.final and self._newest is not None:
-            self._overlay.on_frame(self._snapshot(self._newest))
+        self._grow(event)
 
     def clear(self) -> None:
         """Forgets the regions: the engine was stopped. Captions that wait are still published."""
         self._newest = None
-        self._growing, self._order = {}, {}
+        self._captions_of, self._order = {}, {}
+        self._last_seen = LastSeen()
         for output in self._of_frames:
             output.clear()
 
@@ -98,12 +102,28 @@ class CameraOutputs:
         ended = [sink.join() for sink in self._sinks]
         return all(ended)
 
+    def _grow(self, event: TextEvent | CaptionEvent) -> None:
+        """Takes the newest state of a text and draws it, as the camera may be slow or stand still."""
+        if event.region_id not in self._captions_of or self._newest is None:
+            return  # its region was removed
+        captions = self._captions_of[event.region_id]
+        captions.pop(event.language, None)
+        captions[event.language] = Caption(event.text, event.language, event.final)
+        now_s = time.monotonic()
+        if event.final or now_s - self._redrawn_s >= _REDRAW_S:
+            self._redrawn_s = now_s
+            self._overlay.on_frame(self._snapshot(self._newest))
+
     def _snapshot(self, result: FrameResult) -> Snapshot:
         names = {region.region_id: self._name(region) for region in result.regions}
         return Snapshot(
             result=result,
             names={region_id: name for region_id, name in names.items() if name},
-            captions=dict(self._growing),
+            captions={
+                region_id: tuple(reversed(captions.values()))
+                for region_id, captions in self._captions_of.items()
+            },
+            last_seen=self._last_seen.update(result.regions),
         )
 
     def _name(self, region: Region) -> str:

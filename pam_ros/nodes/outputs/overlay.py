@@ -37,11 +37,18 @@ class OverlayOutput:
 
     def _publish(self, snapshot: Snapshot) -> None:
         settings, result = self._settings(), snapshot.result
-        hint = font_hint([*snapshot.captions.values(), *snapshot.names.values()], settings.overlay)
+        newest = {region_id: captions[0] for region_id, captions in snapshot.captions.items() if captions}
+        texts = {region_id: caption.text for region_id, caption in newest.items()}
+        hint = font_hint([*texts.values(), *snapshot.names.values()], settings.overlay)
         if hint and settings.overlay.texts:
             self._log.warn_once(hint)
         picture = draw_overlay(
-            result.image, result.regions, captions=snapshot.captions, style=settings.overlay
+            result.image,
+            result.regions,
+            captions=texts,
+            growing={region_id for region_id, caption in newest.items() if not caption.final},
+            last_seen=snapshot.last_seen,
+            style=settings.overlay,
         )
         if self._raw.get_subscription_count():
             self._raw.publish(image_message(picture, "rgb8", snapshot.header))

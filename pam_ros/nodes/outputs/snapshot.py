@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from std_msgs.msg import Header
 
 from pam_ros.nodes.conversions import time_message
+from pam_ros.records import Language, Region
 from pam_ros.runtime.events import FrameResult
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A text that a region is shown with: a rolling caption, or another text than its label."""
+
+    text: str
+    language: Language
+    final: bool  # False while it grows
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +27,14 @@ class Snapshot:
 
     Attributes:
         names: region id → label in the first language it was asked for in; regions without one are left out.
-        captions: region id → the newest caption or growing text; empty if there is none.
+        captions: region id → its newest caption in each language, the newest of all first.
+        last_seen: region id → its newest record with a mask; it shows where a lost region was.
     """
 
     result: FrameResult
     names: Mapping[int, str]
-    captions: Mapping[int, str]
+    captions: Mapping[int, tuple[Caption, ...]]
+    last_seen: Mapping[int, Region]
 
     @property
     def header(self) -> Header:

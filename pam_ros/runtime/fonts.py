@@ -1,0 +1,111 @@
+"""Finds fonts that have the characters to draw, and breaks texts into lines of a given width."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from PIL import ImageFont
+
+Font = ImageFont.FreeTypeFont
+
+LATIN_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular", "LiberationSans-Regular", "Ubuntu-R")
+_FONT_FOLDERS = (
+    "~/.local/share/fonts",
+    "~/.fonts",
+    "/usr/local/share/fonts",
+    "/usr/share/fonts",
+    "/System/Library/Fonts",
+)
+_CHINESE_FONTS = (  # beginnings of file names, best first; other weights than Regular come last
+    "NotoSansCJK-Regular", "NotoSansCJKsc-Regular", "NotoSansSC", "SourceHanSans", "wqy-microhei",
+    "wqy-zenhei", "DroidSansFallback", "NotoSansCJK", "NotoSerifCJK", "uming", "ukai", "PingFang", "STHeiti",
+    "Arial Unicode",
+)  # fmt: skip
+_CHINESE_SAMPLE = "中"
+
+
+@functools.lru_cache(maxsize=8)
+def find_font(font_file: str, size_px: int) -> Font:
+    """The font of a file; for an empty name an installed one, with Chinese characters if possible.
+
+    Raises ValueError for a file that is no font.
+    """
+    if font_file:
+        try:
+            return ImageFont.truetype(font_file, size_px)
+        except OSError as error:
+            raise ValueError(f"{font_file!r} is not a font file: {error}") from None
+    for path in system_fonts():
+        font = ImageFont.truetype(str(path), size_px)
+        if path.name.startswith(LATIN_FONTS) or _has_glyph(font, _CHINESE_SAMPLE):
+            return font
+    font_of_pillow = ImageFont.load_default(size_px)
+    assert isinstance(font_of_pillow, Font)
+    return font_of_pillow
+
+
+@functools.cache
+def system_fonts() -> tuple[Path, ...]:
+    """The known fonts of this machine, best first, those with Chinese characters before the others."""
+    files = [
+        path
+        for folder in _FONT_FOLDERS
+        for path in Path(folder).expanduser().rglob("*")
+        if path.suffix.lower() in (".ttf", ".ttc", ".otf")
+    ]
+    return tuple(
+        path for name in _CHINESE_FONTS + LATIN_FONTS for path in files if path.name.startswith(name)
+    )
+
+
+def drawable(text: str, font: Font) -> str:
+    """Without the characters that the font would show as empty boxes."""
+    return "".join(char for char in text if char.isascii() or _has_glyph(font, char))
+
+
+def wrap(text: str, font: Font, width_px: int) -> list[str]:
+    """Breaks between words, between Chinese characters, and in words wider than a line."""
+    words: list[str] = []
+    for char in " ".join(text.split()):
+        if words and char.isascii() and words[-1][-1].isascii() and words[-1] != " " and char != " ":
+            words[-1] += char
+        else:
+            words.append(char)
+    lines = [""]
+    for piece in (piece for word in words for piece in _pieces(word, font, width_px)):
+        if lines[-1] and font.getlength(lines[-1] + piece) > width_px:
+            lines.append("")
+        lines[-1] += piece if lines[-1] or piece != " " else ""
+    return [line.strip() for line in lines if line.strip()]
+
+
+def clip_lines(lines: list[str], count: int, font: Font, width_px: int, *, end: bool) -> list[str]:
+    """At most `count` lines: the first ones or, with `end`, the last ones; "…" marks what is left out."""
+    if len(lines) <= count:
+        return lines
+    if end:
+        first, *rest = lines[len(lines) - count :]
+        while first and font.getlength("… " + first) > width_px:
+            first = first[1:]
+        return ["… " + first.lstrip(), *rest]
+    *rest, last = lines[:count]
+    while last and font.getlength(last + " …") > width_px:
+        last = last[:-1]
+    return [*rest, last.rstrip() + " …"]
+
+
+def _pieces(word: str, font: Font, width_px: int) -> list[str]:
+    """The word, split if it is wider than a line; at least one character a piece."""
+    pieces = [""]
+    for char in word:
+        if pieces[-1] and font.getlength(pieces[-1] + char) > width_px:
+            pieces.append("")
+        pieces[-1] += char
+    return pieces
+
+
+@functools.lru_cache(maxsize=4096)
+def _has_glyph(font: Font, char: str) -> bool:
+    """False if the font draws the character as it draws one that does not exist."""
+    return bytes(font.getmask(char)) != bytes(font.getmask("\uffff"))
