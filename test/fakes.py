@@ -185,7 +185,14 @@ class FakeModel:
     def busy(self) -> bool:
         return bool(self._running)
 
-    def open_prompt(self, *, clip: bool) -> int:
+    @property
+    def in_background(self) -> bool:
+        return False
+
+    def notify(self, wake: Callable[[], None]) -> None:
+        pass
+
+    def open_prompt(self, *, clip: bool, frames: int = 1) -> int:
         prompt_id = next(self._ids)
         self.prompts[prompt_id] = (clip, [])
         return prompt_id

@@ -14,7 +14,7 @@ from pam_ros.records import Detection, Language, Task
 from pam_ros.runtime.engine import Engine, PromptRequest
 from pam_ros.runtime.failures import FaultLog
 from pam_ros.runtime.options import EngineOptions
-from pam_ros.runtime.worker import Worker
+from pam_ros.runtime.worker import TEXT_FRACTION, Worker
 
 
 @pytest.fixture
@@ -222,8 +222,7 @@ class TickingClock:
         return self.now_s
 
 
-@pytest.mark.parametrize(("share", "steps"), [(0.0, 1), (0.5, 5)])
-def test_texts_get_their_fraction_of_a_frames_time(share: float, steps: int):
+def test_texts_get_their_fraction_of_a_frames_time():
     clock, done = TickingClock(), []
 
     def masks() -> bool:
@@ -239,9 +238,8 @@ def test_texts_get_their_fraction_of_a_frames_time(share: float, steps: int):
         texts=language,
         idle=lambda: None,
         leave=lambda: None,
-        text_time_fraction=lambda: share,
         clock=clock,
         faults=FaultLog(),
     )
     assert worker.turn()
-    assert len(done) == steps
+    assert len(done) == round(10 * TEXT_FRACTION)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -131,27 +131,40 @@ class TextDelta:
         text_id: as `TextGenerator.generate` returned it.
         final: the text is complete; nothing more is reported about it.
         error: why the text ended without being complete; None otherwise. `text` is then what there was.
+        new_tokens: that the text grew by, the stop token included.
     """
 
     text_id: int
     text: str
     final: bool
     error: Exception | None = None
+    new_tokens: int = 1
 
 
 class TextGenerator(Protocol):
     """Texts about regions. Not thread-safe: one thread owns it.
 
     A prompt is opened and extended by the embeddings of one frame or, for a clip, of its frames as they
-    arrive; texts branch off it. `step` does all the work, a bounded piece at a time.
+    arrive; texts branch off it. `step` does all the work, a bounded piece at a time, unless the generator
+    works in the background: then `step` only reports.
     """
 
     @property
     def busy(self) -> bool:
-        """True while `step` has work to do."""
+        """True while a text is not final."""
 
-    def open_prompt(self, *, clip: bool) -> int:
-        """Starts a prompt about one frame, or about a clip; returns its id, which is never used again."""
+    @property
+    def in_background(self) -> bool:
+        """True if texts grow on another thread or machine, so that `step` returns at once."""
+
+    def notify(self, wake: Callable[[], None]) -> None:
+        """In the background, calls `wake` whenever `step` has something to report; on any thread."""
+
+    def open_prompt(self, *, clip: bool, frames: int = 1) -> int:
+        """Starts a prompt about one frame, or about a clip; returns its id, which is never used again.
+
+        `frames`: the most it will be extended by.
+        """
 
     def extend_prompt(self, prompt_id: int, embeddings: Any) -> None:
         """Appends one frame's RegionEmbeddings, oldest first."""
@@ -169,7 +182,8 @@ class TextGenerator(Protocol):
     def step(self) -> list[TextDelta]:
         """Does one bounded piece of work: prefills a chunk, or adds a token to every text of one batch.
 
-        Returns the texts that changed. If the model fails, the texts concerned end with `TextDelta.error`.
+        In the background: takes what has arrived. Returns the texts that changed. If the model fails, the
+        texts concerned end with `TextDelta.error`.
         """
 
     def cancel(self, text_id: int) -> None:

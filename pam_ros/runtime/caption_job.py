@@ -12,7 +12,7 @@ from pam_ros.records import Language, Task
 from pam_ros.runtime.clip_buffer import ClipFrame
 from pam_ros.runtime.embedding_plan import EmbeddedFrame
 from pam_ros.runtime.events import CaptionEvent
-from pam_ros.runtime.generation_queue import EventReporter
+from pam_ros.runtime.generation_queue import ClipPrompt, EventReporter
 from pam_ros.runtime.requests import RequestHandle
 
 
@@ -35,6 +35,7 @@ class CaptionJob:
         previous: returns the previous clip's caption, as known when generation starts.
         ended: called once, after the last event.
         handle: None for a streaming caption, of which each region has two at most.
+        prompt: see Job.
         final: the caption, once it is complete.
     """
 
@@ -51,6 +52,7 @@ class CaptionJob:
     previous: Callable[[], str | None] = _no_caption
     ended: Callable[[CaptionJob], None] = _nobody
     handle: RequestHandle[CaptionEvent] | None = None
+    prompt: ClipPrompt | None = None
     final: CaptionEvent | None = None
 
     @property
@@ -90,6 +92,7 @@ class CaptionJob:
 
     def end(self, error: PamError | None) -> None:
         """See Job."""
+        self.discard()
         if self.final is not None:
             self.reporter.text_latency_s.add(self.final.latency_s)
             if self.handle is not None:
@@ -101,3 +104,8 @@ class CaptionJob:
                 self.camera, f"region {self.region_id} gets no caption: {error}"
             )
         self.ended(self)
+
+    def discard(self) -> None:
+        """The caption is not wanted any more."""
+        if self.prompt is not None:
+            self.prompt.close()

@@ -46,6 +46,14 @@ class _Rolling:
     active_id: int = 0
     following: CaptionJob | None = None
 
+    def drop(self) -> None:
+        """Drops the clip and the caption that waits."""
+        if self.clip is not None:
+            self.clip.close()
+        if self.following is not None:
+            self.following.discard()
+        self.clip = self.following = None
+
 
 @dataclass(slots=True, eq=False)
 class ClipStep:
@@ -110,10 +118,10 @@ class Captions:
             rolling = self._rolling_of(camera.name, track)
             clip, rolling.clip = rolling.clip, None
             if clip is not None and clip.new_frames and self.options.streaming:
-                job = self._job(
-                    camera.name, rolling, tuple(clip.frames), batch, self.options.caption_language
-                )
+                job = self._job(camera.name, rolling, clip, batch, self.options.caption_language)
                 self._submit(rolling, job)
+            elif clip is not None:
+                clip.close()
 
     def now(self, camera: CameraTracks, requests: list[CaptionRequest], plan: EmbeddingPlan) -> None:
         """`caption_now`: ends the regions' rolling clips here; the newest observation is their last frame."""
@@ -136,20 +144,20 @@ class Captions:
             step.plan(plan)
             plan.run()
             failure: PamError | None = clip.add(step.enters, plan) if step.enters is not None else None
-            frames = tuple(clip.frames)
             self._begin_next(step, camera.frame.stamp_ns if camera.frame else newest.stamp_ns, plan)
-            if frames:
-                job = self._job(camera.name, rolling, frames, self._queue.new_batch(), request.language)
+            if clip.frames:
+                job = self._job(camera.name, rolling, clip, self._queue.new_batch(), request.language)
                 job.handle = request.handle
                 self._queue.submit(job)
             else:
+                clip.close()
                 request.handle.fail(
                     failure or NoFrameError(f"region {request.region_id} has not been observed yet")
                 )
 
     def _frame_step(self, rolling: _Rolling, stamp_ns: int) -> ClipStep | None:
         if not self.options.streaming and not rolling.wanted:
-            rolling.clip = rolling.following = None
+            rolling.drop()
             return None
         observation = rolling.track.observed_at(stamp_ns)
         if rolling.clip is None:
@@ -169,16 +177,22 @@ class Captions:
         return self.options.carry_over and self.options.clip_frames > 1  # a clip of one has no room for it
 
     def _new_clip(self, start_ns: int, carried: ClipFrame | None = None) -> ClipBuffer:
-        period_s, max_frames = self.options.caption_period_s, self.options.clip_frames
-        return ClipBuffer(start_ns=start_ns, period_s=period_s, max_frames=max_frames, carried=carried)
+        return ClipBuffer(
+            start_ns=start_ns,
+            period_s=self.options.caption_period_s,
+            max_frames=self.options.clip_frames,
+            prompt=self._queue.open_clip(self.options.clip_frames),
+            carried=carried,
+        )
 
     def _end(self, camera: str, step: ClipStep, stamp_ns: int, plan: EmbeddingPlan, batch: int) -> None:
-        frames, new_frames = tuple(step.clip.frames), step.clip.new_frames
         self._begin_next(step, stamp_ns, plan)
         # Without new frames the region was not looked for: there is nothing to caption.
-        if self.options.streaming and new_frames:
-            job = self._job(camera, step.rolling, frames, batch, self.options.caption_language)
+        if self.options.streaming and step.clip.new_frames:
+            job = self._job(camera, step.rolling, step.clip, batch, self.options.caption_language)
             self._submit(step.rolling, job)
+        else:
+            step.clip.close()
 
     def _begin_next(self, step: ClipStep, stamp_ns: int, plan: EmbeddingPlan) -> None:
         """The paper's section 3.1: the last frame, at first-frame density, starts the next clip."""
@@ -204,6 +218,7 @@ class Captions:
         else:
             skipped, rolling.following = rolling.following, job
         if skipped is not None:
+            skipped.discard()
             self._reporter.listener.on_warning(
                 job.camera,
                 f"region {job.region_id}: skipped caption {skipped.sequence}, because generation takes "
@@ -211,7 +226,7 @@ class Captions:
             )
 
     def _job(
-        self, camera: str, rolling: _Rolling, frames: tuple[ClipFrame, ...], batch: int, language: Language
+        self, camera: str, rolling: _Rolling, clip: ClipBuffer, batch: int, language: Language
     ) -> CaptionJob:
         sequence, rolling.sequence = rolling.sequence, rolling.sequence + 1
 
@@ -233,7 +248,8 @@ class Captions:
             camera=camera,
             region_id=rolling.track.region_id,
             batch=batch,
-            clip_frames=frames,
+            clip_frames=tuple(clip.frames),
+            prompt=clip.prompt,
             language=language,
             sequence=sequence,
             max_new_tokens=self.options.max_new_tokens,
@@ -249,13 +265,15 @@ class Captions:
         """The camera's stamps jumped back: clips start anew, without a previous caption."""
         for track in camera.regions.values():
             rolling = self._rolling_of(camera.name, track)
+            if rolling.clip is not None:
+                rolling.clip.close()
             rolling.clip = rolling.previous = None
 
     def forget(self, camera: str, region_id: int) -> None:
         """The region is gone; the generation queue ends its running captions."""
         rolling = self._rolling.pop((camera, region_id), None)
         if rolling is not None:
-            rolling.following = None
+            rolling.drop()
 
     def clear(self) -> None:
         """All regions are gone."""

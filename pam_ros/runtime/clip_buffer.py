@@ -8,6 +8,7 @@ from pam_ros.errors import PamError
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
 from pam_ros.runtime.clip_sampler import ClipSampler
 from pam_ros.runtime.embedding_plan import EmbeddedFrame, EmbeddingPlan
+from pam_ros.runtime.generation_queue import ClipPrompt
 from pam_ros.runtime.tracks import TrackObservation
 
 
@@ -30,9 +31,21 @@ class ClipBuffer:
     """Collects a clip's frames. If the model fails on frames they are missing; it may then be empty."""
 
     def __init__(
-        self, *, start_ns: int, period_s: float, max_frames: int, carried: ClipFrame | None = None
+        self,
+        *,
+        start_ns: int,
+        period_s: float,
+        max_frames: int,
+        prompt: ClipPrompt | None = None,
+        carried: ClipFrame | None = None,
     ) -> None:
-        """`carried`: the previous clip's last frame at first-frame density; the new clip's first."""
+        """`carried`: the previous clip's last frame at first-frame density; the new clip's first.
+
+        `prompt` is extended by every frame that enters.
+        """
+        self.prompt = prompt
+        if carried is not None and prompt is not None:
+            prompt.extend(carried.embedded)
         self.frames: list[ClipFrame] = [] if carried is None else [carried]
         self.new_frames = 0  # number of frames that were not carried over
         self.in_view = False  # in one of the new frames at least
@@ -72,8 +85,15 @@ class ClipBuffer:
         if isinstance(embedded, PamError):
             return embedded
         self.frames.append(ClipFrame.of(observation, embedded))
+        if self.prompt is not None:
+            self.prompt.extend(embedded)
         self.new_frames += 1
         self.in_view |= observation.in_view
         self.last = observation
         self._sampler.take(observation.stamp_ns)
         return None
+
+    def close(self) -> None:
+        """The clip will not be captioned."""
+        if self.prompt is not None:
+            self.prompt.close()

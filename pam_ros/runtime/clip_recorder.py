@@ -29,6 +29,11 @@ class _Recording:
     clip: ClipBuffer | None = None
     recorded_s: float = 0.0
 
+    def drop(self) -> None:
+        """The clip will not be captioned."""
+        if self.clip is not None:
+            self.clip.close()
+
 
 @dataclass(slots=True, eq=False)
 class RecordingStep:
@@ -96,21 +101,31 @@ class ClipRecorder:
         """The region is gone, and its recordings with it."""
         for recording in self._open(lambda each: (each.camera, each.track.region_id) == (camera, region_id)):
             self._recordings.remove(recording)
+            recording.drop()
             recording.request.handle.fail(error)
 
     def clear(self) -> None:
         """All regions are gone; the callers have been answered."""
+        for recording in self._recordings:
+            recording.drop()
         self._recordings.clear()
 
     def _open(self, chosen: Callable[[_Recording], bool]) -> list[_Recording]:
+        for recording in self._recordings:
+            if recording.request.handle.done:
+                recording.drop()
         self._recordings = [each for each in self._recordings if not each.request.handle.done]
         return [each for each in self._recordings if chosen(each)]
 
     def _step(self, recording: _Recording, stamp_ns: int) -> RecordingStep:
         clip = recording.clip
         if clip is None:
-            duration_s, max_frames = recording.request.duration_s, self.options.clip_frames
-            clip = recording.clip = ClipBuffer(start_ns=stamp_ns, period_s=duration_s, max_frames=max_frames)
+            clip = recording.clip = ClipBuffer(
+                start_ns=stamp_ns,
+                period_s=recording.request.duration_s,
+                max_frames=self.options.clip_frames,
+                prompt=self._queue.open_clip(self.options.clip_frames),
+            )
         enters = recording.track.observed_at(stamp_ns) if clip.wants(stamp_ns) else None
         return RecordingStep(recording, clip, enters, clip.ends(stamp_ns))
 
@@ -123,6 +138,7 @@ class ClipRecorder:
         clip = recording.clip
         frames = tuple(clip.frames) if clip is not None and clip.in_view else ()
         if not frames:
+            recording.drop()
             region = f"region {recording.track.region_id} of camera {recording.camera!r}"
             recording.request.handle.fail(NoFrameError(f"there is no clip of {region}: {why_empty}"))
             return
@@ -142,5 +158,6 @@ class ClipRecorder:
                 reporter=self._reporter,
                 deliver=deliver,
                 handle=recording.request.handle,
+                prompt=clip.prompt if clip is not None else None,
             )
         )

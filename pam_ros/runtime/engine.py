@@ -66,6 +66,7 @@ class Engine:
         self._listener = GuardedListener(listener, self._faults, lambda: self._inbox.active)
         self._reporter = EventReporter(self._listener, clock)
         self._queue = GenerationQueue(model.text, self._faults)
+        model.text.notify(self._inbox.wake)
         self._token_rate = RateMeter()
         self._masks = Masks(
             model=model, inbox=self._inbox, listener=self._listener, faults=self._faults, options=options
@@ -77,7 +78,6 @@ class Engine:
             texts=self._text_turn,
             idle=lambda: self._inbox.wait(IDLE_S),
             leave=self._leave,
-            text_time_fraction=lambda: self._options.text_time_fraction,
             clock=clock,
             faults=self._faults,
         )
@@ -307,8 +307,11 @@ class Engine:
 
     def run_pending(self) -> None:
         """Processes everything that is pending, texts included, on the caller's thread. Needs `open`."""
-        while self._worker.turn():
-            pass
+        while True:
+            if not self._worker.turn():
+                if not self._queue.in_background:
+                    return
+                self._inbox.wait(IDLE_S)
 
     def stop(self) -> None:
         """Fails pending requests, drops frames and regions, waits for the current piece of work. Idempotent.

@@ -14,7 +14,9 @@ from pam_ros.runtime.failures import FaultLog, GuardedListener
 from pam_ros.runtime.requests import RequestHandle
 from pam_ros.runtime.statistics import Smoothed
 
-MAX_BATCHES = 4  # batches generated side by side; each holds a key-value cache on the device
+# Batches generated side by side. In this process each holds a key-value cache on the device; in the
+# background the generator itself decides which texts run.
+MAX_BATCHES, MAX_BATCHES_IN_BACKGROUND = 4, 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +28,40 @@ class EventReporter:
     text_latency_s: Smoothed = field(default_factory=Smoothed)
 
 
+class ClipPrompt:
+    """A clip's prompt, which the generator may prefill while the frames arrive."""
+
+    def __init__(self, generator: TextGenerator, faults: FaultLog, max_frames: int) -> None:
+        self._generator = generator
+        self._faults = faults
+        self._max_frames = max_frames
+        self._prompt_id: int | None = None
+        self._frames: list[EmbeddedFrame] = []
+        self._broken = False
+
+    def extend(self, frame: EmbeddedFrame) -> None:
+        """Appends a frame. If the generator fails, texts will start from a prompt of their own."""
+        if not self._broken:
+            failure = self._faults.attempt("extending a prompt", lambda: self._extend(frame))
+            self._broken = isinstance(failure, PamError)
+        self._frames.append(frame)
+
+    def holds(self, frames: Sequence[EmbeddedFrame]) -> int | None:
+        """The prompt's id if it is about these frames and nothing else."""
+        return self._prompt_id if not self._broken and self._frames == list(frames) else None
+
+    def close(self) -> None:
+        """No text will start from it any more. Idempotent."""
+        if self._prompt_id is not None:
+            self._generator.release_prompt(self._prompt_id)
+        self._prompt_id, self._broken = None, True
+
+    def _extend(self, frame: EmbeddedFrame) -> None:
+        if self._prompt_id is None:
+            self._prompt_id = self._generator.open_prompt(clip=True, frames=self._max_frames)
+        self._generator.extend_prompt(self._prompt_id, frame.embeddings)
+
+
 class Job(Protocol):
     """The texts of one request, about one region."""
 
@@ -33,6 +69,7 @@ class Job(Protocol):
     region_id: int
     batch: int  # waiting jobs with the same number start together, see `GenerationQueue.new_batch`
     clip: ClassVar[bool]  # whether the texts are about a clip
+    prompt: ClipPrompt | None  # that was extended by the frames already; closed when the texts start
 
     @property
     def frames(self) -> tuple[EmbeddedFrame, ...]:
@@ -73,7 +110,16 @@ class GenerationQueue:
         self._job_of: dict[int, int] = {}  # text id → job id
         self.queued = 0  # callers' requests that wait
         self.generating = 0  # texts
-        self.tokens = 0  # steps of texts so far, ever
+        self.tokens = 0  # generated so far, ever
+
+    @property
+    def in_background(self) -> bool:
+        """Whether texts are being generated that `step` only reports on."""
+        return self._generator.in_background and bool(self._running)
+
+    def open_clip(self, max_frames: int) -> ClipPrompt:
+        """A prompt that is extended while a clip is recorded, by `max_frames` at most."""
+        return ClipPrompt(self._generator, self._faults, max_frames)
 
     def new_batch(self) -> int:
         """A number for jobs that are to start together."""
@@ -105,7 +151,10 @@ class GenerationQueue:
     def step(self) -> bool:
         """One bounded piece of work: a prefill chunk, or a token for one batch. False if there is none."""
         self._end_if(_abandoned, CancelledError("the request was cancelled before it was answered"))
-        if self._waiting and len({each.job.batch for each in self._running.values()}) < MAX_BATCHES:
+        background = self._generator.in_background
+        most = MAX_BATCHES_IN_BACKGROUND if background else MAX_BATCHES
+        started = bool(self._waiting) and len({each.job.batch for each in self._running.values()}) < most
+        if started:
             self._start()
         if not self._running:
             self._count()
@@ -120,7 +169,7 @@ class GenerationQueue:
                 for job_id in list(self._running):
                     self._stop(job_id).end(error)
         self._count()
-        return True
+        return not background or started or bool(deltas)
 
     # ---- starting
 
@@ -149,19 +198,29 @@ class GenerationQueue:
     def _generate(self, jobs: dict[int, Job], owners: Sequence[tuple[int, int, TextRequest]]) -> list[int]:
         """Opens one prompt for all texts about the same frames, and starts the texts."""
         prompts: dict[tuple[bool, tuple[EmbeddedFrame, ...]], int] = {}
+        opened: list[int] = []
         try:
             for job in jobs.values():
                 about = (job.clip, job.frames)
-                if about not in prompts:
-                    prompts[about] = self._generator.open_prompt(clip=job.clip)
-                    for frame in job.frames:
-                        self._generator.extend_prompt(prompts[about], frame.embeddings)
+                if about in prompts:
+                    continue
+                ready = job.prompt.holds(job.frames) if job.prompt is not None else None
+                if ready is not None:
+                    prompts[about] = ready
+                    continue
+                prompts[about] = self._generator.open_prompt(clip=job.clip, frames=len(job.frames))
+                opened.append(prompts[about])
+                for frame in job.frames:
+                    self._generator.extend_prompt(prompts[about], frame.embeddings)
             return self._generator.generate(
                 [(prompts[jobs[job_id].clip, jobs[job_id].frames], request) for job_id, _, request in owners]
             )
         finally:
-            for prompt_id in prompts.values():
+            for prompt_id in opened:
                 self._generator.release_prompt(prompt_id)
+            for job in jobs.values():
+                if job.prompt is not None:
+                    job.prompt.close()
 
     # ---- results
 
@@ -175,7 +234,7 @@ class GenerationQueue:
                 if job_id not in failed:
                     failed[job_id] = self._faults.as_pam_error("generating text", delta.error)
                 continue
-            self.tokens += 1
+            self.tokens += delta.new_tokens
             running = self._running[job_id]
             running.job.progress(running.unfinished[delta.text_id], delta.text, delta.final)
             if delta.final:

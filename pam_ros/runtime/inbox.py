@@ -326,6 +326,11 @@ class Inbox:
             self._condition.wait_for(lambda: self._woken, timeout_s)
             self._woken = False
 
+    def wake(self) -> None:
+        """Ends a `wait`."""
+        with self._condition:
+            self._wake()
+
     # Under the lock
 
     def _wake(self) -> None:

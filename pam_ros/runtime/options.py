@@ -19,8 +19,6 @@ class EngineOptions:
         lost_timeout_s: a region lost longer (in stream time) is removed, seconds, above 0.
         detection_iou: a detection matches a region if the IoU of their boxes is above this, 0..1.
         max_new_tokens: longest text, tokens, 1..4096.
-        text_time_fraction: how long texts are generated after each frame, as a fraction of the time that the
-            frame took, 0..1; at least one step is done.
         max_queued_requests: requests that may wait, 1..1024; more are rejected.
         streaming: rolling captions of every region.
         caption_period_s: length of a rolling clip in stream time, seconds, 0.1..3600.
@@ -36,7 +34,6 @@ class EngineOptions:
     lost_timeout_s: float = 10.0
     detection_iou: float = 0.5
     max_new_tokens: int = 512
-    text_time_fraction: float = 0.3
     max_queued_requests: int = 32
     streaming: bool = False
     caption_period_s: float = 5.0
@@ -51,7 +48,6 @@ class EngineOptions:
         _check("lost_timeout_s", self.lost_timeout_s, 1e-3, 86400.0)
         _check("detection_iou", self.detection_iou, 0.0, 1.0)
         _check("max_new_tokens", self.max_new_tokens, 1, 4096)
-        _check("text_time_fraction", self.text_time_fraction, 0.0, 1.0)
         _check("max_queued_requests", self.max_queued_requests, 1, 1024)
         _check("caption_period_s", self.caption_period_s, 0.1, 3600.0)
         _check("clip_frames", self.clip_frames, 1, 64)

@@ -11,7 +11,7 @@ from pam_ros.model.interface import TextRequest
 from pam_ros.records import Language, Region, Task, Text
 from pam_ros.runtime.embedding_plan import EmbeddedFrame
 from pam_ros.runtime.events import TextEvent
-from pam_ros.runtime.generation_queue import EventReporter
+from pam_ros.runtime.generation_queue import ClipPrompt, EventReporter
 from pam_ros.runtime.requests import RequestHandle
 from pam_ros.runtime.tracks import Track
 
@@ -42,6 +42,7 @@ class TextJob:
     handle: RequestHandle[Region] | None
     max_new_tokens: int
     reporter: EventReporter
+    prompt: ClipPrompt | None = None
     finals: dict[tuple[Task, Language], Text] = field(default_factory=dict)
 
     @property

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pam_ros.errors import PamError
 from pam_ros.runtime.failures import FaultLog
 
+# Of a frame's own time, for texts after it: what they get at least if the next frame waits already.
+TEXT_FRACTION = 0.3
+
 
 class Worker:
     """Takes turns until it is stopped. One thread needs no locks around the model and has a known order."""
@@ -19,7 +22,6 @@ class Worker:
         texts: Callable[[], bool],
         idle: Callable[[], None],
         leave: Callable[[], None],
-        text_time_fraction: Callable[[], float],
         clock: Callable[[], float],
         faults: FaultLog,
     ) -> None:
@@ -27,14 +29,12 @@ class Worker:
         masks, texts: do one piece of work and return whether there was any.
         idle: waits a little for more work.
         leave: runs last, on the thread itself.
-        text_time_fraction: how long texts may run after a frame, as a fraction of the frame's own time.
         clock: steady seconds.
         """
         self._masks = masks
         self._texts = texts
         self._idle = idle
         self._leave = leave
-        self._text_time_fraction = text_time_fraction
         self._clock = clock
         self._faults = faults
         self._lock = threading.Lock()
@@ -63,17 +63,18 @@ class Worker:
             self._thread = None
 
     def turn(self) -> bool:
-        """A waiting frame first, then texts: one step, or more until their fraction of its time is over.
+        """A waiting frame first, then texts: one step, or more until `TEXT_FRACTION` of its time is over.
 
-        So masks are delayed by that fraction or one step at most, and texts make progress even if frames
-        arrive faster than they can be processed. Returns False if there was nothing to do.
+        Between frames every turn is a step of texts. So texts use all the time that frames leave over, and
+        progress even if frames arrive faster than they can be processed; a frame waits for that fraction or
+        one step at most. Returns False if there was nothing to do.
         """
         began_s = self._clock()
         processed = self._did("processing a frame", self._masks)
         masks_done_s = self._clock()
         until_s = masks_done_s
         if processed:
-            until_s += self._text_time_fraction() * (masks_done_s - began_s)
+            until_s += TEXT_FRACTION * (masks_done_s - began_s)
         stepped = more = self._did("generating text", self._texts)
         while more and self._clock() < until_s and not self._stopping.is_set():
             more = self._did("generating text", self._texts)

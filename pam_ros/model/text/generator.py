@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -36,10 +36,18 @@ class InProcessGenerator:
 
     @property
     def busy(self) -> bool:
-        """True while `step` has work to do."""
+        """True while a text is not final."""
         return bool(self._sequences)
 
-    def open_prompt(self, *, clip: bool) -> int:
+    @property
+    def in_background(self) -> bool:
+        """False: `step` does the work."""
+        return False
+
+    def notify(self, wake: Callable[[], None]) -> None:
+        """Does nothing: `step` does the work."""
+
+    def open_prompt(self, *, clip: bool, frames: int = 1) -> int:
         """Starts a prompt about one frame, or about a clip; returns its id."""
         prompt_id = next(self._ids)
         self._prompts[prompt_id] = (clip, [])
