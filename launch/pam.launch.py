@@ -37,7 +37,7 @@ def generate_launch_description() -> LaunchDescription:
             declare("autostart", "true", "configure and activate at start", BOOLEANS),
             declare("log_level", "info", "minimum log level", LEVELS),
             declare("use_respawn", "false", "restart the process if it exits", BOOLEANS),
-            declare("model", "", "pam-tiny, pam-1.5b, pam-3b, a hub id or a folder"),
+            declare("model", "", "auto, pam-3b, pam-1.5b, pam-tiny, a hub id or a folder"),
             declare("device", "", "auto, cpu, cuda, cuda:1, …"),
             declare("cameras", "", "comma-separated camera names, e.g. front,rear; one node per camera"),
             declare("image_transport", "", "raw or compressed"),

@@ -19,6 +19,7 @@ MODEL = {
     "test_cli",
     "test_engines",
     "test_evaluation_run",
+    "test_model_choice",
     "test_model_language",
     "test_model_pam",
     "test_model_perceiver",

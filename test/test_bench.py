@@ -82,7 +82,7 @@ def test_a_command_measures_pam_tiny_and_compares(
         (["--engine", "slow"], "unknown engine 'slow'; allowed: plain, fast"),
         (["--engine", "fast", "--device", "cpu"], "--engine fast needs a CUDA device, not cpu"),
         (["--only", "warp_speed"], "unknown figures warp_speed; allowed: preprocess_ms"),
-        (["--random-weights"], "no random weights for model 'pam-tiny'; give one of pam-3b, pam-1.5b"),
+        (["--random-weights"], "no random weights for model 'auto'; give one of pam-3b, pam-1.5b"),
         (["--compare", "nothing.json", "nothing.json"], "cannot read nothing.json as JSON"),
     ],
 )

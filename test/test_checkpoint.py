@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,7 +28,9 @@ from torch import Tensor
 import pam_ros.model.loading.checkpoint as checkpoint
 from pam_ros.errors import CheckpointError, DeviceError, MemoryLimitError, ModelNotFoundError, PamError
 from pam_ros.model.interface import FIRST_FRAME_STRIDE
-from pam_ros.model.loading.checkpoint import find_files, load_model, load_official, save_model
+from pam_ros.model.loading.checkpoint import load_model, load_official, save_model
+from pam_ros.model.loading.device import needed_gib
+from pam_ros.model.loading.files import find_files
 from pam_ros.model.pam import Pam
 from pam_ros.records import IMAGE_TASKS, Language
 
@@ -131,12 +134,14 @@ def test_models_load_from_the_hub_cache(
     (tmp_path / "pam" / "PAM-3B" / "sam2.1_tiny.pt").rename(tmp_path / "sam2" / "sam2.1_hiera_large.pt")
     cache = {"Perceive-Anything/PAM-3B": tmp_path / "pam", "facebook/sam2.1-hiera-large": tmp_path / "sam2"}
 
-    def snapshot(hub_id: str, *, local_files_only: bool) -> str:
-        assert local_files_only
+    def snapshot(hub_id: str, *, revision: str, local_files_only: bool) -> str:
+        assert (revision, local_files_only) == ("main", True)
         return str(cache[hub_id])
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", snapshot)
-    # the required working memory is that of the full-size model
+    monkeypatch.setenv("PAM_MODELS", str(tmp_path / "nothing fetched"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    # the required working memory, and SAM 2's checksum, are those of the full-size model
+    monkeypatch.setattr(checkpoint, "verify_files", lambda *_: None)
     monkeypatch.setattr(checkpoint, "check_memory", lambda *_: None)
     pam = load_model({"name": "pam-3b", "hub id": "Perceive-Anything/PAM-3B"}[key])
     assert_loaded(pam, tensors)
@@ -183,12 +188,10 @@ def test_needed_memory_follows_the_dtype_and_counts_sam2_once(
     write_official(tmp_path, tensors, sam2_file=True, tower=True)
     files = find_files(str(tmp_path), None)
     numbers = sum(tensor.numel() for tensor in tensors.values())
-    monkeypatch.setattr(checkpoint, "WORKING_MEMORY_GIB", 0.0)
+    monkeypatch.setattr("pam_ros.model.loading.device.WORKING_MEMORY_GIB", 0.0)
     for dtype in (torch.float32, torch.bfloat16):
         exact = numbers * dtype.itemsize / 2**30
-        assert (
-            exact <= checkpoint.needed_gib(files, dtype) < 1.1 * exact
-        )  # the zip container of the .pt adds a little
+        assert exact <= needed_gib(files, dtype) < 1.1 * exact  # the zip container of the .pt adds a little
 
 
 def test_a_failed_load_frees_the_model(

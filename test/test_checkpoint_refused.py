@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 import yaml
@@ -20,7 +21,6 @@ from tiny_models import (
 )
 from torch import Tensor
 
-import pam_ros.model.loading.checkpoint as checkpoint
 from pam_ros.errors import CheckpointError, ModelNotFoundError
 from pam_ros.model.config import sam2_config
 from pam_ros.model.loading.checkpoint import load_model
@@ -217,7 +217,9 @@ def test_a_sam2_yaml_of_a_submodule_or_another_data_flow(tmp_path: Path, tensors
 def test_missing_models_and_files(
     tmp_path: Path, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"unknown model 'pam-9b'; give one of .*pam-3b.*pam-tiny"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"unknown model 'pam-9b'; give auto, one of .*pam-3b.*pam-tiny"
+    ):
         load_model("pam-9b")
     with pytest.raises(
         ModelNotFoundError, match=r"Perceive-Anything/PAM-9B is neither a folder.*knows .*/PAM-3B"
@@ -233,9 +235,12 @@ def test_missing_models_and_files(
     with pytest.raises(ModelNotFoundError, match=r"no \*\.safetensors"):
         load_model(str(tmp_path))
 
-    def offline(hub_id: str, *, local_files_only: bool) -> str:
+    def offline(hub_id: str, **options: Any) -> str:
         raise LocalEntryNotFoundError("not cached")
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", offline)
-    with pytest.raises(ModelNotFoundError, match="PAM-3B is not on this disk; download it with: pam fetch"):
+    monkeypatch.setenv("PAM_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(
+        ModelNotFoundError, match=r"PAM-3B is not on this disk .*; download it with: pam fetch"
+    ):
         load_model("pam-3b")

@@ -205,13 +205,13 @@ def test_pip_installs_the_package_without_ros(tmp_path: Path) -> None:
     # Debian's pip installs below local/ and into dist-packages.
     (package,) = prefix.rglob("pam_ros/records.py")
     (script,) = prefix.rglob("bin/pam")
-    probe = "import pam_ros.model.config as config; print(config.__file__, *config.list_models())"
+    probe = "import pam_ros.model.descriptions as config; print(config.__file__, *config.list_models())"
     environment = {**os.environ, "PYTHONPATH": str(package.parents[1])}
     command = [sys.executable, "-c", probe]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     file, *models = done.stdout.split()
-    assert file == str(package.parent / "model" / "config.py")
+    assert file == str(package.parent / "model" / "descriptions.py")
     assert "pam-tiny" in models
     assert os.access(script, os.X_OK)
 

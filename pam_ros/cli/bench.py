@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, Sam2Option, console, load
 from pam_ros.errors import InputError
+from pam_ros.model.descriptions import AUTO
 from pam_ros.output_files import writable_file
 
 LIMITS = ("copy_tb_s", "read_tb_s", "matmul_tflop_s")  # of the device, printed first
@@ -38,7 +39,7 @@ def bench(
         tuple[Path, Path] | None,
         typer.Option("--compare", help="compare two files of --json; measures nothing", metavar="A B"),
     ] = None,
-    model: ModelOption = "pam-tiny",
+    model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     sam2: Sam2Option = None,

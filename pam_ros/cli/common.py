@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pam_ros.errors import PromptError
+from pam_ros.model.descriptions import AUTO
 from pam_ros.records import Prompt
 
 if TYPE_CHECKING:
@@ -45,7 +46,11 @@ CarryOverOption = Annotated[
 ]
 ModelOption = Annotated[
     str,
-    typer.Option("--model", help="model name (see `pam models`), hub id or folder", metavar="MODEL"),
+    typer.Option(
+        "--model",
+        help="auto (the best on this disk that fits), a name (see `pam models`), a hub id or a folder",
+        metavar="MODEL",
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …", metavar="DEVICE")]
 DtypeOption = Annotated[
@@ -93,12 +98,19 @@ def numbers(text: str, count: int, option: str) -> list[float]:
 
 def load(name: str, device: str, dtype: str, sam2: Path | None) -> Pam:
     """Loads a model and shows progress on stderr."""
+    from pam_ros.model.loading.files import find_files
+
+    if name != AUTO:
+        find_files(name, sam2)  # a wrong name is refused before the imports below, which take seconds
     from pam_ros.model.loading.checkpoint import load_model
     from pam_ros.threads import in_temporary_thread
 
+    def note(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
     with console.status(f"loading {name}") as status:
         return in_temporary_thread(
-            lambda: load_model(name, device=device, dtype=dtype, sam2=sam2, progress=status.update)
+            lambda: load_model(name, device=device, dtype=dtype, sam2=sam2, progress=status.update, note=note)
         )
 
 

@@ -19,6 +19,7 @@ from pam_ros.cli.common import (
     load,
 )
 from pam_ros.errors import PromptError
+from pam_ros.model.descriptions import AUTO
 from pam_ros.output_files import writable_file, writable_folder
 
 SeedOption = Annotated[
@@ -100,7 +101,7 @@ def evaluate(
     embedder: EmbedderOption = None,
     carry_over: CarryOverOption = True,
     open_meshes: OpenMeshesOption = False,
-    model: ModelOption = "pam-tiny",
+    model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     sam2: Sam2Option = None,

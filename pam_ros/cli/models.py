@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from pam_ros.cli.common import console
+from pam_ros.errors import StateError
 
 
 def models() -> None:
     """List the models with licence and whether they are installed."""
-    from pam_ros.errors import ModelNotFoundError
-    from pam_ros.model.config import list_models
-    from pam_ros.model.loading.checkpoint import find_files
+    from pam_ros.errors import CheckpointError, ModelNotFoundError
+    from pam_ros.model.descriptions import list_models
+    from pam_ros.model.loading.files import find_files
 
     table = Table("model", "description", "licence", "installed")
     for name, description in list_models().items():
@@ -25,16 +27,68 @@ def models() -> None:
             present = "yes"
         except ModelNotFoundError:
             present = f"no (pam fetch {name})"
+        except CheckpointError:
+            present = f"unfinished (pam fetch {name})"
         table.add_row(name, description.summary, description.licence, present)
     Console().print(table)
 
 
-def fetch(name: Annotated[str, typer.Argument(help="model name (see `pam models`)", metavar="NAME")]) -> None:
-    """Download a model, verify its files and print their paths."""
-    from pam_ros.model.loading.fetch import fetch_model
+def fetch(
+    name: Annotated[str, typer.Argument(help="model name (see `pam models`)", metavar="NAME")],
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="agree to the licence terms that are shown")
+    ] = False,
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            "--revision", help="commit, tag or branch of the model (default: as fetched before, else main)"
+        ),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="list files, sizes and folders for a copy by hand")
+    ] = False,
+) -> None:
+    """Download a model and verify its checksums.
 
-    for line in fetch_model(name):
-        console.print(line)
+    Shows licence and sizes first. A stopped download goes on where it stopped.
+    """
+    from pam_ros.model.loading.fetch import by_hand, check_disk, describe, plan_fetch, size_of
+    from pam_ros.model.loading.fetch import fetch as download
+
+    description = describe(name)
+    console.print(f"licence of {name}: {description.licence}", highlight=False)
+    if not description.sources:
+        console.print(f"{name} is bundled with this package; nothing to download")
+        return
+    if offline:
+        print("\n".join(by_hand(description)))
+        return
+    plans = plan_fetch(description, revision)
+    table = Table("file", "size", "to download")
+    for plan in plans:
+        for file in plan.files:
+            left = file.bytes - file.present
+            table.add_row(
+                f"{plan.source.hub_id}/{file.path}", size_of(file.bytes), size_of(left) if left else "-"
+            )
+    console.print(table)
+    for plan in plans:
+        commit = f"{plan.source.hub_id} at {plan.revision}"
+        todo = f"{size_of(plan.missing_bytes)} to download to {plan.folder}"
+        console.print(f"{commit}: {todo}", highlight=False, soft_wrap=True)
+    check_disk(plans)
+    _agree(description.licence_terms, accepted=accept_licence)
+    download(plans, console.print)
+
+
+def _agree(terms: str, *, accepted: bool) -> None:
+    """Raises StateError unless the user agrees to the terms, by option or by answering."""
+    if not terms:
+        return
+    console.print(f"[bold]{terms}.[/]", highlight=False)
+    if accepted or (sys.stdin.isatty() and typer.confirm("Do you agree?", err=True)):
+        return
+    raise StateError("nothing was downloaded: agree to the licence terms above with --accept-licence")
 
 
 def parity(

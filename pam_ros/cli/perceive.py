@@ -29,6 +29,7 @@ from pam_ros.cli.common import (
 from pam_ros.errors import PromptError
 from pam_ros.geometry import full_mask
 from pam_ros.json_results import caption_json, region_json
+from pam_ros.model.descriptions import AUTO
 from pam_ros.output_files import writable_folder
 from pam_ros.records import Language, Region, Task, image_tasks
 
@@ -55,7 +56,7 @@ def perceive(
         list[str] | None,
         typer.Option("--language", help="en or zh; repeatable, preferred first", metavar="LANGUAGE"),
     ] = None,
-    model: ModelOption = "pam-tiny",
+    model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     sam2: Sam2Option = None,
@@ -99,7 +100,7 @@ def caption(
     every: Annotated[float, typer.Option("--every", help="clip length in seconds", metavar="SECONDS")] = 2.0,
     language: Annotated[str, typer.Option("--language", help="en or zh", metavar="LANGUAGE")] = "en",
     carry_over: CarryOverOption = True,
-    model: ModelOption = "pam-tiny",
+    model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     sam2: Sam2Option = None,

@@ -10,6 +10,7 @@ import typer
 
 from pam_ros.cli.common import DeviceOption, ModelOption, numbers
 from pam_ros.errors import PromptError, StateError
+from pam_ros.model.descriptions import AUTO
 from pam_ros.output_files import writable_folder
 from pam_ros.records import Language
 
@@ -33,7 +34,7 @@ def demo(
     language: Annotated[
         str, typer.Option("--language", help="caption language: en or zh", metavar="LANGUAGE")
     ] = "en",
-    model: ModelOption = "pam-tiny",
+    model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     out: Annotated[Path, typer.Option("--out", help="output folder", metavar="FOLDER")] = Path("out/demo"),
 ) -> None:
@@ -64,7 +65,7 @@ def soak(
     limit: Annotated[
         float, typer.Option("--limit", help="maximum memory growth after warm-up, percent", metavar="PERCENT")
     ] = 3.0,
-    model: ModelOption = "pam-tiny",
+    model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     out: Annotated[Path, typer.Option("--out", help="output folder for the log", metavar="FOLDER")] = Path(
         "out/soak"

@@ -1,4 +1,4 @@
-"""Architecture dataclasses, and the model descriptions in models/*.yaml."""
+"""Architecture dataclasses, and SAM 2's configuration files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,7 +15,6 @@ from torch import nn
 from yaml import YAMLError
 
 from pam_ros.errors import CheckpointError, ModelNotFoundError
-from pam_ros.share import share_folder
 
 # PAM's flags, where they differ from the stock SAM 2 configuration (see docs/reference.md).
 PAM_SAM2_FLAGS = {"multimask_output_in_sam": False}
@@ -74,49 +72,6 @@ class Architecture:
     sam2: Mapping[str, Any]  # the `model` node of a configuration of package sam2
     language: Mapping[str, Any]  # keyword arguments of transformers' Qwen2Config
     perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
-
-
-@dataclass(frozen=True, slots=True)
-class HubFile:
-    """A file, or with `pattern` several, on the Hugging Face hub."""
-
-    hub_id: str
-    pattern: str
-    bytes: int | None = None  # expected size, where known
-    sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelDescription:
-    """One models/*.yaml: where a model comes from and what it needs."""
-
-    name: str
-    licence: str
-    summary: str
-    path: Path  # of the yaml file
-    folder: str | None = None  # bundled weights, beside the yaml file
-    hub: HubFile | None = None
-    sam2: HubFile | None = None
-    working_memory_gib: float = 0.25  # beside the weights, for one region and one clip
-    max_new_tokens: int = 512
-
-
-def list_models() -> dict[str, ModelDescription]:
-    """Every described model by name."""
-    paths = sorted(share_folder("models", "*.yaml").glob("*.yaml"))
-    return {description.name: description for description in map(read_description, paths)}
-
-
-def read_description(path: Path) -> ModelDescription:
-    """Reads one models/*.yaml. Raises CheckpointError for a key it does not know."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    try:
-        for key in ("hub", "sam2"):
-            if key in content:
-                content[key] = HubFile(**content[key])
-        return ModelDescription(path=path, **content)
-    except TypeError as error:
-        raise CheckpointError(f"{path}: {error}") from error
 
 
 def sam2_config(name_or_path: str | Path) -> dict[str, Any]:

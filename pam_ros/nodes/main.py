@@ -29,7 +29,9 @@ from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
+from pam_ros.model.descriptions import AUTO
 from pam_ros.model.interface import PerceptionModel
+from pam_ros.model.loading.files import find_files
 from pam_ros.nodes.manager_node import ManagerNode, ModelFactory, Progress
 from pam_ros.nodes.parameters import unknown_overrides
 from pam_ros.nodes.perception_node import PerceptionNode
@@ -193,6 +195,8 @@ def _load_pam(
     name_or_path: str, *, device: str, dtype: str, memory_limit_gib: float, progress: Progress | None
 ) -> PerceptionModel:
     """Imports torch here, so that the nodes are up and answer "not active" before."""
+    if name_or_path != AUTO:
+        find_files(name_or_path, None)  # a wrong name is refused before the imports, which take seconds
     from pam_ros.model.loading.checkpoint import load_model
 
     return load_model(

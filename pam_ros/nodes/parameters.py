@@ -18,6 +18,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from pam_ros.errors import PamError
+from pam_ros.model.descriptions import AUTO
 from pam_ros.nodes.conversions import PromptDefaults, languages_of
 from pam_ros.records import IMAGE_TASKS, Language, image_tasks
 from pam_ros.runtime.options import EngineOptions
@@ -111,8 +112,9 @@ MANAGER = (
     Parameter("cameras", ("camera",), Effect.START, "Camera names; one perception node per camera",
         check=_check_cameras),
     Parameter("autostart", False, Effect.START, "Configure and activate automatically at start"),
-    Parameter("model", "pam-tiny", Effect.CONFIGURE,
-        "Model to load: pam-tiny (bundled, a demonstration model), pam-1.5b, pam-3b, a hub id or a folder",
+    Parameter("model", AUTO, Effect.CONFIGURE,
+        "Model to load: auto (the best of pam-3b, pam-1.5b, pam-tiny that is on this disk and fits), a name, "
+        "a hub id or a folder",
         check=_check_not_empty),
     Parameter("device", "auto", Effect.CONFIGURE,
         "Device of the model: auto (GPU if available), cpu, cuda, cuda:1, …",

@@ -13,14 +13,10 @@ from sam2.modeling.position_encoding import PositionEmbeddingRandom, PositionEmb
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 
-from pam_ros.model.config import list_models, sam2_config
-from pam_ros.model.loading.checkpoint import (
-    OFFICIAL_SAM2,
-    architecture_of,
-    load_model,
-    read_config,
-    read_tokenizer,
-)
+from pam_ros.model.config import sam2_config
+from pam_ros.model.descriptions import list_models
+from pam_ros.model.loading.checkpoint import architecture_of, load_model, read_config, read_tokenizer
+from pam_ros.model.loading.files import OFFICIAL_SAM2
 from pam_ros.model.pam import Pam
 from pam_ros.model.vision.segmenter import Segmenter
 from pam_ros.training.config import PARTS, StageConfig

@@ -14,26 +14,24 @@ A model folder holds, at its top or in a subfolder of the model's name:
 from __future__ import annotations
 
 import json
-import math
-import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 from transformers.initialization import no_init_weights
 
-from pam_ros.errors import CheckpointError, MemoryLimitError, ModelNotFoundError, PamError
-from pam_ros.model.config import Architecture, ModelDescription, PerceiverConfig, list_models, sam2_config
+from pam_ros.errors import CheckpointError, MemoryLimitError, PamError
+from pam_ros.model.config import Architecture, PerceiverConfig, sam2_config
+from pam_ros.model.descriptions import AUTO
 from pam_ros.model.interface import ModelInfo
-from pam_ros.model.loading.device import GIB, check_memory, parse_device, parse_dtype
+from pam_ros.model.loading.choice import choose_model
+from pam_ros.model.loading.device import check_memory, needed_gib, parse_device, parse_dtype, tensor_shapes
+from pam_ros.model.loading.files import OFFICIAL_SAM2, ModelFiles, find_files, verify_files, with_config
 from pam_ros.model.loading.weights import (
     EMBEDDING,
     LM_HEAD,
@@ -44,26 +42,12 @@ from pam_ros.model.loading.weights import (
     our_name,
     read_pt,
     read_safetensors,
-    shapes_of,
 )
 from pam_ros.model.pam import Pam
 
-OFFICIAL_SAM2 = "sam2.1/sam2.1_hiera_l"
 _BUILDING = threading.Lock()  # no_init_weights replaces torch.nn.init for the whole process
-WORKING_MEMORY_GIB = 0.25  # beside the weights of a model without a description
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
-    """Where the pieces of a model lie on this disk."""
-
-    folder: Path
-    weights: tuple[Path, ...]
-    sam2_weights: Path | None
-    sam2_architecture: Path | str
-    description: ModelDescription | None
 
 
 # ---- the front door
@@ -77,25 +61,32 @@ def load_model(
     sam2: str | Path | None = None,
     memory_limit_gib: float = 0.0,
     progress: Progress | None = None,
+    note: Progress | None = None,
 ) -> Pam:
     """Loads a model by name (`pam-tiny`), hub id (`Perceive-Anything/PAM-3B`) or folder.
 
-    Nothing is downloaded here: `pam fetch` does that.
+    Nothing is downloaded here: `pam fetch` does that. The checksums it recorded are verified.
 
     Args:
+        name_or_path: `auto` takes the best official model that is on this disk and fits, see `choice`.
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, …
         dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32`, `bfloat16`, `float16`.
         sam2: SAM 2's weights, where they are not in the model's folder.
         memory_limit_gib: at most this much memory may be used; 0 = what is free.
         progress: called with a line for each step.
+        note: called with what a user should read, e.g. which model `auto` took and why; None: `progress` is.
 
     Raises ModelNotFoundError, CheckpointError, DeviceError or MemoryLimitError, which name the cause.
     """
     report = progress or (lambda line: None)
     target = parse_device(device)
     kind = parse_dtype(dtype, target)
-    files = find_files(name_or_path, None if sam2 is None else Path(sam2))
-    check_memory(files.folder.name, needed_gib(files, kind), target, memory_limit_gib)
+    sam2_weights = None if sam2 is None else Path(sam2)
+    if name_or_path == AUTO:
+        name_or_path = choose_model(target, kind, sam2_weights, memory_limit_gib, note or report)
+    files = find_files(name_or_path, sam2_weights)
+    verify_files(files, report)
+    check_memory(files.name, needed_gib(files, kind), target, memory_limit_gib)
     report(f"building {name_or_path} on {target} in {str(kind).removeprefix('torch.')}")
     try:
         model = _loaded(files, device=target, dtype=kind, report=report)
@@ -112,7 +103,7 @@ def load_model(
 def _info(model: Pam, files: ModelFiles, device: torch.device, dtype: torch.dtype) -> ModelInfo:
     description = files.description
     return ModelInfo(
-        name=files.folder.resolve().name if description is None else description.name,
+        name=files.name,
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -121,99 +112,7 @@ def _info(model: Pam, files: ModelFiles, device: torch.device, dtype: torch.dtyp
     )
 
 
-def needed_gib(files: ModelFiles, dtype: torch.dtype) -> float:
-    """Memory for the weights in `dtype`, by the files' headers, and for working with them."""
-    shapes = {name: shape for path in files.weights for name, shape in shapes_of(path).items()}
-    numbers = 0
-    if files.sam2_weights is not None:
-        numbers = files.sam2_weights.stat().st_size // torch.float32.itemsize  # SAM 2's files are float32
-        shapes = {name: shape for name, shape in shapes.items() if not name.startswith(VISION_TOWER)}
-    numbers += sum(math.prod(shape) for shape in shapes.values())
-    working = WORKING_MEMORY_GIB if files.description is None else files.description.working_memory_gib
-    return numbers * dtype.itemsize / GIB + working
-
-
-# ---- files
-
-
-def find_files(name_or_path: str, sam2: Path | None) -> ModelFiles:
-    """Finds a model's files without downloading. Raises ModelNotFoundError, which says where it looked."""
-    described = list_models()
-    by_hub = {d.hub.hub_id: d for d in described.values() if d.hub is not None}
-    path = Path(name_or_path).expanduser()
-    description = described.get(name_or_path) or by_hub.get(name_or_path)
-    if description is None and not path.is_dir():
-        raise ModelNotFoundError(_no_model(name_or_path, tuple(described), tuple(by_hub)))
-    if description is None:
-        folder = path
-    elif description.folder is not None:
-        folder = description.path.parent / description.folder
-    else:
-        assert description.hub is not None
-        folder = _hub_folder(description.hub.hub_id, description.name)
-    root, folder = folder, _with_config(folder)
-    weights = tuple(sorted(folder.glob("*.safetensors")))
-    if not weights:
-        raise ModelNotFoundError(f"no *.safetensors file in {folder}")
-    own = folder / "sam2.yaml"
-    return ModelFiles(
-        folder=folder,
-        weights=weights,
-        sam2_weights=_find_sam2((folder, root), sam2, description),
-        sam2_architecture=own if own.is_file() else OFFICIAL_SAM2,
-        description=description,
-    )
-
-
-def _no_model(name_or_path: str, names: tuple[str, ...], hub_ids: tuple[str, ...]) -> str:
-    """Why nothing of this name can be loaded; what looks like `owner/name` may be meant as a hub id."""
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name_or_path):
-        return (
-            f"{name_or_path} is neither a folder nor a hub id that `pam fetch` knows ({', '.join(hub_ids)}); "
-            "download other models yourself and give their folder"
-        )
-    return f"unknown model {name_or_path!r}; give one of {', '.join(names)}, a hub id or a folder"
-
-
-def _hub_folder(hub_id: str, name: str) -> Path:
-    """The hub's local copy of a repository."""
-    try:
-        return Path(snapshot_download(hub_id, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ModelNotFoundError(
-            f"{hub_id} is not on this disk; download it with: pam fetch {name}"
-        ) from error
-
-
-def _with_config(folder: Path) -> Path:
-    """The folder itself or its one subfolder with a config.json (official checkpoints have either)."""
-    for candidate in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
-        if (candidate / "config.json").is_file():
-            return candidate
-    raise ModelNotFoundError(f"no config.json in {folder} or its subfolders")
-
-
-def _find_sam2(
-    folders: tuple[Path, ...], given: Path | None, description: ModelDescription | None
-) -> Path | None:
-    """SAM 2's weight file: given, in a folder, or in the hub's cache; None: the safetensors must hold it."""
-    if given is not None and not given.is_file():
-        raise ModelNotFoundError(f"no SAM 2 weights at {given}")
-    if description is not None and description.folder is not None:  # bundled: one file holds everything
-        if given is not None:
-            raise CheckpointError(
-                f"{description.name} includes its SAM 2 weights; do not give others ({given})"
-            )
-        return None
-    if given is not None:
-        return given
-    beside = [path for folder in folders for path in sorted(folder.glob("sam2*.pt"))]
-    if beside:
-        return beside[0]
-    if description is not None and description.sam2 is not None:
-        found = _hub_folder(description.sam2.hub_id, description.name) / description.sam2.pattern
-        return found if found.is_file() else None
-    return None
+# ---- reading
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -243,9 +142,9 @@ def load_official(
     progress: Progress | None = None,
 ) -> Pam:
     """Loads a folder in the official layout, in float32 on the CPU. `load_model` is the front door."""
-    folder = _with_config(folder)
+    folder = with_config(folder)
     weights = tuple(sorted(folder.glob("*.safetensors")))
-    files = ModelFiles(folder, weights, sam2_weights, sam2_architecture, None)
+    files = ModelFiles(folder, weights, sam2_weights, sam2_architecture, None, folder)
     report = progress or (lambda line: None)
     return _loaded(files, device=torch.device("cpu"), dtype=torch.float32, report=report)
 
@@ -254,12 +153,7 @@ def _loaded(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, repo
     """Builds a model without initialising, then copies every tensor in; strict in both directions."""
     config = read_config(files.folder)
     tokenizer = read_tokenizer(files.folder)
-    shapes = {name: shape for path in files.weights for name, shape in shapes_of(path).items()}
-    if files.sam2_weights is None and not any(name.startswith(VISION_TOWER) for name in shapes):
-        raise ModelNotFoundError(
-            f"no SAM 2 weights in {files.folder} (neither sam2*.pt nor {VISION_TOWER}* tensors); "
-            "put sam2.1_hiera_large.pt beside config.json or give its path"
-        )
+    shapes = tensor_shapes(files)
     _fit_vocabulary(config, shapes, tokenizer)
     # Some weights are drawn all the same, hence the fork of the random generator.
     with _BUILDING, torch.random.fork_rng(devices=[]), no_init_weights():

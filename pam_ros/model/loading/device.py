@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import psutil
 import torch
 
-from pam_ros.errors import DeviceError, MemoryLimitError
+from pam_ros.errors import DeviceError, MemoryLimitError, ModelNotFoundError
+from pam_ros.model.loading.files import ModelFiles
+from pam_ros.model.loading.weights import VISION_TOWER, shapes_of
 
+WORKING_MEMORY_GIB = 0.25  # beside the weights of a model without a description
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GIB = 2**30
 
@@ -51,15 +56,45 @@ def parse_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+def needed_gib(files: ModelFiles, dtype: torch.dtype) -> float:
+    """Memory for the weights in `dtype`, by the files' headers, and for working with them.
+
+    Raises CheckpointError for a file that cannot be read, ModelNotFoundError if SAM 2's weights are nowhere.
+    """
+    shapes = tensor_shapes(files)
+    numbers = 0
+    if files.sam2_weights is not None:
+        numbers = files.sam2_weights.stat().st_size // torch.float32.itemsize  # SAM 2's files are float32
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith(VISION_TOWER)}
+    numbers += sum(math.prod(shape) for shape in shapes.values())
+    working = WORKING_MEMORY_GIB if files.description is None else files.description.working_memory_gib
+    return numbers * dtype.itemsize / GIB + working
+
+
+def tensor_shapes(files: ModelFiles) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors in the safetensors files. Raises as `needed_gib`."""
+    shapes = {name: shape for path in files.weights for name, shape in shapes_of(path).items()}
+    if files.sam2_weights is None and not any(name.startswith(VISION_TOWER) for name in shapes):
+        raise ModelNotFoundError(
+            f"no SAM 2 weights in {files.folder} (neither sam2*.pt nor {VISION_TOWER}* tensors); "
+            "put sam2.1_hiera_large.pt beside config.json or give its path"
+        )
+    return shapes
+
+
+def free_gib(device: torch.device) -> float:
+    """Free memory of a GPU; of a CPU, the memory that the system could hand out."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / GIB
+    return psutil.virtual_memory().available / GIB
+
+
 def check_memory(name: str, needed_gib: float, device: torch.device, limit_gib: float) -> None:
     """Raises MemoryLimitError, naming needed and free, before anything large is built.
 
     `limit_gib`: at most this much may be used; 0 = all that is free.
     """
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0] / GIB
-    else:
-        free = psutil.virtual_memory().available / GIB
+    free = free_gib(device)
     if needed_gib > (min(free, limit_gib) if limit_gib > 0 else free):
         limit = f" (memory_limit_gib allows {limit_gib:.2f})" if limit_gib > 0 else ""
         raise MemoryLimitError(

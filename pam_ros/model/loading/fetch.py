@@ -1,59 +1,253 @@
-"""Downloads a model from the hub with progress; verifies sizes and checksums."""
+"""`pam fetch`: downloads a model at a fixed commit, resumes, and verifies the hub's checksums."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+import httpx2
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-from pam_ros.errors import CheckpointError, ModelNotFoundError
-from pam_ros.model.config import HubFile, list_models
+from pam_ros.errors import CheckpointError, ModelNotFoundError, OutputError, StateError
+from pam_ros.model.descriptions import HubFile, ModelDescription, list_models
+from pam_ros.model.loading.checksums import Expected, Record, verify
+from pam_ros.model.loading.files import models_folder
+from pam_ros.output_files import writable_folder
 
-BLOCK_BYTES = 16 * 2**20
+HUB_TIMEOUT_S = 20.0
+SPARE_BYTES = 256 * 2**20  # left free on the disk
+# Files that loading needs, and the licences; pictures of model cards and other weights are left out.
+WANTED_SUFFIXES = (".safetensors", ".json", ".txt", ".jinja", ".pt")
+WANTED_NAMES = ("LICENSE", "LICENCE", "NOTICE")
 
 
-def fetch_model(name: str) -> Iterator[str]:
-    """Downloads what models/<name>.yaml names (resuming, skipping what is there); yields lines for the user.
+class HubUnreachableError(StateError):
+    """The hub does not answer; the message says how to bring the files here by hand."""
 
-    Raises ModelNotFoundError for an unknown name or an unreachable hub, CheckpointError for a damaged file.
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file to fetch.
+
+    Attributes:
+        path: in the repository, and below the local folder.
+        bytes: its size.
+        present: bytes of it that are on this disk, all of them or the part that a stopped download left.
     """
+
+    path: str
+    bytes: int
+    expected: Expected
+    present: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPlan:
+    """What of one repository is to be downloaded where.
+
+    Attributes:
+        revision: the commit's hash, which the record names.
+    """
+
+    source: HubFile
+    revision: str
+    folder: Path
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes to download."""
+        return sum(file.bytes - file.present for file in self.files)
+
+
+def describe(name: str) -> ModelDescription:
+    """A model that can be named. Raises ModelNotFoundError."""
     described = list_models()
     if name not in described:
         raise ModelNotFoundError(f"unknown model {name!r}; available: {', '.join(described)}")
-    description = described[name]
-    if description.hub is None:
-        yield f"{name} is bundled with this package; nothing to download"
+    return described[name]
+
+
+def plan_fetch(description: ModelDescription, revision: str | None = None) -> list[FetchPlan]:
+    """Asks the hub for sizes and checksums; downloads nothing.
+
+    A repository that was fetched before stays at its recorded commit, unless `revision` names another.
+    `revision` is of the model, SAM 2's is its description's.
+
+    Raises HubUnreachableError, or ModelNotFoundError if the hub has no such repository, revision or file.
+    """
+    plans = []
+    for source in description.sources:
+        folder = models_folder() / source.local_name
+        record = Record.read(folder)
+        wanted = revision if source is description.hub else None
+        wanted = wanted or (record.revision if record is not None else source.revision)
+        try:
+            info = HfApi().model_info(
+                source.hub_id, revision=wanted, files_metadata=True, timeout=HUB_TIMEOUT_S
+            )
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise ModelNotFoundError(
+                f"the hub has no {source.hub_id} at revision {wanted}: {_line(error)}"
+            ) from error
+        except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+            raise HubUnreachableError(_by_hand(description, _line(error))) from error
+        files = [_remote_file(folder, sibling) for sibling in info.siblings or []]
+        chosen = _chosen(source, files)
+        _check_pinned(source, chosen)
+        if not any(file.path.endswith((".safetensors", ".pt")) for file in chosen):
+            raise ModelNotFoundError(
+                f"{source.hub_id} at {info.sha} holds no weights that match {source.pattern}"
+            )
+        plans.append(FetchPlan(source, str(info.sha), folder, tuple(chosen)))
+    return plans
+
+
+def fetch(plans: Sequence[FetchPlan], report: Callable[[str], None] = lambda line: None) -> None:
+    """Downloads what is missing, each file with a progress bar, and verifies every checksum.
+
+    A stopped download goes on where it stopped. Raises OutputError if the disk is too small or the folder not
+    writable, HubUnreachableError if the hub stops answering, CheckpointError if a file is not what the hub
+    announced.
+    """
+    for plan in plans:
+        writable_folder(plan.folder)
+    check_disk(plans)
+    for plan in plans:
+        expected = {file.path: file.expected for file in plan.files}
+        # First, so that an unfinished download is recognised as such.
+        Record(plan.source.hub_id, plan.revision, expected).write(plan.folder)
+        for file in plan.files:
+            _download(plan, file)
+        verify(plan.folder, expected, report, remove=True)
+        report(f"{plan.source.hub_id}: {len(expected)} files in {plan.folder}, checksums verified")
+
+
+def check_disk(plans: Sequence[FetchPlan]) -> None:
+    """Raises OutputError, naming needed and free bytes, if the download does not fit."""
+    needed = sum(plan.missing_bytes for plan in plans)
+    place = models_folder()
+    existing = next(folder for folder in (place, *place.resolve().parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    if needed and needed + SPARE_BYTES > free:
+        raise OutputError(
+            f"the download needs {size_of(needed)} in {place} but only {size_of(free)} are free; "
+            "free some space, or set PAM_MODELS to a folder on a larger disk"
+        )
+
+
+def size_of(count: int) -> str:
+    """1234567 → "1.2 MB"."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _remote_file(folder: Path, sibling: Any) -> RemoteFile:
+    """`sibling`: huggingface_hub's RepoSibling with size, blob_id and lfs."""
+    path, size = str(sibling.rfilename), int(sibling.size or 0)
+    sha256 = sibling.lfs.sha256 if sibling.lfs is not None else None
+    expected = Expected(bytes=size, sha256=sha256, git_sha1=None if sha256 else sibling.blob_id)
+    present = 0
+    for there in (folder / path, _part(folder, path, expected)):
+        if there.is_file() and there.stat().st_size <= size:
+            present = max(present, there.stat().st_size)
+    return RemoteFile(path, size, expected, present)
+
+
+def _chosen(source: HubFile, files: Sequence[RemoteFile]) -> list[RemoteFile]:
+    """The files of the subfolder, or those at the top if the subfolder has no weights; licences with them."""
+    subfolder, _, name = source.pattern.rpartition("/")
+    if not subfolder:
+        return [file for file in files if file.path == name]
+    inside = [file for file in files if file.path.startswith(f"{subfolder}/")]
+    top = [file for file in files if "/" not in file.path]
+    if not any(file.path.endswith(".safetensors") for file in inside):
+        inside = top
+    licences = [file for file in top if file.path.startswith(WANTED_NAMES) and file not in inside]
+    wanted = [file for file in inside if file.path.endswith(WANTED_SUFFIXES)]
+    return wanted + [file for file in inside if file.path.startswith(WANTED_NAMES)] + licences
+
+
+def _check_pinned(source: HubFile, files: Sequence[RemoteFile]) -> None:
+    """Raises CheckpointError if the hub announces another file than the description's."""
+    for file in files:
+        if ".." in Path(file.path).parts or Path(file.path).is_absolute():
+            raise CheckpointError(f"{source.hub_id} names a file outside its folder: {file.path}")
+        if source.sha256 is not None and file.expected.sha256 != source.sha256:
+            raise CheckpointError(
+                f"the hub announces {source.hub_id}/{file.path} with SHA-256 {file.expected.sha256}, "
+                f"expected {source.sha256}; nothing was downloaded"
+            )
+
+
+def _part(folder: Path, path: str, expected: Expected) -> Path:
+    """Where a download grows; its name holds the checksum, so that another version never continues it."""
+    checksum = (expected.sha256 or expected.git_sha1 or "")[:12]
+    return folder / f"{path}.{checksum}.part"
+
+
+def _download(plan: FetchPlan, file: RemoteFile) -> None:
+    """Fetches one file, unless it is there with its size (`verify` reads its content afterwards)."""
+    target, part = plan.folder / file.path, _part(plan.folder, file.path, file.expected)
+    if target.is_file() and target.stat().st_size == file.bytes:
         return
-    yield f"licence: {description.licence}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if part.is_file() and part.stat().st_size > file.bytes:
+        part.unlink()
+    url = hf_hub_url(plan.source.hub_id, file.path, revision=plan.revision)
     try:
-        folder = snapshot_download(description.hub.hub_id, allow_patterns=[description.hub.pattern, "*.json"])
-        yield f"weights: {folder}"
-        if description.sam2 is not None:
-            path = Path(hf_hub_download(description.sam2.hub_id, description.sam2.pattern))
-            check_file(path, description.sam2)
-            yield f"SAM 2: {path} (checksum verified)"
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelNotFoundError(f"cannot download {name}: {error}") from error
+        with part.open("ab") as stream:
+            http_get(
+                url,
+                stream,
+                resume_size=stream.tell(),
+                headers=build_hf_headers(),
+                expected_size=file.bytes,
+                displayed_filename=file.path,
+            )
+    except (HfHubHTTPError, httpx2.HTTPError) as error:
+        raise HubUnreachableError(
+            f"the download of {file.path} stopped at {size_of(part.stat().st_size)} of {size_of(file.bytes)} "
+            f"({_line(error)}); run pam fetch again, it continues there"
+        ) from error
+    except OSError as error:  # of the disk; or the hub sent another size than it announced
+        raise CheckpointError(f"cannot download {file.path}: {_line(error)}") from error
+    part.replace(target)
 
 
-def check_file(path: Path, expected: HubFile) -> None:
-    """Raises CheckpointError if size or SHA-256 differ from the description."""
-    size = path.stat().st_size
-    if expected.bytes is not None and size != expected.bytes:
-        raise CheckpointError(
-            f"{path} has {size} bytes, expected {expected.bytes}; delete it and run pam fetch again"
-        )
-    if expected.sha256 is None:
-        return
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    if digest.hexdigest() != expected.sha256:
-        found = digest.hexdigest()
-        raise CheckpointError(
-            f"{path} has SHA-256 {found}, expected {expected.sha256}; delete it and run pam fetch again"
-        )
+def by_hand(description: ModelDescription) -> Iterator[str]:
+    """Lines for a machine without the hub: files, sizes, and the folder to copy each to."""
+    for source in description.sources:
+        folder = models_folder() / source.local_name
+        record = Record.read(folder)
+        yield f"{source.hub_id}, copy to {folder}/"
+        if record is not None:
+            for path, expected in record.files.items():
+                here = "here" if (folder / path).is_file() else "missing"
+                yield f"    {path}  {size_of(expected.bytes or 0)}  {here}"
+        elif source.bytes is not None:
+            yield f"    {source.pattern}  {source.bytes} bytes  SHA-256 {source.sha256}"
+        else:
+            yield (
+                f"    {source.pattern}: config.json, the tokenizer's files, every *.safetensors  "
+                f"about {size_of(source.about_bytes or 0)}"
+            )
+    yield "    or copy the folder of a machine that has run pam fetch, with its pam_fetch.json"
+
+
+def _by_hand(description: ModelDescription, why: str) -> str:
+    lines = "\n".join(by_hand(description))
+    return f"cannot reach the hub ({why}). Without it, bring these files here:\n{lines}"
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -10,8 +10,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from pam_ros.errors import ModelNotFoundError
 from pam_ros.model.config import Architecture, sam2_config
 from pam_ros.model.interface import ModelInfo
-from pam_ros.model.loading.checkpoint import OFFICIAL_SAM2
 from pam_ros.model.loading.device import GIB, check_memory, parse_device, parse_dtype
+from pam_ros.model.loading.files import OFFICIAL_SAM2
 from pam_ros.model.pam import Pam, language_arguments
 
 VISION_PARAMETERS = 300_000_000  # of SAM 2.1 Large, Perceiver and projector, rounded up
