@@ -36,6 +36,7 @@ setup(
     install_requires=[*requirements("model"), *requirements("arrays"), "sam2>=1.1.0"],
     extras_require={
         "training": requirements("training"),
+        "view": requirements("view"),
         "dev": requirements("dev"),
         "judge": [line for line in requirements("dev") if line.startswith("openai")],
         "embedder": ["sentence-transformers>=5"],

@@ -37,7 +37,8 @@ pip_install() {
   }
 }
 echo "installing the pinned packages into .venv (minutes the first time; progress in .venv/install.log) …"
-requirements=(--requirement "$pins/model.txt" --requirement "$pins/training.txt" --requirement "$pins/dev.txt")
+requirements=(--requirement "$pins/model.txt" --requirement "$pins/training.txt")
+requirements+=(--requirement "$pins/view.txt" --requirement "$pins/dev.txt")
 if [[ $route == wheels ]]; then
   requirements+=(--requirement "$pins/arrays.txt" --requirement "$pins/ros_wheels.txt")
 else

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -86,6 +87,29 @@ def read_video(path: Path) -> Iterator[Frame]:
         raise ImageError(f"no video file at {path}") from None
     except (av.error.FFmpegError, IndexError) as error:
         raise ImageError(f"cannot read video {path}: {error}") from error
+
+
+def read_webcam(which: str) -> Iterator[Frame]:
+    """Pictures of a webcam as they come, by its number or device; stamps are the time since the first one.
+
+    Raises ImageError if it cannot be opened or stops sending.
+    """
+    import cv2
+
+    capture = cv2.VideoCapture(int(which) if which.isdecimal() else which)
+    try:
+        if not capture.isOpened():
+            raise ImageError(f"cannot open webcam {which}; is it connected, and in no other program?")
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # an old picture is of no use
+        first_ns = time.monotonic_ns()
+        while True:
+            read, bgr = capture.read()
+            if not read:
+                raise ImageError(f"webcam {which} sends no more pictures")
+            picture = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+            yield Frame(image=picture, stamp_ns=time.monotonic_ns() - first_ns)
+    finally:
+        capture.release()
 
 
 class VideoWriter:

@@ -52,6 +52,7 @@ ROS = {
     "test_ros_parameters",
     "test_ros_services",
     "test_ros_topics",
+    "test_ros_view",
 }
 
 UNIT_TIMEOUT_S = 120  # a unit test takes a second at most; the rest is for a busy machine

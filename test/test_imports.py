@@ -25,13 +25,15 @@ ALLOWED = {
     "json_results": {"records"},
     "model": SHARED,
     "runtime": SHARED | {"model"},
-    "nodes": SHARED | {"runtime", "model"},
+    "viewer": SHARED | {"runtime", "model"},
+    "nodes": SHARED | {"viewer", "runtime", "model"},
     "examples": set(),  # what a user's own node has: messages, services, actions
     "datasets": SHARED | {"model"},
     "simulator": SHARED | {"datasets"},
     "training": SHARED | {"datasets", "simulator", "runtime", "model"},
     "evaluation": SHARED | {"datasets", "simulator", "runtime", "model"},
-    "cli": SHARED | {"model", "runtime", "nodes", "datasets", "simulator", "training", "evaluation"},
+    "cli": SHARED
+    | {"model", "runtime", "viewer", "nodes", "datasets", "simulator", "training", "evaluation"},
 }
 
 # Modules that may import more than their room. Nobody imports them, their own room included.

@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
-from pam_ros.cli import bench, evaluate, models, perceive, ros
+from pam_ros.cli import bench, evaluate, models, perceive, ros, view
 from pam_ros.cli.common import console
 from pam_ros.cli.scenes import scenes_app
 from pam_ros.errors import TRAINING_EXTRA, PamError
@@ -23,6 +23,7 @@ app = typer.Typer(
 for command in (
     perceive.perceive,
     perceive.caption,
+    view.view,
     models.models,
     models.fetch,
     models.parity,

@@ -42,7 +42,7 @@ def demo(
 
     Prompts an object on the first frame and prints its captions.
     """
-    demo_module = _ros_module("demo")
+    demo_module = ros_module("demo", "demo")
     if clip is None and not box and not click:
         chosen = demo_module.default_input()
     else:
@@ -75,7 +75,7 @@ def soak(
 
     Runs the node under changing prompts and exits with 1 if its memory grows beyond the limit.
     """
-    soak_module = _ros_module("soak")
+    soak_module = ros_module("soak", "soak")
     writable_folder(out)
     result = soak_module.run_soak(minutes, out, model=model, device=device)
     print(
@@ -86,12 +86,12 @@ def soak(
         raise typer.Exit(1)
 
 
-def _ros_module(name: str) -> Any:
-    """A module of `pam_ros.nodes.tools`. Raises StateError if ROS is missing."""
+def ros_module(name: str, command: str) -> Any:
+    """A module of `pam_ros.nodes.tools`, for a command of `pam`. Raises StateError if ROS is missing."""
     try:
         return importlib.import_module(f"pam_ros.nodes.tools.{name}")
     except ImportError as error:
         raise StateError(
-            f"`pam {name}` needs ROS 2 and the pam_ros interfaces ({error}); source a workspace with "
-            f"pam_ros, or run .setup/run.sh pam {name} in a checkout"
+            f"`pam {command}` needs ROS 2 and the pam_ros interfaces ({error}); source a workspace with "
+            f"pam_ros, or run .setup/run.sh pam {command} in a checkout"
         ) from error

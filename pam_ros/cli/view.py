@@ -1,0 +1,80 @@
+"""`pam view`: shows a video, a webcam or a running node on a page in the browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, Sam2Option, console, load
+from pam_ros.cli.ros import ros_module
+from pam_ros.errors import InputError, StateError
+from pam_ros.model.descriptions import AUTO, DEMONSTRATION
+
+if TYPE_CHECKING:
+    from pam_ros.records import Frame
+    from pam_ros.viewer.board import Board, Source
+
+DEMONSTRATION = (
+    "pam-tiny is a demonstration model: it knows rendered objects only. See `pam models` for others."
+)
+
+
+def view(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            help="video file, or webcam number or device; nothing = a running node", metavar="[VIDEO|WEBCAM]"
+        ),
+    ] = None,
+    node: Annotated[
+        str, typer.Option("--node", help="perception node to show if no video is given", metavar="NODE")
+    ] = "/pam",
+    port: Annotated[int, typer.Option("--port", help="port of the page on this machine")] = 8080,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the page")] = True,
+    model: ModelOption = AUTO,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    sam2: Sam2Option = None,
+) -> None:
+    """Show a video, a webcam or a running node in the browser; click or drag to prompt.
+
+    The page is reachable from this machine only.
+    """
+    try:
+        from pam_ros.viewer import page
+    except ImportError as error:
+        raise StateError(f"`pam view` needs NiceGUI ({error}); run: pip install 'pam_ros[view]'") from error
+    from pam_ros.viewer.board import Board
+
+    board = Board()
+    if what is None:
+        source: Source = ros_module("view_source", "view").NodeSource(node, board)
+    else:
+        source = _video_source(what, board, model, device, dtype, sam2)
+    console.print(f"showing {source.title} on http://{page.HOST}:{port}; Ctrl+C ends", highlight=False)
+    page.serve(board, source, port=port, open_browser=browser)
+
+
+def _video_source(what: str, board: Board, model: str, device: str, dtype: str, sam2: Path | None) -> Source:
+    """Checks that the video can be read before the model is loaded."""
+    from pam_ros import media
+    from pam_ros.runtime.warm_up import warm_up
+    from pam_ros.threads import in_temporary_thread
+    from pam_ros.viewer.video_source import VideoSource
+
+    live = what.isdecimal() or what.startswith("/dev/")
+
+    def frames() -> Iterator[Frame]:
+        return media.read_webcam(what) if live else media.read_video(Path(what))
+
+    if next(frames(), None) is None:
+        raise InputError(f"{what} has no frames")
+    pam = load(model, device, dtype, sam2)
+    with console.status("warming up"):
+        in_temporary_thread(lambda: warm_up(pam))
+    title = f"{'webcam ' if live else ''}{what}, {pam.info.name} on {pam.info.device}"
+    notice = DEMONSTRATION if pam.info.name == "pam-tiny" else ""
+    return VideoSource(pam, frames, board, title=title, notice=notice, live=live)

@@ -1,0 +1,184 @@
+"""What the page shows: the newest picture, regions, growing texts. A source writes it, the page reads it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pam_ros.records import Language, Prompt, Region, Task, Text
+from pam_ros.runtime.overlay import LastSeen, draw_overlay
+
+JPEG_QUALITY = 85
+TextKey = tuple[Task, Language]
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """The newest rolling caption of a region."""
+
+    text: str
+    final: bool  # False while it grows
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRegion:
+    """One region with its finished texts, those that still grow, and its newest caption."""
+
+    region: Region
+    growing: Mapping[TextKey, str]
+    caption: Caption | None
+
+
+class Source(Protocol):
+    """Where pictures come from and prompts go to. Every method is thread-safe and returns at once.
+
+    Attributes:
+        title: what is shown, for people.
+    """
+
+    title: str
+
+    @property
+    def notice(self) -> str:
+        """A warning for people; empty if there is none."""
+
+    @property
+    def playing(self) -> bool | None:
+        """Whether the video plays; None for a live stream, which cannot be paused."""
+
+    def play_or_pause(self) -> None:
+        """Pauses a video, or goes on; at its end it starts again."""
+
+    def perceive(
+        self,
+        prompt: Prompt,
+        *,
+        region_id: int,
+        stamp_ns: int,
+        tasks: tuple[Task, ...],
+        languages: tuple[Language, ...],
+    ) -> Future[Region]:
+        """Makes a region (`region_id` 0) or refines one in that frame. Fails with a PamError."""
+
+    def remove(self, region_id: int) -> None:
+        """Removes a region; 0 removes all."""
+
+    def stream_captions(self, enabled: bool, language: Language) -> Future[None]:
+        """Starts or stops rolling captions of every region. Fails with a PamError."""
+
+    def close(self) -> None:
+        """Ends the source's threads. Idempotent."""
+
+
+class Board:
+    """Thread-safe. Pictures are drawn when they are asked for: without a viewer nothing is drawn."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._drawing = threading.Lock()
+        self._last_seen = LastSeen()
+        self._serial = 0
+        self._stamp_ns = 0
+        self._image: NDArray[np.uint8] | None = None
+        self._regions: tuple[Region, ...] = ()
+        self._growing: dict[int, dict[TextKey, str]] = {}  # growing ones, by region id
+        self._captions: dict[int, Caption] = {}
+        self._jpeg: tuple[int, bytes] = (0, b"")
+
+    # --- for sources
+
+    def show_frame(self, image: NDArray[np.uint8], regions: Iterable[Region], stamp_ns: int) -> None:
+        """A (H, W, 3) uint8 RGB frame and every region in it; the picture is drawn here."""
+        with self._lock:
+            self._image, self._stamp_ns = image, stamp_ns
+            self._take_regions(regions)
+
+    def show_picture(self, jpeg: bytes, stamp_ns: int) -> None:
+        """A picture that is drawn already."""
+        with self._lock:
+            self._serial += 1
+            self._stamp_ns = stamp_ns
+            self._jpeg = (self._serial, jpeg)
+
+    def show_regions(self, regions: Iterable[Region]) -> None:
+        """Every region, beside pictures of `show_picture`."""
+        with self._lock:
+            self._take_regions(regions, drawn=False)
+
+    def show_text(self, region_id: int, key: TextKey, text: Text, *, final: bool) -> None:
+        """A text as it grows; a final one becomes one of its region's."""
+        with self._lock:
+            texts = self._growing.setdefault(region_id, {})
+            texts.pop(key, None)
+            if final:
+                regions = [
+                    _with_text(it, key, text) if it.region_id == region_id else it for it in self._regions
+                ]
+                self._take_regions(regions)
+            else:
+                texts[key] = text.text
+
+    def show_caption(self, region_id: int, text: str, *, final: bool) -> None:
+        """A rolling caption as it grows."""
+        with self._lock:
+            self._captions[region_id] = Caption(text, final)
+
+    # --- for the page
+
+    @property
+    def serial(self) -> int:
+        """Counts pictures; 0 before the first."""
+        return self._serial
+
+    @property
+    def stamp_ns(self) -> int:
+        """Stamp of the newest picture's frame."""
+        return self._stamp_ns
+
+    def jpeg(self) -> bytes:
+        """The newest picture; empty before the first."""
+        with self._drawing:
+            with self._lock:
+                serial, image, regions = self._serial, self._image, self._regions
+                if image is None or self._jpeg[0] == serial:
+                    return self._jpeg[1]
+            drawn = draw_overlay(image, regions, last_seen=self._last_seen.update(regions))
+            data = _encoded(drawn)
+            with self._lock:
+                self._jpeg = (serial, data)
+            return data
+
+    def regions(self) -> list[ShownRegion]:
+        """Every region, sorted by id."""
+        with self._lock:
+            return [
+                ShownRegion(
+                    region,
+                    dict(self._growing.get(region.region_id, {})),
+                    self._captions.get(region.region_id),
+                )
+                for region in self._regions
+            ]
+
+    def _take_regions(self, regions: Iterable[Region], *, drawn: bool = True) -> None:
+        self._regions = tuple(sorted(regions, key=lambda region: region.region_id))
+        ids = {region.region_id for region in self._regions}
+        self._growing = {region_id: texts for region_id, texts in self._growing.items() if region_id in ids}
+        self._captions = {region_id: text for region_id, text in self._captions.items() if region_id in ids}
+        self._serial += drawn
+
+
+def _with_text(region: Region, key: TextKey, text: Text) -> Region:
+    return replace(region, texts={**region.texts, key: text})
+
+
+def _encoded(picture: NDArray[np.uint8]) -> bytes:
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    return bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1])

@@ -1,0 +1,193 @@
+"""Plays a video file or a webcam through the engine, in this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
+
+from pam_ros.errors import PamError
+from pam_ros.model.interface import PerceptionModel
+from pam_ros.records import Frame, Language, Prompt, Region, Task, Text
+from pam_ros.runtime.engine import Engine
+from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent
+from pam_ros.runtime.options import EngineOptions
+from pam_ros.runtime.requests import PromptRequest
+from pam_ros.viewer.board import Board
+
+CAMERA = "view"
+_GAP_S = 0.1  # between the last frame of a video and the first one when it starts again
+_WAKE_S = 0.2
+
+
+class VideoSource:
+    """A `Source`. A video waits on its first frame, to be prompted there; the engine is its own."""
+
+    def __init__(
+        self,
+        model: PerceptionModel,
+        frames: Callable[[], Iterator[Frame]],
+        board: Board,
+        *,
+        title: str,
+        notice: str = "",
+        live: bool,
+        options: EngineOptions | None = None,
+    ) -> None:
+        """`frames` opens the video at its beginning; `live` frames come at their own pace and never wait."""
+        self.title, self._notice = title, notice
+        self._model, self._frames, self._board, self._live = model, frames, board, live
+        self._playing = threading.Event()
+        if live:
+            self._playing.set()
+        self._closed = threading.Event()
+        self._submitting = threading.Lock()
+        self._newest: Frame | None = None  # the frame that was submitted last
+        self._engine = Engine(
+            model=model,
+            cameras=[CAMERA],
+            options=options or EngineOptions(lost_timeout_s=60.0),
+            listener=self,
+        )
+        self._engine.start()
+        self._thread = threading.Thread(target=self._run, name="player", daemon=True)
+        self._thread.start()
+
+    @property
+    def notice(self) -> str:
+        """See Source."""
+        return self._notice
+
+    @property
+    def playing(self) -> bool | None:
+        """See Source."""
+        return None if self._live else self._playing.is_set()
+
+    def play_or_pause(self) -> None:
+        """See Source."""
+        if self._live or not self._playing.is_set():
+            self._playing.set()
+        else:
+            self._playing.clear()
+
+    def perceive(
+        self,
+        prompt: Prompt,
+        *,
+        region_id: int,
+        stamp_ns: int,
+        tasks: tuple[Task, ...],
+        languages: tuple[Language, ...],
+    ) -> Future[Region]:
+        """See Source."""
+        request = PromptRequest(prompt, tasks, languages, region_id=region_id, stamp_ns=stamp_ns or None)
+        try:
+            return self._engine.perceive(CAMERA, request).future
+        except PamError as error:
+            return _failed(error)
+
+    def remove(self, region_id: int) -> None:
+        """See Source."""
+        with suppress(PamError):  # it is gone already
+            if region_id:
+                self._engine.remove_region(CAMERA, region_id)
+            else:
+                self._engine.clear_regions(CAMERA)
+        if not self._playing.is_set():
+            self._submit(None)  # so that a waiting video shows it
+
+    def stream_captions(self, enabled: bool, language: Language) -> Future[None]:
+        """See Source."""
+        self._engine.options = replace(self._engine.options, streaming=enabled, caption_language=language)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def close(self) -> None:
+        """See Source; the model is closed too."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._playing.set()
+        self._thread.join(10.0)
+        self._engine.stop()
+        self._model.close()
+
+    # --- the player
+
+    def _run(self) -> None:
+        """Plays to the end, again and again; a paused video keeps showing its frame."""
+        base_ns = time.time_ns()
+        while not self._closed.is_set():
+            last_ns = 0
+            pace = _Pace(live=self._live)
+            try:
+                for frame in self._frames():
+                    pace.wait(frame.stamp_ns, self._closed)
+                    if self._closed.is_set():
+                        return
+                    last_ns = frame.stamp_ns
+                    self._submit(replace(frame, camera=CAMERA, stamp_ns=base_ns + last_ns))
+                    if not self._playing.is_set():
+                        self._playing.wait()
+                        pace = _Pace(live=self._live)
+            except PamError as error:  # an unreadable file, or a webcam that was unplugged
+                self._notice = str(error)
+            if self._live:
+                return
+            self._playing.clear()
+            self._playing.wait()
+            base_ns += last_ns + int(_GAP_S * 1e9)
+
+    def _submit(self, frame: Frame | None) -> None:
+        """Hands a frame to the engine; None hands over the last one again, a nanosecond later."""
+        with self._submitting:
+            if frame is None and self._newest is not None:
+                frame = replace(self._newest, stamp_ns=self._newest.stamp_ns + 1)
+            if frame is not None and not self._closed.is_set():
+                self._newest = frame
+                self._engine.submit_frame(frame)
+
+    # --- results, on the engine's thread
+
+    def on_frame(self, result: FrameResult) -> None:
+        """See Listener."""
+        self._board.show_frame(result.image, result.regions, result.stamp_ns)
+
+    def on_text(self, event: TextEvent) -> None:
+        """See Listener."""
+        text = Text(event.text, event.stamp_ns)
+        self._board.show_text(event.region_id, (event.task, event.language), text, final=event.final)
+
+    def on_caption(self, event: CaptionEvent) -> None:
+        """See Listener."""
+        self._board.show_caption(event.region_id, event.text, final=event.final)
+
+    def on_warning(self, camera: str, message: str) -> None:
+        """See Listener."""
+        self._notice = message
+
+
+class _Pace:
+    """Holds frames back until their time, counted from the first one."""
+
+    def __init__(self, *, live: bool) -> None:
+        self._live = live
+        self._start: tuple[float, int] | None = None  # seconds of the monotonic clock, stamp
+
+    def wait(self, stamp_ns: int, closed: threading.Event) -> None:
+        """Returns when a frame of this stamp is due, or at once if it is live or late."""
+        if self._start is None or self._live:
+            self._start = (time.monotonic(), stamp_ns)
+        due_s = self._start[0] + (stamp_ns - self._start[1]) / 1e9
+        while (left_s := due_s - time.monotonic()) > 0 and not closed.is_set():
+            closed.wait(min(left_s, _WAKE_S))
+
+
+def _failed(error: PamError) -> Future[Region]:
+    future: Future[Region] = Future()
+    future.set_exception(error)
+    return future

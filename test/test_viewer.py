@@ -1,0 +1,187 @@
+"""`pam view` without a browser: the board, and a video that plays through the engine."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from fakes import FakeModel
+
+from pam_ros import media
+from pam_ros.errors import ImageError, PromptError
+from pam_ros.geometry import crop_mask
+from pam_ros.records import Frame, Language, Prompt, Region, RegionState, Task, Text
+from pam_ros.viewer import board as board_module
+from pam_ros.viewer.board import Board
+from pam_ros.viewer.video_source import VideoSource
+
+CLIP = Path(__file__).resolve().parents[1] / "config" / "demo" / "clip.mp4"
+LABEL = (Task.LABEL, Language.EN)
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    until_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until_s, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def region(region_id: int = 1, box: tuple[int, int, int, int] = (10, 10, 30, 20)) -> Region:
+    mask = np.zeros((48, 64), np.bool_)
+    mask[box[1] : box[3], box[0] : box[2]] = True
+    box_xyxy, cropped = crop_mask(mask)
+    return Region(region_id, RegionState.TRACKED, box_xyxy, cropped, 1.0, 1.0, {}, 0, 0)
+
+
+def picture_of(board: Board) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(board.jpeg(), np.uint8), cv2.IMREAD_COLOR)
+
+
+# --- the board
+
+
+def test_a_picture_is_drawn_once_and_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    real = board_module.draw_overlay
+    monkeypatch.setattr(board_module, "draw_overlay", lambda *a, **k: drawn.append(1) or real(*a, **k))
+    board = Board()
+    assert (board.serial, board.jpeg()) == (0, b"")
+    for stamp_ns in (1, 2, 3):
+        board.show_frame(np.full((48, 64, 3), 100, np.uint8), [region()], stamp_ns)
+    assert not drawn
+    assert board.jpeg() == board.jpeg()
+    assert (len(drawn), board.serial, board.stamp_ns) == (1, 3, 3)
+    assert picture_of(board).shape == (48, 64, 3)
+
+
+def test_growing_texts_become_texts_of_their_region() -> None:
+    board = Board()
+    board.show_frame(np.full((48, 64, 3), 100, np.uint8), [region()], 1)
+    board.show_text(1, LABEL, Text("ket", 1), final=False)
+    (shown,) = board.regions()
+    assert (shown.growing, shown.region.texts, shown.caption) == ({LABEL: "ket"}, {}, None)
+    serial = board.serial
+    board.show_text(1, LABEL, Text("kettle", 1, 0.9), final=True)
+    (shown,) = board.regions()
+    assert (shown.growing, shown.region.texts) == ({}, {LABEL: Text("kettle", 1, 0.9)})
+    assert board.serial > serial, "the label is drawn"
+
+
+def test_texts_of_regions_that_are_gone_are_forgotten() -> None:
+    board, image = Board(), np.full((48, 64, 3), 100, np.uint8)
+    board.show_frame(image, [region()], 1)
+    board.show_text(1, LABEL, Text("ket", 1), final=False)
+    board.show_caption(1, "It boils", final=False)
+    board.show_frame(image, [region(2)], 2)
+    board.show_frame(image, [replace(region(1)), region(2)], 3)
+    assert [(it.growing, it.caption) for it in board.regions()] == [({}, None), ({}, None)]
+
+
+def test_a_picture_that_is_drawn_already_is_passed_on() -> None:
+    board = Board()
+    board.show_picture(b"jpeg", 7)
+    board.show_regions([region(2), region(1)])
+    assert (board.jpeg(), board.stamp_ns, board.serial) == (b"jpeg", 7, 1)
+    assert [it.region.region_id for it in board.regions()] == [1, 2]
+
+
+# --- a video
+
+
+def frames(count: int = 4) -> Iterator[Frame]:
+    for number in range(count):
+        yield Frame(np.full((48, 64, 3), 100 + number, np.uint8), stamp_ns=number * 20_000_000)
+
+
+@contextmanager
+def played(
+    source_frames: Callable[[], Iterator[Frame]] = frames, *, live: bool = False
+) -> Iterator[tuple[VideoSource, Board, FakeModel]]:
+    board, model = Board(), FakeModel()
+    source = VideoSource(model, source_frames, board, title="test", live=live)
+    try:
+        yield source, board, model
+    finally:
+        source.close()
+        source.close()
+    assert model.closed
+
+
+def shade(board: Board) -> int:
+    return round(float(picture_of(board)[0, 0].mean()))
+
+
+def ask(source: VideoSource, board: Board, prompt: Prompt, region_id: int = 0) -> Region:
+    return source.perceive(
+        prompt,
+        region_id=region_id,
+        stamp_ns=board.stamp_ns,
+        tasks=(Task.LABEL,),
+        languages=(Language.EN,),
+    ).result(10.0)
+
+
+def test_a_video_waits_on_its_first_frame_and_starts_again_at_its_end() -> None:
+    with played() as (source, board, _):
+        wait_until(lambda: board.serial)
+        time.sleep(0.2)
+        assert (board.serial, shade(board), source.playing) == (1, 100, False)
+        for _ in range(2):
+            source.play_or_pause()
+            assert source.playing
+            wait_until(lambda: not source.playing)
+            wait_until(lambda: shade(board) == 103)
+
+
+def test_prompts_on_a_waiting_video_are_answered_and_refined() -> None:
+    with played() as (source, board, _):
+        wait_until(lambda: board.serial)
+        made = ask(source, board, Prompt.from_clicks(box_xyxy=(10, 10, 30, 20)))
+        assert made.texts[LABEL].text
+        wait_until(lambda: board.regions() and LABEL in board.regions()[0].region.texts)
+        refined = ask(source, board, Prompt.from_clicks([(20, 15), (5, 5)], [1, 0]), made.region_id)
+        assert refined.region_id == made.region_id
+        with pytest.raises(PromptError, match="outside"):
+            ask(source, board, Prompt.from_clicks([(500, 5)]))
+        source.remove(made.region_id)
+        wait_until(lambda: not board.regions())
+
+
+def test_rolling_captions_stream_once_they_are_switched_on() -> None:
+    with played(lambda: frames(400)) as (source, board, _):
+        source._engine.options = replace(source._engine.options, caption_period_s=0.2)
+        wait_until(lambda: board.serial)
+        ask(source, board, Prompt.from_clicks(box_xyxy=(10, 10, 30, 20)))
+        source.stream_captions(True, Language.ZH).result(1.0)
+        source.play_or_pause()
+        wait_until(lambda: board.regions()[0].caption)
+        assert "zh" in board.regions()[0].caption.text
+
+
+def test_live_pictures_need_no_start_and_their_end_is_reported() -> None:
+    def webcam() -> Iterator[Frame]:
+        yield from frames(3)
+        raise ImageError("webcam 0 sends no more pictures")
+
+    with played(webcam, live=True) as (source, board, _):
+        assert source.playing is None
+        wait_until(lambda: source.notice)
+        assert source.notice == "webcam 0 sends no more pictures"
+        wait_until(lambda: shade(board) == 102)
+
+
+def test_a_webcam_is_read_with_the_time_of_its_pictures() -> None:
+    clip = media.read_webcam(str(CLIP))  # OpenCV reads a file as it reads a device
+    taken = list(itertools.islice(clip, 3))
+    clip.close()
+    assert all(one.stamp_ns < other.stamp_ns for one, other in itertools.pairwise(taken))
+    np.testing.assert_allclose(taken[0].image, next(media.read_video(CLIP)).image, atol=12)
+    with pytest.raises(ImageError, match="cannot open webcam 97"):
+        next(media.read_webcam("97"))
