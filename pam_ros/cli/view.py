@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from pam_ros.records import Frame
     from pam_ros.viewer.board import Board, Source
 
-DEMONSTRATION = (
-    "pam-tiny is a demonstration model: it knows rendered objects only. See `pam models` for others."
-)
-
 
 def view(
     what: Annotated[
