@@ -174,7 +174,7 @@ def test_live_pictures_need_no_start_and_their_end_is_reported() -> None:
         assert source.playing is None
         wait_until(lambda: source.notice)
         assert source.notice == "webcam 0 sends no more pictures"
-        wait_until(lambda: shade(board) == 102)
+        wait_until(lambda: board.serial and shade(board) == 102)
 
 
 def test_a_webcam_is_read_with_the_time_of_its_pictures() -> None:
