@@ -37,8 +37,10 @@ pip_install() {
   }
 }
 echo "installing the pinned packages into .venv (minutes the first time; progress in .venv/install.log) …"
-requirements=(--requirement "$pins/model.txt" --requirement "$pins/training.txt")
-requirements+=(--requirement "$pins/view.txt" --requirement "$pins/dev.txt")
+requirements=()
+for name in ${PAM_REQUIREMENTS:-model training view dev}; do # a robot needs `model` only
+  requirements+=(--requirement "$pins/$name.txt")
+done
 if [[ $route == wheels ]]; then
   requirements+=(--requirement "$pins/arrays.txt" --requirement "$pins/ros_wheels.txt")
 else

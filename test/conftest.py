@@ -17,6 +17,7 @@ MODEL = {
     "test_checkpoint",
     "test_checkpoint_refused",
     "test_cli",
+    "test_doctor",
     "test_engines",
     "test_evaluation_run",
     "test_model_choice",
@@ -40,6 +41,7 @@ MODEL = {
 ROS = {
     "test_conversions",
     "test_demo",
+    "test_doctor_ros",
     "test_examples",
     "test_images",
     "test_launch",

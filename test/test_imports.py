@@ -11,12 +11,23 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "pam_ros"
 
 # Modules that every room may import: values, errors, the package's files, images and videos on disk.
-SHARED = {"records", "errors", "geometry", "share", "media", "output_files", "json_results", "threads"}
+SHARED = {
+    "records",
+    "errors",
+    "findings",
+    "geometry",
+    "share",
+    "media",
+    "output_files",
+    "json_results",
+    "threads",
+}
 
 # The rooms that each room may import besides itself. Nobody imports the command line.
 ALLOWED = {
     "records": {"errors"},
     "errors": set(),
+    "findings": set(),
     "geometry": set(),
     "share": {"errors"},
     "threads": set(),

@@ -124,6 +124,26 @@ def test_every_pin_is_documented() -> None:
             )
 
 
+# --- the container
+
+
+def test_the_dockerfile_copies_what_exists_and_runs_what_parses() -> None:
+    text = (SETUP / "docker" / "Dockerfile").read_text().replace("\\\n", " ")
+    steps = [line.partition(" ")[::2] for line in text.splitlines() if re.match(r"[A-Z]+ ", line)]
+    sources = [name for step, rest in steps if step == "COPY" for name in rest.split()[:-1]]
+    assert len(sources) >= 4
+    assert [name for name in sources if name != "." and not list(ROOT.glob(name))] == []
+    scripts = [rest for step, rest in steps if step == "RUN"]
+    scripts += [json.loads(rest)[2] for step, rest in steps if step == "ENTRYPOINT"]
+    for script in scripts:
+        done = subprocess.run(["bash", "-n", "-c", script], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    allowed = (SETUP / "docker" / "Dockerfile.dockerignore").read_text().split()
+    linked = re.search(r"for name in (.+); do", (SETUP / "build.sh").read_text())
+    assert linked is not None
+    assert {f"!{name}" for name in [*linked[1].split(), ".setup"]} <= set(allowed)
+
+
 # --- installed for ROS
 
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
-from pam_ros.cli import bench, evaluate, models, perceive, ros, view
+from pam_ros.cli import bench, doctor, evaluate, models, perceive, ros, view
 from pam_ros.cli.common import console
 from pam_ros.cli.scenes import scenes_app
 from pam_ros.errors import TRAINING_EXTRA, PamError
@@ -27,6 +27,7 @@ for command in (
     models.models,
     models.fetch,
     models.parity,
+    doctor.doctor,
     evaluate.evaluate,
     bench.bench,
     ros.demo,

@@ -1,0 +1,116 @@
+"""`pam doctor`: what a bug report needs, and what is wrong with this installation."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pam_ros.findings import Finding, Verdict
+
+REQUIRED = (
+    "torch", "sam2", "transformers", "tokenizers", "safetensors", "huggingface_hub", "hydra-core", "pillow",
+    "av", "numpy", "PyYAML",
+)  # fmt: skip
+OPTIONAL = {
+    "triton": "needed by the fast GPU engines only; comes with CUDA builds of torch",
+    "mujoco": "needed for scenes and evaluation only: pip install '.[training]'",
+    "rosbags": "needed for pam bag only: pip install rosbags",
+}
+STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.ERROR: "bold red"}
+FONT_PX = 16
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, for a bug report")] = False,
+) -> None:
+    """Check this installation: versions, GPU, memory, models, ROS, fonts.
+
+    Says what is wrong and how to fix it. Exits with 1 if something keeps pam_ros from working.
+    """
+    findings = list(examine())
+    if as_json:
+        lines = [asdict(finding) | {"verdict": finding.verdict.value} for finding in findings]
+        print(json.dumps(lines, indent=1, ensure_ascii=False))
+    else:
+        table = Table("", "", "found", "", show_lines=False)
+        for finding in findings:
+            found = escape(finding.value) + (f"\n→ {escape(finding.fix)}" if finding.fix else "")
+            style = STYLES[finding.verdict]
+            table.add_row(finding.group, escape(finding.name), found, f"[{style}]{finding.verdict.value}[/]")
+        Console().print(table)
+        counts = [sum(finding.verdict is verdict for finding in findings) for verdict in Verdict]
+        print(f"{counts[2]} errors, {counts[1]} notes, {counts[0]} ok")
+    if any(finding.verdict is Verdict.ERROR for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine() -> Iterator[Finding]:
+    """Everything, group by group. A group that cannot be examined is an error of its own."""
+    yield from version_findings()
+    yield from font_findings()
+    model = "pam_ros.model.loading.diagnosis"
+    yield from _of(model, "gpu_findings", "gpu", "reinstall the packages of .setup/model.txt")
+    yield from _of(model, "memory_findings", "memory", "reinstall the packages of .setup/model.txt")
+    yield from _of(model, "model_findings", "models", "reinstall pam_ros")
+    yield from ros_findings()
+
+
+def version_findings() -> Iterator[Finding]:
+    """This machine, Python, and the packages that matter."""
+    yield Finding("versions", "system", f"{platform.platform()}, {os.cpu_count()} CPUs, {platform.machine()}")
+    yield Finding("versions", "python", f"{platform.python_version()} ({sys.executable})")
+    for name in REQUIRED:
+        try:
+            yield Finding("versions", name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Finding("versions", name, "missing", Verdict.ERROR, f"pip install {name}")
+    for name, remark in OPTIONAL.items():
+        try:
+            yield Finding("versions", name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Finding("versions", name, "not installed", Verdict.NOTE, remark)
+
+
+def font_findings() -> Iterator[Finding]:
+    """The font of the overlay, and whether it has Chinese characters."""
+    from pam_ros.runtime.fonts import drawable, find_font
+
+    font = find_font("", FONT_PX)
+    name = " ".join(part for part in font.getname() if part)
+    if drawable("中", font):
+        yield Finding("fonts", "overlay", name)
+    else:
+        fix = "apt install fonts-wqy-microhei (or fonts-noto-cjk), or set overlay.font_file"
+        yield Finding("fonts", "overlay", f"{name}: no Chinese characters", Verdict.NOTE, fix)
+
+
+def ros_findings() -> Iterator[Finding]:
+    """ROS, if it is there: without it, only the nodes are missing."""
+    try:
+        diagnosis = importlib.import_module("pam_ros.nodes.tools.diagnosis")
+    except ImportError as error:
+        fix = "for the nodes: source a workspace with pam_ros, or use .setup/run.sh pam doctor in a checkout"
+        yield Finding("ros", "ROS 2", f"not available ({error})", Verdict.NOTE, fix)
+        return
+    yield from diagnosis.ros_findings()
+
+
+def _of(module: str, name: str, group: str, fix: str) -> Iterator[Finding]:
+    """The findings of a function whose module needs packages that may be broken."""
+    try:
+        examined: Callable[[], Iterable[Any]] = getattr(importlib.import_module(module), name)
+        yield from examined()
+    except Exception as error:  # whatever a broken installation raises is the finding
+        yield Finding(group, name, f"{type(error).__name__}: {error}", Verdict.ERROR, fix)
