@@ -15,6 +15,7 @@ PamError
 ├── StateError            valid request, wrong moment
 │   ├── NotActiveError        the manager is not active
 │   ├── CapacityError         a bound is reached (regions, queued requests)
+│   ├── TextServerError       the server that generates the texts cannot be used now
 │   └── CancelledError        the request was cancelled, or its region removed
 └── ModelError            the model cannot be built, loaded or used
     ├── ModelNotFoundError    no such model, folder or file
@@ -85,6 +86,10 @@ class NotActiveError(StateError):
 
 class CapacityError(StateError):
     """A bound (regions, queued requests) is reached."""
+
+
+class TextServerError(StateError):
+    """The server that generates the texts is gone, or serves another model; the message says what to do."""
 
 
 class CancelledError(StateError):

@@ -33,9 +33,15 @@ class BallastModel(FakeModel):
 
 
 def load_fake(
-    name_or_path: str, *, device: str, dtype: str, memory_limit_gib: float, progress: Progress | None
+    name_or_path: str,
+    *,
+    device: str,
+    dtype: str,
+    memory_limit_gib: float,
+    text_server: str,
+    progress: Progress | None,
 ) -> FakeModel:
-    """Builds the model that the name describes."""
+    """Builds the model that the name describes; `text_server` is not asked."""
     kind, _, details = name_or_path.partition(":")
     if kind == "fail":
         held = np.ones(100 << 20, np.uint8)  # what a loader has read when it fails

@@ -106,6 +106,7 @@ class FakeModel:
     Attributes:
         words: number of words of each text; a text takes one step for prefill and one for each word.
         hidden: numbers of memories that are out of view; in a black frame, all are.
+        text_problem: why no text can be generated; it is only reported.
         fault: called as fault(call, details) before each call of the model; if it raises, the model fails.
             `details` are the items of the call: shades, prompts, memories, observations or texts.
         calls: name and number of items of every call, newest last, at most `max_calls`.
@@ -116,6 +117,7 @@ class FakeModel:
     """
 
     words: int = 3
+    text_problem: str = ""
     costs: Costs = field(default_factory=Costs)
     hidden: set[int] = field(default_factory=set)
     fault: Callable[[str, Sequence[object]], None] | None = None
@@ -184,6 +186,10 @@ class FakeModel:
     @property
     def busy(self) -> bool:
         return bool(self._running)
+
+    @property
+    def problem(self) -> str:
+        return self.text_problem
 
     @property
     def in_background(self) -> bool:

@@ -200,8 +200,8 @@ def test_a_failed_load_frees_the_model(
     """Even while the caller holds the error."""
     created: list[weakref.ref[Pam]] = []
 
-    def recording(*args: Any) -> Pam:
-        pam = Pam(*args)
+    def recording(*args: Any, **options: Any) -> Pam:
+        pam = Pam(*args, **options)
         created.append(weakref.ref(pam))
         return pam
 

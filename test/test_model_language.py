@@ -192,7 +192,7 @@ def test_a_prompt_grows_frame_by_frame_until_its_release(pam: Pam) -> None:
         deltas += pam.text.step()
     assert {delta.text_id for delta in deltas} == {text_id}
     assert deltas[-1].text == together
-    assert pam.text._prompts == {}
+    assert len(pam.text._prompts) == 0
 
 
 def test_cancelling_every_text_ends_the_work(pam: Pam) -> None:

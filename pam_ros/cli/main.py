@@ -26,6 +26,7 @@ for command in (
     view.view,
     models.models,
     models.fetch,
+    models.export_language,
     models.parity,
     doctor.doctor,
     evaluate.evaluate,

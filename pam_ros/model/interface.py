@@ -27,6 +27,7 @@ class ModelInfo:
     parameters: int  # count
     licence: str
     crop_small_regions: bool = False  # see `VisionModel.embeddings`
+    text_server: str = ""  # where texts are generated; empty = in this process
 
 
 # ---- vision
@@ -152,6 +153,10 @@ class TextGenerator(Protocol):
     @property
     def busy(self) -> bool:
         """True while a text is not final."""
+
+    @property
+    def problem(self) -> str:
+        """Why no text can be generated now, and what to do; empty if texts can be generated."""
 
     @property
     def in_background(self) -> bool:

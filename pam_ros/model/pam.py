@@ -19,7 +19,7 @@ from pam_ros.model.interface import ModelInfo, PerceptionModel, VisionModel
 from pam_ros.model.perceiver import SemanticPerceiver
 from pam_ros.model.projector import Projector
 from pam_ros.model.text.generator import InProcessGenerator
-from pam_ros.model.text.language_model import LanguageModel
+from pam_ros.model.text.language_model import EmbeddingTable, LanguageModel
 from pam_ros.model.vision.features import DecoderFeatures, FrameFeatures, Observation
 from pam_ros.model.vision.memory_bank import RegionMemory
 from pam_ros.model.vision.segmenter import Segmenter
@@ -54,8 +54,17 @@ class RegionEmbeddings:
 class Pam(nn.Module):
     """Masks and texts; implements `interface.PerceptionModel` and `VisionModel`. Not thread-safe."""
 
-    def __init__(self, architecture: Architecture, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-        """Builds the modules; torch initialises the weights, a loader replaces them."""
+    def __init__(
+        self,
+        architecture: Architecture,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        decoder: bool = True,
+    ) -> None:
+        """Builds the modules; torch initialises the weights, a loader replaces them.
+
+        `decoder`: False leaves out the language model's decoder; then `text` cannot be used.
+        """
         super().__init__()
         config = Qwen2Config(**language_arguments(architecture.language))
         perceiver = architecture.perceiver
@@ -75,8 +84,11 @@ class Pam(nn.Module):
         )
         self.projector = Projector(width=self.segmenter.width, language_width=config.hidden_size)
         window = attention_window(architecture.language)
-        self.language = LanguageModel(Qwen2ForCausalLM(config), tokenizer, window)
-        self._generator: InProcessGenerator | None = InProcessGenerator(self.language, self.projector)
+        transformer = Qwen2ForCausalLM(config) if decoder else EmbeddingTable(config)
+        self.language = LanguageModel(transformer, tokenizer, window)
+        self._generator: InProcessGenerator | None = None
+        if decoder:
+            self._generator = InProcessGenerator(self.language, self.projector)
         self.eval()
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -107,7 +119,7 @@ class Pam(nn.Module):
     @property
     def text(self) -> InProcessGenerator:
         """Texts."""
-        assert self._generator is not None, "used after close"
+        assert self._generator is not None, "used after close, or without a decoder"
         return self._generator
 
     @property

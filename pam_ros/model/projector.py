@@ -58,4 +58,5 @@ class Projector(nn.Module):
         if not clip:
             (frame,) = frames
             return frame
-        return torch.cat([part for frame in frames for part in (frame, self.frame_newline[None])])
+        newline = self.frame_newline[None].to(frames[0].device)
+        return torch.cat([part for frame in frames for part in (frame, newline)])

@@ -56,6 +56,7 @@ class ModelFactory(Protocol):
         device: str,
         dtype: str,
         memory_limit_gib: float,
+        text_server: str,
         progress: Progress | None,
     ) -> PerceptionModel: ...
 
@@ -97,6 +98,7 @@ class ManagerNode(LifecycleNode):
         self._nodes: Sequence[PerceptionNode] = ()
         self._model: PerceptionModel | None = None
         self._engine: Engine | None = None
+        self._text_problem = ""  # as logged last
         self._stopping = threading.Event()
         # True until autostart has succeeded or failed.
         self._starting: bool = self.get_parameter("autostart").value
@@ -217,6 +219,7 @@ class ManagerNode(LifecycleNode):
             device=settings.device,
             dtype=settings.dtype,
             memory_limit_gib=settings.memory_limit_gib,
+            text_server=settings.text_server,
             progress=self._show_progress,
         )
         self._show_progress("warming up")
@@ -283,9 +286,18 @@ class ManagerNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         engine = self._engine
         statistics = engine.statistics() if engine is not None and self.link.active else None
+        self._report_texts(statistics.text_problem if statistics is not None else "")
         header = Header(stamp=self.get_clock().now().to_msg())
         name = self.get_fully_qualified_name()
         self._diagnostics.publish(report(name, self._health, statistics, self._nodes, header))
+
+    def _report_texts(self, problem: str) -> None:
+        """Logs when texts become impossible and when they are possible again."""
+        before, self._text_problem = self._text_problem, problem
+        if problem and problem != before:
+            self.get_logger().warning(f"no texts: {problem}")
+        elif before and not problem and self.link.active:
+            self.get_logger().info("texts are generated again")
 
 
 def return_memory() -> None:

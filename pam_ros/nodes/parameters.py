@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -102,6 +103,14 @@ def _check_not_empty(text: str) -> None:
         raise ValueError("must not be empty")
 
 
+def _check_server(url: str) -> None:
+    parts = urllib.parse.urlsplit(url)
+    if url and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise ValueError(
+            f"{url!r} is not the address of a server; give one like http://host:8000, or nothing"
+        )
+
+
 _OPTIONS = EngineOptions()
 _STYLE = OverlayStyle()
 _LANGUAGES = tuple(language.value for language in Language)
@@ -139,6 +148,9 @@ MANAGER = (
     Parameter("frames.stamp_tolerance_s", _OPTIONS.stamp_tolerance_s, Effect.LIVE,
         "Maximum time difference between a prompt's stamp and its frame", unit="s", low=0.0, high=10.0,
         field="stamp_tolerance_s"),
+    Parameter("texts.server", "", Effect.CONFIGURE,
+        "vLLM server that generates the texts, e.g. http://host:8000; empty = this process",
+        check=_check_server),
     Parameter("texts.max_new_tokens", _OPTIONS.max_new_tokens, Effect.LIVE,
         "Maximum tokens per text; bounds the time per answer", unit="tokens", low=1, high=4096,
         field="max_new_tokens"),
@@ -194,6 +206,7 @@ class ManagerSettings:
     device: str
     dtype: str
     memory_limit_gib: float  # 0 = what is free
+    text_server: str  # empty = this process
     options: EngineOptions
 
 
@@ -246,6 +259,7 @@ def manager_settings(node: Node) -> ManagerSettings:
         device=_value(node, "device"),
         dtype=_value(node, "dtype"),
         memory_limit_gib=_value(node, "memory_limit_gib"),
+        text_server=_value(node, "texts.server"),
         options=EngineOptions(**values),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pam_ros.errors import PamError
+from pam_ros.errors import PamError, TextServerError
 from pam_ros.model.interface import TextRequest
 from pam_ros.records import Language, Task
 from pam_ros.runtime.clip_buffer import ClipFrame
@@ -99,7 +99,7 @@ class CaptionJob:
                 self.handle.resolve(self.final)
         elif error is not None and self.handle is not None:
             self.handle.fail(error)
-        elif error is not None:
+        elif error is not None and not isinstance(error, TextServerError):  # see TextJob
             self.reporter.listener.on_warning(
                 self.camera, f"region {self.region_id} gets no caption: {error}"
             )

@@ -421,6 +421,7 @@ class Engine:
             queued=self._inbox.pending() + self._queue.queued,
             tokens_per_s=self._token_rate.rate_hz(now_s),
             text_latency_s=self._reporter.text_latency_s.value or 0.0,
+            text_problem=self._model.text.problem,
         )
 
     def _accept(self, camera: str, handle: RequestHandle[Any], put: Callable[[], None]) -> RequestHandle[Any]:

@@ -40,6 +40,7 @@ class EngineStatistics:
         queued: requests that wait.
         tokens_per_s: of all texts together, smoothed over about two seconds.
         text_latency_s: from a request to its last text, smoothed, seconds; 0 before the first.
+        text_problem: why no text can be generated now; empty if texts can be generated.
     """
 
     cameras: tuple[CameraStatistics, ...]
@@ -47,6 +48,7 @@ class EngineStatistics:
     queued: int
     tokens_per_s: float
     text_latency_s: float
+    text_problem: str
 
 
 class RateMeter:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import ClassVar
 
-from pam_ros.errors import PamError
+from pam_ros.errors import PamError, TextServerError
 from pam_ros.model.interface import TextRequest
 from pam_ros.records import Language, Region, Task, Text
 from pam_ros.runtime.embedding_plan import EmbeddedFrame
@@ -83,5 +83,5 @@ class TextJob:
                 self.handle.resolve(replace(self.answer, texts=MappingProxyType(asked | others)))
         elif self.handle is not None:
             self.handle.fail(error)
-        else:
+        elif not isinstance(error, TextServerError):  # its status is reported once, not for every text
             self.reporter.listener.on_warning(self.camera, f"region {self.region_id} gets no text: {error}")

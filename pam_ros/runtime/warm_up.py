@@ -15,8 +15,11 @@ def warm_up(model: PerceptionModel) -> None:
     memory = vision.new_memory()
     observations = vision.segment(vision.encode(image), [Prompt.from_clicks([(32, 32)])], [memory])
     vision.track(vision.encode(image), [memory])
+    (embeddings,) = vision.embeddings(observations, stride=FIRST_FRAME_STRIDE, crop=True)
+    if model.info.text_server:
+        return  # another process, which may not even be up
     prompt_id = text.open_prompt(clip=False)
-    text.extend_prompt(prompt_id, vision.embeddings(observations, stride=FIRST_FRAME_STRIDE, crop=True)[0])
+    text.extend_prompt(prompt_id, embeddings)
     text.generate([(prompt_id, TextRequest(Task.LABEL, Language.EN, max_new_tokens=2))])
     text.release_prompt(prompt_id)
     while text.busy:

@@ -38,6 +38,7 @@ from pam_ros.model.loading.weights import (
     SAM2_PREFIX,
     VISION_TOWER,
     Filling,
+    is_decoder,
     official_name,
     our_name,
     read_pt,
@@ -60,6 +61,7 @@ def load_model(
     dtype: str = "auto",
     sam2: str | Path | None = None,
     memory_limit_gib: float = 0.0,
+    decoder: bool = True,
     progress: Progress | None = None,
     note: Progress | None = None,
 ) -> Pam:
@@ -73,6 +75,7 @@ def load_model(
         dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32`, `bfloat16`, `float16`.
         sam2: SAM 2's weights, where they are not in the model's folder.
         memory_limit_gib: at most this much memory may be used; 0 = what is free.
+        decoder: False leaves out the language model's decoder, see `model.remote_text`.
         progress: called with a line for each step.
         note: called with what a user should read, e.g. which model `auto` took and why; None: `progress` is.
 
@@ -83,13 +86,15 @@ def load_model(
     kind = parse_dtype(dtype, target)
     sam2_weights = None if sam2 is None else Path(sam2)
     if name_or_path == AUTO:
-        name_or_path = choose_model(target, kind, sam2_weights, memory_limit_gib, note or report)
+        name_or_path = choose_model(
+            target, kind, sam2_weights, memory_limit_gib, note or report, decoder=decoder
+        )
     files = find_files(name_or_path, sam2_weights)
     verify_files(files, report)
-    check_memory(files.name, needed_gib(files, kind), target, memory_limit_gib)
+    check_memory(files.name, needed_gib(files, kind, decoder=decoder), target, memory_limit_gib)
     report(f"building {name_or_path} on {target} in {str(kind).removeprefix('torch.')}")
     try:
-        model = _loaded(files, device=target, dtype=kind, report=report)
+        model = _loaded(files, device=target, dtype=kind, decoder=decoder, report=report)
         model.info = _info(model, files, target, kind)
     except torch.OutOfMemoryError as error:
         raise MemoryLimitError(f"{name_or_path} does not fit on {target}: {error}") from None
@@ -149,7 +154,9 @@ def load_official(
     return _loaded(files, device=torch.device("cpu"), dtype=torch.float32, report=report)
 
 
-def _loaded(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, report: Progress) -> Pam:
+def _loaded(
+    files: ModelFiles, *, device: torch.device, dtype: torch.dtype, report: Progress, decoder: bool = True
+) -> Pam:
     """Builds a model without initialising, then copies every tensor in; strict in both directions."""
     config = read_config(files.folder)
     tokenizer = read_tokenizer(files.folder)
@@ -157,13 +164,14 @@ def _loaded(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, repo
     _fit_vocabulary(config, shapes, tokenizer)
     # Some weights are drawn all the same, hence the fork of the random generator.
     with _BUILDING, torch.random.fork_rng(devices=[]), no_init_weights():
-        model = _build(files, config, tokenizer)
-    model.language.transformer.tie_weights()  # part of the initialisation that was skipped
+        model = _build(files, config, tokenizer, decoder=decoder)
+    if decoder:
+        model.language.transformer.tie_weights()  # part of the initialisation that was skipped
     # Before the weights come: what was never written costs no memory, so the peak is one model of `dtype`.
     model.place(device, dtype)
-    _fill(model, files, tied=bool(config.get("tie_word_embeddings")), report=report)
+    _fill(model, files, tied=bool(config.get("tie_word_embeddings")), decoder=decoder, report=report)
     model.requires_grad_(False)
-    if files.description is not None:
+    if files.description is not None and decoder:
         model.text.max_new_tokens = files.description.max_new_tokens
     return model
 
@@ -175,18 +183,25 @@ def architecture_of(config: Mapping[str, Any], sam2: Mapping[str, Any]) -> Archi
     return Architecture(sam2=sam2, language=language, perceiver=perceiver)
 
 
-def _build(files: ModelFiles, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> Pam:
+def _build(
+    files: ModelFiles, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None, *, decoder: bool
+) -> Pam:
     """A folder's description → modules. Raises CheckpointError if no model can be built from it."""
     architecture = architecture_of(config, sam2_config(files.sam2_architecture))
     try:
-        return Pam(architecture, tokenizer)
+        return Pam(architecture, tokenizer, decoder=decoder)
     except PamError:
         raise
     except Exception as error:  # whatever a stranger's numbers break
         raise CheckpointError(f"{files.folder}: cannot build the model from config.json: {error}") from error
 
 
-def _fill(model: Pam, files: ModelFiles, *, tied: bool, report: Progress) -> None:
+def _fill(model: Pam, files: ModelFiles, *, tied: bool, decoder: bool, report: Progress) -> None:
+    def wanted(name: str, shape: tuple[int, ...]) -> bool:
+        if name.startswith(VISION_TOWER) and files.sam2_weights is not None:
+            return False  # the SAM 2 file decides
+        return decoder or not is_decoder(name)
+
     filling = Filling(model, tied=tied)
     if files.sam2_weights is not None:
         report(f"reading {files.sam2_weights.name}")
@@ -194,9 +209,7 @@ def _fill(model: Pam, files: ModelFiles, *, tied: bool, report: Progress) -> Non
             filling.take(SAM2_PREFIX + name, tensor, source=name)
     for path in files.weights:
         report(f"reading {path.name}")
-        for name, tensor in read_safetensors(path):
-            if name.startswith(VISION_TOWER) and files.sam2_weights is not None:
-                continue  # the SAM 2 file decides
+        for name, tensor in read_safetensors(path, wanted):
             filling.take(our_name(name), tensor, source=name)
     filling.check(files.folder)
 

@@ -22,19 +22,22 @@ def choose_model(
     sam2: Path | None,
     memory_limit_gib: float,
     report: Callable[[str], None],
+    *,
+    decoder: bool = True,
 ) -> str:
     """Name of the first of BEST_FIRST that can be used here; `report` gets a line that says why.
 
     Args:
         sam2: SAM 2's weights, if they are not beside the model.
         memory_limit_gib: at most this much memory may be used; 0 = what is free.
+        decoder: False if the language model's decoder is not loaded.
 
     Raises a ModelError if not even the bundled model can be used.
     """
     passed_over: list[str] = []
     for name in BEST_FIRST:
         try:
-            needed = needed_gib(find_files(name, sam2), dtype)
+            needed = needed_gib(find_files(name, sam2), dtype, decoder=decoder)
             check_memory(name, needed, device, memory_limit_gib)
         except ModelError as error:
             if name == BUNDLED:

@@ -9,7 +9,7 @@ import torch
 
 from pam_ros.errors import DeviceError, MemoryLimitError, ModelNotFoundError
 from pam_ros.model.loading.files import ModelFiles
-from pam_ros.model.loading.weights import VISION_TOWER, shapes_of
+from pam_ros.model.loading.weights import VISION_TOWER, is_decoder, shapes_of
 
 WORKING_MEMORY_GIB = 0.25  # beside the weights of a model without a description
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -56,12 +56,14 @@ def parse_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def needed_gib(files: ModelFiles, dtype: torch.dtype) -> float:
+def needed_gib(files: ModelFiles, dtype: torch.dtype, *, decoder: bool = True) -> float:
     """Memory for the weights in `dtype`, by the files' headers, and for working with them.
 
     Raises CheckpointError for a file that cannot be read, ModelNotFoundError if SAM 2's weights are nowhere.
     """
     shapes = tensor_shapes(files)
+    if not decoder:
+        shapes = {name: shape for name, shape in shapes.items() if not is_decoder(name)}
     numbers = 0
     if files.sam2_weights is not None:
         numbers = files.sam2_weights.stat().st_size // torch.float32.itemsize  # SAM 2's files are float32

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -28,6 +28,8 @@ VISION_TOWER = "model.vision_tower."
 SAM2_PREFIX = "segmenter.sam2."
 EMBEDDING = "model.embed_tokens.weight"
 LM_HEAD = "lm_head.weight"
+LANGUAGE_PREFIX = "language.transformer."
+PROJECTOR_PREFIX = "projector."
 
 
 def our_name(official: str) -> str:
@@ -44,6 +46,11 @@ def official_name(ours: str) -> str:
         if ours.startswith(prefix):
             return theirs + ours[len(prefix) :]
     return ours
+
+
+def is_decoder(official: str) -> bool:
+    """True for the language model's tensors other than its embedding table."""
+    return our_name(official).startswith(LANGUAGE_PREFIX) and official != EMBEDDING
 
 
 class Filling:
@@ -96,12 +103,15 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
         raise CheckpointError(f"cannot read {path} ({error}); the file may be truncated") from error
 
 
-def read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors, one at a time. Raises CheckpointError."""
+def read_safetensors(
+    path: Path, wanted: Callable[[str, tuple[int, ...]], bool] = lambda name, shape: True
+) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors, one at a time; only those `wanted` by name and shape. Raises CheckpointError."""
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (no mapping)
-                yield name, file.get_tensor(name)
+                if wanted(name, tuple(file.get_slice(name).get_shape())):
+                    yield name, file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot read {path} ({error}); the file may be truncated") from error
 

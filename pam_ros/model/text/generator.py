@@ -8,14 +8,12 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from pam_ros.errors import CapacityError
 from pam_ros.model.interface import TextDelta, TextRequest
 from pam_ros.model.projector import Projector
 from pam_ros.model.text.batch import GenerationBatch, TextSequence
 from pam_ros.model.text.language_model import LanguageModel
-from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE, text_after_image
+from pam_ros.model.text.open_prompts import OpenPrompts
 
 
 class InProcessGenerator:
@@ -28,9 +26,8 @@ class InProcessGenerator:
     def __init__(self, language: LanguageModel, projector: Projector) -> None:
         self.max_new_tokens = 512  # bound on every text, as the model's description says
         self._language = language
-        self._projector = projector
-        self._ids = count(1)  # of prompts and texts
-        self._prompts: dict[int, tuple[bool, list[Tensor]]] = {}  # id → clip?, a tensor (tokens, H) a frame
+        self._prompts = OpenPrompts(language, projector)
+        self._ids = count(1)  # of texts
         self._batches: deque[GenerationBatch] = deque()  # whose turn it is, first in line first
         self._sequences: dict[int, TextSequence] = {}  # running texts by id
 
@@ -38,6 +35,11 @@ class InProcessGenerator:
     def busy(self) -> bool:
         """True while a text is not final."""
         return bool(self._sequences)
+
+    @property
+    def problem(self) -> str:
+        """Always empty: nothing but this process is needed."""
+        return ""
 
     @property
     def in_background(self) -> bool:
@@ -49,17 +51,15 @@ class InProcessGenerator:
 
     def open_prompt(self, *, clip: bool, frames: int = 1) -> int:
         """Starts a prompt about one frame, or about a clip; returns its id."""
-        prompt_id = next(self._ids)
-        self._prompts[prompt_id] = (clip, [])
-        return prompt_id
+        return self._prompts.open(clip=clip)
 
     def extend_prompt(self, prompt_id: int, embeddings: Any) -> None:
         """Appends one frame's embeddings, oldest first."""
-        self._prompts[prompt_id][1].append(embeddings.tensor)
+        self._prompts.extend(prompt_id, embeddings)
 
     def release_prompt(self, prompt_id: int) -> None:
         """No more texts will branch off this prompt. Running texts have what they need."""
-        self._prompts.pop(prompt_id, None)
+        self._prompts.release(prompt_id)
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[tuple[int, TextRequest]]) -> list[int]:
@@ -67,11 +67,10 @@ class InProcessGenerator:
 
         Raises CapacityError, and starts none, if a prompt and its answer do not fit into the model's context.
         """
-        before = self._language.embed(self._language.encode_text(TEXT_BEFORE_IMAGE))
-        prompts: dict[int, Tensor] = {}  # id → embeddings (P, H)
-        for prompt_id in dict.fromkeys(prompt_id for prompt_id, _ in requests):
-            clip, frames = self._prompts[prompt_id]
-            prompts[prompt_id] = torch.cat([before, self._projector.prompt_embeddings(frames, clip=clip)])
+        prompts = {  # id → embeddings (P, H)
+            prompt_id: self._prompts.embeddings(prompt_id)
+            for prompt_id in dict.fromkeys(prompt_id for prompt_id, _ in requests)
+        }
         by_length: dict[int, list[tuple[int, TextSequence]]] = defaultdict(list)
         for prompt_id, request in requests:
             length = len(prompts[prompt_id])
@@ -126,15 +125,7 @@ class InProcessGenerator:
         )
 
     def _sequence(self, request: TextRequest, prompt_length: int) -> TextSequence:
-        text = text_after_image(request.task, request.language, request.previous_caption)
-        suffix = self._language.encode_text(text)
-        room = self._language.context_length - prompt_length - len(suffix)
-        if room < 1:
-            raise CapacityError(
-                f"the prompt has {prompt_length + len(suffix)} tokens and leaves no room for an answer "
-                f"(context length {self._language.context_length}); "
-                "use fewer frames or a shorter previous caption"
-            )
+        suffix, room = self._prompts.suffix(request, prompt_length, self._language.context_length)
         return TextSequence(
             text_id=next(self._ids),
             prompt=0,

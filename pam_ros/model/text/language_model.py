@@ -5,36 +5,59 @@ Letters: N sequences, L queries, K keys, H width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
 REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 sequence decodes to
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")  # end an answer
 
 
+def context_length(config: Mapping[str, Any]) -> int:
+    """config.json → tokens of a prompt and its answer together."""
+    return int(config.get("tokenizer_model_max_length") or config["max_position_embeddings"])
+
+
+class EmbeddingTable(nn.Module):
+    """What is left of a Qwen2 model if a server runs its decoder; its weights have the same name here."""
+
+    def __init__(self, config: Qwen2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.model = nn.Module()
+        self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+
+
 class LanguageModel(nn.Module):
-    """A Qwen2 decoder with its tokenizer."""
+    """A Qwen2 decoder, or its embedding table alone, with its tokenizer."""
 
     def __init__(
         self, transformer: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase | None, window: int | None
     ) -> None:
-        """`window`: how many tokens back (itself included) a token attends to; None = all of them."""
+        """`transformer` may be an EmbeddingTable, for `encode_text`, `decode_text` and `embed` only.
+
+        `window`: how many tokens back (itself included) a token attends to; None = all of them.
+        """
         super().__init__()
         self.transformer = transformer
         self.tokenizer = tokenizer
         config = transformer.config
         self.width: int = config.hidden_size
-        longest = getattr(config, "tokenizer_model_max_length", None)
-        # Tokens of a prompt and its answer together.
-        self.context_length = int(longest or config.max_position_embeddings)
+        self.context_length = context_length(config.to_dict())
         self.window = window
         vocabulary = {} if tokenizer is None else tokenizer.get_vocab()
         self.stop_ids = frozenset(vocabulary[name] for name in STOP_TOKENS if name in vocabulary)
         # Checkpoints have vocabulary rows without a token; the reference cuts them off after loading.
         self.tokens = config.vocab_size if tokenizer is None else min(len(tokenizer), config.vocab_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding table is."""
+        device: torch.device = self.transformer.model.embed_tokens.weight.device
+        return device
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a piece of prompt; special tokens in it are parsed."""
@@ -49,10 +72,7 @@ class LanguageModel(nn.Module):
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token ids → embeddings (L, H)."""
-        weight = self.transformer.model.embed_tokens.weight
-        embeddings: Tensor = self.transformer.model.embed_tokens(
-            torch.tensor(list(ids), device=weight.device)
-        )
+        embeddings: Tensor = self.transformer.model.embed_tokens(torch.tensor(list(ids), device=self.device))
         return embeddings
 
     def mask(self, queries: Tensor, keys: Tensor, *, padded: bool = False) -> Tensor | None:

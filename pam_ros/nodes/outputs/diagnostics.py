@@ -61,6 +61,8 @@ def _manager_status(manager: str, health: Health, statistics: EngineStatistics |
         level, message = DiagnosticStatus.ERROR, f"{message}: {health.cause}"
     elif health.phase is not Phase.ACTIVE:
         level, message = DiagnosticStatus.WARN, f"{message}; {health.cause or health.advice}"
+    elif statistics is not None and statistics.text_problem:
+        level, message = DiagnosticStatus.WARN, f"{message}, without texts: {statistics.text_problem}"
     values = {"state": health.phase.value, "memory": f"{_resident_bytes() // _MIB} MiB"}
     if health.model is not None:
         values |= {
@@ -70,6 +72,8 @@ def _manager_status(manager: str, health: Health, statistics: EngineStatistics |
             "dtype": health.model.dtype,
             "licence": health.model.licence,
         }
+        if health.model.text_server:
+            values["text server"] = health.model.text_server
         values |= _gpu_memory(health.model.device)
     if statistics is not None:
         values |= {

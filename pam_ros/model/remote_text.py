@@ -1,0 +1,92 @@
+"""A model whose vision runs here and whose texts come from a server; the decoder's weights are not loaded."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import torch
+
+from pam_ros.errors import CheckpointError
+from pam_ros.model.interface import ModelInfo, PerceptionModel, VisionModel
+from pam_ros.model.loading.checkpoint import Progress, find_files, load_model
+from pam_ros.model.loading.language_export import served_name
+from pam_ros.model.pam import Pam
+from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
+from pam_ros.model.text.remote import RemoteGenerator
+from pam_ros.model.text.text_server import KEY_VARIABLE, Patience, TextServer
+
+MAX_NEW_TOKENS = 512  # of a model without a description
+
+
+class RemoteTextModel:
+    """Implements `interface.PerceptionModel`. Not thread-safe."""
+
+    def __init__(self, pam: Pam, text: RemoteGenerator) -> None:
+        """`pam` needs no decoder."""
+        self._pam = pam
+        self._text = text
+        self.info: ModelInfo = replace(pam.info, text_server=text.server.url)
+
+    @property
+    def vision(self) -> VisionModel:
+        """Masks and embeddings."""
+        return self._pam.vision
+
+    @property
+    def text(self) -> RemoteGenerator:
+        """Texts."""
+        return self._text
+
+    def close(self) -> None:
+        """Closes all streams and drops the weights; the model cannot be used afterwards."""
+        self._text.server.close()
+        self._pam.close()
+
+
+def load_with_text_server(
+    name_or_path: str,
+    url: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    memory_limit_gib: float = 0.0,
+    patience: Patience | None = None,
+    progress: Progress | None = None,
+) -> RemoteTextModel:
+    """Loads a model without its decoder, for texts from the server at `url`.
+
+    A server that cannot be used is no error: `model.text.problem` says what is wrong, and texts are generated
+    as soon as it can. The other arguments and errors are those of `load_model`.
+    """
+    report = progress or (lambda line: None)
+    files = find_files(name_or_path, None)
+    pam = load_model(
+        name_or_path,
+        device=device,
+        dtype=dtype,
+        memory_limit_gib=memory_limit_gib,
+        decoder=False,
+        progress=progress,
+    )
+    if pam.language.tokenizer is None:
+        raise CheckpointError(f"{files.folder} has no tokenizer; texts need one")
+    pam.language.to("cpu")  # prompts are put together on the host
+    with torch.inference_mode():
+        probe = pam.language.embed(pam.language.encode_text(TEXT_BEFORE_IMAGE))
+    server = TextServer(
+        url,
+        served_name(files),
+        stop_ids=sorted(pam.language.stop_ids),
+        probe=probe,
+        key=os.environ.get(KEY_VARIABLE, ""),
+        patience=patience,
+    )
+    server.wait_checked()
+    report(server.problem or f"texts come from {server.url}, which serves {server.model}")
+    longest = MAX_NEW_TOKENS if files.description is None else files.description.max_new_tokens
+    return RemoteTextModel(pam, RemoteGenerator(pam.language, pam.projector, server, max_new_tokens=longest))
+
+
+def _conforms(model: RemoteTextModel) -> PerceptionModel:
+    return model

@@ -1,0 +1,64 @@
+"""Prompts that are open: the embeddings of their frames, and what stands before and after them."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pam_ros.errors import CapacityError
+from pam_ros.model.interface import TextRequest
+from pam_ros.model.projector import Projector
+from pam_ros.model.text.language_model import LanguageModel
+from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE, text_after_image
+
+
+class OpenPrompts:
+    """Open prompts by id. Their embeddings are kept where the embedding table is."""
+
+    def __init__(self, language: LanguageModel, projector: Projector) -> None:
+        self._language = language
+        self._projector = projector
+        self._ids = count(1)
+        self._prompts: dict[int, tuple[bool, list[Tensor]]] = {}  # id → clip?, a tensor (tokens, H) a frame
+
+    def __len__(self) -> int:
+        """Number of open prompts."""
+        return len(self._prompts)
+
+    def open(self, *, clip: bool) -> int:
+        """Starts a prompt about one frame, or about a clip; returns its id."""
+        prompt_id = next(self._ids)
+        self._prompts[prompt_id] = (clip, [])
+        return prompt_id
+
+    def extend(self, prompt_id: int, embeddings: Any) -> None:
+        """Appends one frame's embeddings, oldest first."""
+        self._prompts[prompt_id][1].append(embeddings.tensor.to(self._language.device))
+
+    def release(self, prompt_id: int) -> None:
+        """Forgets a prompt. Idempotent."""
+        self._prompts.pop(prompt_id, None)
+
+    def embeddings(self, prompt_id: int) -> Tensor:
+        """Everything before the task's text → (P, H)."""
+        clip, frames = self._prompts[prompt_id]
+        before = self._language.embed(self._language.encode_text(TEXT_BEFORE_IMAGE))
+        return torch.cat([before, self._projector.prompt_embeddings(frames, clip=clip)])
+
+    def suffix(self, request: TextRequest, prompt_length: int, context_length: int) -> tuple[list[int], int]:
+        """The task's text after a prompt → its token ids, and how many tokens are left for the answer.
+
+        Raises CapacityError if that is none. `context_length`: of prompt and answer together, tokens.
+        """
+        text = text_after_image(request.task, request.language, request.previous_caption)
+        ids = self._language.encode_text(text)
+        room = context_length - prompt_length - len(ids)
+        if room < 1:
+            raise CapacityError(
+                f"the prompt has {prompt_length + len(ids)} tokens and leaves no room for an answer "
+                f"(context length {context_length}); use fewer frames or a shorter previous caption"
+            )
+        return ids, room
