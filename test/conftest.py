@@ -30,6 +30,7 @@ MODEL = {
     "test_parity",
     "test_preprocessing",
     "test_region_crop",
+    "test_remote_text",
     "test_scenes",
     "test_text_engine",
     "test_training",

@@ -1,4 +1,4 @@
-"""An HTTP server that speaks vLLM's completions API as far as it is used, and misbehaves if a test asks for it.
+"""An HTTP server that speaks vLLM's completions API as far as it is used, and misbehaves on request.
 
 It really generates: it continues the embeddings it receives with the language model it is given.
 """
@@ -44,6 +44,11 @@ class Behaviour:
     key: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     disconnected: threading.Event = field(default_factory=threading.Event)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64  # connections of texts that start together
 
 
 @contextmanager
@@ -114,8 +119,7 @@ def text_server(language: LanguageModel, behaviour: Behaviour, port: int = 0) ->
             self.end_headers()
             self.wfile.write(data)
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

@@ -8,8 +8,10 @@ from dataclasses import replace
 import torch
 
 from pam_ros.errors import CheckpointError
+from pam_ros.model.descriptions import AUTO
 from pam_ros.model.interface import ModelInfo, PerceptionModel, VisionModel
-from pam_ros.model.loading.checkpoint import Progress, find_files, load_model
+from pam_ros.model.loading.checkpoint import Progress, load_model
+from pam_ros.model.loading.files import find_files
 from pam_ros.model.loading.language_export import served_name
 from pam_ros.model.pam import Pam
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
@@ -60,7 +62,6 @@ def load_with_text_server(
     as soon as it can. The other arguments and errors are those of `load_model`.
     """
     report = progress or (lambda line: None)
-    files = find_files(name_or_path, None)
     pam = load_model(
         name_or_path,
         device=device,
@@ -69,6 +70,7 @@ def load_with_text_server(
         decoder=False,
         progress=progress,
     )
+    files = find_files(pam.info.name if name_or_path == AUTO else name_or_path, None)
     if pam.language.tokenizer is None:
         raise CheckpointError(f"{files.folder} has no tokenizer; texts need one")
     pam.language.to("cpu")  # prompts are put together on the host

@@ -201,10 +201,8 @@ def _load_pam(
     progress: Progress | None,
 ) -> PerceptionModel:
     """Imports torch here, so that the nodes are up and answer "not active" before."""
-<<<<<<< HEAD
     if name_or_path != AUTO:
         find_files(name_or_path, None)  # a wrong name is refused before the imports, which take seconds
-=======
     if text_server:
         from pam_ros.model.remote_text import load_with_text_server
 
@@ -216,7 +214,6 @@ def _load_pam(
             memory_limit_gib=memory_limit_gib,
             progress=progress,
         )
->>>>>>> 65b7696 (Texts from a vLLM server: texts.server, pam export-language)
     from pam_ros.model.loading.checkpoint import load_model
 
     return load_model(

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from pam_ros.errors import CheckpointError
-from pam_ros.model.loading.checkpoint import ModelFiles, find_files, read_config, read_tokenizer
+from pam_ros.model.loading.checkpoint import read_config, read_tokenizer
+from pam_ros.model.loading.files import ModelFiles, find_files
 from pam_ros.model.loading.weights import (
     EMBEDDING,
     LANGUAGE_PREFIX,
@@ -98,8 +99,7 @@ def served_name(files: ModelFiles) -> str:
     The digits are a hash of the embedding table, the projectors and the decoder's vectors, as the files hold
     them, so that a robot finds out before its first text if the server has other weights.
     """
-    name = files.folder.resolve().name if files.description is None else files.description.name
-    return f"{name}-{_fingerprint(files.weights)}"
+    return f"{files.name}-{_fingerprint(files.weights)}"
 
 
 def _fingerprint(paths: Sequence[Path]) -> str:
