@@ -16,7 +16,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from pam_ros.errors import CheckpointError
 from pam_ros.model.loading.checkpoint import read_config, read_tokenizer
-from pam_ros.model.loading.files import ModelFiles, find_files
+from pam_ros.model.loading.files import ModelFiles, find_files, verify_files
 from pam_ros.model.loading.weights import (
     EMBEDDING,
     LANGUAGE_PREFIX,
@@ -53,6 +53,7 @@ def export_language(name_or_path: str, folder: Path) -> ExportedLanguage:
     CheckpointError or OutputError.
     """
     files = find_files(name_or_path, None)
+    verify_files(files, lambda line: None)
     config = read_config(files.folder)
     tokenizer = read_tokenizer(files.folder)
     if tokenizer is None:
