@@ -40,12 +40,14 @@ MODEL = {
 
 # The built interfaces or the installed executables are needed.
 ROS = {
+    "test_annotations",
     "test_conversions",
     "test_demo",
     "test_doctor_ros",
     "test_examples",
     "test_images",
     "test_launch",
+    "test_markers",
     "test_outputs",
     "test_packaging",
     "test_readme",

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from rclpy.node import Node
 
+from pam_ros.nodes.outputs.annotations import annotations_output
 from pam_ros.nodes.outputs.captions import CaptionsOutput
 from pam_ros.nodes.outputs.labels import LabelsOutput
 from pam_ros.nodes.outputs.overlay import OverlayOutput
 from pam_ros.nodes.outputs.regions import DetectionsOutput, RegionsOutput
-from pam_ros.nodes.outputs.snapshot import Caption, Snapshot
+from pam_ros.nodes.outputs.snapshot import Caption, FrameOutput, Snapshot
 from pam_ros.nodes.parameters import PerceptionSettings
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.records import Language, Region, Task, Text
@@ -28,12 +29,15 @@ class CameraOutputs:
     def __init__(self, node: Node, log: ThrottledLog, settings: Callable[[], PerceptionSettings]) -> None:
         self._captions = CaptionsOutput(node, log)
         self._overlay = OverlayOutput(node, log, settings)
-        self._of_frames = (
+        annotations = annotations_output(node, log)
+        # What shows captions is sent again while one grows.
+        self._with_captions: list[FrameOutput] = [self._overlay, *([annotations] if annotations else [])]
+        self._of_frames: list[FrameOutput] = [
             RegionsOutput(node, log),
             LabelsOutput(node, log),
             DetectionsOutput(node, log),
-            self._overlay,
-        )
+            *self._with_captions,
+        ]
         self._sinks = [output.sink for output in (*self._of_frames, self._captions)]
         self._newest: FrameResult | None = None
         self._captions_of: dict[int, dict[Language, Caption]] = {}  # by region id; the newest comes last
@@ -112,7 +116,9 @@ class CameraOutputs:
         now_s = time.monotonic()
         if event.final or now_s - self._redrawn_s >= _REDRAW_S:
             self._redrawn_s = now_s
-            self._overlay.on_frame(self._snapshot(self._newest))
+            snapshot = self._snapshot(self._newest)
+            for output in self._with_captions:
+                output.on_frame(snapshot)
 
     def _snapshot(self, result: FrameResult) -> Snapshot:
         names = {region.region_id: self._name(region) for region in result.regions}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from std_msgs.msg import Header
 
 from pam_ros.nodes.conversions import time_message
+from pam_ros.nodes.sink import Sink
 from pam_ros.records import Language, Region
 from pam_ros.runtime.events import FrameResult
 
@@ -40,3 +42,15 @@ class Snapshot:
     def header(self) -> Header:
         """Stamp and frame_id of the frame."""
         return Header(stamp=time_message(self.result.stamp_ns), frame_id=self.result.frame_id)
+
+
+class FrameOutput(Protocol):
+    """An output that publishes something of every frame."""
+
+    sink: Sink[Any]
+
+    def on_frame(self, snapshot: Snapshot) -> None:
+        """Queues what to publish of a frame, and returns at once."""
+
+    def clear(self) -> None:
+        """The regions are gone: the engine was stopped."""

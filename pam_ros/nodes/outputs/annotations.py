@@ -1,0 +1,110 @@
+"""`~/image_annotations`: outlines, labels, captions for Foxglove's Image panel, if foxglove_msgs is there."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.node import Node
+
+from pam_ros.nodes.outputs.snapshot import Snapshot
+from pam_ros.nodes.sink import Sink
+from pam_ros.nodes.throttled_log import ThrottledLog
+from pam_ros.nodes.topics import advertise
+from pam_ros.records import Region, RegionState
+from pam_ros.runtime.overlay import mask_contours, region_colour
+
+_OUTLINE_ERROR_PX = 1.0
+_FONT_FRACTION = 1 / 32  # of the image's height
+_LABEL_GROUND = 0.8  # opacity
+
+
+def annotations_output(node: Node, log: ThrottledLog) -> AnnotationsOutput | None:
+    """None if foxglove_msgs is not installed: no package but this output needs it."""
+    try:
+        messages = importlib.import_module("foxglove_msgs.msg")
+    except ImportError:
+        return None
+    return AnnotationsOutput(node, log, messages)
+
+
+class AnnotationsOutput:
+    """Made only for subscribers. Foxglove draws them over the image of the same stamp."""
+
+    def __init__(self, node: Node, log: ThrottledLog, messages: Any) -> None:
+        """`messages`: the module foxglove_msgs.msg."""
+        self._messages = messages
+        self._publisher = advertise(node, messages.ImageAnnotations, "~/image_annotations", depth=5)
+        self.sink = Sink("~/image_annotations", self._publish, log.warn)
+
+    def on_frame(self, snapshot: Snapshot) -> None:
+        """Queues the annotations of a frame; only the newest are published."""
+        if self._publisher.get_subscription_count():
+            self.sink.offer(snapshot)
+
+    def clear(self) -> None:
+        """The regions are gone."""
+        self.sink.discard()
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        self._publisher.publish(annotations_message(self._messages, snapshot))
+
+
+def annotations_message(messages: Any, snapshot: Snapshot) -> Any:
+    """Regions in view, and those that are lost where they were last seen, with thin outlines."""
+    stamp, size = snapshot.header.stamp, snapshot.result.size
+    message = messages.ImageAnnotations()
+    if hasattr(message, "timestamp"):  # newer releases
+        message.timestamp = stamp
+    for region in snapshot.result.regions:
+        lost = region.state is RegionState.LOST
+        shown = snapshot.last_seen.get(region.region_id) if lost else region
+        if shown is None or not shown.mask.size:
+            continue
+        colour = _colour(messages, region, 1.0)
+        for contour in _contours(shown):
+            message.points.append(
+                messages.PointsAnnotation(
+                    timestamp=stamp,
+                    type=messages.PointsAnnotation.LINE_LOOP,
+                    points=_points(messages, contour),
+                    outline_color=colour,
+                    fill_color=_colour(messages, region, 0.0 if lost else 0.25),
+                    thickness=1.0 if lost else 2.0,
+                )
+            )
+        caption = next((it.text for it in snapshot.captions.get(region.region_id, ())), "")
+        name = snapshot.names.get(region.region_id, "")
+        heading = f"#{region.region_id} {name}".strip() + (" (lost)" if lost else "")
+        x, y = float(shown.box_xyxy[0]), float(shown.box_xyxy[1])
+        font_px = max(10.0, size[0] * _FONT_FRACTION)
+        message.texts.append(
+            messages.TextAnnotation(
+                timestamp=stamp,
+                position=messages.Point2(x=x, y=max(y, font_px)),
+                text=f"{heading}: {caption}" if caption and not lost else heading,
+                font_size=font_px,
+                text_color=messages.Color(r=1.0, g=1.0, b=1.0, a=1.0),
+                background_color=_colour(messages, region, _LABEL_GROUND),
+            )
+        )
+    return message
+
+
+def _contours(region: Region) -> Iterator[NDArray[np.int32]]:
+    for contour in mask_contours(region):
+        yield np.asarray(cv2.approxPolyDP(contour[:, None], _OUTLINE_ERROR_PX, True)[:, 0], np.int32)
+
+
+def _points(messages: Any, pixels: Iterable[Any]) -> list[Any]:
+    """Centres of pixels; Foxglove counts from the corner of the first pixel."""
+    return [messages.Point2(x=float(x) + 0.5, y=float(y) + 0.5) for x, y in pixels]
+
+
+def _colour(messages: Any, region: Region, opacity: float) -> Any:
+    red, green, blue = (channel / 255 for channel in region_colour(region.region_id))
+    return messages.Color(r=red, g=green, b=blue, a=opacity)
