@@ -47,7 +47,6 @@ ROS = {
     "test_examples",
     "test_images",
     "test_launch",
-    "test_markers",
     "test_outputs",
     "test_packaging",
     "test_readme",
