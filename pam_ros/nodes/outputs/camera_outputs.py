@@ -38,7 +38,7 @@ class CameraOutputs:
             DetectionsOutput(node, log),
             *self._with_captions,
         ]
-        self._sinks = [output.sink for output in (*self._of_frames, self._captions)]
+        self._sinks = [*(output.sink for output in self._of_frames), self._captions.sink]
         self._newest: FrameResult | None = None
         self._captions_of: dict[int, dict[Language, Caption]] = {}  # by region id; the newest comes last
         self._last_seen = LastSeen()
