@@ -61,11 +61,29 @@ def test_a_mask_prompt_is_taken_as_it_is(picture: Path, tmp_path: Path):
     assert np.logical_and(found, mask).sum() / np.logical_or(found, mask).sum() > 0.9
 
 
-def test_caption_writes_a_film_and_captions(picture: Path, tmp_path: Path):
+@pytest.fixture
+def clip(picture: Path, tmp_path: Path) -> Path:
+    """Two seconds at 5 frames a second."""
     image = media.read_image(picture)
     with media.VideoWriter(tmp_path / "clip.mp4") as film:
         for i in range(10):
             film.write(np.roll(image, 2 * i, axis=1), round(i / 5 * 1e9))
+    return tmp_path / "clip.mp4"
+
+
+@pytest.mark.usefixtures("clip")
+def test_captions_end_at_the_named_times(tmp_path: Path):
+    result = pam("caption", "clip.mp4", "--click", "80,60", "--at", "0.6,1.8", "--out", "o", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    captions = [json.loads(line) for line in (tmp_path / "o/captions.jsonl").read_text().splitlines()]
+    assert [(c["clip_start_ns"], c["clip_end_ns"]) for c in captions] == [
+        (0, 600_000_000),
+        (600_000_000, 1_800_000_000),
+    ]
+
+
+@pytest.mark.usefixtures("clip")
+def test_caption_writes_a_film_and_captions(tmp_path: Path):
     result = pam(
         "caption", "clip.mp4", "--click", "80,60", "--not", "5,5", "--every", "1", "--out", "o", cwd=tmp_path
     )
@@ -105,11 +123,15 @@ def test_caption_writes_a_film_and_captions(picture: Path, tmp_path: Path):
         ),
         (["perceive", "picture.png", "--click", "3,4", "--model", "a/b"], "a/b is neither a folder"),
         (["caption", "picture.txt", "--click", "3,4"], "no video file at picture.txt"),
+        (["caption", "clip.mp4", "--click", "3,4", "--at", "1,x"], "--at takes 2 comma-separated numbers"),
+        (["caption", "clip.mp4", "--click", "3,4", "--at", "9"], "above 0 s and at most"),
+        (["caption", "clip.mp4", "--click", "3,4", "--at", "1", "--every", "1"], "not both"),
+        (["caption", "clip.mp4", "--click", "3,4", "--every", "0"], "--every must be above 0 seconds"),
         (["parity", "."], "no parity folder"),
         (["fetch", "pam-huge"], "available: "),
     ],
 )
-@pytest.mark.usefixtures("picture")
+@pytest.mark.usefixtures("picture", "clip")
 def test_bad_input_gets_one_clear_line(
     arguments: list[str],
     words: str,

@@ -13,7 +13,7 @@ from stepped_engine import stepped
 from pam_ros import media
 from pam_ros.errors import ImageError, InputError, PromptError
 from pam_ros.records import Frame, Language, Prompt, RegionState, Task
-from pam_ros.runtime.offline import caption_video, follow_video, perceive_image
+from pam_ros.runtime.offline import caption_video, decode_times, follow_video, perceive_image
 
 BOX = Prompt.from_clicks(box_xyxy=(4, 4, 20, 20))
 
@@ -162,3 +162,57 @@ def test_errors_name_files_that_cannot_be_read(tmp_path: Path):
             read(broken)
         with pytest.raises(ImageError, match=r"missing\.png"):
             read(tmp_path / "missing.png")
+
+
+@pytest.mark.parametrize("carry_over", [True, False])
+def test_clips_end_at_the_named_decode_timestamps(carry_over):
+    model, played = FakeModel(), frames(45)
+    times_ns = decode_times([1.0, 1.5, 4.0], [frame.stamp_ns for frame in played])
+    steps = list(
+        caption_video(
+            model,
+            played,
+            [BOX],
+            every_s=9.0,
+            decode_times_ns=times_ns,
+            language=Language.EN,
+            carry_over=carry_over,
+        )
+    )
+    captions = [caption for step in steps for caption in step.captions]
+    assert [c.clip_end_ns / 1e9 for c in captions] == [1.0, 1.5, 4.0]  # nothing after the last
+    assert [c.clip_start_ns / 1e9 for c in captions] == ([0.0, 1.0, 1.5] if carry_over else [0.0, 1.1, 1.6])
+    assert [c.frame_count for c in captions] == ([11, 6, 16] if carry_over else [11, 5, 16])
+    assert [step.frame.stamp_ns for step in steps if step.captions] == list(times_ns)
+
+
+def test_a_frame_just_before_a_decode_timestamp_ends_its_clip_only():
+    played = [
+        replace(frame, stamp_ns=frame.stamp_ns - 15_000_000 * (i > 0)) for i, frame in enumerate(frames(25))
+    ]
+    steps = caption_video(
+        FakeModel(), played, [BOX], every_s=9.0, decode_times_ns=(10**9, 2 * 10**9), language=Language.EN
+    )
+    captions = [caption for step in steps for caption in step.captions]
+    assert [round(c.clip_end_ns / 1e9, 3) for c in captions] == [0.985, 1.985]
+
+
+@pytest.mark.parametrize("at_s", [[0.0], [-1.0], [5.0], [1.0, 4.6], [float("nan")]])
+def test_decode_timestamps_outside_the_recording_are_refused(at_s):
+    with pytest.raises(InputError, match=r"must be above 0 s and at most 4\.50 s"):
+        decode_times(at_s, [frame.stamp_ns for frame in frames(45)])
+
+
+@pytest.mark.parametrize("times_s", [[2.0, 1.0], [1.0, 1.0], [1.0, 1.05]])
+def test_decode_timestamps_out_of_order_are_refused(times_s):
+    with pytest.raises(InputError, match=r"in order, at least 0\.1 s apart"):
+        list(
+            caption_video(
+                FakeModel(),
+                frames(45),
+                [BOX],
+                every_s=1.0,
+                decode_times_ns=[round(time_s * 1e9) for time_s in times_s],
+                language=Language.EN,
+            )
+        )

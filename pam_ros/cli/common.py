@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pam_ros.model.pam import Pam
 
 console = Console(stderr=True)
+EVERY_S = 2.0  # clip length if neither --every nor --at is given
 
 ClickOption = Annotated[
     list[str] | None,
@@ -42,6 +43,17 @@ CarryOverOption = Annotated[
     bool,
     typer.Option(
         "--carry-over/--no-carry-over", help="start each clip with the last frame of the previous one"
+    ),
+]
+EveryOption = Annotated[
+    float | None, typer.Option("--every", help="clip length in seconds (default: 2)", metavar="SECONDS")
+]
+AtOption = Annotated[
+    str | None,
+    typer.Option(
+        "--at",
+        help="decode timestamps instead of --every: seconds at which clips end, e.g. 3,7.5,12",
+        metavar="SECONDS,…",
     ),
 ]
 ModelOption = Annotated[
@@ -84,6 +96,22 @@ def prompts_of(
     if not prompts:
         raise PromptError("no region given; use --click X,Y, --box X1,Y1,X2,Y2 or --mask FILE")
     return prompts
+
+
+def clip_times(
+    every: float | None, at: str | None, stamps_ns: Sequence[int]
+) -> tuple[float, tuple[int, ...]]:
+    """--every and --at → clip length in seconds and decode timestamps; `stamps_ns` of every frame."""
+    from pam_ros.runtime.offline import decode_times
+
+    if every is not None and at is not None:
+        raise PromptError("give --every or --at, not both")
+    if every is not None and not every > 0:
+        raise PromptError(f"--every must be above 0 seconds, not {every}")
+    every_s = EVERY_S if every is None else every
+    if at is None:
+        return every_s, ()
+    return every_s, decode_times(numbers(at, at.count(",") + 1, "--at"), stamps_ns)
 
 
 def numbers(text: str, count: int, option: str) -> list[float]:

@@ -12,21 +12,23 @@ import typer
 from rich.live import Live
 
 from pam_ros.cli.common import (
+    AtOption,
     BoxOption,
     CarryOverOption,
     ClickOption,
     DeviceOption,
     DtypeOption,
+    EveryOption,
     MaskOption,
     ModelOption,
     NotOption,
     Sam2Option,
+    clip_times,
     console,
     load,
     progress_bar,
     prompts_of,
 )
-from pam_ros.errors import PromptError
 from pam_ros.geometry import full_mask
 from pam_ros.json_results import caption_json, region_json
 from pam_ros.model.descriptions import AUTO
@@ -97,7 +99,8 @@ def caption(
     not_: NotOption = None,
     box: BoxOption = None,
     mask: MaskOption = None,
-    every: Annotated[float, typer.Option("--every", help="clip length in seconds", metavar="SECONDS")] = 2.0,
+    every: EveryOption = None,
+    at: AtOption = None,
     language: Annotated[str, typer.Option("--language", help="en or zh", metavar="LANGUAGE")] = "en",
     carry_over: CarryOverOption = True,
     model: ModelOption = AUTO,
@@ -123,13 +126,18 @@ def caption(
     first = next(media.read_video(video))
     for prompt in prompts:
         prompt.check_size(*first.size)
-    if not every > 0:
-        raise PromptError(f"--every must be above 0 seconds, not {every}")
+    every_s, times_ns = clip_times(every, at, stamps)
     spoken = Language.parse(language)
     writable_folder(out)
     pam = load(model, device, dtype, sam2)
     steps = caption_video(
-        pam, media.read_video(video), prompts, every_s=every, language=spoken, carry_over=carry_over
+        pam,
+        media.read_video(video),
+        prompts,
+        every_s=every_s,
+        decode_times_ns=times_ns,
+        language=spoken,
+        carry_over=carry_over,
     )
     _write_video(out, steps, len(stamps))
     console.print(f"wrote {out}/")

@@ -9,6 +9,7 @@ from pam_ros.model.interface import FIRST_FRAME_STRIDE
 from pam_ros.records import Language
 from pam_ros.runtime.caption_job import CaptionJob
 from pam_ros.runtime.clip_buffer import ClipBuffer, ClipFrame
+from pam_ros.runtime.clip_sampler import EARLY_NS
 from pam_ros.runtime.embedding_plan import EmbeddingPlan
 from pam_ros.runtime.generation_queue import EventReporter, GenerationQueue
 from pam_ros.runtime.options import EngineOptions
@@ -138,7 +139,7 @@ class Captions:
             rolling.wanted = True
             # Without a clip so far there is only what it looked like when it was last in view.
             newest = track.last_visible if rolling.clip is None else track.last_observed
-            clip = rolling.clip or self._new_clip(newest.stamp_ns)
+            clip = rolling.clip or self._clip(newest.stamp_ns, self.options.caption_period_s)
             missing = not clip.frames or newest.stamp_ns > clip.frames[-1].stamp_ns
             step = self._step(rolling, clip, newest if missing and clip.has_room else None, ends=True)
             step.plan(plan)
@@ -164,6 +165,8 @@ class Captions:
             if observation is None:
                 return None
             rolling.clip = self._new_clip(stamp_ns)
+            if rolling.clip is None:
+                return None
         enters = observation if rolling.clip.wants(stamp_ns) else None
         return self._step(rolling, rolling.clip, enters, ends=rolling.clip.ends(stamp_ns))
 
@@ -176,10 +179,19 @@ class Captions:
     def _carries(self) -> bool:
         return self.options.carry_over and self.options.clip_frames > 1  # a clip of one has no room for it
 
-    def _new_clip(self, start_ns: int, carried: ClipFrame | None = None) -> ClipBuffer:
+    def _new_clip(self, start_ns: int, carried: ClipFrame | None = None) -> ClipBuffer | None:
+        """The clip that starts here; None after the last of the decode timestamps that were named."""
+        times_ns = self.options.decode_times_ns
+        if not times_ns:
+            return self._clip(start_ns, self.options.caption_period_s, carried)
+        # The clip before may have ended a little early, see ClipSampler.
+        end_ns = next((time_ns for time_ns in times_ns if time_ns - start_ns > EARLY_NS), None)
+        return None if end_ns is None else self._clip(start_ns, (end_ns - start_ns) / 1e9, carried)
+
+    def _clip(self, start_ns: int, period_s: float, carried: ClipFrame | None = None) -> ClipBuffer:
         return ClipBuffer(
             start_ns=start_ns,
-            period_s=self.options.caption_period_s,
+            period_s=period_s,
             max_frames=self.options.clip_frames,
             prompt=self._queue.open_clip(self.options.clip_frames),
             carried=carried,

@@ -67,23 +67,40 @@ def caption_video(
     *,
     every_s: float,
     language: Language,
+    decode_times_ns: Sequence[int] = (),
     carry_over: bool = True,
     clip_frames: int = 16,
 ) -> Iterator[VideoStep]:
     """Tracks regions prompted on the first frame and captions them every `every_s` seconds, as the node does.
 
-    The clip that is open at the end of the video is captioned too. Raises PromptError for a prompt outside
-    the first frame, InputError for an option outside its range. A failed caption is a warning of its step.
+    With `decode_times_ns`, stamps of the video, the clips end there instead, and nothing is captioned after
+    the last. The clip that is open at the end of the video is captioned too. Raises PromptError for a prompt
+    outside the first frame, InputError for an option outside its range. A failed caption is a warning of its
+    step.
     """
     options = _options(
         prompts,
         streaming=True,
         caption_period_s=every_s,
         caption_language=language,
+        decode_times_ns=tuple(decode_times_ns),
         carry_over=carry_over,
         clip_frames=clip_frames,
     )
     return _run(model, frames, prompts, options)
+
+
+def decode_times(at_s: Sequence[float], stamps_ns: Sequence[int]) -> tuple[int, ...]:
+    """Seconds from the first frame → stamps. Raises InputError for a time outside the recording.
+
+    `stamps_ns`: of every frame. The recording ends one frame's time after the last.
+    """
+    first, last = stamps_ns[0], stamps_ns[-1]
+    end_s = (last - first) / 1e9 * (1 + 1 / max(len(stamps_ns) - 1, 1))
+    for time_s in at_s:
+        if not 0 < time_s <= end_s + 0.005:  # people round
+            raise InputError(f"decode timestamp {time_s} s: it must be above 0 s and at most {end_s:.2f} s")
+    return tuple(first + round(time_s * 1e9) for time_s in at_s)
 
 
 def _options(prompts: Sequence[Prompt], **more: Any) -> EngineOptions:

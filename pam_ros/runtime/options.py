@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from pam_ros.records import Language
 
+_SHORTEST_CLIP_NS = 100_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
@@ -25,6 +27,8 @@ class EngineOptions:
         caption_language: of rolling captions.
         carry_over: a clip's last frame, at first-frame density, starts the next clip (paper, section 3.1);
             False carries only the previous caption, as the reference implementation does.
+        decode_times_ns: if given, rolling clips end at these stamps instead of every `caption_period_s`, in
+            order and at least 0.1 s apart; none is recorded after the last.
         clip_frames: most frames of a clip, 1..64; the first at first-frame density.
     """
 
@@ -39,6 +43,7 @@ class EngineOptions:
     caption_period_s: float = 5.0
     caption_language: Language = Language.EN
     carry_over: bool = True
+    decode_times_ns: tuple[int, ...] = ()
     clip_frames: int = 16
 
     def __post_init__(self) -> None:
@@ -50,7 +55,17 @@ class EngineOptions:
         _check("max_new_tokens", self.max_new_tokens, 1, 4096)
         _check("max_queued_requests", self.max_queued_requests, 1, 1024)
         _check("caption_period_s", self.caption_period_s, 0.1, 3600.0)
+        _check_times(self.decode_times_ns)
         _check("clip_frames", self.clip_frames, 1, 64)
+
+
+def _check_times(times_ns: tuple[int, ...]) -> None:
+    for before, after in zip(times_ns, times_ns[1:], strict=False):
+        if after - before < _SHORTEST_CLIP_NS:
+            raise ValueError(
+                f"decode timestamps {before / 1e9} s and {after / 1e9} s: "
+                "give them in order, at least 0.1 s apart"
+            )
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:
