@@ -40,6 +40,7 @@ MODEL = {
 
 # The built interfaces or the installed executables are needed.
 ROS = {
+    "test_bag",
     "test_annotations",
     "test_conversions",
     "test_demo",

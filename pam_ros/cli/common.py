@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ from pam_ros.records import Prompt
 
 if TYPE_CHECKING:
     from pam_ros.model.pam import Pam
+    from pam_ros.runtime.events import CaptionEvent
 
 console = Console(stderr=True)
 EVERY_S = 2.0  # clip length if neither --every nor --at is given
@@ -44,6 +45,14 @@ CarryOverOption = Annotated[
     typer.Option(
         "--carry-over/--no-carry-over", help="start each clip with the last frame of the previous one"
     ),
+]
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option("--task", help="label, explain, brief or detail; repeatable", metavar="TASK"),
+]
+LanguagesOption = Annotated[
+    list[str] | None,
+    typer.Option("--language", help="en or zh; repeatable, preferred first", metavar="LANGUAGE"),
 ]
 EveryOption = Annotated[
     float | None, typer.Option("--every", help="clip length in seconds (default: 2)", metavar="SECONDS")
@@ -98,20 +107,18 @@ def prompts_of(
     return prompts
 
 
-def clip_times(
-    every: float | None, at: str | None, stamps_ns: Sequence[int]
-) -> tuple[float, tuple[int, ...]]:
-    """--every and --at → clip length in seconds and decode timestamps; `stamps_ns` of every frame."""
-    from pam_ros.runtime.offline import decode_times
-
+def clip_length(every: float | None, at: str | None) -> float:
+    """--every in seconds, or its default. Raises PromptError if it is not above 0, or given beside --at."""
     if every is not None and at is not None:
         raise PromptError("give --every or --at, not both")
     if every is not None and not every > 0:
         raise PromptError(f"--every must be above 0 seconds, not {every}")
-    every_s = EVERY_S if every is None else every
-    if at is None:
-        return every_s, ()
-    return every_s, decode_times(numbers(at, at.count(",") + 1, "--at"), stamps_ns)
+    return EVERY_S if every is None else every
+
+
+def named_times(at: str | None) -> tuple[float, ...]:
+    """--at → seconds; () without it."""
+    return () if at is None else tuple(numbers(at, at.count(",") + 1, "--at"))
 
 
 def numbers(text: str, count: int, option: str) -> list[float]:
@@ -133,13 +140,21 @@ def load(name: str, device: str, dtype: str, sam2: Path | None) -> Pam:
     from pam_ros.model.loading.checkpoint import load_model
     from pam_ros.threads import in_temporary_thread
 
-    def note(line: str) -> None:
-        console.print(line, markup=False, highlight=False)
-
     with console.status(f"loading {name}") as status:
         return in_temporary_thread(
             lambda: load_model(name, device=device, dtype=dtype, sam2=sam2, progress=status.update, note=note)
         )
+
+
+def caption_line(caption: CaptionEvent) -> str:
+    """A caption with its clip's time, for people."""
+    start_s, end_s = caption.clip_start_ns / 1e9, caption.clip_end_ns / 1e9
+    return f"[{start_s:.1f}-{end_s:.1f} s] {caption.region_id}: {caption.text}"
+
+
+def note(line: str) -> None:
+    """A line on stderr, as it is."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

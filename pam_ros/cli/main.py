@@ -31,6 +31,7 @@ for command in (
     doctor.doctor,
     evaluate.evaluate,
     bench.bench,
+    ros.bag,
     ros.demo,
     ros.soak,
 ):

@@ -19,13 +19,17 @@ from pam_ros.cli.common import (
     DeviceOption,
     DtypeOption,
     EveryOption,
+    LanguagesOption,
     MaskOption,
     ModelOption,
     NotOption,
     Sam2Option,
-    clip_times,
+    TaskOption,
+    caption_line,
+    clip_length,
     console,
     load,
+    named_times,
     progress_bar,
     prompts_of,
 )
@@ -50,14 +54,8 @@ def perceive(
     not_: NotOption = None,
     box: BoxOption = None,
     mask: MaskOption = None,
-    task: Annotated[
-        list[str] | None,
-        typer.Option("--task", help="label, explain, brief or detail; repeatable", metavar="TASK"),
-    ] = None,
-    language: Annotated[
-        list[str] | None,
-        typer.Option("--language", help="en or zh; repeatable, preferred first", metavar="LANGUAGE"),
-    ] = None,
+    task: TaskOption = None,
+    language: LanguagesOption = None,
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -119,14 +117,14 @@ def caption(
     The regions are prompted on the first frame and tracked from there.
     """
     from pam_ros import media
-    from pam_ros.runtime.offline import caption_video
+    from pam_ros.runtime.offline import caption_video, decode_times
 
     stamps = media.video_stamps_ns(video)
     prompts = prompts_of(click, not_, box, mask)
     first = next(media.read_video(video))
     for prompt in prompts:
         prompt.check_size(*first.size)
-    every_s, times_ns = clip_times(every, at, stamps)
+    every_s, times_ns = clip_length(every, at), decode_times(named_times(at), stamps)
     spoken = Language.parse(language)
     writable_folder(out)
     pam = load(model, device, dtype, sam2)
@@ -180,8 +178,7 @@ def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int) -> Non
         for step in steps:
             for each in step.captions:
                 newest[each.region_id] = each.text
-                start_s, end_s = each.clip_start_ns / 1e9, each.clip_end_ns / 1e9
-                print(f"[{start_s:.1f}-{end_s:.1f} s] {each.region_id}: {each.text}")
+                print(caption_line(each))
                 captions.write(json.dumps(_caption_record(each), ensure_ascii=False) + "\n")
             for warning in step.warnings:
                 console.print(f"warning: {warning}", markup=False)

@@ -1,4 +1,4 @@
-"""`pam demo` and `pam soak`: run the nodes in their own processes; both need ROS 2."""
+"""`pam demo` and `pam soak` run the nodes in their own processes, `pam bag` none; all need ROS 2."""
 
 from __future__ import annotations
 
@@ -8,11 +8,33 @@ from typing import Annotated, Any
 
 import typer
 
-from pam_ros.cli.common import DeviceOption, ModelOption, numbers
+from pam_ros.cli.common import (
+    AtOption,
+    BoxOption,
+    CarryOverOption,
+    ClickOption,
+    DeviceOption,
+    DtypeOption,
+    EveryOption,
+    LanguagesOption,
+    MaskOption,
+    ModelOption,
+    NotOption,
+    Sam2Option,
+    TaskOption,
+    caption_line,
+    clip_length,
+    load,
+    named_times,
+    note,
+    numbers,
+    progress_bar,
+    prompts_of,
+)
 from pam_ros.errors import PromptError, StateError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.output_files import writable_folder
-from pam_ros.records import Language
+from pam_ros.records import Language, image_tasks
 
 
 def demo(
@@ -84,6 +106,74 @@ def soak(
     )
     if not result.growth <= limit / 100:
         raise typer.Exit(1)
+
+
+def bag(
+    file: Annotated[Path, typer.Argument(help="bag folder or .mcap file", metavar="BAG")],
+    click: ClickOption = None,
+    not_: NotOption = None,
+    box: BoxOption = None,
+    mask: MaskOption = None,
+    image: Annotated[
+        str, typer.Option("--image", help="image topic, if the bag has several", metavar="TOPIC")
+    ] = "",
+    detections: Annotated[
+        str, typer.Option("--detections", help="topic of a detector's boxes in the bag", metavar="TOPIC")
+    ] = "",
+    node: Annotated[
+        str,
+        typer.Option(
+            "--node", help="write NODE/regions, …; obey prompts recorded on NODE/prompt", metavar="NODE"
+        ),
+    ] = "/pam",
+    task: TaskOption = None,
+    language: LanguagesOption = None,
+    every: EveryOption = None,
+    at: AtOption = None,
+    carry_over: CarryOverOption = True,
+    overlay: Annotated[bool, typer.Option("--overlay", help="also write NODE/overlay/compressed")] = False,
+    model: ModelOption = AUTO,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    sam2: Sam2Option = None,
+    out: Annotated[Path, typer.Option("--out", help="new bag to write", metavar="FOLDER")] = Path("out/bag"),
+) -> None:
+    """Process a recorded bag; write a bag with masks, texts and captions beside the images (needs ROS 2).
+
+    Prompts are on the first image. Stamps of the images are the clock, and no image is dropped.
+    """
+    from pam_ros.runtime.options import EngineOptions
+
+    module = ros_module("bag", "bag")
+    given = click or not_ or box or mask
+    languages = tuple(dict.fromkeys(Language.parse(code) for code in language or ["en"]))
+    plan = module.BagPlan(
+        bag=file,
+        out=out,
+        prompts=tuple(prompts_of(click, not_, box, mask)) if given else (),
+        defaults=module.PromptDefaults(image_tasks(task or ["label"]), languages),
+        options=EngineOptions(
+            streaming=True,
+            caption_period_s=clip_length(every, at),
+            caption_language=languages[0],
+            carry_over=carry_over,
+        ),
+        image=image,
+        detections=detections,
+        node=node,
+        at_s=named_times(at),
+        overlay=overlay,
+    )
+    found = module.inspect(plan)
+    pam = load(model, device, dtype, sam2)
+    with progress_bar("images", found.count) as advance:
+        for step in module.run_bag(pam, plan, found, note):
+            for each in step.captions:
+                print(caption_line(each))
+            for warning in step.warnings:
+                note(f"warning: {warning}")
+            advance()
+    note(f"wrote {out}/")
 
 
 def ros_module(name: str, command: str) -> Any:

@@ -5,13 +5,13 @@ Events are frozen values; the `Listener` that receives them is called on the wor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.records import Language, Region, Task
+from pam_ros.records import Language, Region, Task, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,14 @@ class TextEvent:
     final: bool
     stamp_ns: int
     latency_s: float
+
+
+def with_text(region: Region, event: TextEvent) -> Region:
+    """The region with the event's text, if the event is about it."""
+    if region.region_id != event.region_id:
+        return region
+    text = Text(text=event.text, stamp_ns=event.stamp_ns)
+    return replace(region, texts={**region.texts, (event.task, event.language): text})
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from pam_ros.errors import InputError
 from pam_ros.model.interface import PerceptionModel
-from pam_ros.records import Frame, Language, Prompt, Region, Task
+from pam_ros.records import Detection, Frame, Language, Prompt, Region, Task
 from pam_ros.runtime.engine import Engine
-from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent
+from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent, with_text
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.requests import PromptRequest, RequestHandle
 
@@ -48,7 +48,7 @@ def perceive_image(
     `image`: (H, W, 3) uint8 RGB. The region of prompt i has id i + 1. `on_text` is called as texts grow.
     Raises PromptError if a prompt does not lie in the picture, InferenceError if the model fails.
     """
-    offline = _Offline(model, _options(prompts), on_text)
+    offline = Playback(model, _options(prompts), on_text)
     frame = Frame(image=image, stamp_ns=0, camera=CAMERA)
     return offline.prompt(frame, prompts, tuple(tasks), tuple(languages))
 
@@ -116,7 +116,7 @@ def _options(prompts: Sequence[Prompt], **more: Any) -> EngineOptions:
 def _run(
     model: PerceptionModel, frames: Iterable[Frame], prompts: Sequence[Prompt], options: EngineOptions
 ) -> Iterator[VideoStep]:
-    offline = _Offline(model, options)
+    offline = Playback(model, options)
     step: VideoStep | None = None
     for frame in frames:
         if step is None:
@@ -131,8 +131,8 @@ def _run(
         yield replace(step, captions=step.captions + last.captions, warnings=step.warnings + last.warnings)
 
 
-class _Offline:
-    """An engine that runs on the caller's thread, and its listener."""
+class Playback:
+    """Recorded frames of one camera through the engine, on the caller's thread; collects what it reports."""
 
     def __init__(self, model: PerceptionModel, options: EngineOptions, on_text: OnText | None = None) -> None:
         self._on_text = on_text
@@ -163,6 +163,23 @@ class _Offline:
         self._engine.submit_frame(_named(frame))
         self._engine.run_pending()
 
+    def request(self, request: PromptRequest) -> Region:
+        """A prompt that was recorded among the frames; its region. Raises the InputError that refuses it."""
+        handle = self._engine.perceive(CAMERA, request)
+        self._engine.run_pending()
+        return handle.future.result(0)
+
+    def detections(
+        self,
+        detections: Sequence[Detection],
+        stamp_ns: int | None,
+        tasks: tuple[Task, ...],
+        languages: tuple[Language, ...],
+    ) -> None:
+        """A detector's boxes, see `Engine.detections`."""
+        self._engine.detections(CAMERA, detections, stamp_ns, tasks, languages)
+        self._engine.run_pending()
+
     def end(self) -> None:
         """The video is over."""
         self._engine.end_stream(CAMERA)
@@ -180,6 +197,8 @@ class _Offline:
 
     def on_text(self, event: TextEvent) -> None:
         """See Listener."""
+        if event.final:
+            self._regions = tuple(with_text(region, event) for region in self._regions)
         if self._on_text is not None:
             self._on_text(event.region_id, event.task, event.language, event.text)
 

@@ -16,8 +16,8 @@ from pam_ros.nodes.outputs.regions import DetectionsOutput, RegionsOutput
 from pam_ros.nodes.outputs.snapshot import Caption, FrameOutput, Snapshot
 from pam_ros.nodes.parameters import PerceptionSettings
 from pam_ros.nodes.throttled_log import ThrottledLog
-from pam_ros.records import Language, Region, Task, Text
-from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent
+from pam_ros.records import Language, Region, Task
+from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent, with_text
 from pam_ros.runtime.overlay import LastSeen
 
 _REDRAW_S = 0.1  # a growing text alone draws pictures at most this often
@@ -80,7 +80,7 @@ class CameraOutputs:
         if event.task is not Task.LABEL:  # the overlay shows the label beside the id already
             self._grow(event)
         if event.final and self._newest is not None:
-            regions = tuple(_with_text(region, event) for region in self._newest.regions)
+            regions = tuple(with_text(region, event) for region in self._newest.regions)
             self.on_frame(replace(self._newest, regions=regions))
 
     def on_caption(self, event: CaptionEvent) -> None:
@@ -144,10 +144,3 @@ class CameraOutputs:
         order = {**self._order.get(region.region_id, {}), **dict.fromkeys(region.texts)}
         texts = {each: region.texts[each] for each in order if each in region.texts}
         return replace(region, texts=texts)
-
-
-def _with_text(region: Region, event: TextEvent) -> Region:
-    if region.region_id != event.region_id:
-        return region
-    text = Text(text=event.text, stamp_ns=event.stamp_ns)
-    return replace(region, texts={**region.texts, (event.task, event.language): text})

@@ -1,0 +1,313 @@
+"""`pam bag`: runs a recorded bag through the node's flow, without a graph; writes a bag with the results.
+
+Stamps of the images are the clock, so the result does not depend on this machine's speed, and no image is
+dropped. Results stand at the time of their image in the bag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ament_index_python import get_package_share_directory
+from rclpy.serialization import deserialize_message, serialize_message
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import Reader, ReaderError, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2DArray
+
+from pam_ros.errors import InputError, OutputError, PamError
+from pam_ros.model.interface import PerceptionModel
+from pam_ros.msg import Prompt as PromptMessage
+from pam_ros.msg import RegionArray, StreamingCaption
+from pam_ros.nodes.conversions import (
+    PromptDefaults,
+    caption_message,
+    detections_message,
+    detections_of,
+    prompt_request,
+    region_array,
+    stamp_ns,
+    stamp_or_newest,
+    time_message,
+)
+from pam_ros.nodes.images import jpeg_message, picture_from_compressed, picture_from_image
+from pam_ros.output_files import writable_folder
+from pam_ros.records import Frame, Prompt, Region, Task
+from pam_ros.runtime.events import FrameResult
+from pam_ros.runtime.offline import Playback, VideoStep, decode_times
+from pam_ros.runtime.options import EngineOptions
+from pam_ros.runtime.overlay import draw_overlay
+
+PICTURES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
+DETECTIONS, PROMPTS = "vision_msgs/msg/Detection2DArray", "pam_ros/msg/Prompt"
+OWN_PACKAGES = ("vision_msgs", "pam_ros")  # what the library's message definitions lack
+BAG_VERSION: Literal[9] = 9  # of metadata.yaml, as Jazzy writes it
+JPEG_QUALITY = 80
+# What is written, below the node's name; a topic that the bag has already is replaced.
+OUTPUTS = {
+    "regions": "pam_ros/msg/RegionArray",
+    "detections": DETECTIONS,
+    "streaming_captions": "pam_ros/msg/StreamingCaption",
+}
+OVERLAY = ("overlay/compressed", "sensor_msgs/msg/CompressedImage")
+
+
+@dataclass(frozen=True, slots=True)
+class BagPlan:
+    """What is read, asked and written.
+
+    Attributes:
+        bag, out: folder (or .mcap file) to read, folder to write.
+        image: topic of the images; empty: the only one there is.
+        detections: topic of a detector's boxes; empty: none.
+        node: name of the node whose topics are written; prompts recorded on its `prompt` are obeyed.
+        prompts: on the first image.
+        at_s: decode timestamps, seconds from the first image; empty: every `options.caption_period_s`.
+        overlay: also write the drawn picture.
+    """
+
+    bag: Path
+    out: Path
+    prompts: tuple[Prompt, ...]
+    defaults: PromptDefaults
+    options: EngineOptions
+    image: str = ""
+    detections: str = ""
+    node: str = "/pam"
+    at_s: tuple[float, ...] = ()
+    overlay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BagInput:
+    """What the bag holds of it.
+
+    Attributes:
+        images: the images' connection.
+        count: number of images.
+        times_ns: decode timestamps in the images' stamps.
+        mcap: the storage format.
+    """
+
+    images: Connection
+    count: int
+    times_ns: tuple[int, ...]
+    mcap: bool
+
+
+def inspect(plan: BagPlan) -> BagInput:
+    """Checks the bag, its topics, the prompts and the output folder, before a model is loaded.
+
+    Raises an InputError that says what is there.
+    """
+    with _reading(plan.bag) as reader:
+        images = _image_connection(reader, plan)
+        topics = {connection.topic: connection.msgtype for connection in reader.connections}
+        if plan.detections and topics.get(plan.detections) != DETECTIONS:
+            kind = topics.get(plan.detections, "not in the bag")
+            raise InputError(f"--detections {plan.detections} is {kind}; it must be a {DETECTIONS}")
+        recorded = topics.get(f"{plan.node}/prompt") == PROMPTS
+        if not plan.prompts and not plan.detections and not recorded:
+            raise InputError(
+                f"no region given, and no prompts are recorded on {plan.node}/prompt; "
+                "use --click, --box, --mask or --detections"
+            )
+        messages = reader.messages([images])
+        first = next(messages, None)
+        if first is None:
+            raise InputError(f"{images.topic} has no images in {plan.bag}")
+        frame = _frame(images, first[1], first[2])
+        for prompt in plan.prompts:
+            prompt.check_size(*frame.size)
+        times_ns: tuple[int, ...] = ()
+        if plan.at_s:
+            recorded_ns = [first[1], *(time_ns for _, time_ns, _ in messages)]
+            shift_ns = frame.stamp_ns - first[1]  # from the time of recording to that of the image
+            times_ns = tuple(time_ns + shift_ns for time_ns in decode_times(plan.at_s, recorded_ns))
+        mcap = any(path.suffix == ".mcap" for path in (plan.bag, *plan.bag.glob("*.mcap")))
+    if plan.out.exists():
+        raise OutputError(f"{plan.out} exists; choose a folder that does not, for a new bag")
+    writable_folder(plan.out.parent)
+    return BagInput(images, images.msgcount, times_ns, mcap)
+
+
+def run_bag(
+    model: PerceptionModel, plan: BagPlan, given: BagInput, report: Callable[[str], None]
+) -> Iterator[VideoStep]:
+    """Processes the bag; yields every image with its regions, captions and warnings once it is written.
+
+    `report` gets the reason of everything that was skipped.
+    """
+    options = replace(plan.options, decode_times_ns=given.times_ns)
+    playback = Playback(model, options)
+    storage = StoragePlugin.MCAP if given.mcap else StoragePlugin.SQLITE3
+    with (
+        _reading(plan.bag) as reader,
+        Writer(plan.out, version=BAG_VERSION, storage_plugin=storage) as writer,
+    ):
+        results = _Results(writer, plan, {connection.topic for connection in reader.connections})
+        copies = {each.id: results.copy_of(each) for each in reader.connections}
+        step: VideoStep | None = None
+        bag_ns = 0
+        for connection, time_ns, data in reader.messages():
+            copy = copies[connection.id]
+            if copy is not None:
+                writer.write(copy, time_ns, data)
+            frame: Frame | None = None
+            try:
+                if connection.id == given.images.id:
+                    frame = _frame(connection, time_ns, data)
+                elif connection.topic == plan.detections:
+                    _detections(playback, plan, deserialize_message(data, Detection2DArray), report)
+                elif connection.topic == f"{plan.node}/prompt" and connection.msgtype == PROMPTS:
+                    playback.request(prompt_request(deserialize_message(data, PromptMessage), plan.defaults))
+            except PamError as error:
+                report(f"{connection.topic} at {time_ns / 1e9:.3f} s was skipped: {error}")
+            if frame is None:
+                continue
+            if step is None:
+                playback.prompt(frame, plan.prompts, plan.defaults.tasks, plan.defaults.languages)
+            else:
+                yield step
+                playback.process(frame)
+            step, bag_ns = playback.step(frame), time_ns
+            results.write(step, bag_ns)
+        if step is not None:
+            playback.end()
+            last = playback.step(step.frame)
+            results.write(last, bag_ns)
+            yield replace(
+                last, captions=step.captions + last.captions, warnings=step.warnings + last.warnings
+            )
+
+
+# ---- reading
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Reader]:
+    """The open bag. Raises InputError if it cannot be read."""
+    try:
+        with Reader(path) as reader:
+            yield reader
+    except FileNotFoundError:
+        raise InputError(f"no bag at {path}; give the folder with metadata.yaml, or an .mcap file") from None
+    except ReaderError as error:
+        raise InputError(f"cannot read bag {path}: {error}") from error
+
+
+def _image_connection(reader: Reader, plan: BagPlan) -> Connection:
+    """The connection of the images. Raises InputError, which lists what there is."""
+    pictures = [connection for connection in reader.connections if connection.msgtype in PICTURES]
+    chosen = [connection for connection in pictures if plan.image in ("", connection.topic)]
+    if len(chosen) == 1:
+        return chosen[0]
+    listed = ", ".join(sorted(connection.topic for connection in pictures)) or "none"
+    what = f"--image {plan.image} is not an image topic" if plan.image else f"{len(pictures)} image topics"
+    raise InputError(f"{what} in {plan.bag}; image topics: {listed}; choose one with --image")
+
+
+def _frame(connection: Connection, time_ns: int, data: bytes) -> Frame:
+    """An image message → frame; the time of recording stands in for a stamp of zero."""
+    message: Any = deserialize_message(data, PICTURES[connection.msgtype])
+    read = picture_from_image if isinstance(message, Image) else picture_from_compressed
+    return Frame(
+        image=read(message),
+        stamp_ns=stamp_ns(message.header.stamp) or time_ns,
+        frame_id=message.header.frame_id,
+    )
+
+
+def _detections(
+    playback: Playback, plan: BagPlan, message: Detection2DArray, report: Callable[[str], None]
+) -> None:
+    detections, problems = detections_of(message)
+    for problem in problems:
+        report(problem)
+    playback.detections(
+        detections, stamp_or_newest(message.header), plan.defaults.tasks, plan.defaults.languages
+    )
+
+
+# ---- writing
+
+
+def typestore() -> Typestore:
+    """The library's message definitions, with those of vision_msgs and of this package."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    for package in OWN_PACKAGES:
+        for path in sorted(Path(get_package_share_directory(package), "msg").glob("*.msg")):
+            name = f"{package}/msg/{path.stem}"
+            types = get_types_from_msg(path.read_text(encoding="utf-8"), name)
+            store.register({key: value for key, value in types.items() if key not in store.fielddefs})
+    return store
+
+
+class _Results:
+    """The topics that are written, and what stays of the input's."""
+
+    def __init__(self, writer: Writer, plan: BagPlan, recorded: set[str]) -> None:
+        self._writer = writer
+        self._node = plan.node
+        self._recorded = recorded
+        self._overlay = plan.overlay
+        self._newest: dict[int, str] = {}  # captions for the overlay
+        store = typestore()
+        kinds = OUTPUTS | ({OVERLAY[0]: OVERLAY[1]} if plan.overlay else {})
+        self._connections = {
+            name: writer.add_connection(f"{plan.node}/{name}", kind, typestore=store)
+            for name, kind in kinds.items()
+        }
+
+    def copy_of(self, connection: Connection) -> Connection | None:
+        """The connection to copy messages to; None for a topic that is written anew."""
+        if connection.topic in {each.topic for each in self._connections.values()}:
+            return None
+        extension: Any = connection.ext
+        return self._writer.add_connection(
+            connection.topic,
+            connection.msgtype,
+            msgdef=connection.msgdef.data,
+            rihs01=connection.digest,
+            serialization_format=extension.serialization_format,
+            offered_qos_profiles=extension.offered_qos_profiles,
+        )
+
+    def write(self, step: VideoStep, time_ns: int) -> None:
+        """Writes the results of one image at the image's time in the bag."""
+        frame = step.frame
+        header = Header(stamp=time_message(frame.stamp_ns), frame_id=frame.frame_id)
+        result = FrameResult("", frame.stamp_ns, frame.frame_id, frame.size, step.regions, frame.image, 0.0)
+        self._put("regions", time_ns, region_array(result, header))
+        self._put("detections", time_ns, detections_message(step.regions, names_of(step.regions), header))
+        for caption in step.captions:
+            self._newest[caption.region_id] = caption.text
+            self._put("streaming_captions", time_ns, caption_message(caption))
+        if self._overlay:
+            drawn = draw_overlay(frame.image, step.regions, captions=self._newest)
+            self._put(OVERLAY[0], time_ns, jpeg_message(drawn, JPEG_QUALITY, header))
+
+    def _put(
+        self,
+        name: str,
+        time_ns: int,
+        message: RegionArray | Detection2DArray | StreamingCaption | CompressedImage,
+    ) -> None:
+        self._writer.write(self._connections[name], time_ns, serialize_message(message))
+
+
+def names_of(regions: Sequence[Region]) -> dict[int, str]:
+    """Region id → its label in the language asked for first; regions without one are left out."""
+    found = {}
+    for region in regions:
+        labels = [text.text for (task, _), text in region.texts.items() if task is Task.LABEL]
+        if labels:
+            found[region.region_id] = labels[0]
+    return found

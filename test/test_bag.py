@@ -1,0 +1,245 @@
+"""`pam bag`: bags in both formats through the engine, in bag time; what is written is what ROS reads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ament_index_python import get_package_share_directory
+from fakes import FakeModel
+from rclpy.serialization import deserialize_message, serialize_message
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2D, Detection2DArray
+
+from pam_ros.errors import InputError, OutputError, PromptError
+from pam_ros.msg import Prompt as PromptMessage
+from pam_ros.msg import Region, RegionArray, StreamingCaption
+from pam_ros.nodes.conversions import PromptDefaults, stamp_ns, time_message
+from pam_ros.nodes.images import image_message, jpeg_message
+from pam_ros.nodes.tools.bag import BagPlan, inspect, run_bag, typestore
+from pam_ros.records import Language, Prompt, Task
+from pam_ros.runtime.offline import VideoStep
+from pam_ros.runtime.options import EngineOptions
+
+BOX = Prompt.from_clicks(box_xyxy=(4, 4, 20, 20))
+DEFAULTS = PromptDefaults((Task.LABEL,), (Language.EN, Language.ZH))
+RECORDED_NS = 1_700_000_000_000_000_000  # when the bag was recorded; stamps are 5 s earlier
+STAMPED_NS = RECORDED_NS - 5_000_000_000
+IMAGES = "/camera/image_raw"
+
+
+@dataclass
+class Said:
+    """One message of a bag: topic, type, time of recording, content."""
+
+    topic: str
+    kind: str
+    time_ns: int
+    message: Any
+
+
+def picture(shade: int) -> np.ndarray:
+    return np.full((48, 64, 3), shade, np.uint8)
+
+
+def header(i: int) -> Header:
+    return Header(stamp=time_message(STAMPED_NS + i * 100_000_000), frame_id="optical")
+
+
+def images(count: int = 25, topic: str = IMAGES) -> list[Said]:
+    """Ten images a second whose shade is their number plus one."""
+    return [
+        Said(topic, "sensor_msgs/msg/Image", RECORDED_NS + i * 100_000_000,
+            image_message(picture(i + 1), "rgb8", header(i)))
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def write_bag(folder: Path, said: list[Said], storage: StoragePlugin = StoragePlugin.MCAP) -> Path:
+    store = typestore()
+    with Writer(folder, version=9, storage_plugin=storage) as writer:
+        connections = {
+            topic: writer.add_connection(topic, kind, typestore=store)
+            for topic, kind in {each.topic: each.kind for each in said}.items()
+        }
+        for each in sorted(said, key=lambda each: each.time_ns):
+            writer.write(connections[each.topic], each.time_ns, serialize_message(each.message))
+    return folder
+
+
+def read_bag(folder: Path, topic: str, kind: type) -> list[tuple[int, Any]]:
+    """(time of recording, message) of one topic."""
+    with Reader(folder) as reader:
+        chosen = [each for each in reader.connections if each.topic == topic]
+        return [(time_ns, deserialize_message(data, kind)) for _, time_ns, data in reader.messages(chosen)]
+
+
+def plan_of(bag: Path, **more: Any) -> BagPlan:
+    settings: dict[str, Any] = {
+        "out": bag.parent / "out",
+        "prompts": (BOX,),
+        "defaults": DEFAULTS,
+        "options": EngineOptions(streaming=True, caption_period_s=1.0, clip_frames=5),
+    }
+    return BagPlan(bag=bag, **(settings | more))
+
+
+def run(plan: BagPlan) -> tuple[list[VideoStep], list[str]]:
+    said: list[str] = []
+    return list(run_bag(FakeModel(words=2), plan, inspect(plan), said.append)), said
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+def test_results_stand_beside_the_images_in_bag_time(tmp_path: Path, storage: StoragePlugin):
+    said = images()
+    said.append(Said("/chatter", "std_msgs/msg/Header", RECORDED_NS + 50_000_000, header(3)))
+    bag = write_bag(tmp_path / "bag", said, storage)
+    steps, problems = run(plan_of(bag))
+    assert len(steps) == 25
+    assert problems == []
+    out = tmp_path / "out"
+    assert [path.suffix for path in out.iterdir() if path.suffix != ".yaml"] == [
+        {StoragePlugin.MCAP: ".mcap", StoragePlugin.SQLITE3: ".db3"}[storage]
+    ]
+    with Reader(bag) as before, Reader(out) as after:
+        originals = {each.topic: each for each in after.connections}
+        assert {each.topic for each in before.connections} <= set(originals)
+        kept = [(each.topic, time_ns, data) for each, time_ns, data in before.messages()]
+        copied = [(each.topic, time_ns, data) for each, time_ns, data in after.messages()]
+        assert [each for each in copied if not each[0].startswith("/pam/")] == kept
+        assert [time_ns for _, time_ns, _ in copied] == sorted(time_ns for _, time_ns, _ in copied)
+    found = read_bag(out, "/pam/regions", RegionArray)
+    assert [time_ns for time_ns, _ in found[:25]] == [RECORDED_NS + i * 100_000_000 for i in range(25)]
+    for i, (_, message) in enumerate(found[:25]):
+        assert stamp_ns(message.header.stamp) == STAMPED_NS + i * 100_000_000
+        assert message.header.frame_id == "optical"
+        assert [(region.id, region.state) for region in message.regions] == [(1, Region.TRACKED)]
+        texts = message.regions[0].texts
+        assert [text.language for text in texts] == ["en", "zh"]
+        assert all(text.label for text in texts)
+    captions = [message for _, message in read_bag(out, "/pam/streaming_captions", StreamingCaption)]
+    assert [(stamp_ns(c.clip_start) - STAMPED_NS, stamp_ns(c.clip_end) - STAMPED_NS) for c in captions] == [
+        (0, 10**9),
+        (10**9, 2 * 10**9),
+        (2 * 10**9, 2_300_000_000),
+    ]
+    assert all(c.final and c.text for c in captions)
+    boxes = read_bag(out, "/pam/detections", Detection2DArray)
+    assert boxes[0][1].detections[0].results[0].hypothesis.class_id == found[0][1].regions[0].texts[0].label
+
+
+def test_clips_end_at_the_named_times(tmp_path: Path):
+    bag = write_bag(tmp_path / "bag", images())
+    steps, _ = run(plan_of(bag, at_s=(0.5, 2.0)))
+    ends = [caption.clip_end_ns - STAMPED_NS for step in steps for caption in step.captions]
+    assert ends == [500_000_000, 2_000_000_000]
+    with pytest.raises(InputError, match=r"at most 2\.50 s"):
+        inspect(plan_of(bag, at_s=(9.0,), out=tmp_path / "other"))
+
+
+def test_recorded_prompts_and_detections_are_obeyed(tmp_path: Path):
+    said = images()
+    prompt = PromptMessage(box=[30.0, 20.0, 50.0, 40.0])
+    said.append(Said("/pam/prompt", "pam_ros/msg/Prompt", RECORDED_NS + 450_000_000, prompt))
+    boxes = Detection2DArray(header=header(10), detections=[Detection2D(id="7")])
+    boxes.detections[0].bbox.center.position.x = boxes.detections[0].bbox.center.position.y = 10.0
+    boxes.detections[0].bbox.size_x = boxes.detections[0].bbox.size_y = 12.0
+    said.append(Said("/boxes", "vision_msgs/msg/Detection2DArray", RECORDED_NS + 1_050_000_000, boxes))
+    early = PromptMessage(box=[1.0, 1.0, 5.0, 5.0])
+    said.append(Said("/pam/prompt", "pam_ros/msg/Prompt", RECORDED_NS - 1, early))
+    bag = write_bag(tmp_path / "bag", said)
+    steps, problems = run(plan_of(bag, prompts=(), detections="/boxes"))
+    assert [len(step.regions) for step in steps] == [0] * 5 + [1] * 6 + [2] * 14
+    assert len(problems) == 1  # a prompt before the first image
+    assert "/pam/prompt" in problems[0]
+
+
+def test_compressed_images_and_the_overlay(tmp_path: Path):
+    said = [
+        Said("/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage", each.time_ns,
+            jpeg_message(picture(i + 1), 90, header(i)))
+        for i, each in enumerate(images(5))
+    ]  # fmt: skip
+    said[2].message.data = said[2].message.data[:40]  # truncated
+    bag = write_bag(tmp_path / "bag", said)
+    steps, problems = run(plan_of(bag, overlay=True))
+    assert len(steps) == 4
+    assert "truncated JPEG" in problems[0]
+    drawn = read_bag(tmp_path / "out", "/pam/overlay/compressed", CompressedImage)
+    assert len(drawn) >= 4
+
+
+def test_topics_of_an_earlier_run_are_replaced(tmp_path: Path):
+    bag = write_bag(tmp_path / "bag", images(5))
+    run(plan_of(bag))
+    run(plan_of(tmp_path / "out", out=tmp_path / "again"))
+    first, again = (read_bag(tmp_path / name, "/pam/regions", RegionArray) for name in ("out", "again"))
+    assert len(again) == len(first)
+
+
+def test_the_types_are_those_of_the_message_generator():
+    """Another hash would make the messages unreadable for subscribers."""
+    store = typestore()
+    for package, names in (
+        ("pam_ros", ["RegionArray", "StreamingCaption", "Prompt"]),
+        ("vision_msgs", ["Detection2DArray"]),
+    ):
+        for name in names:
+            path = Path(get_package_share_directory(package), "msg", f"{name}.json")
+            hashes = {
+                each["type_name"]: each["hash_string"] for each in json.loads(path.read_text())["type_hashes"]
+            }
+            assert store.hash_rihs01(f"{package}/msg/{name}") == hashes[f"{package}/msg/{name}"]
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "words"),
+    [
+        ({"bag": Path("nowhere")}, InputError, "no bag at nowhere"),
+        ({"image": "/other"}, InputError, f"--image /other is not an image topic .*: {IMAGES}, /rear"),
+        ({}, InputError, f"2 image topics in .*: {IMAGES}, /rear; choose one with --image"),
+        ({"image": IMAGES, "prompts": ()}, InputError, "no prompts are recorded on /pam/prompt"),
+        ({"image": IMAGES, "detections": "/boxes"}, InputError, "--detections /boxes is not in the bag"),
+        ({"image": IMAGES, "detections": "/rear"}, InputError, "--detections /rear is sensor_msgs/msg/Image"),
+        ({"image": IMAGES, "prompts": (Prompt.from_clicks([(90, 3)]),)}, PromptError, "outside the 64x48"),
+        ({"image": IMAGES, "out": Path("/")}, OutputError, "exists; choose a folder that does not"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_before_a_model_is_loaded(
+    more: dict[str, Any], error: type[Exception], words: str, tmp_path: Path
+):
+    bag = write_bag(tmp_path / "bag", images(3) + images(3, "/rear"))
+    with pytest.raises(error, match=words):
+        inspect(plan_of(**({"bag": bag} | more)))
+
+
+def test_a_damaged_bag_is_named(tmp_path: Path):
+    bag = write_bag(tmp_path / "bag", images(3))
+    (bag / "metadata.yaml").write_text("rosbag2_bagfile_information: {version: 99}")
+    with pytest.raises(InputError, match=f"cannot read bag {bag}"):
+        inspect(plan_of(bag))
+
+
+def test_pam_bag_as_its_user_runs_it(tmp_path: Path):
+    """With the real pam-tiny."""
+    bag = write_bag(tmp_path / "bag", images(6))
+    command = [
+        sys.executable, "-m", "pam_ros.cli.main", "bag", str(bag), "--box", "4,4,40,40", "--at", "0.3",
+        "--model", "pam-tiny", "--out", "new",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(read_bag(tmp_path / "new", "/pam/regions", RegionArray)) >= 6
+    assert len(read_bag(tmp_path / "new", IMAGES, Image)) == 6
+    (caption,) = (
+        message for _, message in read_bag(tmp_path / "new", "/pam/streaming_captions", StreamingCaption)
+    )
+    assert caption.text in done.stdout
