@@ -22,9 +22,9 @@ LEVELS = ["debug", "info", "warn", "error", "fatal"]
 STOP_TIMEOUT_S = "12"
 
 # Arguments that set the parameter of the same name, if not empty.
-STRINGS = ("model", "device", "image_transport")
+STRINGS = ("model", "device", "image_transport", "depth_transport")
 # Arguments that remap the input topic of the same name; with several cameras <camera>/image and so on.
-TOPICS = ("image", "detections")
+TOPICS = ("image", "camera_info", "depth", "detections")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -41,7 +41,19 @@ def generate_launch_description() -> LaunchDescription:
             declare("device", "", "auto, cpu, cuda, cuda:1, …"),
             declare("cameras", "", "comma-separated camera names, e.g. front,rear; one node per camera"),
             declare("image_transport", "", "raw or compressed"),
+            declare("depth_transport", "", "raw or compressedDepth"),
             declare("image", "image", "image topic; with several cameras relative to <camera>/"),
+            declare(
+                "camera_info",
+                "camera_info",
+                "calibration of the image, for clicks in RViz and for depth; default: beside the image topic",
+            ),
+            declare(
+                "depth",
+                "depth",
+                "depth aligned to the image, 32FC1 in metres or 16UC1 in millimetres; with several cameras "
+                "relative to <camera>/",
+            ),
             declare(
                 "detections",
                 "detections",

@@ -4,6 +4,8 @@ PamError
 ├── InputError            invalid input: the caller can fix it, other requests are unaffected
 │   ├── ImageError            an image or its message cannot be used
 │   ├── PromptError           clicks, box or mask cannot be used on this image
+│   ├── GeometryError         a 3D point, a calibration or a depth image does not fit the image
+│   │   └── TransformError        the transform between two frames is not known at that time
 │   ├── TaskError             an unknown task
 │   ├── LanguageError         an unknown language
 │   ├── UnknownRegionError    no region of that id
@@ -42,6 +44,14 @@ class ImageError(InputError):
 
 class PromptError(InputError):
     """Clicks, box or mask are malformed, outside the image, or empty."""
+
+
+class GeometryError(InputError):
+    """A point has no pixel, or a calibration or a depth image cannot be used for the image."""
+
+
+class TransformError(GeometryError):
+    """The transform between two coordinate frames is not known at the time asked for."""
 
 
 class TaskError(InputError):

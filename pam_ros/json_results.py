@@ -1,12 +1,16 @@
 """Regions and captions as JSON, with the field names of Region.msg, RegionText.msg and StreamingCaption.msg.
 
 Differences: stamps are nanoseconds (`…_ns`), the box is `box_xyxy` (x1, y1, x2, y2), pixels, the mask is its
-area in pixels, a text that is not known is left out, and a confidence that is not known is null.
+area in pixels, position and size are [x, y, z] in metres, a text that is not known is left out, and a number
+that is not known is null.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pam_ros.records import Language, Region, Task
 
@@ -38,6 +42,8 @@ def region_json(region: Region) -> dict[str, Any]:
         "last_visible_ns": region.last_visible_ns,
         "box_xyxy": [round(float(side), 1) for side in region.box_xyxy],
         "area_px": int(region.mask.sum()),
+        "position": None if region.surface is None else _metres(region.surface.position_m),
+        "size": None if region.surface is None else _metres(region.surface.size_m),
     }
 
 
@@ -63,6 +69,11 @@ def caption_json(
         "clip_end_ns": clip_end_ns,
         "frame_count": frame_count,
     }
+
+
+def _metres(vector_m: NDArray[np.float64]) -> list[float]:
+    """Tenths of a millimetre are enough."""
+    return [round(value, 4) for value in vector_m.tolist()]
 
 
 def _rounded(probability: float | None) -> float | None:

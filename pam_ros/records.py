@@ -14,7 +14,7 @@ from enum import Enum, IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.errors import ImageError, LanguageError, PromptError, TaskError
+from pam_ros.errors import GeometryError, ImageError, LanguageError, PromptError, TaskError
 
 
 class Task(Enum):
@@ -102,7 +102,8 @@ class Prompt:
 
     Attributes:
         points: (N, 2) float32, (x, y) pixels; N may be 0.
-        labels: (N,) int32, 1 = on the region, 0 = not on it.
+        labels: (N,) int32, 1 = on the region, 0 = not on it. If none is 1 and there is no box, the prompt can
+            only refine a region.
         box: (4,) float32 (x1, y1, x2, y2) with x1 < x2 and y1 < y2, or None.
         mask: (H, W) bool of the frame's size, or None; not together with clicks or box.
 
@@ -129,8 +130,13 @@ class Prompt:
             self._check_mask(self.mask)
         elif self.box is not None:
             self._check_box(self.box)
-        elif not (self.labels == 1).any():
+        elif not len(self.points):
             raise PromptError("a prompt needs a positive click, a box or a mask; it has none")
+
+    @property
+    def shows_region(self) -> bool:
+        """False if it has negative clicks only, which say what a region is not."""
+        return self.mask is not None or self.box is not None or bool((self.labels == 1).any())
 
     def _check_mask(self, mask: NDArray[np.bool_]) -> None:
         if self.box is not None or len(self.points):
@@ -193,6 +199,105 @@ class Prompt:
             )
 
 
+class Lens(Enum):
+    """Distortion of a camera's lens. Values are the names that sensor_msgs/CameraInfo uses."""
+
+    PLUMB_BOB = "plumb_bob"  # k1 k2 p1 p2 k3
+    RATIONAL = "rational_polynomial"  # k1 k2 p1 p2 k3 k4 k5 k6, and OpenCV's further ones
+    EQUIDISTANT = "equidistant"  # k1 k2 k3 k4 of OpenCV's fisheye model
+
+
+_COEFFICIENTS = {
+    Lens.PLUMB_BOB: (0, 4, 5, 8, 12, 14),
+    Lens.RATIONAL: (0, 4, 5, 8, 12, 14),
+    Lens.EQUIDISTANT: (0, 4),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CameraModel:
+    """How a camera maps points of its optical frame (x right, y down, z forward) to the pixels of its images.
+
+    Attributes:
+        size: (height, width) of the images, pixels.
+        fx, fy, cx, cy: pinhole intrinsics, pixels of these images.
+        coefficients: distortion in OpenCV's order; empty = none.
+
+    Raises GeometryError for values that describe no camera.
+    """
+
+    size: tuple[int, int]
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    lens: Lens = Lens.PLUMB_BOB
+    coefficients: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        numbers = (self.fx, self.fy, self.cx, self.cy, *self.coefficients)
+        if not np.isfinite(numbers).all() or self.fx <= 0 or self.fy <= 0 or min(self.size) <= 0:
+            raise GeometryError(
+                f"the calibration is not valid: size {self.size}, fx {self.fx}, fy {self.fy}, cx {self.cx}, "
+                f"cy {self.cy}, coefficients {list(self.coefficients)}; calibrate the camera"
+            )
+        allowed = _COEFFICIENTS[self.lens]
+        if len(self.coefficients) not in allowed:
+            raise GeometryError(
+                f"distortion {self.lens.value} has {len(self.coefficients)} coefficients; "
+                f"allowed: {', '.join(map(str, allowed))}"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DepthImage:
+    """Depth for every pixel of a camera's image. Raises ImageError if the array is not a depth image.
+
+    Attributes:
+        depth_m: (H, W) float32, distance along the optical axis, metres; 0, NaN or infinity = not measured.
+    """
+
+    depth_m: NDArray[np.float32]
+    stamp_ns: int
+    frame_id: str = ""
+
+    def __post_init__(self) -> None:
+        depth = self.depth_m
+        if depth.ndim != 2 or depth.dtype != np.float32 or depth.size == 0:
+            raise ImageError(
+                f"depth must be a non-empty (H, W) float32 array, not {depth.shape} {depth.dtype}"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OrientedBox:
+    """A box of any orientation in the camera's optical frame, metres.
+
+    Attributes:
+        centre_m, size_m: (3,) float64; the longest side first.
+        axes: (3, 3) float64 rotation whose columns are the box's axes.
+    """
+
+    centre_m: NDArray[np.float64]
+    size_m: NDArray[np.float64]
+    axes: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VisibleSurface:
+    """The part of an object that the camera sees, in the camera's optical frame, metres.
+
+    Attributes:
+        position_m: (3,) float64 centroid, each visible pixel counting once.
+        size_m: (3,) float64 extent along x (right), y (down) and z (forward).
+        box: a small box around it; None if it was not passed on.
+    """
+
+    position_m: NDArray[np.float64]
+    size_m: NDArray[np.float64]
+    box: OrientedBox | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
     """A snapshot of one region at one frame.
@@ -220,6 +325,7 @@ class Region:
     last_visible_ns: int
     source_id: str = ""  # `id` of the detection it was made from; "" if a person or a service prompted it
     source_class: str = ""  # class of that detection, as the detector names it; "" if unknown
+    surface: VisibleSurface | None = None  # in the frame of `last_visible_ns`; None without depth
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ MODEL = {
     "test_region_crop",
     "test_remote_text",
     "test_scenes",
+    "test_surface_accuracy",
     "test_text_engine",
     "test_training",
     "test_videos",
@@ -42,6 +43,7 @@ MODEL = {
 ROS = {
     "test_bag",
     "test_annotations",
+    "test_calibration",
     "test_conversions",
     "test_demo",
     "test_doctor_ros",
@@ -55,9 +57,12 @@ ROS = {
     "test_ros_lifecycle",
     "test_ros_model",
     "test_ros_parameters",
+    "test_ros_points",
     "test_ros_services",
     "test_ros_topics",
+    "test_ros_transforms",
     "test_ros_view",
+    "test_surface_outputs",
 }
 
 UNIT_TIMEOUT_S = 120  # a unit test takes a second at most; the rest is for a busy machine

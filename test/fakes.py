@@ -156,7 +156,9 @@ class FakeModel:
     ) -> list[FakeObservation]:
         self._call("segment", prompts, self.costs.segment_s)
         return [
-            self._observe(features, memory, _box(prompt, features.size))
+            self._observe(
+                features, memory, _box(prompt, features.size) if prompt.shows_region else memory.box
+            )
             for prompt, memory in zip(prompts, memories, strict=True)
         ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -24,13 +25,22 @@ from vision_msgs.msg import (
 )
 
 from pam_ros import errors
-from pam_ros.geometry import crop_mask
+from pam_ros.geometry import crop_mask, rotation_matrix
 from pam_ros.json_results import region_json
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import Status
 from pam_ros.nodes import conversions
 from pam_ros.nodes.conversions import PromptDefaults, prompt_request, status_of
-from pam_ros.records import Detection, Language, Region, RegionState, Task, Text
+from pam_ros.records import (
+    Detection,
+    Language,
+    OrientedBox,
+    Region,
+    RegionState,
+    Task,
+    Text,
+    VisibleSurface,
+)
 from pam_ros.runtime.events import CaptionEvent, FrameResult
 
 DEFAULTS = PromptDefaults(tasks=(Task.LABEL,), languages=(Language.EN,))
@@ -83,7 +93,6 @@ def test_mask_prompt() -> None:
         (PromptMessage(), errors.PromptError, "needs a positive click, a box or a mask"),
         (clicks((math.nan, 1.0)), errors.PromptError, "finite"),
         (clicks((1.0, math.inf)), errors.PromptError, "finite"),
-        (clicks((1.0, 1.0), point_labels=[0]), errors.PromptError, "positive click"),
         (clicks((1.0, 1.0), point_labels=[1, 1]), errors.PromptError, "1 points but 2 labels"),
         (clicks((1.0, 1.0), point_labels=[7]), errors.PromptError, "labels must be 1"),
         (PromptMessage(box=[5.0, 1.0, 2.0, 3.0]), errors.PromptError, "x1 < x2"),
@@ -196,7 +205,9 @@ def test_detection_that_a_region_was_made_from_is_named_in_its_message() -> None
 
 @pytest.mark.parametrize("box", [(2, 4, 8, 14), (0, 0, 0, 0)], ids=["tracked", "lost"])
 def test_region_survives_its_message(box: tuple[int, int, int, int]) -> None:
-    sent = replace(region(3, box, TEXTS), source_id="7", source_class="kettle")
+    surface = VisibleSurface(np.array([0.1, -0.2, 1.5]), np.array([0.05, 0.06, 0.07]))
+    known = {"source_id": "7", "source_class": "kettle", "surface": surface if box[2] else None}
+    sent = replace(region(3, box, TEXTS), **known)
     read = conversions.region_record(conversions.region_message(sent, Header()))
     np.testing.assert_array_equal(read.box_xyxy, sent.box_xyxy)
     np.testing.assert_array_equal(read.mask, sent.mask)
@@ -205,6 +216,22 @@ def test_region_survives_its_message(box: tuple[int, int, int, int]) -> None:
         key: (text.text, text.confidence) for key, text in sent.texts.items()
     }
     assert region_json(read) == region_json(sent)
+
+
+def test_detections_in_space_have_centroid_and_turned_box() -> None:
+    turn = cv2.Rodrigues(np.array([0.3, -0.4, 1.2]))[0]
+    box = OrientedBox(np.array([0.1, 0.2, 1.0]), np.array([0.4, 0.3, 0.1]), turn)
+    surface = VisibleSurface(np.array([0.11, 0.21, 0.95]), np.array([0.4, 0.4, 0.2]), box)
+    seen, unmeasured = replace(region(3, (2, 4, 8, 14)), surface=surface), region(4, (2, 4, 8, 14))
+    header = Header(frame_id="optical")
+    message = conversions.detections_3d_message([seen, unmeasured], {3: "kettle"}, header)
+    (detection,) = message.detections
+    assert (message.header.frame_id, detection.header.frame_id, detection.id) == ("optical", "optical", "3")
+    (result,) = detection.results
+    assert (result.hypothesis.class_id, result.pose.pose.position.z) == ("kettle", 0.95)
+    assert (detection.bbox.center.position.y, detection.bbox.size.x) == (0.2, 0.4)
+    given = detection.bbox.center.orientation
+    np.testing.assert_allclose(rotation_matrix((given.x, given.y, given.z, given.w)), turn, atol=1e-9)
 
 
 def test_lost_region_message() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import struct
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ from std_msgs.msg import Header
 
 from pam_ros import errors
 from pam_ros.nodes.images import (
+    depth_from_compressed,
+    depth_from_image,
     image_message,
     jpeg_message,
     mask_from_image,
@@ -115,6 +118,57 @@ def test_depth_images_are_no_pictures(encoding: str) -> None:
     depth = np.ones((HEIGHT, WIDTH), np.uint16 if encoding == "16UC1" else np.float32)
     with pytest.raises(errors.ImageError, match="depth encoding"):
         picture_from_image(raw_message(depth, encoding))
+
+
+@pytest.mark.parametrize("bigendian", [False, True])
+@pytest.mark.parametrize(("encoding", "unit_m"), [("16UC1", 0.001), ("32FC1", 1.0)])
+def test_depth_is_read_in_metres(encoding: str, unit_m: float, bigendian: bool) -> None:
+    metres = np.linspace(0.5, 3.0, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+    metres[1, 2] = 0
+    pixels = (metres / unit_m).round(6).astype(np.uint16 if encoding == "16UC1" else np.float32)
+    read = depth_from_image(raw_message(pixels, encoding, padding=4, bigendian=bigendian))
+    assert read.dtype == np.float32
+    np.testing.assert_allclose(read, metres, atol=0.001)
+
+
+def test_depth_of_another_encoding_says_what_is_allowed() -> None:
+    with pytest.raises(errors.ImageError, match=r"32FC1 \(metres\) or 16UC1 \(millimetres\), not 'rgb8'"):
+        depth_from_image(raw_message(picture(), "rgb8"))
+
+
+def compressed_depth(metres: np.ndarray, encoding: str) -> CompressedImage:
+    """As compressed_depth_image_transport writes it: a header, then a 16-bit PNG."""
+    if encoding == "16UC1":
+        header, pixels = struct.pack("<iff", 0, 0.0, 0.0), (metres * 1000).round()
+    else:
+        a = 100.0 * 101.0  # its default quantisation
+        b = 1.0 - a / 10.0  # and largest depth
+        header = struct.pack("<iff", 1, a, b)
+        pixels = np.where(metres > 0, a / np.maximum(metres, 1e-3) + b, 0)
+    png = cv2.imencode(".png", pixels.astype(np.uint16))[1].tobytes()
+    return compressed_message(header + png, f"{encoding}; compressedDepth png")
+
+
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
+def test_compressed_depth_is_read_in_metres(encoding: str) -> None:
+    metres = np.linspace(0.5, 3.0, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+    metres[1, 2] = 0
+    np.testing.assert_allclose(depth_from_compressed(compressed_depth(metres, encoding)), metres, atol=0.002)
+
+
+@pytest.mark.parametrize(
+    ("data", "form", "words"),
+    [
+        (b"x" * 40, "16UC1; compressedDepth png", "cannot decompress 40 bytes"),
+        (b"x", "16UC1; compressedDepth", "cannot decompress 1 bytes"),
+        (b"x" * 40, "16UC1; compressedDepth rvl", "compressedDepth png' or"),
+        (b"x" * 40, "rgb8; jpeg compressed bgr8", "not 'rgb8; jpeg"),
+        (b"h" * 12 + cv2.imencode(".png", picture())[1].tobytes(), "16UC1; compressedDepth", "16-bit PNG"),
+    ],
+)
+def test_unusable_compressed_depth_says_why(data: bytes, form: str, words: str) -> None:
+    with pytest.raises(errors.ImageError, match=words):
+        depth_from_compressed(compressed_message(data, form))
 
 
 def test_unusable_images_say_why() -> None:

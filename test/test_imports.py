@@ -28,7 +28,7 @@ ALLOWED = {
     "records": {"errors"},
     "errors": set(),
     "findings": set(),
-    "geometry": set(),
+    "geometry": {"errors", "records"},
     "share": {"errors"},
     "threads": set(),
     "media": {"errors", "records"},

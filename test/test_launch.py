@@ -28,7 +28,10 @@ EXPECTED = {  # argument → default; None: any
     "device": "",
     "cameras": "",
     "image_transport": "",
+    "depth_transport": "",
     "image": "image",
+    "camera_info": "camera_info",
+    "depth": "depth",
     "detections": "detections",
 }
 

@@ -75,8 +75,18 @@ class Log:
 
 
 SETTINGS = PerceptionSettings(
-    defaults=PromptDefaults((Task.LABEL,), (Language.EN,)), overlay=OverlayStyle(), jpeg_quality=80
+    defaults=PromptDefaults((Task.LABEL,), (Language.EN,)),
+    depth_tolerance_s=0.05,
+    overlay=OverlayStyle(),
+    jpeg_quality=80,
 )
+
+
+class NoDepth:
+    """Surfaces of a camera without depth."""
+
+    def of_frame(self, result: FrameResult) -> FrameResult:
+        return result
 
 
 @pytest.fixture
@@ -93,7 +103,7 @@ def log() -> Log:
 
 @pytest.fixture
 def outputs(node: Node, log: Log) -> Iterator[CameraOutputs]:
-    outputs = CameraOutputs(node, log, lambda: SETTINGS)  # type: ignore[arg-type]
+    outputs = CameraOutputs(node, log, lambda: SETTINGS, NoDepth())  # type: ignore[arg-type]
     yield outputs
     node.gate.set()
     outputs.close()
@@ -222,7 +232,7 @@ def test_captions_that_do_not_fit_are_counted_and_reported(node: Node, log: Log)
 
 
 def test_what_waits_goes_out_before_the_end(node: Node, log: Log) -> None:
-    outputs = CameraOutputs(node, log, lambda: SETTINGS)  # type: ignore[arg-type]
+    outputs = CameraOutputs(node, log, lambda: SETTINGS, NoDepth())  # type: ignore[arg-type]
     node.gate.clear()
     for sequence in range(20):
         outputs.on_caption(caption_event(1, sequence, "x", final=True))
@@ -237,7 +247,7 @@ def test_a_subscriber_that_never_returns_does_not_hold_up_the_end(
     node: Node, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sink, "DRAIN_S", 0.3)
-    outputs = CameraOutputs(node, log, lambda: SETTINGS)  # type: ignore[arg-type]
+    outputs = CameraOutputs(node, log, lambda: SETTINGS, NoDepth())  # type: ignore[arg-type]
     node.gate.clear()
     outputs.on_frame(frame_result(1))
     wait_until(lambda: node.publishers["~/regions"].entered.is_set())

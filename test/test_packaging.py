@@ -29,7 +29,7 @@ ROS_PACKAGES = {
     "action_msgs", "ament_cmake", "ament_cmake_pytest", "ament_cmake_python", "ament_index_python",
     "builtin_interfaces", "cv_bridge", "diagnostic_msgs", "geometry_msgs", "launch", "launch_ros",
     "lifecycle_msgs", "rcl_interfaces", "rclpy", "ros2launch", "rosidl_default_generators",
-    "rosidl_default_runtime", "sensor_msgs", "std_msgs", "std_srvs", "tf2_msgs", "tf2_ros", "vision_msgs",
+    "rosidl_default_runtime", "sensor_msgs", "std_msgs", "std_srvs", "tf2_msgs", "tf2_ros_py", "vision_msgs",
     "visualization_msgs",
 }  # fmt: skip
 
@@ -42,6 +42,9 @@ VISION_MSGS_TYPES = {
     "ObjectHypothesisWithPose": "41c12344c0396c48b81df12467c192d99b2a0eb1463c5c37194e4223251c80bc",
     "Detection2D": "0d12b69df5c593b3455b7346fac8205437a7d4bcb09b9e0e0b2dde787ded38ea",
     "Detection2DArray": "214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968",
+    "BoundingBox3D": "bbb73a65c163d7f9bb29009c7bde9f7faa576bd2d23299c4511d19230dab4698",
+    "Detection3D": "ddd703be132ab0b69d33121f1bb034132bfbb3b0ac5f9fb1516005ba1c8a265b",
+    "Detection3DArray": "793f5eab9595ac1c0da07873cc859db42eae51f0ee76056db8562515d830e018",
     "VisionClass": "1e4a11f0fed50b5623cb8ff26ca0e37952a48a9c074d16f804b44e9164c2037a",
     "LabelInfo": "3d37df4015cdf660cc851c51897f2acd957e1ca6205ba0a99aebffb9406b0783",
 }
@@ -84,6 +87,8 @@ def test_manifest_names_every_imported_ros_package() -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.split(".")[0])
+    if "tf2_ros" in imported:
+        imported.add("tf2_ros_py")  # the package that holds this module
     ros = {name for name in imported if name in ROS_PACKAGES or name.endswith(("_msgs", "_interfaces"))}
     assert {"rclpy", "sensor_msgs", "launch_ros"} <= ros
     assert ros <= dependencies()

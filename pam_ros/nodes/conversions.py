@@ -11,13 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, Pose, PoseWithCovariance, Quaternion, Vector3
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 from vision_msgs.msg import (
     BoundingBox2D,
+    BoundingBox3D,
     Detection2D,
     Detection2DArray,
+    Detection3D,
+    Detection3DArray,
     LabelInfo,
     ObjectHypothesis,
     ObjectHypothesisWithPose,
@@ -28,12 +32,23 @@ from vision_msgs.msg import (
 
 from pam_ros import errors
 from pam_ros.errors import PromptError
+from pam_ros.geometry import quaternion_of
 from pam_ros.json_results import TEXT_FIELDS
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import Region as RegionMessage
 from pam_ros.msg import RegionArray, RegionText, Status, StreamingCaption
 from pam_ros.nodes.images import image_message, mask_from_image, picture_from_image
-from pam_ros.records import Detection, Language, Prompt, Region, RegionState, Task, Text, image_tasks
+from pam_ros.records import (
+    Detection,
+    Language,
+    Prompt,
+    Region,
+    RegionState,
+    Task,
+    Text,
+    VisibleSurface,
+    image_tasks,
+)
 from pam_ros.runtime.engine import PromptRequest
 from pam_ros.runtime.events import CaptionEvent, FrameResult
 
@@ -174,6 +189,10 @@ def region_message(region: Region, header: Header, *, with_mask: bool = True) ->
         bbox=_bounding_box(region),
         roi=RegionOfInterest(x_offset=x1, y_offset=y1, width=x2 - x1, height=y2 - y1),
     )
+    if region.surface is not None:
+        message.position_known = message.size_known = True
+        message.position = _point(region.surface.position_m)
+        message.size = _vector(region.surface.size_m)
     if with_mask and region.mask.size:
         message.mask = image_message(region.mask.astype(np.uint8) * np.uint8(255), "mono8", header)
     return message
@@ -195,6 +214,17 @@ def region_record(message: RegionMessage) -> Region:
         last_visible_ns=stamp_ns(message.last_visible),
         source_id=message.source_id,
         source_class=message.source_class,
+        surface=_surface_record(message),
+    )
+
+
+def _surface_record(message: RegionMessage) -> VisibleSurface | None:
+    if not (message.position_known and message.size_known):
+        return None
+    position, size = message.position, message.size
+    return VisibleSurface(
+        position_m=np.array([position.x, position.y, position.z]),
+        size_m=np.array([size.x, size.y, size.z]),
     )
 
 
@@ -265,6 +295,44 @@ def detections_message(
             )
         )
     return Detection2DArray(header=header, detections=detections)
+
+
+def detections_3d_message(
+    regions: Sequence[Region], names: Mapping[int, str], header: Header
+) -> Detection3DArray:
+    """The regions whose surface was measured, each with its box of any orientation.
+
+    The pose of the hypothesis is the surface's centroid, without a rotation: how an object lies is not known.
+    """
+    detections = []
+    for region in regions:
+        surface = region.surface
+        if surface is None or surface.box is None:
+            continue
+        name = names.get(region.region_id, "")
+        hypothesis = ObjectHypothesis(class_id=name, score=float(region.mask_score))
+        pose = PoseWithCovariance(pose=Pose(position=_point(surface.position_m)))
+        x, y, z, w = quaternion_of(surface.box.axes)
+        centre = Pose(position=_point(surface.box.centre_m), orientation=Quaternion(x=x, y=y, z=z, w=w))
+        detections.append(
+            Detection3D(
+                header=header,
+                id=str(region.region_id),
+                bbox=BoundingBox3D(center=centre, size=_vector(surface.box.size_m)),
+                results=[ObjectHypothesisWithPose(hypothesis=hypothesis, pose=pose)],
+            )
+        )
+    return Detection3DArray(header=header, detections=detections)
+
+
+def _point(position_m: NDArray[np.float64]) -> Point:
+    x, y, z = position_m.tolist()
+    return Point(x=x, y=y, z=z)
+
+
+def _vector(size_m: NDArray[np.float64]) -> Vector3:
+    x, y, z = size_m.tolist()
+    return Vector3(x=x, y=y, z=z)
 
 
 def label_image(regions: Sequence[Region], size: tuple[int, int]) -> NDArray[np.uint16]:

@@ -1,12 +1,14 @@
-"""Image messages ↔ numpy pictures and masks; an image that cannot be read raises ImageError.
+"""Image messages ↔ numpy pictures, masks and depth; an image that cannot be read raises ImageError.
 
-Pictures are `(H, W, 3)` uint8 RGB, masks `(H, W)` bool; H and W are pixels.
+Pictures are `(H, W, 3)` uint8 RGB, masks `(H, W)` bool, depth `(H, W)` float32 metres; H and W are pixels.
 """
 
 from __future__ import annotations
 
 import array
+import struct
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -45,14 +47,17 @@ _LAYOUTS = {
     "yuv422_yuy2": _Layout("u1", 2, cv2.COLOR_YUV2RGB_YUY2),
     "yuyv": _Layout("u1", 2, cv2.COLOR_YUV2RGB_YUY2),
 }
-_DEPTH_ENCODINGS = ("16UC1", "32FC1")
+# As REP 118 defines them: metres per unit.
+_DEPTH_UNITS_M = {"16UC1": 1e-3, "32FC1": 1.0}
+_DEPTH_LAYOUTS = {"16UC1": _Layout("u2", 1, None), "32FC1": _Layout("f4", 1, None)}
+_DEPTH_HEADER = struct.Struct("<iff")  # of compressedDepth: format, and two numbers of the inverse depth
 _MASK_ENCODINGS = ("mono8", "8UC1")
 
 
 def picture_from_image(message: Image) -> NDArray[np.uint8]:
     """Reads a camera image, unpadded rgb8 without a copy; mono16 becomes 8 bits, depth images are refused."""
     _check_extent(message)
-    if message.encoding in _DEPTH_ENCODINGS:
+    if message.encoding in _DEPTH_LAYOUTS:
         raise ImageError(
             f"{message.encoding!r} is a depth encoding; "
             "send colour (rgb8, bgr8, …) or grey (mono8, mono16) images"
@@ -100,6 +105,48 @@ def mask_from_image(message: Image) -> NDArray[np.bool_]:
     return np.asarray(_pixels(message, _LAYOUTS[message.encoding]) != 0)
 
 
+def depth_from_image(message: Image) -> NDArray[np.float32]:
+    """Reads a depth image: 32FC1 is metres, 16UC1 millimetres (REP 118); 0 and NaN mean not measured."""
+    _check_extent(message)
+    layout = _DEPTH_LAYOUTS.get(message.encoding)
+    if layout is None:
+        raise ImageError(
+            f"depth must have encoding 32FC1 (metres) or 16UC1 (millimetres), not {message.encoding!r}"
+        )
+    pixels = _pixels(message, layout)
+    metres: NDArray[np.float32] = np.multiply(pixels, _DEPTH_UNITS_M[message.encoding], dtype=np.float32)
+    return metres
+
+
+def depth_from_compressed(message: CompressedImage) -> NDArray[np.float32]:
+    """Reads what compressed_depth_image_transport sends as PNG; 0 and NaN mean not measured.
+
+    Behind a header of 12 bytes lies a 16-bit PNG: of millimetres for 16UC1, for 32FC1 of a / depth + b with
+    a and b of the header.
+    """
+    encoding, _, transport = message.format.partition(";")
+    if "compressedDepth" not in transport or encoding not in _DEPTH_UNITS_M or transport.endswith("rvl"):
+        raise ImageError(
+            f"depth must have format '16UC1; compressedDepth png' or '32FC1; compressedDepth png', "
+            f"not {message.format!r}"
+        )
+    data = bytes(message.data)
+    pixels = None
+    if len(data) > _DEPTH_HEADER.size:
+        png = np.frombuffer(data, np.uint8, offset=_DEPTH_HEADER.size)
+        pixels = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 2:
+        raise ImageError(
+            f"cannot decompress {len(data)} bytes of format {message.format!r}; publish 16-bit PNG"
+        )
+    values: NDArray[np.float32] = pixels.astype(np.float32)
+    if encoding == "16UC1":
+        return values * np.float32(_DEPTH_UNITS_M[encoding])
+    _, a, b = _DEPTH_HEADER.unpack_from(data)
+    with np.errstate(divide="ignore"):
+        return np.where(values > 0, np.float32(a) / (values - np.float32(b)), np.float32(0))
+
+
 def image_message(pixels: NDArray[np.uint8] | NDArray[np.uint16], encoding: str, header: Header) -> Image:
     """(H, W) or (H, W, C) pixels → message; `encoding` must fit their type and channels."""
     return Image(
@@ -134,7 +181,7 @@ def _check_extent(message: Image) -> None:
         )
 
 
-def _pixels(message: Image, layout: _Layout) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def _pixels(message: Image, layout: _Layout) -> NDArray[Any]:
     """A view of the message's data, (H, W) or (H, W, C), in the machine's byte order."""
     dtype = np.dtype(layout.dtype).newbyteorder(">" if message.is_bigendian else "<")
     row_bytes = message.width * layout.channels * dtype.itemsize
@@ -152,7 +199,7 @@ def _pixels(message: Image, layout: _Layout) -> NDArray[np.uint8] | NDArray[np.u
     if layout.channels > 1:
         shape.append(layout.channels)
         strides.append(dtype.itemsize)
-    view: NDArray[np.uint8] = np.ndarray(tuple(shape), dtype, buffer=message.data, strides=tuple(strides))
+    view: NDArray[Any] = np.ndarray(tuple(shape), dtype, buffer=message.data, strides=tuple(strides))
     return view if dtype.isnative else view.astype(dtype.newbyteorder("="))
 
 

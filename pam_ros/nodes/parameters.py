@@ -177,6 +177,13 @@ MANAGER = (
 PERCEPTION = (
     Parameter("image_transport", "raw", Effect.START,
         "Subscribe to `image` (raw) or `image/compressed` (compressed)", choices=("raw", "compressed")),
+    Parameter("image_rectified", False, Effect.START,
+        "The images are rectified (image_proc): P of camera_info holds, without distortion; else K and D"),
+    Parameter("depth_transport", "raw", Effect.START,
+        "Subscribe to `depth` (raw) or `depth/compressedDepth` (compressedDepth)",
+        choices=("raw", "compressedDepth")),
+    Parameter("depth.stamp_tolerance_s", 0.05, Effect.LIVE,
+        "Maximum time difference between an image and its depth", unit="s", low=0.0, high=10.0),
     Parameter("prompt.tasks", ("label",), Effect.LIVE,
         "Tasks of prompts that name none: clicks, masks, detections",
         choices=_IMAGE_TASK_NAMES),
@@ -215,6 +222,7 @@ class PerceptionSettings:
     """The parameters of a perception node that may change while it runs."""
 
     defaults: PromptDefaults
+    depth_tolerance_s: float  # between the stamps of an image and its depth
     overlay: OverlayStyle
     jpeg_quality: int  # percent
 
@@ -271,6 +279,7 @@ def perception_settings(node: Node) -> PerceptionSettings:
             tasks=image_tasks(_value(node, "prompt.tasks")),
             languages=languages_of(_value(node, "prompt.languages")),
         ),
+        depth_tolerance_s=_value(node, "depth.stamp_tolerance_s"),
         overlay=OverlayStyle(
             opacity=_value(node, "overlay.opacity"),
             texts=_value(node, "overlay.texts"),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from rclpy.node import Node
 
+from pam_ros.nodes.inputs.calibration import CalibrationInput
 from pam_ros.nodes.inputs.camera import CameraInput
+from pam_ros.nodes.inputs.depth import DepthInput
+from pam_ros.nodes.inputs.points import PointInputs
 from pam_ros.nodes.inputs.prompts import PromptInputs
 from pam_ros.nodes.inputs.services import Services
 from pam_ros.nodes.link import EngineLink
 from pam_ros.nodes.outputs.camera_outputs import CameraOutputs
+from pam_ros.nodes.outputs.surfaces import Surfaces
 from pam_ros.nodes.parameters import PERCEPTION, declare, perception_settings
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent
@@ -25,15 +29,6 @@ class PerceptionNode(Node):
         declare(self, PERCEPTION)
         self._settings = perception_settings(self)
         self.add_post_set_parameters_callback(self._take_settings)
-        self._outputs = CameraOutputs(self, self._log, lambda: self._settings)
-        self._requests = Services(
-            self,
-            camera=camera,
-            link=link,
-            log=self._log,
-            defaults=lambda: self._settings.defaults,
-            frame_id=lambda: self._outputs.frame_id,
-        )
         self._images = CameraInput(
             self,
             camera=camera,
@@ -41,6 +36,31 @@ class PerceptionNode(Node):
             compressed=self.get_parameter("image_transport").value == "compressed",
             link=link,
             log=self._log,
+        )
+        calibration = CalibrationInput(
+            self,
+            prefix=input_prefix,
+            image_topic=self._images.base_topic,
+            rectified=self.get_parameter("image_rectified").value,
+            log=self._log,
+        )
+        depth = DepthInput(
+            self,
+            prefix=input_prefix,
+            compressed=self.get_parameter("depth_transport").value == "compressedDepth",
+            tolerance_s=lambda: self._settings.depth_tolerance_s,
+            log=self._log,
+        )
+        surfaces = Surfaces(calibration, depth, self._log)
+        self._outputs = CameraOutputs(self, self._log, lambda: self._settings, surfaces)
+        self._requests = Services(
+            self,
+            camera=camera,
+            link=link,
+            log=self._log,
+            defaults=lambda: self._settings.defaults,
+            frame_id=lambda: self._outputs.frame_id,
+            with_surface=self._outputs.with_surface,
         )
         self._prompts = PromptInputs(
             self,
@@ -50,6 +70,15 @@ class PerceptionNode(Node):
             link=link,
             log=self._log,
             defaults=lambda: self._settings.defaults,
+        )
+        self._points = PointInputs(
+            self,
+            prefix=input_prefix,
+            images=self._images,
+            calibration=calibration,
+            prompts=self._prompts,
+            link=link,
+            log=self._log,
         )
 
     def destroy_node(self) -> None:

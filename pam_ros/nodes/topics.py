@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
@@ -36,8 +37,14 @@ def listen(
     *,
     depth: int,
     best_effort: bool = False,
+    latched: bool = False,
+    matched: Callable[[], None] | None = None,
 ) -> None:
-    """Subscribes; an exception of the callback becomes a line in the log and goes no further."""
+    """Subscribes; an exception of the callback becomes a line in the log and goes no further.
+
+    `latched` also gets the newest message of publishers that were there before; `matched` is called whenever
+    a publisher comes or goes.
+    """
     name = node.resolve_topic_name(topic)
 
     @functools.wraps(callback)
@@ -52,8 +59,13 @@ def listen(
     profile = QoSProfile(depth=depth)
     if best_effort:
         profile.reliability = QoSReliabilityPolicy.BEST_EFFORT
+    if latched:
+        profile.durability = QoSDurabilityPolicy.TRANSIENT_LOCAL
     options = QoSOverridingOptions.with_default_policies()
-    node.create_subscription(kind, topic, guarded, profile, qos_overriding_options=options)
+    events = SubscriptionEventCallbacks(matched=None if matched is None else lambda _: matched())
+    node.create_subscription(
+        kind, topic, guarded, profile, qos_overriding_options=options, event_callbacks=events
+    )
 
 
 def topic_beside(node: Node, name: str, topic: str, suffix: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -50,7 +50,7 @@ class Masks:
 
     def segment(self, camera: CameraTracks, frame: Frame, requests: Sequence[Request]) -> list[PromptResult]:
         """Prompts on one frame → regions, as one batch. Encodes the frame unless that was done already."""
-        requests = self._usable(camera, frame, requests)
+        requests = self._usable(camera, frame, [_aimed(camera, request) for request in requests])
         features = self._features(camera, frame) if requests else None
         if features is None or isinstance(features, PamError):
             for request in requests:
@@ -120,6 +120,11 @@ class Masks:
                 if region_id and region_id not in camera.regions:
                     raise CancelledError(f"region {region_id} was removed before its prompt was processed")
                 known = request.detection is not None and prompt.box is not None
+                if not region_id and not prompt.shows_region:
+                    raise PromptError(
+                        f"the negative click {prompt.points[0].tolist()} is on no region; "
+                        "click on the part of a mask that is to be left out"
+                    )
                 if request.done or (
                     known and self._is_known(camera, frame, _clipped(prompt, frame), new_boxes)
                 ):
@@ -233,6 +238,20 @@ class Masks:
 def _prompt(request: Request) -> Prompt:
     assert request.content.prompt is not None, "a request without a prompt describes a region"
     return request.content.prompt
+
+
+def _aimed(camera: CameraTracks, request: Request) -> Request:
+    """A click that refines the region that it hits gets that region's id."""
+    content = request.content
+    if (
+        not content.refine_hit
+        or content.region_id
+        or content.prompt is None
+        or not len(content.prompt.points)
+    ):
+        return request
+    region_id = camera.region_at(*content.prompt.points[0].tolist())
+    return replace(request, content=replace(content, region_id=region_id))
 
 
 def _clipped(prompt: Prompt, frame: Frame) -> Box:

@@ -30,6 +30,7 @@ class PromptRequest:
         tasks: image tasks, in the order they are wanted; empty requests for the mask only.
         languages: every task is answered in each of them.
         region_id: 0 makes a new region; otherwise that region is refined (or described).
+        refine_hit: a click on a region refines that region; elsewhere it makes a new one.
         stamp_ns: stamp of the frame meant; None means the newest.
         image: (H, W, 3) uint8 RGB, the caller's own image: nothing is tracked, the answer has region id 0.
     """
@@ -40,6 +41,7 @@ class PromptRequest:
     region_id: int = 0
     stamp_ns: int | None = None
     image: NDArray[np.uint8] | None = None
+    refine_hit: bool = False
 
     def texts(self) -> list[tuple[Task, Language]]:
         """Every text asked for, once each, language by language."""
@@ -130,6 +132,9 @@ def check_request(request: PromptRequest) -> None:
             f"a request with its own image needs a prompt and region id 0; it has "
             f"{'no prompt' if request.prompt is None else 'a prompt'} and region id {request.region_id}"
         )
+    new = not request.region_id and not request.refine_hit
+    if request.prompt is not None and new and not request.prompt.shows_region:
+        raise PromptError("a new region needs a positive click, a box or a mask; it has negative clicks only")
     if request.prompt is None and not request.region_id:
         raise PromptError(
             "the request has neither a prompt nor a region id; send clicks, a box, a mask, or a region id"

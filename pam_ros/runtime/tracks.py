@@ -192,6 +192,12 @@ class CameraTracks:
                 track.boxes.clear()  # their pixels or stamps are no longer valid
         return jumped
 
+    def region_at(self, x: float, y: float) -> int:
+        """Id of the smallest region whose newest mask covers this pixel; 0 if there is none."""
+        covering = [track for track in self.regions.values() if _covers(track, round(x), round(y))]
+        smallest = min(covering, key=lambda track: np.count_nonzero(track.mask), default=None)
+        return 0 if smallest is None else smallest.region_id
+
     def count(self) -> None:
         """Brings `tracked` and `lost` up to date."""
         self.tracked = sum(track.state is RegionState.TRACKED for track in self.regions.values())
@@ -219,3 +225,8 @@ class CameraTracks:
         self.regions.clear()
         self.frame = self.features = None
         self.count()
+
+
+def _covers(track: Track, x: int, y: int) -> bool:
+    x1, y1, x2, y2 = (int(side) for side in track.box)
+    return x1 <= x < x2 and y1 <= y < y2 and bool(track.mask[y - y1, x - x1])

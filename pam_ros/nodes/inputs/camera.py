@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +22,15 @@ from pam_ros.records import Frame
 Message = TypeVar("Message", Image, CompressedImage)
 
 
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """An image as it went to the engine, without its pixels; `size` is (height, width)."""
+
+    stamp_ns: int
+    frame_id: str
+    size: tuple[int, int]
+
+
 class CameraInput:
     """One subscription of one camera.
 
@@ -28,6 +38,7 @@ class CameraInput:
         base_topic: the raw image topic, after remapping, whether it is subscribed to or not.
         topic: the topic subscribed to.
         rejected: number of images that could not be read.
+        newest: the image that went to the engine last; None before the first.
     """
 
     def __init__(
@@ -35,6 +46,7 @@ class CameraInput:
     ) -> None:
         """`prefix` goes before the topic's name: "" or "<camera>/"."""
         self.rejected = 0
+        self.newest: ImageInfo | None = None
         self._node = node
         self._camera = camera
         self._link = link
@@ -71,6 +83,6 @@ class CameraInput:
                 "so stamped prompts match only approximately"
             )
             image_ns = self._node.get_clock().now().nanoseconds
-        engine.submit_frame(
-            Frame(image=picture, stamp_ns=image_ns, frame_id=message.header.frame_id, camera=self._camera)
-        )
+        frame = Frame(image=picture, stamp_ns=image_ns, frame_id=message.header.frame_id, camera=self._camera)
+        engine.submit_frame(frame)
+        self.newest = ImageInfo(image_ns, frame.frame_id, frame.size)

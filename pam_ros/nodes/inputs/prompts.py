@@ -1,4 +1,4 @@
-"""Prompts on topics: clicks, masks, `~/prompt` and a detector's boxes. Refusals go to the log."""
+"""Prompts on topics: clicks in images, masks, `~/prompt` and a detector's boxes. Refusals go to the log."""
 
 from __future__ import annotations
 
@@ -36,19 +36,27 @@ class PromptInputs:
         log: ThrottledLog,
         defaults: Callable[[], PromptDefaults],
     ) -> None:
-        """`prefix` goes before the topics' names; clicks come beside `image_topic` (rqt_image_view)."""
+        """`prefix` goes before the topics' names; clicks come beside `image_topic` and `~/overlay`."""
         self._camera = camera
         self._link = link
         self._log = log
         self._defaults = defaults
         clicks = topic_beside(node, f"{prefix}image_mouse_left", image_topic, "_mouse_left")
+        # rqt_image_view publishes clicks beside the topic that it shows, which can be a compressed one.
+        for shown in ("~/overlay", "~/overlay/compressed"):
+            listen(node, log, Point, f"{shown}_mouse_left", self._on_click, depth=_DEPTH)
         listen(node, log, Point, clicks, self._on_click, depth=_DEPTH)
+        listen(node, log, Point, f"{image_topic}/compressed_mouse_left", self._on_click, depth=_DEPTH)
         listen(node, log, Image, f"{prefix}prompt_mask", self._on_mask, depth=_DEPTH)
         listen(node, log, Detection2DArray, f"{prefix}detections", self._on_detections, depth=_DEPTH)
         listen(node, log, PromptMessage, "~/prompt", self._on_prompt, depth=_DEPTH)
 
     def _on_click(self, message: Point) -> None:
-        self._prompt(Prompt.from_clicks([(message.x, message.y)]), None)
+        self.click(message.x, message.y, positive=True, image_ns=None)
+
+    def click(self, x: float, y: float, *, positive: bool, image_ns: int | None) -> None:
+        """A person's click at a pixel: refines the region there; elsewhere a positive one makes a region."""
+        self._prompt(Prompt.from_clicks([(x, y)], [int(positive)]), image_ns, refine_hit=True)
 
     def _on_mask(self, message: Image) -> None:
         self._prompt(Prompt.from_mask(mask_from_image(message)), stamp_or_newest(message.header))
@@ -66,11 +74,15 @@ class PromptInputs:
                 self._camera, detections, image_ns, defaults.tasks, defaults.languages
             )
 
-    def _prompt(self, prompt: Prompt, image_ns: int | None) -> None:
+    def _prompt(self, prompt: Prompt, image_ns: int | None, *, refine_hit: bool = False) -> None:
         defaults = self._defaults()
         self._perceive(
             PromptRequest(
-                prompt=prompt, tasks=defaults.tasks, languages=defaults.languages, stamp_ns=image_ns
+                prompt=prompt,
+                tasks=defaults.tasks,
+                languages=defaults.languages,
+                stamp_ns=image_ns,
+                refine_hit=refine_hit,
             )
         )
 

@@ -32,7 +32,7 @@ from pam_ros.nodes.conversions import (
 from pam_ros.nodes.link import EngineLink
 from pam_ros.nodes.sink import Sink
 from pam_ros.nodes.throttled_log import ThrottledLog
-from pam_ros.records import Language
+from pam_ros.records import Language, Region
 from pam_ros.runtime.engine import RequestHandle
 from pam_ros.runtime.events import CaptionEvent
 from pam_ros.srv import CaptionNow, ClearRegions, PerceiveRegion, RemoveRegion
@@ -40,6 +40,7 @@ from pam_ros.srv import CaptionNow, ClearRegions, PerceiveRegion, RemoveRegion
 T = TypeVar("T")
 
 _SERVICE_DEPTH = 100  # the usual 10 silently loses requests that come in a burst
+_MOST_REQUESTS = 1024  # under way at once, whatever the parameters say
 _RESULT_TIMEOUT_S = 60  # how long an action's result can be fetched; rclpy's 15 minutes would pile them up
 
 
@@ -55,7 +56,9 @@ class Services:
         log: ThrottledLog,
         defaults: Callable[[], PromptDefaults],
         frame_id: Callable[[], str],
+        with_surface: Callable[[Region], Region],
     ) -> None:
+        """`with_surface` measures a region in space; it may block, and gets a thread of its own."""
         self.waiting = 0  # requests that the engine has not answered yet
         self._node = node
         self._camera = camera
@@ -63,6 +66,8 @@ class Services:
         self._log = log
         self._defaults = defaults
         self._frame_id = frame_id
+        self._with_surface = with_surface
+        self._measuring = Sink("depth for ~/perceive", self._measure, log.warn, capacity=_MOST_REQUESTS)
         group = ReentrantCallbackGroup()
         services = (
             (PerceiveRegion, "perceive", self._perceive),
@@ -89,10 +94,11 @@ class Services:
         )
 
     def destroy(self) -> None:
-        """Ends the feedback and frees the action server, which the node does not own."""
-        self._feedback.discard()
-        self._feedback.close()
-        self._feedback.join()
+        """Ends the threads and frees the action server, which the node does not own."""
+        for sink in (self._feedback, self._measuring):
+            sink.discard()
+            sink.close()
+            sink.join()
         self._action.destroy()
 
     # --- services
@@ -108,6 +114,9 @@ class Services:
             if own_image is not None:
                 response.header = own_image.header
             else:
+                measured = RequestHandle[Region]()
+                self._measuring.offer((region, measured), key=measured)
+                region = await self._settled(measured)
                 response.header = Header(
                     stamp=time_message(region.last_visible_ns), frame_id=self._frame_id()
                 )
@@ -207,6 +216,14 @@ class Services:
         await waiter
         self.waiting -= 1
         return handle.future.result()
+
+    def _measure(self, asked: tuple[Region, RequestHandle[Region]]) -> None:
+        """On a thread of its own."""
+        region, measured = asked
+        try:
+            region = self._with_surface(region)
+        finally:
+            measured.resolve(region)
 
     def _caption_language(self, code: str) -> Language:
         return Language.parse(code) if code else self._link.options.caption_language

@@ -12,8 +12,9 @@ from pam_ros.nodes.outputs.annotations import annotations_output
 from pam_ros.nodes.outputs.captions import CaptionsOutput
 from pam_ros.nodes.outputs.labels import LabelsOutput
 from pam_ros.nodes.outputs.overlay import OverlayOutput
-from pam_ros.nodes.outputs.regions import DetectionsOutput, RegionsOutput
+from pam_ros.nodes.outputs.regions import Detections3DOutput, DetectionsOutput, RegionsOutput
 from pam_ros.nodes.outputs.snapshot import Caption, FrameOutput, Snapshot
+from pam_ros.nodes.outputs.surfaces import Surfaces
 from pam_ros.nodes.parameters import PerceptionSettings
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.records import Language, Region, Task
@@ -26,16 +27,24 @@ _REDRAW_S = 0.1  # a growing text alone draws pictures at most this often
 class CameraOutputs:
     """Called on the engine's worker thread: nothing here converts or publishes a message."""
 
-    def __init__(self, node: Node, log: ThrottledLog, settings: Callable[[], PerceptionSettings]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        log: ThrottledLog,
+        settings: Callable[[], PerceptionSettings],
+        surfaces: Surfaces,
+    ) -> None:
+        self._surfaces = surfaces
         self._captions = CaptionsOutput(node, log)
         self._overlay = OverlayOutput(node, log, settings)
         annotations = annotations_output(node, log)
         # What shows captions is sent again while one grows.
         self._with_captions: list[FrameOutput] = [self._overlay, *([annotations] if annotations else [])]
         self._of_frames: list[FrameOutput] = [
-            RegionsOutput(node, log),
+            RegionsOutput(node, log, surfaces),
             LabelsOutput(node, log),
             DetectionsOutput(node, log),
+            Detections3DOutput(node, log, surfaces),
             *self._with_captions,
         ]
         self._sinks = [*(output.sink for output in self._of_frames), self._captions.sink]
@@ -51,6 +60,11 @@ class CameraOutputs:
     def frame_id(self) -> str:
         """frame_id of the newest result; empty before the first."""
         return self._newest.frame_id if self._newest is not None else ""
+
+    def with_surface(self, region: Region) -> Region:
+        """A region with its surface, for an answer. May wait for depth: not for ROS callbacks."""
+        newest = self._newest
+        return region if newest is None else self._surfaces.of_region(region, newest)
 
     @property
     def dropped(self) -> int:

@@ -1,0 +1,88 @@
+"""The camera's depth: `depth`, or `depth/compressedDepth`; the newest messages wait until they are needed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
+
+from pam_ros.nodes.conversions import stamp_ns
+from pam_ros.nodes.images import depth_from_compressed, depth_from_image
+from pam_ros.nodes.throttled_log import ThrottledLog
+from pam_ros.nodes.topics import listen, topic_beside
+from pam_ros.records import DepthImage
+
+HISTORY = 30  # messages kept; as many as frames (`frames.history`)
+WAIT_S = 0.1  # for the depth of an image that came first
+_SILENT_S = 1.0  # a stream that has been silent for so long is not waited for
+
+
+class DepthInput:
+    """One subscription of one camera. A message is converted when it is asked for, once.
+
+    Attributes:
+        topic: the topic subscribed to.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        prefix: str,
+        compressed: bool,
+        tolerance_s: Callable[[], float],
+        log: ThrottledLog,
+    ) -> None:
+        """`tolerance_s` gives the largest difference between the stamps of an image and its depth."""
+        self._tolerance_s = tolerance_s
+        self._changed = threading.Condition()
+        self._messages: deque[tuple[int, Image | CompressedImage]] = deque(maxlen=HISTORY)
+        self._arrived_s = -_SILENT_S  # steady
+        self._converted: DepthImage | None = None  # the one asked for last
+        self.topic: str = node.resolve_topic_name(f"{prefix}depth")
+        if compressed:
+            self.topic = topic_beside(node, f"{prefix}depth/compressedDepth", self.topic, "/compressedDepth")
+            listen(node, log, CompressedImage, self.topic, self._take, depth=1, best_effort=True)
+        else:
+            listen(node, log, Image, f"{prefix}depth", self._take, depth=1, best_effort=True)
+
+    def at(self, image_ns: int) -> DepthImage | None:
+        """The depth image nearest to an image's stamp; None if there is none within the tolerance.
+
+        Waits, at most WAIT_S, for a stream that has not reached the stamp yet: not for ROS callbacks. Raises
+        ImageError if the message cannot be read.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._reached(image_ns), WAIT_S)
+            if not self._messages:
+                return None
+            depth_ns, message = min(self._messages, key=lambda each: abs(each[0] - image_ns))
+            if abs(depth_ns - image_ns) > self._tolerance_s() * 1e9:
+                return None
+            if self._converted is None or self._converted.stamp_ns != depth_ns:
+                self._converted = DepthImage(_depth_m(message), depth_ns, message.header.frame_id)
+            return self._converted
+
+    def _reached(self, image_ns: int) -> bool:
+        silent = time.monotonic() - self._arrived_s >= _SILENT_S
+        return silent or any(depth_ns >= image_ns for depth_ns, _ in self._messages)
+
+    def _take(self, message: Image | CompressedImage) -> None:
+        depth_ns = stamp_ns(message.header.stamp)
+        with self._changed:
+            if self._messages and depth_ns < self._messages[-1][0]:
+                self._messages.clear()  # time started over
+                self._converted = None
+            self._messages.append((depth_ns, message))
+            self._arrived_s = time.monotonic()
+            self._changed.notify_all()
+
+
+def _depth_m(message: Image | CompressedImage) -> NDArray[np.float32]:
+    return depth_from_image(message) if isinstance(message, Image) else depth_from_compressed(message)

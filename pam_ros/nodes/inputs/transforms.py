@@ -1,0 +1,103 @@
+"""Transforms of the robot, by tf2_ros or, without it, by an own listener of `/tf` and `/tf_static`."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.time import Time
+
+from pam_ros.errors import TransformError
+from pam_ros.geometry import rotation_matrix
+from pam_ros.nodes.conversions import stamp_ns
+from pam_ros.nodes.inputs.transform_buffer import (
+    Transform,
+    TransformBuffer,
+    TransformProblem,
+    transform_error,
+)
+from pam_ros.nodes.throttled_log import ThrottledLog
+from pam_ros.nodes.topics import listen
+
+_DEPTH = 100  # messages that may wait, as in tf2_ros
+
+
+class Transforms(Protocol):
+    """What is known of the robot's frames."""
+
+    def lookup(self, target: str, source: str, stamp_ns: int) -> Transform:
+        """The transform that maps points of `source` into `target` at that time. Raises TransformError."""
+
+
+def listen_to_transforms(node: Node, log: ThrottledLog) -> Transforms:
+    """Subscribes to `/tf` and `/tf_static`; call it when somebody needs transforms, as they can be many."""
+    try:
+        import tf2_ros
+    except ImportError:
+        return ListenedTransforms(node, log)
+    return Tf2Transforms(node, tf2_ros)
+
+
+class Tf2Transforms:
+    """Through tf2_ros."""
+
+    def __init__(self, node: Node, tf2_ros: Any) -> None:
+        self._tf2 = tf2_ros
+        self._buffer = tf2_ros.Buffer()
+        self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
+
+    def lookup(self, target: str, source: str, stamp_ns: int) -> Transform:
+        """See `Transforms`."""
+        target, source = target.lstrip("/"), source.lstrip("/")
+        try:
+            found = self._buffer.lookup_transform(target, source, Time(nanoseconds=stamp_ns)).transform
+        except self._tf2.TransformException as error:
+            problem = {
+                self._tf2.LookupException: TransformProblem.UNKNOWN,
+                self._tf2.ConnectivityException: TransformProblem.UNCONNECTED,
+            }.get(type(error), TransformProblem.WRONG_TIME)
+            raise transform_error(target, source, problem, str(error).rstrip(".")) from None
+        turn, shift = found.rotation, found.translation
+        return Transform(
+            rotation_matrix((turn.x, turn.y, turn.z, turn.w)), np.array((shift.x, shift.y, shift.z))
+        )
+
+
+class ListenedTransforms:
+    """Through a buffer of this package."""
+
+    def __init__(self, node: Node, log: ThrottledLog) -> None:
+        from tf2_msgs.msg import TFMessage  # where tf2_ros is missing, pam_ros brings it
+
+        self._log = log
+        self._buffer = TransformBuffer()
+        listen(node, log, TFMessage, "/tf", lambda message: self._take(message, static=False), depth=_DEPTH)
+        listen(
+            node,
+            log,
+            TFMessage,
+            "/tf_static",
+            lambda message: self._take(message, static=True),
+            depth=_DEPTH,
+            latched=True,
+        )
+
+    def lookup(self, target: str, source: str, stamp_ns: int) -> Transform:
+        """See `Transforms`."""
+        return self._buffer.lookup(target, source, stamp_ns)
+
+    def _take(self, message: Any, *, static: bool) -> None:
+        for each in message.transforms:
+            turn, shift = each.transform.rotation, each.transform.translation
+            try:
+                self._buffer.insert(
+                    parent=each.header.frame_id,
+                    child=each.child_frame_id,
+                    stamp_ns=stamp_ns(each.header.stamp),
+                    quaternion_xyzw=(turn.x, turn.y, turn.z, turn.w),
+                    translation_m=(shift.x, shift.y, shift.z),
+                    static=static,
+                )
+            except TransformError as error:
+                self._log.warn_once(f"{'/tf_static' if static else '/tf'} ignored: {error}")
