@@ -37,6 +37,7 @@ MODEL = {
     "test_training",
     "test_videos",
     "test_vision_engine",
+    "test_vllm",
 }
 
 # The built interfaces or the installed executables are needed.
@@ -59,6 +60,7 @@ ROS = {
     "test_ros_parameters",
     "test_ros_points",
     "test_ros_services",
+    "test_ros_text_server",
     "test_ros_topics",
     "test_ros_transforms",
     "test_ros_view",

@@ -289,6 +289,7 @@ def test_region_array_and_caption() -> None:
         (errors.ImageError("x"), Status.INVALID_INPUT),
         (errors.UnknownRegionError("x"), Status.UNKNOWN_REGION),
         (errors.NothingFoundError("x"), Status.NOTHING_FOUND),
+        (errors.TextServerError("x"), Status.TEXT_SERVER),
         (errors.NoFrameError("x"), Status.NO_FRAME),
         (errors.StaleFrameError("x"), Status.NO_FRAME),
         (errors.NotActiveError("x"), Status.NOT_ACTIVE),

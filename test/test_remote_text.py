@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_text_server import Behaviour, text_server
+from fake_text_server import Behaviour, free_port, text_server
 from fakes import Recorder
 from text_runs import TextRun, Wanted
 from tiny_models import (
@@ -62,12 +62,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < until_s, "timed out"
         time.sleep(0.005)
-
-
-def free_port(stack: ExitStack, pam: Pam) -> int:
-    """A port on which nothing listens."""
-    with text_server(pam.language, Behaviour([NAME])) as url:
-        return int(url.rpartition(":")[2])
 
 
 def connect(
@@ -205,7 +199,7 @@ def test_waking(stack: ExitStack, pam: Pam) -> None:
 
 
 def test_a_server_that_is_gone_and_comes_back(stack: ExitStack, pam: Pam) -> None:
-    port = free_port(stack, pam)
+    port = free_port()
     generator = connect(stack, pam, f"http://127.0.0.1:{port}/v1")
     (frame,) = frames_of(pam, 1)
     assert f"127.0.0.1:{port} cannot be used" in generator.problem and "texts resume" in generator.problem
@@ -374,7 +368,7 @@ def test_a_robot_loads_no_decoder(stack: ExitStack, pam: Pam, folder: Path) -> N
 
 def test_a_model_loads_although_its_server_is_gone(stack: ExitStack, pam: Pam, folder: Path) -> None:
     lines: list[str] = []
-    url = f"http://127.0.0.1:{free_port(stack, pam)}"
+    url = f"http://127.0.0.1:{free_port()}"
     model = load_with_text_server(str(folder), url, device="cpu", patience=QUICK, progress=lines.append)
     stack.callback(model.close)
     assert lines[-1] == model.text.problem and url in lines[-1]
@@ -439,7 +433,7 @@ def test_what_cannot_be_exported(
 
 
 def test_masks_go_on_and_captions_resume(stack: ExitStack, pam: Pam) -> None:
-    port = free_port(stack, pam)
+    port = free_port()
     generator = connect(stack, pam, f"http://127.0.0.1:{port}")
     events = Recorder()
     engine = Engine(

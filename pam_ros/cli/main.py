@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
-from pam_ros.cli import bench, doctor, evaluate, models, perceive, ros, view
+from pam_ros.cli import bench, doctor, evaluate, models, perceive, ros, text_server, view
 from pam_ros.cli.common import console
 from pam_ros.cli.scenes import scenes_app
 from pam_ros.errors import TRAINING_EXTRA, PamError
@@ -26,8 +26,9 @@ for command in (
     view.view,
     models.models,
     models.fetch,
-    models.export_language,
     models.parity,
+    text_server.export_language,
+    text_server.text_server,
     doctor.doctor,
     evaluate.evaluate,
     bench.bench,

@@ -1,4 +1,4 @@
-"""`pam models`, `pam fetch`, `pam export-language`, `pam parity`: lists, loads, exports, checks models."""
+"""`pam models`, `pam fetch`, `pam parity`: lists, downloads and verifies models."""
 
 from __future__ import annotations
 
@@ -89,23 +89,6 @@ def _agree(terms: str, *, accepted: bool) -> None:
     if accepted or (sys.stdin.isatty() and typer.confirm("Do you agree?", err=True)):
         return
     raise StateError("nothing was downloaded: agree to the licence terms above with --accept-licence")
-
-
-def export_language(
-    model: Annotated[
-        str, typer.Argument(help="model name (see `pam models`), hub id or folder", metavar="MODEL")
-    ],
-    folder: Annotated[Path, typer.Argument(help="folder to write", metavar="DIR")],
-) -> None:
-    """Write a model's language model as a Qwen2 folder for a vLLM server (`texts.server`)."""
-    from pam_ros.model.loading.language_export import export_language
-
-    with console.status(f"reading {model}"):
-        exported = export_language(model, folder)
-    console.print(
-        f"wrote {folder}/ ({exported.bytes / 1e6:.0f} MB of weights); serve it with:", highlight=False
-    )
-    print(f"vllm serve {folder} --served-model-name {exported.served_name} --enable-prompt-embeds")
 
 
 def parity(

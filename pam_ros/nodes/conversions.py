@@ -64,6 +64,7 @@ _STATUS_CODES = (  # the first class that matches decides
     (errors.NotActiveError, Status.NOT_ACTIVE),
     (errors.CapacityError, Status.CAPACITY),
     (errors.CancelledError, Status.CANCELLED),
+    (errors.TextServerError, Status.TEXT_SERVER),
 )
 
 

@@ -14,7 +14,7 @@ import io
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -28,6 +28,8 @@ PROMPT_EMBEDS_OPTION = "--enable-prompt-embeds"
 NAME_OPTION = "--served-model-name"
 KEY_VARIABLE = "PAM_TEXT_SERVER_KEY"  # of the environment
 MESSAGE_CHARACTERS = 300  # of a server's message that are repeated
+PIECE_BYTES = 3 << 16  # of a prompt that are encoded and sent at a time; a multiple of 3, as base64 wants
+_BEFORE_PROMPT, _AFTER_PROMPT = b', "prompt_embeds": "', b'"}'
 _FAULTS = (httpx2.HTTPError, httpx2.StreamError, ValueError, KeyError, TypeError, IndexError, AttributeError)
 
 
@@ -166,7 +168,6 @@ class TextServer:
 
     def _run(self) -> None:
         self._loop.run_until_complete(self._serve())
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
     async def _serve(self) -> None:
@@ -237,12 +238,16 @@ class TextServer:
 
     async def _complete(self, completion: Completion, arrive: Callable[[list[int], bool], None]) -> None:
         """Sends a prompt and calls `arrive` for every piece of the answer. Raises one of _FAULTS."""
-        body = await asyncio.to_thread(self._body, completion)
+        file = io.BytesIO()
+        torch.save(completion.prompt, file)
+        settings = self._settings(completion)
+        length = len(settings) + len(_BEFORE_PROMPT) + -(-len(file.getbuffer()) // 3) * 4 + len(_AFTER_PROMPT)
+        headers = {"Content-Type": "application/json", "Content-Length": str(length)}
+        body = _pieces(settings, file.getbuffer())
         finished = False
-        headers = {"Content-Type": "application/json"}
         async with self._client.stream("POST", "/v1/completions", content=body, headers=headers) as response:
             _raise_refusal(response.status_code, b"" if response.is_success else await response.aread())
-            self.sent_bytes += len(body)
+            self.sent_bytes += length
             async for event in httpx2.EventSource(response):
                 if event.data == "[DONE]":
                     break
@@ -257,8 +262,8 @@ class TextServer:
         if not finished:
             raise ValueError("the stream ended early")
 
-    def _body(self, completion: Completion) -> bytes:
-        """The request as JSON. Everything that a server's own defaults could change is said."""
+    def _settings(self, completion: Completion) -> bytes:
+        """The request as JSON, up to the prompt. Says everything that a server's defaults could change."""
         settings = {
             "model": self.model,
             "stream": True,
@@ -274,10 +279,7 @@ class TextServer:
             "ignore_eos": True,  # the stop tokens say it
             "return_token_ids": True,
         }
-        file = io.BytesIO()
-        torch.save(completion.prompt, file)
-        head = json.dumps(settings)[:-1].encode()
-        return head + b', "prompt_embeds": "' + base64.b64encode(file.getbuffer()) + b'"}'
+        return json.dumps(settings)[:-1].encode()
 
     def _arrive(self, arrival: Arrival) -> None:
         self._arrivals.append(arrival)
@@ -313,6 +315,14 @@ class _RefusalError(ValueError):
     def concerns_all(self) -> bool:
         """False if the request alone is to blame."""
         return self.status not in (400, 413, 422)
+
+
+async def _pieces(settings: bytes, prompt: memoryview) -> AsyncIterator[bytes]:
+    """The body of a request. In pieces, so that the interpreter's lock is never held for long."""
+    yield settings + _BEFORE_PROMPT
+    for start in range(0, len(prompt), PIECE_BYTES):
+        yield base64.b64encode(prompt[start : start + PIECE_BYTES])
+    yield _AFTER_PROMPT
 
 
 def _raise_refusal(status: int, content: bytes) -> None:

@@ -1,0 +1,76 @@
+"""`pam export-language` and `pam text-server`: texts from a server."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, console
+from pam_ros.model.descriptions import AUTO
+from pam_ros.output_files import writable_file
+
+
+def export_language(
+    model: Annotated[
+        str, typer.Argument(help="model name (see `pam models`), hub id or folder", metavar="MODEL")
+    ],
+    folder: Annotated[Path, typer.Argument(help="folder to write", metavar="DIR")],
+) -> None:
+    """Write a model's language model as a Qwen2 folder for a vLLM server (`texts.server`)."""
+    from pam_ros.model.loading.language_export import export_language as export
+
+    with console.status(f"reading {model}"):
+        exported = export(model, folder)
+    console.print(
+        f"wrote {folder}/ ({exported.bytes / 1e6:.0f} MB of weights); serve it with:", highlight=False
+    )
+    print(f"vllm serve {folder} --served-model-name {exported.served_name} --enable-prompt-embeds")
+
+
+def text_server(
+    url: Annotated[str, typer.Argument(help="as in http://host:8000", metavar="URL")],
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="runs of each figure")] = 5,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="write the figures to this JSON file", metavar="FILE")
+    ] = None,
+    model: ModelOption = AUTO,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Check a text server and measure what texts cost: bytes and milliseconds, a text and a clip.
+
+    Exits with 2 if the server cannot be used.
+    """
+    from pam_ros.evaluation.bench_text_server import bench_text_server
+    from pam_ros.model.remote_text import load_with_text_server
+
+    if json_file is not None:
+        writable_file(json_file)
+    with console.status("loading") as status:
+        loaded = load_with_text_server(model, url, device=device, dtype=dtype, progress=status.update)
+        try:
+            figures = bench_text_server(loaded, repeats=repeats, progress=status.update)
+        finally:
+            loaded.close()
+    table = Table("request", "texts", "prompt tokens", "sent MB", "first token ms", "done ms", "tokens")
+    for figure in figures:
+        table.add_row(
+            figure.name,
+            str(figure.texts),
+            str(figure.prompt_tokens),
+            f"{figure.sent_bytes / 1e6:.2f}",
+            f"{figure.first_token_ms:.0f}",
+            f"{figure.done_ms:.0f}",
+            str(figure.tokens),
+        )
+    Console(width=100).print(table)
+    if json_file is not None:
+        about = asdict(loaded.info)
+        content = {"about": about, "figures": [asdict(figure) for figure in figures]}
+        json_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
