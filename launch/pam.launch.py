@@ -14,7 +14,9 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-PARAMS_FILE = str(Path(get_package_share_directory("pam_ros")) / "config" / "pam.yaml")
+CONFIG = Path(get_package_share_directory("pam_ros")) / "config"
+PARAMS_FILE = str(CONFIG / "pam.yaml")
+RVIZ_CONFIG = str(CONFIG / "pam.rviz")
 BOOLEANS = ["true", "false"]
 LEVELS = ["debug", "info", "warn", "error", "fatal"]
 
@@ -59,6 +61,16 @@ def generate_launch_description() -> LaunchDescription:
                 "detections",
                 "topic of a detector's boxes; with several cameras relative to <camera>/",
             ),
+            declare(
+                "markers", "", "what ~/markers shows: none, regions or all", ["", "none", "regions", "all"]
+            ),
+            declare("rviz", "false", "open RViz on the (first) camera; needs the package rviz2", BOOLEANS),
+            declare("rviz_config", RVIZ_CONFIG, "RViz configuration"),
+            declare(
+                "fixed_frame",
+                "",
+                "RViz's fixed frame: the images' frame_id, or any frame that TF connects with it",
+            ),
             OpaqueFunction(function=start),
         ]
     )
@@ -85,26 +97,40 @@ def start(context: LaunchContext) -> list[Node]:
         for name in STRINGS
         if value(name)
     }
+    if value("markers"):
+        parameters["markers.show"] = value("markers")
     parameters["autostart"] = value("autostart") == "true"
     parameters["use_sim_time"] = value("use_sim_time") == "true"
     if cameras:
         parameters["cameras"] = cameras
-    return [
-        # No `name`: it would rename every node of the process.
-        Node(
-            package="pam_ros",
-            executable="pam_node",
-            namespace=value("namespace"),
-            parameters=[value("params_file"), parameters],
-            remappings=remappings(cameras, {name: value(name) for name in TOPICS}),
-            arguments=["--ros-args", "--log-level", value("log_level")],
-            respawn=value("use_respawn") == "true",
-            respawn_delay=2.0,
-            sigterm_timeout=STOP_TIMEOUT_S,
-            output="screen",
-            emulate_tty=True,
-        )
-    ]
+    topics = {name: value(name) for name in TOPICS}
+    # No `name`: it would rename every node of the process.
+    pam = Node(
+        package="pam_ros",
+        executable="pam_node",
+        namespace=value("namespace"),
+        parameters=[value("params_file"), parameters],
+        remappings=remappings(cameras, topics),
+        arguments=["--ros-args", "--log-level", value("log_level")],
+        respawn=value("use_respawn") == "true",
+        respawn_delay=2.0,
+        sigterm_timeout=STOP_TIMEOUT_S,
+        output="screen",
+        emulate_tty=True,
+    )
+    if value("rviz") != "true":
+        return [pam]
+    frame = ["--fixed-frame", value("fixed_frame")] if value("fixed_frame") else []
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        name="rviz",
+        namespace=value("namespace"),
+        parameters=[{"use_sim_time": value("use_sim_time") == "true"}],
+        remappings=rviz_remappings(cameras, topics),
+        arguments=["--display-config", value("rviz_config"), *frame],
+    )
+    return [pam, rviz]
 
 
 def remappings(cameras: list[str], topics: dict[str, str]) -> list[tuple[str, str]]:
@@ -120,3 +146,18 @@ def remappings(cameras: list[str], topics: dict[str, str]) -> list[tuple[str, st
     return [
         (f"{camera}/{inner}", f"{camera}/{outer}") for camera in cameras for inner, outer in changed.items()
     ]
+
+
+def rviz_remappings(cameras: list[str], topics: dict[str, str]) -> list[tuple[str, str]]:
+    """(topic name in config/pam.rviz, topic to use), for the only or the first camera."""
+    several = len(cameras) > 1
+    prefix, node = (f"{cameras[0]}/", f"pam_{cameras[0]}") if several else ("", "pam")
+    image = f"{prefix}{topics['image']}"
+    # RViz looks for the calibration beside the image, from the root: it makes "image" into "/camera_info".
+    beside = f"{image.rpartition('/')[0]}/camera_info" if "/" in image else "camera_info"
+    info = beside if topics["camera_info"] == "camera_info" else f"{prefix}{topics['camera_info']}"
+    renamed = {"image": image, "depth": f"{prefix}{topics['depth']}", "/camera_info": info}
+    if several:
+        renamed |= {f"pam/{name}": f"{node}/{name}" for name in ("overlay", "markers")}
+        renamed |= {name: f"{prefix}{name}" for name in ("clicked_point", "clicked_point_negative")}
+    return [(inner, outer) for inner, outer in renamed.items() if outer != inner]

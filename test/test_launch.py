@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,9 @@ from typing import Any
 
 import pytest
 
-FILE = Path(__file__).resolve().parents[1] / "launch" / "pam.launch.py"
+ROOT = Path(__file__).resolve().parents[1]
+FILE = ROOT / "launch" / "pam.launch.py"
+RVIZ_FILE = ROOT / "config" / "pam.rviz"
 
 EXPECTED = {  # argument → default; None: any
     "namespace": "",
@@ -33,6 +36,10 @@ EXPECTED = {  # argument → default; None: any
     "camera_info": "camera_info",
     "depth": "depth",
     "detections": "detections",
+    "markers": "",
+    "rviz": "false",
+    "rviz_config": None,
+    "fixed_frame": "",
 }
 
 
@@ -74,6 +81,37 @@ def literals(function: str) -> set[str]:
 
 def test_every_argument_is_used() -> None:
     assert set(EXPECTED) == {*constant("STRINGS"), *constant("TOPICS"), *literals("value")}
+
+
+def test_rviz_is_given_every_topic_of_its_configuration() -> None:
+    """The function without ROS's launch: its source is run alone."""
+    tree = ast.parse(FILE.read_text())
+    (function,) = [it for it in tree.body if getattr(it, "name", "") == "rviz_remappings"]
+    names: dict[str, Any] = {}
+    exec(compile(ast.Module([function], []), str(FILE), "exec"), names)
+    rename = names["rviz_remappings"]
+    topics = {"image": "image", "depth": "depth", "camera_info": "camera_info"}
+    assert rename([], topics) == [("/camera_info", "camera_info")]
+    camera = {"image": "/cam/color/image_raw", "depth": "/cam/depth/image", "camera_info": "camera_info"}
+    assert rename(["front"], camera) == [
+        ("image", "/cam/color/image_raw"),
+        ("depth", "/cam/depth/image"),
+        ("/camera_info", "/cam/color/camera_info"),
+    ]
+    assert ("/camera_info", "/cam/info") in rename([], camera | {"camera_info": "/cam/info"})
+    several = dict(rename(["front", "rear"], topics | {"image": "color/image"}))
+    assert several == {
+        "image": "front/color/image",
+        "depth": "front/depth",
+        "/camera_info": "front/color/camera_info",
+        "pam/overlay": "pam_front/overlay",
+        "pam/markers": "pam_front/markers",
+        "clicked_point": "front/clicked_point",
+        "clicked_point_negative": "front/clicked_point_negative",
+    }
+    texts = RVIZ_FILE.read_text()
+    used = set(re.findall(r"(?:Value|Topic): (image|depth|pam/\w+|clicked_point\w*)$", texts, re.MULTILINE))
+    assert used == several.keys() - {"/camera_info"}
 
 
 def test_every_parameter_that_is_passed_is_one() -> None:
@@ -120,7 +158,8 @@ def started(launch_file: ModuleType, monkeypatch: pytest.MonkeyPatch, **argument
         context.launch_configurations[entity.name] = perform_substitutions(context, entity.default_value)
     context.launch_configurations.update(arguments)
     monkeypatch.setattr(launch_file, "Node", dict)
-    (keywords,) = launch_file.start(context)
+    keywords, *others = launch_file.start(context)
+    assert len(others) == (arguments.get("rviz") == "true")
     assert (keywords["package"], keywords["executable"]) == ("pam_ros", "pam_node")
     assert "name" not in keywords, "it would rename every node of the process"
     return dict(keywords)
@@ -156,6 +195,15 @@ def test_arguments_reach_the_node(launch_file: ModuleType, monkeypatch: pytest.M
     assert keywords["respawn"]
     assert (parameters["autostart"], parameters["use_sim_time"]) == (False, True)
     assert parameters["device"].value_type is str, "not a number"
+
+
+def test_rviz_opens_with_its_configuration(launch_file: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[dict[str, Any]] = []
+    real = launch_file.rviz_remappings
+    monkeypatch.setattr(launch_file, "rviz_remappings", lambda *a: opened.append(real(*a)) or real(*a))
+    keywords = started(launch_file, monkeypatch, rviz="true", markers="regions", fixed_frame="base_link")
+    assert keywords["parameters"][1]["markers.show"] == "regions"
+    assert opened
 
 
 def test_several_cameras_are_renamed_one_by_one(

@@ -113,6 +113,7 @@ def _check_server(url: str) -> None:
 
 _OPTIONS = EngineOptions()
 _STYLE = OverlayStyle()
+MARKERS_SHOWN = ("none", "regions", "all")
 _LANGUAGES = tuple(language.value for language in Language)
 _IMAGE_TASK_NAMES = tuple(task.value for task in IMAGE_TASKS)
 
@@ -199,6 +200,11 @@ PERCEPTION = (
     Parameter("overlay.font_file", _STYLE.font_file, Effect.LIVE,
         "TrueType or OpenType font file; empty = find a system font with Chinese characters",
         check=check_font_file),
+    Parameter("markers.show", "all", Effect.LIVE,
+        "What ~/markers shows: none, regions, or all: regions and, without depth, the picture as a surface",
+        choices=MARKERS_SHOWN),
+    Parameter("markers.distance_m", 1.0, Effect.LIVE,
+        "Distance of markers from the camera, where depth does not give it", unit="m", low=0.05, high=100.0),
     Parameter("overlay.jpeg_quality", 80, Effect.LIVE, "JPEG quality of ~/overlay/compressed", unit="percent",
         low=1, high=100),
 )
@@ -218,6 +224,14 @@ class ManagerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkersStyle:
+    """What `~/markers` shows, one of MARKERS_SHOWN, and where, if depth does not say."""
+
+    show: str = "all"
+    distance_m: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class PerceptionSettings:
     """The parameters of a perception node that may change while it runs."""
 
@@ -225,6 +239,7 @@ class PerceptionSettings:
     depth_tolerance_s: float  # between the stamps of an image and its depth
     overlay: OverlayStyle
     jpeg_quality: int  # percent
+    markers: MarkersStyle = MarkersStyle()
 
 
 def declare(node: Node, parameters: Sequence[Parameter]) -> None:
@@ -287,6 +302,9 @@ def perception_settings(node: Node) -> PerceptionSettings:
             font_file=_value(node, "overlay.font_file"),
         ),
         jpeg_quality=_value(node, "overlay.jpeg_quality"),
+        markers=MarkersStyle(
+            show=_value(node, "markers.show"), distance_m=_value(node, "markers.distance_m")
+        ),
     )
 
 

@@ -1,0 +1,89 @@
+"""The camera's picture as a surface in space, so that RViz has something to click on without depth.
+
+A grid of coloured triangles, not one textured quad: the grid's corners lie on the undistorted rays of their
+pixels, so that a click gives the right pixel of a lens with distortion, too. And RViz adds a texture, or a
+texture unit, at every update of a textured marker and never removes it (checked in its source, Humble to
+Rolling), while it replaces colours.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from geometry_msgs.msg import Point
+from numpy.typing import NDArray
+from std_msgs.msg import ColorRGBA
+from visualization_msgs.msg import Marker
+
+from pam_ros.geometry import undistort
+from pam_ros.records import CameraModel
+
+CELLS = 9600  # at most; a message has 176 bytes for each
+_STEEPEST = 4.0  # tangent of the angle from the axis, beyond which a plane shows nothing useful
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImagePlane:
+    """The plane's cells.
+
+    Attributes:
+        shape: (rows, columns) of the grid.
+        corners_m: (rows + 1, columns + 1, 3) float64, in the optical frame, metres.
+        used: (rows, columns) bool, False for cells too far from the axis.
+    """
+
+    shape: tuple[int, int]
+    corners_m: NDArray[np.float64]
+    used: NDArray[np.bool_]
+
+
+@functools.lru_cache(maxsize=4)
+def image_plane(camera: CameraModel, distance_m: float) -> ImagePlane:
+    """Divides the picture into nearly square cells, all at `distance_m` along the optical axis."""
+    height, width = camera.size
+    columns = max(1, min(width, round(math.sqrt(CELLS * width / height))))
+    rows = max(1, min(height, CELLS // columns))
+    # The centre of the first pixel is 0: the picture begins half a pixel before it.
+    x, y = np.linspace(-0.5, width - 0.5, columns + 1), np.linspace(-0.5, height - 0.5, rows + 1)
+    rays = undistort(camera, np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2))
+    rays = rays.reshape(rows + 1, columns + 1, 2)
+    seen = np.isfinite(rays).all(axis=2) & (np.hypot(rays[..., 0], rays[..., 1]) < _STEEPEST)
+    corners = np.concatenate([rays, np.ones((*rays.shape[:2], 1))], axis=2) * distance_m
+    used = seen[:-1, :-1] & seen[1:, :-1] & seen[:-1, 1:] & seen[1:, 1:]
+    return ImagePlane((rows, columns), corners, used)
+
+
+def plane_marker(picture: NDArray[np.uint8], camera: CameraModel, distance_m: float) -> Marker:
+    """A TRIANGLE_LIST of two triangles a cell; without header, namespace and lifetime.
+
+    `picture`: (H, W, 3) uint8 RGB of the camera's size.
+    """
+    plane = image_plane(camera, distance_m)
+    rows, columns = plane.shape
+    small = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
+    colours = small.reshape(rows, columns, 3)[plane.used] / 255.0
+    marker = Marker(type=Marker.TRIANGLE_LIST, points=_triangles(camera, distance_m))
+    marker.scale.x = marker.scale.y = marker.scale.z = 1.0
+    marker.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
+    # One colour for each triangle: RViz then leaves out lights and shades.
+    marker.colors = [
+        colour
+        for red, green, blue in colours.tolist()
+        for colour in (ColorRGBA(r=red, g=green, b=blue, a=1.0),) * 2
+    ]
+    return marker
+
+
+@functools.lru_cache(maxsize=4)
+def _triangles(camera: CameraModel, distance_m: float) -> list[Point]:
+    """Three points a triangle, two triangles a cell; the same list for every picture."""
+    plane = image_plane(camera, distance_m)
+    grid = plane.corners_m
+    corners = [grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]]  # counter-clockwise for the camera
+    cells = np.stack([corner[plane.used] for corner in corners], axis=1)  # (N, 4, 3)
+    points = cells[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)
+    return [Point(x=x, y=y, z=z) for x, y, z in points.tolist()]
