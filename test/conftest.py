@@ -51,6 +51,7 @@ ROS = {
     "test_examples",
     "test_images",
     "test_launch",
+    "test_markers",
     "test_outputs",
     "test_packaging",
     "test_readme",

@@ -89,7 +89,11 @@ class World:
             self.node,  # type: ignore[arg-type]
             self.log,  # type: ignore[arg-type]
             lambda: PerceptionSettings(
-                PromptDefaults((Task.LABEL,), (Language.EN,)), OverlayStyle(), 80, self.style
+                defaults=PromptDefaults((Task.LABEL,), (Language.EN,)),
+                depth_tolerance_s=0.05,
+                overlay=OverlayStyle(),
+                jpeg_quality=80,
+                markers=self.style,
             ),
             measured=self.measured,
             camera_of=self.camera_of,

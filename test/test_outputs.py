@@ -20,7 +20,7 @@ from pam_ros.nodes.outputs import camera_outputs, labels, overlay
 from pam_ros.nodes.outputs.camera_outputs import CameraOutputs
 from pam_ros.nodes.outputs.captions import CaptionsOutput
 from pam_ros.nodes.parameters import PerceptionSettings
-from pam_ros.records import Frame, Language, Prompt, Region, RegionState, Task, Text
+from pam_ros.records import CameraModel, Frame, Language, Prompt, Region, RegionState, Task, Text
 from pam_ros.runtime.engine import Engine, PromptRequest
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent
 from pam_ros.runtime.options import EngineOptions
@@ -85,8 +85,13 @@ SETTINGS = PerceptionSettings(
 class NoDepth:
     """Surfaces of a camera without depth."""
 
+    has_depth = False
+
     def of_frame(self, result: FrameResult) -> FrameResult:
         return result
+
+    def camera_of(self, size: tuple[int, int]) -> CameraModel:
+        return CameraModel(size, 1000.0, 1000.0, size[1] / 2, size[0] / 2)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
@@ -167,3 +168,10 @@ def test_the_view_shows_the_picture_upright() -> None:
     np.testing.assert_allclose(eye, (0, 0, -1), atol=0.01)
     np.testing.assert_allclose(up, (0, -1, 0), atol=0.01)
     assert abs(pitch) < np.pi / 2
+
+
+def test_markers_of_every_namespace_are_shown() -> None:
+    markers = pytest.importorskip("pam_ros.nodes.outputs.markers", reason="needs the built ROS interfaces")
+    (display,) = of_class("MarkerArray")
+    names = {markers.LABELS, markers.OUTLINES, markers.BOXES, markers.IMAGE}
+    assert display["Namespaces"] == dict.fromkeys(names, True)

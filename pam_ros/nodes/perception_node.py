@@ -53,6 +53,7 @@ class PerceptionNode(Node):
         )
         surfaces = Surfaces(calibration, depth, self._log)
         self._outputs = CameraOutputs(self, self._log, lambda: self._settings, surfaces)
+        self.create_timer(1.0, self._outputs.repeat)
         self._requests = Services(
             self,
             camera=camera,

@@ -52,6 +52,11 @@ class DepthInput:
         else:
             listen(node, log, Image, f"{prefix}depth", self._take, depth=1, best_effort=True)
 
+    @property
+    def arrived(self) -> bool:
+        """Whether any depth has arrived."""
+        return bool(self._messages)
+
     def at(self, image_ns: int) -> DepthImage | None:
         """The depth image nearest to an image's stamp; None if there is none within the tolerance.
 

@@ -11,6 +11,7 @@ from rclpy.node import Node
 from pam_ros.nodes.outputs.annotations import annotations_output
 from pam_ros.nodes.outputs.captions import CaptionsOutput
 from pam_ros.nodes.outputs.labels import LabelsOutput
+from pam_ros.nodes.outputs.markers import MarkersOutput
 from pam_ros.nodes.outputs.overlay import OverlayOutput
 from pam_ros.nodes.outputs.regions import Detections3DOutput, DetectionsOutput, RegionsOutput
 from pam_ros.nodes.outputs.snapshot import Caption, FrameOutput, Snapshot
@@ -37,9 +38,19 @@ class CameraOutputs:
         self._surfaces = surfaces
         self._captions = CaptionsOutput(node, log)
         self._overlay = OverlayOutput(node, log, settings)
+        self._markers = MarkersOutput(
+            node,
+            log,
+            settings,
+            measured=surfaces.of_frame,
+            camera_of=surfaces.camera_of,
+            has_depth=lambda: surfaces.has_depth,
+        )
         annotations = annotations_output(node, log)
         # What shows captions is sent again while one grows.
-        self._with_captions: list[FrameOutput] = [self._overlay, *([annotations] if annotations else [])]
+        self._with_captions: list[FrameOutput] = [self._overlay, self._markers]
+        if annotations is not None:
+            self._with_captions.append(annotations)
         self._of_frames: list[FrameOutput] = [
             RegionsOutput(node, log, surfaces),
             LabelsOutput(node, log),
@@ -101,6 +112,10 @@ class CameraOutputs:
         """Publishes a growing or finished caption, and shows it."""
         self._captions.on_caption(event)
         self._grow(event)
+
+    def repeat(self) -> None:
+        """Called once a second: what expires is sent again, in case the camera stands still."""
+        self._markers.repeat()
 
     def clear(self) -> None:
         """Forgets the regions: the engine was stopped. Captions that wait are still published."""

@@ -46,6 +46,15 @@ class Surfaces:
             )
         return replace(result, regions=regions)
 
+    @property
+    def has_depth(self) -> bool:
+        """Whether any depth has arrived."""
+        return self._depth.arrived
+
+    def camera_of(self, size: tuple[int, int]) -> CameraModel:
+        """The calibration of images of (height, width). Raises GeometryError if there is none."""
+        return self._calibration.model(size)
+
     def of_region(self, region: Region, newest: FrameResult) -> Region:
         """A region as of the frame it was last visible in; `newest` is any frame of the camera."""
         frame = replace(newest, stamp_ns=region.last_visible_ns, regions=(region,))
