@@ -57,6 +57,7 @@ ROS = {
     "test_readme",
     "test_ros_bad_input",
     "test_ros_lifecycle",
+    "test_ros_markers",
     "test_ros_model",
     "test_ros_parameters",
     "test_ros_points",
