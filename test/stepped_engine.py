@@ -12,6 +12,7 @@ from fakes import FakeModel, Recorder
 from pam_ros.errors import PamError
 from pam_ros.records import Detection, Frame, Language, Prompt, Region, Task
 from pam_ros.runtime.engine import Engine, PromptRequest, RequestHandle
+from pam_ros.runtime.events import CaptionEvent
 from pam_ros.runtime.options import EngineOptions
 
 
@@ -153,5 +154,10 @@ def play(rig: Stepped, stamps_shades: Iterable[tuple[float, int]]) -> None:
 
 
 def captions(rig: Stepped) -> list[str]:
-    """The final captions."""
-    return [event.text for event in rig.events.captions if event.final]
+    """The final captions, without summaries."""
+    return [event.text for event in rig.events.captions if event.final and not event.summary]
+
+
+def summaries(rig: Stepped) -> list[CaptionEvent]:
+    """The summaries of streams that have ended."""
+    return [event for event in rig.events.captions if event.summary]

@@ -125,13 +125,16 @@ def test_results_stand_beside_the_images_in_bag_time(tmp_path: Path, storage: St
         texts = message.regions[0].texts
         assert [text.language for text in texts] == ["en", "zh"]
         assert all(text.label for text in texts)
-    captions = [message for _, message in read_bag(out, "/pam/streaming_captions", StreamingCaption)]
+    *captions, summary = (
+        message for _, message in read_bag(out, "/pam/streaming_captions", StreamingCaption)
+    )
+    assert (summary.summary, stamp_ns(summary.clip_start), summary.sequence) == (True, STAMPED_NS, 3)
     assert [(stamp_ns(c.clip_start) - STAMPED_NS, stamp_ns(c.clip_end) - STAMPED_NS) for c in captions] == [
         (0, 10**9),
         (10**9, 2 * 10**9),
         (2 * 10**9, 2_300_000_000),
     ]
-    assert all(c.final and c.text for c in captions)
+    assert all(c.final and c.text and not c.summary for c in captions)
     boxes = read_bag(out, "/pam/detections", Detection2DArray)
     assert boxes[0][1].detections[0].results[0].hypothesis.class_id == found[0][1].regions[0].texts[0].label
 
@@ -239,7 +242,9 @@ def test_pam_bag_as_its_user_runs_it(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert len(read_bag(tmp_path / "new", "/pam/regions", RegionArray)) >= 6
     assert len(read_bag(tmp_path / "new", IMAGES, Image)) == 6
-    (caption,) = (
+    caption, summary = (
         message for _, message in read_bag(tmp_path / "new", "/pam/streaming_captions", StreamingCaption)
     )
     assert caption.text in done.stdout
+    assert summary.summary
+    assert summary.text == caption.text

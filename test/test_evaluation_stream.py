@@ -25,6 +25,7 @@ from pam_ros.evaluation.stream import (
     evaluate_stream,
     events_are_right,
     events_in,
+    events_in_order,
     right_captions,
 )
 from pam_ros.records import Language
@@ -151,6 +152,7 @@ def test_true_captions_score_1(video: Sample) -> None:
             assert scores[f"event_accuracy{spoken}{role}"] == 1
             assert findings.counts()[f"event_accuracy{spoken}{role}"] == 2
         assert scores[f"continuity{spoken}"] == 1 and findings.counts()[f"continuity{spoken}"] == 2
+        assert scores[f"summary_events{spoken}"] == 1 and findings.counts()[f"summary_events{spoken}"] == 2
     assert scores["rouge_l_clip_en"] > 0.5 and scores["cider_clip_zh"] > 0
     case = findings.of("event_accuracy")[0]
     assert case.picture is not None and case.picture().ndim == 3
@@ -160,6 +162,7 @@ def test_captions_of_another_clip_score_less(video: Sample) -> None:
     scores, _ = stream_scores(truth_teller(video, shift=1), video)
     assert scores["event_accuracy"] == 1 / 2  # the bystander's clips are all alike
     assert scores["event_accuracy_actor"] == 0 and scores["event_accuracy_bystander"] == 1
+    assert scores["summary_events"] < 1
     # The actor's second clip tells the ended slide, and that it goes on: 0.
     assert scores["continuity"] == scores["continuity_zh"] == 1 / 2
 
@@ -311,3 +314,17 @@ def test_captioned_clips_hold_no_pixels_of_pictures(video: Sample) -> None:
     assert isinstance(clip, CaptionedClip)
     assert [index for index, _ in clip.regions] == sorted({index for index, _ in clip.regions})
     assert all(region.mask.size <= 24 * 32 for _, region in clip.regions)
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("The mug slides to the left and then is picked up. Then the mug falls down.", 1.0),
+        ("The mug slides to the left. Then the mug slides to the left and is lifted. It falls down.", 6 / 7),
+        ("The mug is picked up. Then the mug slides to the left and falls down.", 4 / 6),
+        ("The mug.", 0.0),
+    ],
+)
+def test_a_summary_is_scored_by_its_events_in_order(text: str, score: float) -> None:
+    truth = ["slides_left", "slides_left", "lifted", "falls"]
+    assert events_in_order(text, EN, truth) == pytest.approx(score)

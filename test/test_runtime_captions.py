@@ -83,7 +83,9 @@ def test_a_lost_region_is_captioned_until_it_times_out():
     play(rig, [(3.5, 0), (4.0, 145)])  # it returns
     assert captions(rig)[2:] == ["clip-en-r1f0c0c145<clip-en-r1f0c0c0"]
     play(rig, [(4.5, 0), (5.0, 0), (6.0, 0), (7.0, 0)])
-    assert [caption.clip_end_ns for caption in rig.events.captions][3:] == [5_000_000_000, 6_000_000_000]
+    *clips, summary = rig.events.captions
+    assert [caption.clip_end_ns for caption in clips][3:] == [5_000_000_000, 6_000_000_000]
+    assert (summary.summary, summary.clip_start_ns, summary.clip_end_ns) == (True, 10**9, 6 * 10**9)
 
 
 def test_a_clip_of_one_frame_carries_nothing():

@@ -101,6 +101,9 @@ def caption(
     at: AtOption = None,
     language: Annotated[str, typer.Option("--language", help="en or zh", metavar="LANGUAGE")] = "en",
     carry_over: CarryOverOption = True,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="merge each region's captions into one text: summary.jsonl")
+    ] = False,
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -137,7 +140,12 @@ def caption(
         language=spoken,
         carry_over=carry_over,
     )
-    _write_video(out, steps, len(stamps))
+    last = _write_video(out, steps, len(stamps))
+    if summary:
+        lines = [json.dumps(_caption_record(each), ensure_ascii=False) for each in last.summaries]
+        (out / "summary.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        for each in last.summaries:
+            print(f"summary {caption_line(each)}")
     console.print(f"wrote {out}/")
 
 
@@ -162,8 +170,11 @@ def _write_regions(
     )
 
 
-def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int) -> None:
-    """Writes overlay.mp4, captions.jsonl and regions.jsonl as the steps come; prints the captions."""
+def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int) -> VideoStep:
+    """Writes overlay.mp4, captions.jsonl and regions.jsonl as the steps come; prints the captions.
+
+    Returns the last step.
+    """
     from pam_ros import media
     from pam_ros.runtime.overlay import LastSeen, draw_overlay
 
@@ -189,6 +200,7 @@ def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int) -> Non
             line = {"stamp_ns": step.frame.stamp_ns, "regions": [region_json(r) for r in step.regions]}
             regions.write(json.dumps(line, ensure_ascii=False) + "\n")
             advance()
+    return step
 
 
 def _caption_record(event: CaptionEvent) -> dict[str, Any]:

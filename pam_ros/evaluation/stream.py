@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import groupby
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Language, Region, Task
 from pam_ros.runtime.events import CaptionEvent
 from pam_ros.runtime.offline import caption_video
+from pam_ros.runtime.summary import summarise
 from pam_ros.simulator.texts.judge import judge as read_text
 
 PERIOD_S = 3.0  # of the clips; within the 1.5..5.5 s of training's windows
@@ -70,6 +73,9 @@ def evaluate_stream(
       named. A last clip shorter than 0.4 of the period is not scored.
     - `event_accuracy_actor`, `event_accuracy_bystander`: the same for one of them.
     - `continuity`: by `judge`, for every region with at least two scored clips.
+    - `summary_events`: of a region with at least two scored clips, how well the summary of their captions
+      (`runtime.summary`) tells the true events in their order: 2 m / (found + true), m of them matched in
+      order (difflib). An event that several clips share is one; told twice, it counts as found twice.
     - `rouge_l_clip_en` …: see `wording.add_wordings`.
     """
     wordings: list[Wording] = []
@@ -80,6 +86,7 @@ def evaluate_stream(
             chosen = chosen_regions(video)
             for place, clips in captioned_clips(model, video, chosen, language, every_s, carry_over).items():
                 wordings += _judge_clips(video, place, clips, language, findings)
+                _judge_summary(video, place, clips, language, findings)
                 try:
                     if not unwilling:
                         _judge_sequence(video, place, clips, language, findings, judge)
@@ -89,6 +96,7 @@ def evaluate_stream(
     for language in languages:
         spoken = SPOKEN[language]
         findings.lack(f"event_accuracy{spoken}", NO_EVENTS if videos else NO_VIDEOS)
+        findings.lack(f"summary_events{spoken}", TOO_SHORT if videos else NO_VIDEOS)
         findings.lack(f"continuity{spoken}", unwilling or (TOO_SHORT if videos else NO_VIDEOS))
 
 
@@ -249,6 +257,31 @@ def _judge_clips(
 def events_are_right(text: str, language: Language, events: Sequence[str]) -> bool:
     """Whether the set of events a caption names is the set of these ids."""
     return set(read_text(text, language).events) == set(events)
+
+
+def _judge_summary(
+    video: Sample, place: int, clips: Sequence[CaptionedClip], language: Language, findings: Findings
+) -> None:
+    """Adds the case of the captions' summary if it sums up several clips with known events."""
+    from pam_ros.evaluation.pictures import video_case
+
+    if len(clips) < 2 or not all(clip.events for clip in clips):
+        return
+    region = video.regions[place]
+    text = summarise([clip.text for clip in clips], language)
+    truth = [event for clip in clips for event in clip.events]
+    score = events_in_order(text, language, truth)
+    shown: Draw = video_case(video, place, [clip.regions[-1] for clip in clips])
+    what = f"{region.category}: {', '.join(truth)}"
+    key = f"summary_events{SPOKEN[language]}"
+    findings.add(Case(key, f"{video.name} {region.name}", score, what, text, shown))
+
+
+def events_in_order(text: str, language: Language, truth: Sequence[str]) -> float:
+    """0..1: how well the events that a text names are the true ones, in order; see `summary_events`."""
+    found = read_text(text, language).events
+    expected = [event for event, _ in groupby(truth)]
+    return SequenceMatcher(None, found, expected, autojunk=False).ratio()
 
 
 def _judge_sequence(

@@ -364,6 +364,7 @@ def caption_message(event: CaptionEvent) -> StreamingCaption:
         sequence=event.sequence,
         final=event.final,
         language=event.language.value,
+        summary=event.summary,
         text=event.text,
         clip_start=time_message(event.clip_start_ns),
         clip_end=time_message(event.clip_end_ns),

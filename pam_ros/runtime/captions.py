@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from pam_ros.errors import CancelledError, NoFrameError, PamError
 from pam_ros.model.interface import FIRST_FRAME_STRIDE
@@ -11,9 +11,11 @@ from pam_ros.runtime.caption_job import CaptionJob
 from pam_ros.runtime.clip_buffer import ClipBuffer, ClipFrame
 from pam_ros.runtime.clip_sampler import EARLY_NS
 from pam_ros.runtime.embedding_plan import EmbeddingPlan
+from pam_ros.runtime.events import CaptionEvent
 from pam_ros.runtime.generation_queue import EventReporter, GenerationQueue
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.requests import CaptionRequest
+from pam_ros.runtime.summary import MOST_CAPTIONS, summarise
 from pam_ros.runtime.tracks import CameraTracks, Track, TrackObservation
 
 
@@ -36,6 +38,8 @@ class _Rolling:
         sequence: of the next clip to be captioned.
         active: the streaming caption that waits or is generated, with its id in the queue; following: the one
             after it.
+        finished: the captions that the summary is made from, at most MOST_CAPTIONS.
+        ending: the stream is over; its summary follows the captions that are still generated.
     """
 
     track: Track
@@ -46,6 +50,8 @@ class _Rolling:
     active: CaptionJob | None = None
     active_id: int = 0
     following: CaptionJob | None = None
+    finished: list[CaptionEvent] = field(default_factory=list)
+    ending: bool = False
 
     def drop(self) -> None:
         """Drops the clip and the caption that waits."""
@@ -54,6 +60,31 @@ class _Rolling:
         if self.following is not None:
             self.following.discard()
         self.clip = self.following = None
+
+    def keep(self, caption: CaptionEvent) -> None:
+        """Keeps a caption for the summary; one in another language begins a new summary."""
+        if self.finished and self.finished[0].language is not caption.language:
+            self.finished.clear()
+        self.finished.append(caption)
+        if len(self.finished) > MOST_CAPTIONS:
+            del self.finished[1]  # the first names the object
+
+    def take_summary(self) -> CaptionEvent | None:
+        """The captions so far as one text, oldest clip first; the next summary begins anew. None without."""
+        captions = sorted(self.finished, key=lambda caption: caption.sequence)
+        self.finished, self.ending = [], False
+        if not captions:
+            return None
+        last, sequence, self.sequence = captions[-1], self.sequence, self.sequence + 1
+        return replace(
+            last,
+            clip_start_ns=captions[0].clip_start_ns,
+            sequence=sequence,
+            frame_count=sum(caption.frame_count for caption in captions),
+            text=summarise([caption.text for caption in captions], last.language),
+            latency_s=0.0,
+            summary=True,
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -123,6 +154,9 @@ class Captions:
                 self._submit(rolling, job)
             elif clip is not None:
                 clip.close()
+            rolling.ending = True
+            if rolling.active is None:
+                self._sum_up(rolling)
 
     def now(self, camera: CameraTracks, requests: list[CaptionRequest], plan: EmbeddingPlan) -> None:
         """`caption_now`: ends the regions' rolling clips here; the newest observation is their last frame."""
@@ -159,6 +193,8 @@ class Captions:
     def _frame_step(self, rolling: _Rolling, stamp_ns: int) -> ClipStep | None:
         if not self.options.streaming and not rolling.wanted:
             rolling.drop()
+            if rolling.active is None:
+                self._sum_up(rolling)
             return None
         observation = rolling.track.observed_at(stamp_ns)
         if rolling.clip is None:
@@ -251,10 +287,14 @@ class Captions:
             known = rolling.previous
             if job.final is not None and (known is None or known.sequence < sequence):
                 rolling.previous = _PreviousCaption(sequence, language, job.final.text)
+            if job.final is not None:
+                rolling.keep(job.final)
             if rolling.active is job:
                 rolling.active, rolling.following = rolling.following, None
                 if rolling.active is not None:
                     rolling.active_id = self._queue.submit(rolling.active)
+                elif rolling.ending:
+                    self._sum_up(rolling)
 
         return CaptionJob(
             camera=camera,
@@ -273,6 +313,11 @@ class Captions:
 
     # Beginnings and ends
 
+    def _sum_up(self, rolling: _Rolling) -> None:
+        """Reports the captions of a stream that has ended as one text."""
+        if (summary := rolling.take_summary()) is not None:
+            self._reporter.listener.on_caption(summary)
+
     def restart(self, camera: CameraTracks) -> None:
         """The camera's stamps jumped back: clips start anew, without a previous caption."""
         for track in camera.regions.values():
@@ -286,6 +331,7 @@ class Captions:
         rolling = self._rolling.pop((camera, region_id), None)
         if rolling is not None:
             rolling.drop()
+            self._sum_up(rolling)
 
     def clear(self) -> None:
         """All regions are gone."""

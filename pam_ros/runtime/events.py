@@ -73,6 +73,7 @@ class CaptionEvent:
         sequence: counts the region's clips from 0; a gap is a clip that was skipped because decoding fell
             behind. Always 0 for `Engine.caption_clip`, whose clip is its caller's own.
         frame_count: frames the caption is made from.
+        summary: the text sums up all captions of the region's stream, which has ended; see `summary`.
         latency_s: from the arrival of the clip's last frame to this event, seconds.
     """
 
@@ -87,6 +88,7 @@ class CaptionEvent:
     final: bool
     language: Language
     latency_s: float
+    summary: bool = False
 
 
 class Listener(Protocol):
@@ -102,7 +104,7 @@ class Listener(Protocol):
         """A text of one region grew or ended. Not called for a caller's own image."""
 
     def on_caption(self, event: CaptionEvent) -> None:
-        """A rolling caption (streaming, or asked for with `caption_now`) grew or ended."""
+        """A rolling caption (streaming, or asked for with `caption_now`) grew or ended, or was summed up."""
 
     def on_warning(self, camera: str, message: str) -> None:
         """A problem that no caller waits for: a detection was rejected, a region was removed."""

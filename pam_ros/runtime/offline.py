@@ -27,12 +27,29 @@ OnText = Callable[[int, Task, Language, str], None]  # region id, task, language
 
 @dataclass(frozen=True, slots=True)
 class VideoStep:
-    """One frame with its regions, sorted by id, the captions of clips that end here, and what went wrong."""
+    """One frame of a recording, and what was reported after it.
+
+    Attributes:
+        regions: sorted by id.
+        captions: of clips that end here.
+        warnings: what went wrong.
+        summaries: one per region whose stream ends here, from all its captions.
+    """
 
     frame: Frame
     regions: tuple[Region, ...]
     captions: tuple[CaptionEvent, ...]
     warnings: tuple[str, ...] = ()
+    summaries: tuple[CaptionEvent, ...] = ()
+
+    def followed_by(self, last: VideoStep) -> VideoStep:
+        """Itself, with what was reported at the recording's end."""
+        return replace(
+            last,
+            captions=self.captions + last.captions,
+            warnings=self.warnings + last.warnings,
+            summaries=self.summaries + last.summaries,
+        )
 
 
 def perceive_image(
@@ -128,7 +145,7 @@ def _run(
     if step is not None:
         offline.end()
         last = offline.step(step.frame)
-        yield replace(step, captions=step.captions + last.captions, warnings=step.warnings + last.warnings)
+        yield step.followed_by(last)
 
 
 class Playback:
@@ -139,6 +156,7 @@ class Playback:
         self._regions: tuple[Region, ...] = ()
         self._captions: list[CaptionEvent] = []
         self._warnings: list[str] = []
+        self._summaries: list[CaptionEvent] = []
         self._engine = Engine(model=model, cameras=[CAMERA], options=options, listener=self)
         self._engine.open()
 
@@ -187,8 +205,10 @@ class Playback:
 
     def step(self, frame: Frame) -> VideoStep:
         """What was reported since the last step."""
-        step = VideoStep(frame, self._regions, tuple(self._captions), tuple(self._warnings))
-        self._captions, self._warnings = [], []
+        step = VideoStep(
+            frame, self._regions, tuple(self._captions), tuple(self._warnings), tuple(self._summaries)
+        )
+        self._captions, self._warnings, self._summaries = [], [], []
         return step
 
     def on_frame(self, result: FrameResult) -> None:
@@ -204,7 +224,9 @@ class Playback:
 
     def on_caption(self, event: CaptionEvent) -> None:
         """See Listener."""
-        if event.final:
+        if event.summary:
+            self._summaries.append(event)
+        elif event.final:
             self._captions.append(event)
 
     def on_warning(self, camera: str, message: str) -> None:

@@ -183,9 +183,7 @@ def run_bag(
             playback.end()
             last = playback.step(step.frame)
             results.write(last, bag_ns)
-            yield replace(
-                last, captions=step.captions + last.captions, warnings=step.warnings + last.warnings
-            )
+            yield step.followed_by(last)
 
 
 # ---- reading
@@ -287,7 +285,7 @@ class _Results:
         result = FrameResult("", frame.stamp_ns, frame.frame_id, frame.size, step.regions, frame.image, 0.0)
         self._put("regions", time_ns, region_array(result, header))
         self._put("detections", time_ns, detections_message(step.regions, names_of(step.regions), header))
-        for caption in step.captions:
+        for caption in (*step.captions, *step.summaries):
             self._newest[caption.region_id] = caption.text
             self._put("streaming_captions", time_ns, caption_message(caption))
         if self._overlay:
