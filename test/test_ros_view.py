@@ -10,7 +10,8 @@ from ros_harness import FAKE_ACTIVE, Camera, pam, wait_until
 
 from pam_ros.errors import StateError
 from pam_ros.nodes.tools.view_source import NodeSource
-from pam_ros.records import Language, Prompt, Task
+from pam_ros.records import Language, Prompt
+from pam_ros.runtime.requests import PromptRequest
 from pam_ros.viewer.board import Board
 
 
@@ -25,18 +26,12 @@ def test_a_running_node_is_shown_and_prompted(monkeypatch: pytest.MonkeyPatch) -
                 wait_until(lambda: board.serial > 1, "pictures")
                 wait_until(lambda: not source.notice, "services")
                 made = source.perceive(
-                    Prompt.from_clicks(box_xyxy=(10, 10, 30, 20)),
-                    region_id=0,
-                    stamp_ns=board.stamp_ns,
-                    tasks=(Task.LABEL,),
-                    languages=(Language.EN,),
+                    PromptRequest(Prompt.from_clicks(box_xyxy=(10, 10, 30, 20)), stamp_ns=board.stamp_ns)
                 ).result(20.0)
                 assert made.mask.any()
                 wait_until(lambda: [it.region.region_id for it in board.regions()] == [made.region_id], "it")
                 with pytest.raises(StateError, match="outside"):
-                    source.perceive(
-                        Prompt.from_clicks([(500, 500)]), region_id=0, stamp_ns=0, tasks=(), languages=()
-                    ).result(20.0)
+                    source.perceive(PromptRequest(Prompt.from_clicks([(500, 500)]))).result(20.0)
                 assert source.stream_captions(True, Language.ZH).result(20.0) is None
                 source.remove(0)
                 wait_until(lambda: not board.regions(), "an empty board")
@@ -49,8 +44,6 @@ def test_a_node_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     try:
         assert "there is no node /nobody" in source.notice
         with pytest.raises(StateError, match="/nobody/perceive is not there"):
-            source.perceive(
-                Prompt.from_clicks([(1, 1)]), region_id=0, stamp_ns=0, tasks=(), languages=()
-            ).result(1.0)
+            source.perceive(PromptRequest(Prompt.from_clicks([(1, 1)]))).result(1.0)
     finally:
         source.close()

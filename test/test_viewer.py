@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +17,11 @@ import pytest
 from fakes import FakeModel
 
 from pam_ros import media
-from pam_ros.errors import ImageError, PromptError
+from pam_ros.cli.view import view
+from pam_ros.errors import ImageError, PromptError, StateError
 from pam_ros.geometry import crop_mask
 from pam_ros.records import Frame, Language, Prompt, Region, RegionState, Task, Text
+from pam_ros.runtime.requests import PromptRequest
 from pam_ros.viewer import board as board_module
 from pam_ros.viewer.board import Board
 from pam_ros.viewer.video_source import VideoSource
@@ -119,13 +123,8 @@ def shade(board: Board) -> int:
 
 
 def ask(source: VideoSource, board: Board, prompt: Prompt, region_id: int = 0) -> Region:
-    return source.perceive(
-        prompt,
-        region_id=region_id,
-        stamp_ns=board.stamp_ns,
-        tasks=(Task.LABEL,),
-        languages=(Language.EN,),
-    ).result(10.0)
+    request = PromptRequest(prompt, region_id=region_id, stamp_ns=board.stamp_ns)
+    return source.perceive(request).result(10.0)
 
 
 def test_a_video_waits_on_its_first_frame_and_starts_again_at_its_end() -> None:
@@ -146,8 +145,10 @@ def test_prompts_on_a_waiting_video_are_answered_and_refined() -> None:
         made = ask(source, board, Prompt.from_clicks(box_xyxy=(10, 10, 30, 20)))
         assert made.texts[LABEL].text
         wait_until(lambda: board.regions() and LABEL in board.regions()[0].region.texts)
-        refined = ask(source, board, Prompt.from_clicks([(20, 15), (5, 5)], [1, 0]), made.region_id)
+        refined = ask(source, board, Prompt.from_clicks([(25, 15)], [0]), made.region_id)
         assert refined.region_id == made.region_id
+        with pytest.raises(PromptError, match="negative clicks only"):
+            ask(source, board, Prompt.from_clicks([(25, 15)], [0]))
         with pytest.raises(PromptError, match="outside"):
             ask(source, board, Prompt.from_clicks([(500, 5)]))
         source.remove(made.region_id)
@@ -185,3 +186,27 @@ def test_a_webcam_is_read_with_the_time_of_its_pictures() -> None:
     np.testing.assert_allclose(taken[0].image, next(media.read_video(CLIP)).image, atol=12)
     with pytest.raises(ImageError, match="cannot open webcam 97"):
         next(media.read_webcam("97"))
+
+
+# --- the command
+
+
+def test_mistakes_are_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    pytest.importorskip("nicegui", reason="needs NiceGUI")
+    with pytest.raises(ImageError, match="no video file"):
+        view(str(tmp_path / "missing.mp4"), port=0)
+    with pytest.raises(ImageError, match="cannot open webcam /dev/none"):
+        view("/dev/none", port=0)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(StateError, match=f"cannot use port {port}.*choose another one with --port"):
+            view(str(CLIP), port=port)
+
+
+def test_without_nicegui_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pam_ros.viewer.page", None)  # importing it fails
+    monkeypatch.delattr("pam_ros.viewer.page", raising=False)
+    with pytest.raises(StateError, match=r"pip install 'pam_ros\[view\]'"):
+        view(str(CLIP))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,6 +46,7 @@ def view(
         raise StateError(f"`pam view` needs NiceGUI ({error}); run: pip install 'pam_ros[view]'") from error
     from pam_ros.viewer.board import Board
 
+    _check_port(page.HOST, port)
     board = Board()
     if what is None:
         source: Source = ros_module("view_source", "view").NodeSource(node, board)
@@ -52,6 +54,18 @@ def view(
         source = _video_source(what, board, model, device, dtype, sam2)
     console.print(f"showing {source.title} on http://{page.HOST}:{port}; Ctrl+C ends", highlight=False)
     page.serve(board, source, port=port, open_browser=browser)
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raises StateError if the page cannot be served there, before a model is loaded."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise StateError(
+                f"the page cannot use port {port} ({error}); choose another one with --port"
+            ) from None
 
 
 def _video_source(what: str, board: Board, model: str, device: str, dtype: str, sam2: Path | None) -> Source:

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.records import Language, Prompt, Region, Task, Text
+from pam_ros.records import Language, Region, Task, Text
 from pam_ros.runtime.overlay import LastSeen, draw_overlay
+from pam_ros.runtime.requests import PromptRequest
 
 JPEG_QUALITY = 85
 TextKey = tuple[Task, Language]
@@ -56,16 +57,8 @@ class Source(Protocol):
     def play_or_pause(self) -> None:
         """Pauses a video, or goes on; at its end it starts again."""
 
-    def perceive(
-        self,
-        prompt: Prompt,
-        *,
-        region_id: int,
-        stamp_ns: int,
-        tasks: tuple[Task, ...],
-        languages: tuple[Language, ...],
-    ) -> Future[Region]:
-        """Makes a region (`region_id` 0) or refines one in that frame. Fails with a PamError."""
+    def perceive(self, request: PromptRequest) -> Future[Region]:
+        """Makes or refines a region; the answer has its texts. Fails with a PamError."""
 
     def remove(self, region_id: int) -> None:
         """Removes a region; 0 removes all."""

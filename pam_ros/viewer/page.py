@@ -8,14 +8,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
-import numpy as np
 from fastapi import Response
 from nicegui import app, events, ui
 
 from pam_ros.errors import PamError
 from pam_ros.records import IMAGE_TASKS, Language, Prompt, Region, Task
 from pam_ros.runtime.overlay import region_colour
+from pam_ros.runtime.requests import PromptRequest
 from pam_ros.viewer.board import Board, ShownRegion, Source
 
 HOST = "127.0.0.1"  # the page has no password: nobody else may reach it
@@ -23,8 +22,8 @@ REFRESH_S = 0.1
 DRAG_PX = 5.0  # a shorter drag is a click
 _LEFT, _RIGHT = 0, 2
 _HELP = (
-    "Click an object or drag a box around it. Right-click or Shift+click a part of a mask that does not "
-    "belong to it. Select a card to refine its region with further clicks."
+    "Click an object or drag a box around it. A click on a mask refines it; a right click or Shift+click "
+    "marks what does not belong to it. To add what lies outside a mask, select its card first."
 )
 
 
@@ -114,46 +113,35 @@ class Page:
             self._image.content = "".join([*self._waiting, *drawn])
         elif event.type == "mouseup" and self._drag is not None:
             begin, self._drag = self._drag, None
-            if self._negative:
-                await self._exclude(place)
-            elif _is_drag(begin, place):
+            if not self._negative and _is_drag(begin, place):
                 corners = [min(begin[0], place[0]), min(begin[1], place[1])]
                 corners += [max(begin[0], place[0]), max(begin[1], place[1])]
                 prompt = Prompt.from_clicks(box_xyxy=corners)
                 await self._perceive(prompt, self._selected, _rectangle(begin, place))
             else:
-                prompt = Prompt.from_clicks([place, *self._point_inside(self._selected)])
-                await self._perceive(prompt, self._selected, _dot(place, "#43a047"))
+                await self._click(place, positive=not self._negative)
 
-    async def _exclude(self, place: tuple[float, float]) -> None:
-        """A click on what does not belong to a region: the selected one, or the one under it."""
-        region_id = self._selected or next(
-            (it.region.region_id for it in self._board.regions() if _covers(it.region, place)), 0
-        )
-        inside = self._point_inside(region_id)
-        if not inside:
+    async def _click(self, place: tuple[float, float], *, positive: bool) -> None:
+        """Refines the selected region or the one that is hit; elsewhere a positive click makes one."""
+        region_id = self._selected or _region_at(self._board.regions(), place)
+        if not (positive or region_id):
             ui.notify("Click a mask, or select a region's card first.", type="warning")
             return
-        prompt = Prompt.from_clicks([*inside, place], [1, 0])
-        await self._perceive(prompt, region_id, _dot(place, "#e53935"))
-
-    def _point_inside(self, region_id: int) -> list[tuple[float, float]]:
-        """The innermost pixel of a region's mask, so that a further click refines what is there now."""
-        regions = (it.region for it in self._board.regions() if it.region.region_id == region_id)
-        return [point for region in regions if (point := innermost(region)) is not None]
+        mark = _dot(place, "#43a047" if positive else "#e53935")
+        await self._perceive(Prompt.from_clicks([place], [int(positive)]), region_id, mark)
 
     async def _perceive(self, prompt: Prompt, region_id: int, mark: str) -> None:
         """Asks for a region; `mark` (SVG) shows the prompt until the answer."""
         self._waiting.append(mark)
         self._image.content = "".join(self._waiting)
-        answer = self._source.perceive(
+        request = PromptRequest(
             prompt,
-            region_id=region_id,
-            stamp_ns=self._board.stamp_ns,
             tasks=tuple(self._tasks.value),
             languages=(self._language.value,),
+            region_id=region_id,
+            stamp_ns=self._board.stamp_ns or None,
         )
-        await _answer(answer)
+        await _answer(self._source.perceive(request))
         self._waiting.remove(mark)
         self._image.content = "".join(self._waiting)
 
@@ -210,14 +198,10 @@ class Page:
         self._selected = 0 if self._selected == region_id else region_id
 
 
-def innermost(region: Region) -> tuple[float, float] | None:
-    """(x, y) of the mask's pixel that is farthest from its edge; None without a mask."""
-    if not region.mask.size:
-        return None
-    padded = np.pad(region.mask.astype(np.uint8), 1)
-    distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
-    return float(region.box_xyxy[0] + x), float(region.box_xyxy[1] + y)
+def _region_at(regions: Iterable[ShownRegion], place: tuple[float, float]) -> int:
+    """Id of the smallest region whose mask has this pixel; 0 if there is none."""
+    hit = [it.region for it in regions if _covers(it.region, place)]
+    return min(hit, key=lambda region: int(region.mask.sum())).region_id if hit else 0
 
 
 def _covers(region: Region, place: tuple[float, float]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pam_ros.errors import PamError
 from pam_ros.model.interface import PerceptionModel
-from pam_ros.records import Frame, Language, Prompt, Region, Task, Text
+from pam_ros.records import Frame, Language, Region, Text
 from pam_ros.runtime.engine import Engine
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent
 from pam_ros.runtime.options import EngineOptions
@@ -73,21 +73,14 @@ class VideoSource:
         else:
             self._playing.clear()
 
-    def perceive(
-        self,
-        prompt: Prompt,
-        *,
-        region_id: int,
-        stamp_ns: int,
-        tasks: tuple[Task, ...],
-        languages: tuple[Language, ...],
-    ) -> Future[Region]:
+    def perceive(self, request: PromptRequest) -> Future[Region]:
         """See Source."""
-        request = PromptRequest(prompt, tasks, languages, region_id=region_id, stamp_ns=stamp_ns or None)
         try:
             return self._engine.perceive(CAMERA, request).future
         except PamError as error:
-            return _failed(error)
+            future: Future[Region] = Future()
+            future.set_exception(error)
+            return future
 
     def remove(self, region_id: int) -> None:
         """See Source."""
@@ -185,9 +178,3 @@ class _Pace:
         due_s = self._start[0] + (stamp_ns - self._start[1]) / 1e9
         while (left_s := due_s - time.monotonic()) > 0 and not closed.is_set():
             closed.wait(min(left_s, _WAKE_S))
-
-
-def _failed(error: PamError) -> Future[Region]:
-    future: Future[Region] = Future()
-    future.set_exception(error)
-    return future

@@ -20,7 +20,8 @@ from pam_ros.errors import PamError, StateError
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import RegionArray, StreamingCaption
 from pam_ros.nodes.conversions import region_record, stamp_ns, time_message
-from pam_ros.records import Language, Prompt, Region, Task
+from pam_ros.records import Language, Region
+from pam_ros.runtime.requests import PromptRequest
 from pam_ros.srv import ClearRegions, PerceiveRegion, RemoveRegion
 from pam_ros.viewer.board import Board
 
@@ -71,25 +72,19 @@ class NodeSource:
     def play_or_pause(self) -> None:
         """A camera cannot be paused."""
 
-    def perceive(
-        self,
-        prompt: Prompt,
-        *,
-        region_id: int,
-        stamp_ns: int,
-        tasks: tuple[Task, ...],
-        languages: tuple[Language, ...],
-    ) -> Future[Region]:
+    def perceive(self, request: PromptRequest) -> Future[Region]:
         """See Source."""
+        prompt = request.prompt
+        assert prompt is not None and prompt.mask is None, "the page sends clicks and boxes"
         message = PromptMessage(
             points=[Point2D(x=float(x), y=float(y)) for x, y in prompt.points],
             point_labels=[int(label) for label in prompt.labels],
             box=[] if prompt.box is None else [float(edge) for edge in prompt.box],
-            region_id=region_id,
-            tasks=[task.value for task in tasks],
-            languages=[language.value for language in languages],
+            region_id=request.region_id,
+            tasks=[task.value for task in request.tasks],
+            languages=[language.value for language in request.languages],
         )
-        message.header.stamp = time_message(stamp_ns)
+        message.header.stamp = time_message(request.stamp_ns or 0)
         return self._call(
             self._perceive,
             PerceiveRegion.Request(prompt=message),
