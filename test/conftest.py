@@ -40,7 +40,7 @@ MODEL = {
     "test_vllm",
 }
 
-# The built interfaces or the installed executables are needed.
+# The built interfaces, the installed executables or a browser are needed.
 ROS = {
     "test_bag",
     "test_annotations",
@@ -66,6 +66,7 @@ ROS = {
     "test_ros_topics",
     "test_ros_transforms",
     "test_ros_view",
+    "test_view_page",
     "test_surface_outputs",
 }
 
