@@ -12,6 +12,7 @@ from pam_ros.model.loading.files import ModelFiles
 from pam_ros.model.loading.weights import VISION_TOWER, is_decoder, shapes_of
 
 WORKING_MEMORY_GIB = 0.25  # beside the weights of a model without a description
+VISION_MEMORY_GIB = 1.0  # beside the weights of any model without its decoder; with it, the 3B model uses 0.9
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GIB = 2**30
 
@@ -59,6 +60,8 @@ def parse_dtype(name: str, device: torch.device) -> torch.dtype:
 def needed_gib(files: ModelFiles, dtype: torch.dtype, *, decoder: bool = True) -> float:
     """Memory for the weights in `dtype`, by the files' headers, and for working with them.
 
+    `decoder`: False leaves out the language model's decoder.
+
     Raises CheckpointError for a file that cannot be read, ModelNotFoundError if SAM 2's weights are nowhere.
     """
     shapes = tensor_shapes(files)
@@ -70,6 +73,8 @@ def needed_gib(files: ModelFiles, dtype: torch.dtype, *, decoder: bool = True) -
         shapes = {name: shape for name, shape in shapes.items() if not name.startswith(VISION_TOWER)}
     numbers += sum(math.prod(shape) for shape in shapes.values())
     working = WORKING_MEMORY_GIB if files.description is None else files.description.working_memory_gib
+    if not decoder:
+        working = min(working, VISION_MEMORY_GIB)
     return numbers * dtype.itemsize / GIB + working
 
 

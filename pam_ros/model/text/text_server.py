@@ -297,6 +297,8 @@ class TextServer:
     def _reason(self, error: Exception) -> str:
         if isinstance(error, httpx2.ConnectTimeout):
             return f"no connection within {self._patience.connect_s:g} s"
+        if isinstance(error, httpx2.ConnectError):
+            return f"no connection ({error})"
         if isinstance(error, httpx2.TimeoutException):
             return f"nothing came for {self._patience.silence_s:g} s"
         if isinstance(error, KeyError | TypeError | IndexError | AttributeError):
