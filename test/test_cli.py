@@ -51,6 +51,20 @@ def test_perceive_writes_masks_overlay_and_json(picture: Path, tmp_path: Path):
     assert media.read_image(tmp_path / "out/overlay.png").shape == (120, 160, 3)
 
 
+def test_the_language_model_is_exported_with_the_command_that_serves_it(tmp_path: Path):
+    result = pam("export-language", "pam-tiny", "language", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    words = result.stdout.split()
+    assert words[:4] == ["vllm", "serve", "language", "--served-model-name"]
+    assert words[4].startswith("pam-tiny-") and words[5:] == ["--enable-prompt-embeds"]
+    assert json.loads((tmp_path / "language/config.json").read_text())["architectures"] == [
+        "Qwen2ForCausalLM"
+    ]
+    result = pam("text-server", "http://127.0.0.1:9", "--model", "pam-tiny", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "the text server http://127.0.0.1:9 cannot be used" in " ".join(result.stderr.split())
+
+
 def test_a_mask_prompt_is_taken_as_it_is(picture: Path, tmp_path: Path):
     mask = np.zeros((120, 160), np.bool_)
     mask[40:80, 50:110] = True

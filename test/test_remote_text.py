@@ -26,6 +26,7 @@ from tiny_models import (
 from transformers import Qwen2ForCausalLM
 
 from pam_ros.errors import CapacityError, CheckpointError, InferenceError, TextServerError
+from pam_ros.evaluation.bench_text_server import bench_text_server
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE, TextDelta, TextRequest
 from pam_ros.model.loading.device import needed_gib
 from pam_ros.model.loading.files import find_files
@@ -427,6 +428,31 @@ def test_what_cannot_be_exported(
     with pytest.raises(CheckpointError, match=why):
         export_language(str(tmp_path / "model"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# ---- what it costs
+
+
+def test_figures_of_a_server(stack: ExitStack, pam: Pam) -> None:
+    url = stack.enter_context(text_server(pam.language, Behaviour([NAME])))
+    generator = connect(stack, pam, url)
+    generator.max_new_tokens = 3
+    model = RemoteTextModel(pam, generator)
+    figures = {each.name: each for each in bench_text_server(model, repeats=1, progress=lambda line: None)}
+    label, again, tasks = (figures[name] for name in ("label", "label again", "four tasks of a region"))
+    clip = figures["caption of 16 frames"]
+    (frame,) = frames_of(pam, 1)
+    assert label.prompt_tokens == len(frame) and clip.prompt_tokens > 3 * len(frame)
+    assert (label.texts, label.tokens) == (1, 3) and (tasks.texts, tasks.tokens) == (4, 12)
+    assert tasks.prompt_tokens == 4 * label.prompt_tokens
+    assert label.sent_bytes == again.sent_bytes > label.prompt_tokens * pam.language.width * 4 * 4 / 3
+    assert all(0 < each.first_token_ms <= each.done_ms for each in figures.values())
+
+
+def test_no_figures_without_a_server(stack: ExitStack, pam: Pam) -> None:
+    generator = connect(stack, pam, f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(TextServerError, match="cannot be used"):
+        bench_text_server(RemoteTextModel(pam, generator), repeats=1, progress=lambda line: None)
 
 
 # ---- in the engine

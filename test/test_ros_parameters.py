@@ -107,6 +107,8 @@ def test_descriptors_and_values_of_the_running_nodes(
         ("/pam_manager", "streaming.language", "tlh", "allowed: en, zh"),
         ("/pam_manager", "dtype", "int4", "allowed: auto, float32"),
         ("/pam_manager", "model", "", "empty"),
+        ("/pam_manager", "texts.server", "localhost:8000", "one like http://host:8000"),
+        ("/pam_manager", "texts.server", "http://", "one like http://host:8000"),
         ("/pam_manager", "cameras", ["other"], "read-only"),
         ("/pam", "prompt.tasks", ["label", "juggle"], "'juggle'; allowed: label"),
         ("/pam", "prompt.languages", ["tlh"], "allowed: en, zh"),
