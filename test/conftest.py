@@ -20,6 +20,7 @@ MODEL = {
     "test_doctor",
     "test_engines",
     "test_evaluation_run",
+    "test_loader_memory",
     "test_model_choice",
     "test_model_language",
     "test_model_pam",
