@@ -67,6 +67,11 @@ class Language(Enum):
             raise LanguageError(f"unknown language {code!r}; allowed: {allowed}") from None
 
 
+def language_of(text: str) -> Language:
+    """Chinese if the text has a Chinese character, else English."""
+    return Language.ZH if any("\u4e00" <= letter <= "\u9fff" for letter in text) else Language.EN
+
+
 class RegionState(IntEnum):
     """Tracking state; the values equal the constants of Region.msg."""
 

@@ -40,6 +40,12 @@ MaskOption = Annotated[
         "--mask", help="mask image, nonzero on the object; repeat for several regions", metavar="FILE"
     ),
 ]
+MaxRegionsOption = Annotated[
+    int, typer.Option("--max-regions", min=1, max=256, help="most regions of the search", metavar="N")
+]
+BudgetOption = Annotated[
+    float, typer.Option("--budget", min=0.001, max=60.0, help="time for the search, seconds", metavar="SECONDS")
+]
 CarryOverOption = Annotated[
     bool,
     typer.Option(
@@ -119,6 +125,12 @@ def clip_length(every: float | None, at: str | None) -> float:
 def named_times(at: str | None) -> tuple[float, ...]:
     """--at → seconds; () without it."""
     return () if at is None else tuple(numbers(at, at.count(",") + 1, "--at"))
+
+
+def boxes_of(box: list[str] | None) -> tuple[tuple[float, float, float, float], ...] | None:
+    """--box options → corners; None without any."""
+    corners = (numbers(text, 4, "--box") for text in box or [])
+    return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in corners) or None
 
 
 def numbers(text: str, count: int, option: str) -> list[float]:

@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 for command in (
     perceive.perceive,
+    perceive.find,
     perceive.caption,
     view.view,
     models.models,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.live import Live
 from pam_ros.cli.common import (
     AtOption,
     BoxOption,
+    BudgetOption,
     CarryOverOption,
     ClickOption,
     DeviceOption,
@@ -21,10 +23,12 @@ from pam_ros.cli.common import (
     EveryOption,
     LanguagesOption,
     MaskOption,
+    MaxRegionsOption,
     ModelOption,
     NotOption,
     Sam2Option,
     TaskOption,
+    boxes_of,
     caption_line,
     clip_length,
     console,
@@ -37,7 +41,7 @@ from pam_ros.geometry import full_mask
 from pam_ros.json_results import caption_json, region_json
 from pam_ros.model.descriptions import AUTO
 from pam_ros.output_files import writable_folder
-from pam_ros.records import Language, Region, Task, image_tasks
+from pam_ros.records import Language, Region, Task, image_tasks, language_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +58,11 @@ def perceive(
     not_: NotOption = None,
     box: BoxOption = None,
     mask: MaskOption = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="everything in view, without a prompt; boxes replace the search")
+    ] = False,
+    max_regions: MaxRegionsOption = 24,
+    budget: BudgetOption = 60.0,
     task: TaskOption = None,
     language: LanguagesOption = None,
     model: ModelOption = AUTO,
@@ -66,16 +75,104 @@ def perceive(
 ) -> None:
     """Segment and describe regions of an image."""
     from pam_ros import media
-    from pam_ros.runtime.offline import perceive_image
+    from pam_ros.runtime.offline import perceive_image, survey_image
+    from pam_ros.runtime.requests import SurveyRequest
 
     picture = media.read_image(image)
-    prompts = prompts_of(click, not_, box, mask)
+    prompts = []
+    if not everything:
+        prompts = prompts_of(click, not_, box, mask)
+    elif click or not_ or mask:
+        raise PromptError("--all can be combined with --box only, which replaces the search; leave out the others")
     for prompt in prompts:
         prompt.check_size(picture.shape[0], picture.shape[1])
     tasks = image_tasks(task or ["label"])
     languages = [Language.parse(code) for code in language or ["en"]]
     writable_folder(out)
     pam = load(model, device, dtype, sam2)
+    with growing_texts() as show:
+        if everything:
+            survey = SurveyRequest(tasks, tuple(languages), boxes_xyxy=boxes_of(box), max_regions=max_regions)
+            found = survey_image(pam, picture, replace(survey, budget_s=budget), show)
+            regions = list(found.regions)
+        else:
+            regions = perceive_image(pam, picture, prompts, tasks, languages, show)
+    if everything and not found.complete:
+        console.print(f"the budget of {budget:g} s was spent before everything was searched; raise --budget")
+    _write_regions(out, image, picture, pam.info, regions)
+    for region in regions:
+        for (each, spoken), text in region.texts.items():
+            print(f"{region.region_id} {each.value} {spoken.value}: {text.text}")
+    console.print(f"wrote {out}/")
+
+
+def find(
+    image: Annotated[Path, typer.Argument(help="image file", metavar="IMAGE")],
+    request: Annotated[
+        str, typer.Argument(help='what you need, e.g. "something to cut with"', metavar="REQUEST")
+    ],
+    box: BoxOption = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            "--min-score",
+            min=0.0,
+            max=1.0,
+            help="score that fits (default: as the parameter find.min_score)",
+            metavar="SCORE",
+        ),
+    ] = None,
+    max_regions: MaxRegionsOption = 24,
+    budget: BudgetOption = 60.0,
+    language: Annotated[
+        str, typer.Option("--language", help="of the request: en or zh (default: by its script)", metavar="LANGUAGE")
+    ] = "",
+    model: ModelOption = AUTO,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    sam2: Sam2Option = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="output folder: masks, overlay.png, result.json", metavar="FOLDER")
+    ] = Path("out/find"),
+) -> None:
+    """Find what is good for a purpose, in an image.
+
+    Prints every region with its score, the best first. Exits with 1 if none fits.
+    """
+    from pam_ros import media
+    from pam_ros.runtime.offline import survey_image
+    from pam_ros.runtime.options import EngineOptions
+    from pam_ros.runtime.requests import SurveyRequest
+
+    picture = media.read_image(image)
+    if not request.strip():
+        raise PromptError("the request is empty; say what you need, e.g. 'something to cut with'")
+    spoken = Language.parse(language) if language else language_of(request)
+    writable_folder(out)
+    pam = load(model, device, dtype, sam2)
+    survey = SurveyRequest(
+        languages=(spoken,),
+        purpose=request,
+        boxes_xyxy=boxes_of(box),
+        max_regions=max_regions,
+        budget_s=budget,
+    )
+    with growing_texts() as show:
+        found = survey_image(pam, picture, survey, show)
+    fitting = found.fitting(EngineOptions().find_min_score if min_score is None else min_score)
+    _write_regions(out, image, picture, pam.info, list(found.regions[:fitting]))
+    for place, (region, score) in enumerate(zip(found.regions, found.scores, strict=True)):
+        mark = "fits" if place < fitting else "    "
+        print(f"{mark} {score:.2f} region {region.region_id}: {region.texts[Task.EXPLAIN, spoken].text}")
+    console.print(f"wrote {out}/")
+    if not fitting:
+        print("none fits")
+        raise typer.Exit(1)
+
+
+@contextmanager
+def growing_texts() -> Iterator[Callable[[int, Task, Language, str], None]]:
+    """Shows texts while they grow: the callback of `runtime.offline`."""
     growing: dict[tuple[int, str, str], str] = {}
     with Live(console=console, transient=True) as live:
 
@@ -83,12 +180,7 @@ def perceive(
             growing[region_id, each.value, spoken.value] = text
             live.update("\n".join(f"{i} {t} {lang}: {text}" for (i, t, lang), text in growing.items()))
 
-        regions = perceive_image(pam, picture, prompts, tasks, languages, show)
-    _write_regions(out, image, picture, pam.info, regions)
-    for region in regions:
-        for (each, spoken), text in region.texts.items():
-            print(f"{region.region_id} {each.value} {spoken.value}: {text.text}")
-    console.print(f"wrote {out}/")
+        yield show
 
 
 def caption(

@@ -44,6 +44,11 @@ def video_case(video: Sample, place: int, answers: Sequence[tuple[int, Region]],
     return partial(_draw_video, video, place, tuple(answers), columns)
 
 
+def found_case(image: Sample, answer: Region | None) -> Picture:
+    """The picture with the region that was found, if there is one."""
+    return image.image() if answer is None else _answered(image.image(), answer)
+
+
 def _draw_image(image: Sample, place: int, prompt: Prompt, answer: Region | None) -> Picture:
     pixels, mask = image.image(), image.regions[place].mask()
     asked = pixels.copy()

@@ -30,6 +30,7 @@ class Part(Enum):
     MASKS = "masks"  # from a box and from a click, in pictures
     VIDEO = "video"  # tracking
     TEXTS = "texts"  # labels, explanations, captions of pictures
+    FIND = "find"  # finding by purpose, on everything in view
     STREAM = "stream"  # streaming captions of videos
     SPEED = "speed"  # frames per second, latency
 
@@ -45,6 +46,7 @@ class Part(Enum):
         return tuple(part for part in cls if part.value in wanted)
 
 
+PICTURE_PARTS = {Part.MASKS, Part.TEXTS, Part.FIND}  # need pictures only
 # Every report has these keys, with null if their part was not run.
 MAIN_KEYS: tuple[tuple[str, Part], ...] = (
     *((key, Part.MASKS) for key in WHOLE_KEYS),
@@ -52,6 +54,7 @@ MAIN_KEYS: tuple[tuple[str, Part], ...] = (
     ("label_accuracy_en", Part.TEXTS),
     ("label_accuracy_zh", Part.TEXTS),
     ("function_accuracy", Part.TEXTS),
+    *((f"find_{kind}_{language}", Part.FIND) for kind in ("first", "none") for language in ("en", "zh")),
     ("event_accuracy", Part.STREAM),
     ("recovery_rate", Part.VIDEO),
     ("tracked_fps", Part.SPEED),
@@ -151,6 +154,10 @@ def evaluate_samples(
 
         similarity = open_similarity(plan.embedder)
         evaluate_texts(model, samples.images, findings, similarity=similarity, progress=progress)
+    if Part.FIND in plan.parts:
+        from pam_ros.evaluation.finding import evaluate_finding
+
+        evaluate_finding(model, samples.images, findings, progress=progress)
     if Part.STREAM in plan.parts:
         from pam_ros.evaluation.stream import evaluate_stream
 
@@ -184,11 +191,11 @@ def _samples(plan: Plan, seed: int | None, folder: Path, progress: Progress) -> 
     if seed is None:
         assert plan.data is not None
         return read_data(plan.data)
-    pictures = {Part.MASKS, Part.TEXTS} & set(plan.parts)
+    pictures = PICTURE_PARTS & set(plan.parts)
     return render_samples(
         seed,
         plan.count if pictures else 0,
-        plan.videos if set(plan.parts) - {Part.MASKS, Part.TEXTS} else 0,
+        plan.videos if set(plan.parts) - PICTURE_PARTS else 0,
         folder,
         progress,
         absences=plan.absences if Part.VIDEO in plan.parts else 0,

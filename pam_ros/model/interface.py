@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pam_ros.model.vision.grid import Candidates
 from pam_ros.records import Language, Prompt, Task
 
 # Pixel shuffle of the Perceiver's image tokens (paper, section 3.2): an image and the first frame of a clip
@@ -91,6 +92,12 @@ class VisionModel(Protocol):
 
         A memory that holds frames is refined: `features` are those of the newest frame it holds.
         Raises PromptError if a prompt lies outside the frame.
+        """
+
+    def candidates(self, features: Any, points_xy: NDArray[np.float32]) -> Candidates:
+        """Masks at N single points (N, 2), (x, y) pixels of the frame, as one batch; nothing is remembered.
+
+        SAM 2's three masks for each point, unfiltered.
         """
 
     def track(self, features: Any, memories: Sequence[Any]) -> Sequence[Observation]:
@@ -195,6 +202,18 @@ class TextGenerator(Protocol):
         """Ends a text without a report. Does nothing if it has ended already."""
 
 
+class PurposeJudge(Protocol):
+    """Judges what regions are good for, by their texts."""
+
+    def fits(self, purpose: str, regions: Sequence[tuple[str, str]], language: Language) -> Sequence[float]:
+        """How well each region fits the purpose, 0..1.
+
+        Args:
+            purpose: what is needed, in words: "something to cut with".
+            regions: label and explanation of each, in `language`; "" if unknown.
+        """
+
+
 class PerceptionModel(Protocol):
     """A loaded model."""
 
@@ -209,6 +228,10 @@ class PerceptionModel(Protocol):
     @property
     def text(self) -> TextGenerator:
         """Texts."""
+
+    @property
+    def judge(self) -> PurposeJudge:
+        """What regions are good for. Raises StateError if this model cannot judge."""
 
     def close(self) -> None:
         """Frees the memory; the model cannot be used afterwards."""

@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from pam_ros.errors import PromptError
+from pam_ros.errors import PromptError, StateError
 from pam_ros.model.config import Architecture
-from pam_ros.model.interface import ModelInfo, PerceptionModel, VisionModel
+from pam_ros.model.interface import ModelInfo, PerceptionModel, PurposeJudge, VisionModel
 from pam_ros.model.perceiver import SemanticPerceiver
 from pam_ros.model.projector import Projector
 from pam_ros.model.text.generator import InProcessGenerator
+from pam_ros.model.text.judging import LikelihoodJudge
 from pam_ros.model.text.language_model import EmbeddingTable, LanguageModel
+from pam_ros.model.text.matching import PurposeMatcher
 from pam_ros.model.vision.features import DecoderFeatures, FrameFeatures, Observation
+from pam_ros.model.vision.grid import Candidates
 from pam_ros.model.vision.memory_bank import RegionMemory
 from pam_ros.model.vision.segmenter import Segmenter
 from pam_ros.records import Prompt
@@ -86,6 +89,7 @@ class Pam(nn.Module):
         window = attention_window(architecture.language)
         transformer = Qwen2ForCausalLM(config) if decoder else EmbeddingTable(config)
         self.language = LanguageModel(transformer, tokenizer, window)
+        self.matcher: PurposeMatcher | None = None  # judges purposes if the language model cannot
         self._generator: InProcessGenerator | None = None
         if decoder:
             self._generator = InProcessGenerator(self.language, self.projector)
@@ -123,6 +127,18 @@ class Pam(nn.Module):
         return self._generator
 
     @property
+    def judge(self) -> PurposeJudge:
+        """What regions are good for. Raises StateError without a decoder."""
+        if self.matcher is not None:
+            return self.matcher
+        if self._generator is None:
+            raise StateError(
+                "finding by purpose needs the language model in this process; it is on a text server. "
+                "Load the model without one"
+            )
+        return LikelihoodJudge(self.language)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.segmenter.pixel_mean.device
@@ -146,6 +162,11 @@ class Pam(nn.Module):
         for prompt in prompts:
             prompt.check_size(*features.size)
         return self.segmenter.segment(features, prompts, memories)
+
+    @torch.inference_mode()
+    def candidates(self, features: FrameFeatures, points_xy: NDArray[np.float32]) -> Candidates:
+        """Masks at single points (N, 2), pixels of the frame, as one batch; nothing is remembered."""
+        return self.segmenter.candidates(features, points_xy)
 
     @torch.inference_mode()
     def track(self, features: FrameFeatures, memories: Sequence[RegionMemory]) -> list[Observation]:

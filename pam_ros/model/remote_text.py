@@ -9,7 +9,7 @@ import torch
 
 from pam_ros.errors import CheckpointError
 from pam_ros.model.descriptions import AUTO
-from pam_ros.model.interface import ModelInfo, PerceptionModel, VisionModel
+from pam_ros.model.interface import ModelInfo, PerceptionModel, PurposeJudge, VisionModel
 from pam_ros.model.loading.checkpoint import Progress, load_model
 from pam_ros.model.loading.files import find_files
 from pam_ros.model.loading.language_export import served_name
@@ -39,6 +39,11 @@ class RemoteTextModel:
     def text(self) -> RemoteGenerator:
         """Texts."""
         return self._text
+
+    @property
+    def judge(self) -> PurposeJudge:
+        """What regions are good for. Raises StateError unless the model has a matcher of its own."""
+        return self._pam.judge
 
     def close(self) -> None:
         """Closes all streams and drops the weights; the model cannot be used afterwards."""

@@ -31,7 +31,7 @@ from vision_msgs.msg import (
 )
 
 from pam_ros import errors
-from pam_ros.errors import PromptError
+from pam_ros.errors import InputError, PromptError
 from pam_ros.geometry import quaternion_of
 from pam_ros.json_results import TEXT_FIELDS
 from pam_ros.msg import Prompt as PromptMessage
@@ -48,9 +48,12 @@ from pam_ros.records import (
     Text,
     VisibleSurface,
     image_tasks,
+    language_of,
 )
 from pam_ros.runtime.engine import PromptRequest
 from pam_ros.runtime.events import CaptionEvent, FrameResult
+from pam_ros.runtime.requests import SurveyRequest, SurveyResult
+from pam_ros.srv import Find, PerceiveAll
 
 _NS_PER_S = 1_000_000_000
 LARGEST_LABEL = 0xFFFF  # label images and LabelInfo hold 16-bit ids
@@ -143,6 +146,61 @@ def _prompt(message: PromptMessage) -> Prompt | None:
     return Prompt.from_mask(mask_from_image(message.mask))
 
 
+def survey_request(message: PerceiveAll.Request, defaults: PromptDefaults) -> SurveyRequest:
+    """Reads a request for everything in view. Raises an InputError if it cannot be used."""
+    return SurveyRequest(
+        tasks=image_tasks(message.tasks) or defaults.tasks,
+        languages=languages_of(message.languages) or defaults.languages,
+        max_regions=message.max_regions,
+        budget_s=message.budget_ms / 1000,
+        boxes_xyxy=_boxes(message.boxes),
+        keep=message.keep,
+        stamp_ns=stamp_or_newest(message.header),
+        image=_own_image(message.image),
+    )
+
+
+def find_request(message: Find.Request) -> SurveyRequest:
+    """Reads a request for what fits a purpose. Raises an InputError if it cannot be used."""
+    if not message.request.strip():
+        raise InputError("the request is empty; say what you need, e.g. 'something to cut with'")
+    if not 0.0 <= message.min_score <= 1.0:
+        raise InputError(f"min_score is {message.min_score}; allowed: 0..1")
+    language = Language.parse(message.language) if message.language else language_of(message.request)
+    return SurveyRequest(
+        languages=(language,),
+        purpose=message.request.strip(),
+        max_regions=message.max_regions,
+        budget_s=message.budget_ms / 1000,
+        boxes_xyxy=_boxes(message.boxes),
+        region_ids=tuple(dict.fromkeys(message.region_ids)),
+        keep=message.keep,
+        stamp_ns=stamp_or_newest(message.header),
+        image=_own_image(message.image),
+    )
+
+
+def survey_header(result: SurveyResult, image: Image) -> Header:
+    """Header of the image that was surveyed; `image`: the request's own, with empty data for the camera's."""
+    if _own_image(image) is not None:
+        return image.header
+    return Header(stamp=time_message(result.stamp_ns), frame_id=result.frame_id)
+
+
+def _own_image(image: Image) -> NDArray[np.uint8] | None:
+    return picture_from_image(image) if image.data or image.width else None
+
+
+def _boxes(messages: Sequence[BoundingBox2D]) -> tuple[tuple[float, float, float, float], ...] | None:
+    """None if there are none: the grid is to be used."""
+    return tuple(_corners(box) for box in messages) or None
+
+
+def _corners(box: BoundingBox2D) -> tuple[float, float, float, float]:
+    x, y, width, height = box.center.position.x, box.center.position.y, box.size_x, box.size_y
+    return (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+
+
 def detections_of(message: Detection2DArray) -> tuple[list[Detection], list[str]]:
     """The usable detections, and one line for each of the others that says what is wrong with it."""
     detections, problems = [], []
@@ -157,7 +215,7 @@ def detections_of(message: Detection2DArray) -> tuple[list[Detection], list[str]
             continue
         detections.append(
             Detection(
-                box_xyxy=(x - width / 2, y - height / 2, x + width / 2, y + height / 2),
+                box_xyxy=_corners(box),
                 source_id=detection.id,
                 source_class=_best_class(detection),
             )

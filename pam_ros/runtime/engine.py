@@ -25,10 +25,14 @@ from pam_ros.runtime.requests import (
     PromptRequest,
     Request,
     RequestHandle,
+    SurveyRequest,
+    SurveyResult,
     check_clip,
     check_request,
+    check_survey,
 )
 from pam_ros.runtime.statistics import CameraStatistics, EngineStatistics, RateMeter
+from pam_ros.runtime.survey import Surveys
 from pam_ros.runtime.text_job import TextJob
 from pam_ros.runtime.tracks import CameraTracks, Track
 from pam_ros.runtime.worker import Worker
@@ -73,6 +77,15 @@ class Engine:
         )
         self._captions = Captions(queue=self._queue, reporter=self._reporter, options=options)
         self._recorder = ClipRecorder(queue=self._queue, reporter=self._reporter, options=options)
+        self._surveys = Surveys(
+            model=model,
+            inbox=self._inbox,
+            faults=self._faults,
+            options=options,
+            masks=self._masks,
+            describe=self._describe_once,
+            clock=clock,
+        )
         self._worker = Worker(
             masks=self._masks_turn,
             texts=self._text_turn,
@@ -137,10 +150,14 @@ class Engine:
 
     def _see_image(self, request: Request) -> None:
         """The flow for a caller's own image: one region, not tracked and not published."""
-        result = self._masks.segment_image(request)
-        if result is not None:
+        assert request.frame is not None
+        self._describe_once(self._masks.segment_once([request], request.frame))
+
+    def _describe_once(self, results: list[PromptResult]) -> None:
+        """Embeds and describes regions that are not tracked."""
+        if results:
             plan = EmbeddingPlan(self._model, self._faults)
-            results = self._wanting_texts(CameraTracks(name=request.camera), [result])
+            results = self._wanting_texts(CameraTracks(name=results[0].request.camera), results)
             for each in results:
                 plan.want(each.observation, stride=FIRST_FRAME_STRIDE, crop=True)
             plan.run()
@@ -255,10 +272,11 @@ class Engine:
             failure = self._faults.attempt("processing an image", lambda: self._see_image(image))
             if failure is not None:
                 self._masks.refuse(image, failure)
+        surveyed = self._surveys.step(self._cameras.__getitem__)
         for name in self._inbox.take_ended():
             self._captions.end_stream(self._cameras[name])
         self._inbox.hand_over()
-        return work is not None or image is not None
+        return work is not None or image is not None or surveyed
 
     def _text_turn(self) -> bool:
         tokens = self._queue.tokens
@@ -277,12 +295,13 @@ class Engine:
     def _leave(self) -> None:
         self._captions.clear()
         self._recorder.clear()
+        self._surveys.clear()
         self._queue.clear(CancelledError("the engine was stopped before the answer was ready"))
         for camera in self._cameras.values():
             camera.forget()
 
     def _queued_behind_inbox(self) -> int:
-        return self._queue.queued + self._recorder.count
+        return self._queue.queued + self._recorder.count + self._surveys.count
 
     # ---- the front, on any thread
 
@@ -294,6 +313,7 @@ class Engine:
     @options.setter
     def options(self, options: EngineOptions) -> None:
         self._options = self._masks.options = self._captions.options = self._recorder.options = options
+        self._surveys.options = options
         self._inbox.configure(options)
 
     def start(self) -> None:
@@ -336,6 +356,16 @@ class Engine:
         def put() -> None:
             check_request(request)
             self._inbox.put_request(Request(camera, request, None, self._clock(), handle=handle))
+
+        return self._accept(camera, handle, put)
+
+    def survey(self, camera: str, request: SurveyRequest) -> RequestHandle[SurveyResult]:
+        """Everything in view, or what fits a purpose; see SurveyRequest."""
+        handle = RequestHandle[SurveyResult]()
+
+        def put() -> None:
+            check_survey(request)
+            self._inbox.put_survey(camera, request, handle)
 
         return self._accept(camera, handle, put)
 

@@ -19,9 +19,9 @@ from pam_ros.errors import (
     StaleFrameError,
     UnknownRegionError,
 )
-from pam_ros.records import Detection, Frame
+from pam_ros.records import Detection, Frame, Prompt
 from pam_ros.runtime.options import EngineOptions
-from pam_ros.runtime.requests import CaptionRequest, PromptRequest, Request
+from pam_ros.runtime.requests import CaptionRequest, PromptRequest, Request, RequestHandle, Survey, SurveyRequest, SurveyResult
 
 MAX_DETECTION_MESSAGES = 4  # messages that wait per camera; a newer one replaces the oldest
 
@@ -95,6 +95,7 @@ class Inbox:
         self._cameras = {name: _Camera(ring=deque(maxlen=options.frame_history)) for name in cameras}
         self._turn = list(cameras)  # whose turn it is, first in line first
         self._images: deque[Request] = deque()  # prompts on images of the callers' own
+        self._surveys: deque[Survey] = deque()
         self._in_hand = 0  # requests that the worker has taken and not yet passed on
         self._woken = False
 
@@ -126,6 +127,7 @@ class Inbox:
         with self._condition:
             self._active = False
             self._images.clear()
+            self._surveys.clear()
             for name, old in self._cameras.items():
                 self._cameras[name] = _Camera(
                     ring=deque(maxlen=self._options.frame_history), received=old.received, dropped=old.dropped
@@ -196,6 +198,30 @@ class Inbox:
             )
             self._wake()
 
+    def put_survey(self, name: str, content: SurveyRequest, handle: RequestHandle[SurveyResult]) -> None:
+        """Accepts a survey and matches it to its frame. Raises the PamError for its caller."""
+        with self._condition:
+            camera = self._camera(name)
+            self._admit()
+            for region_id in content.region_ids:
+                self._check_live(name, region_id)
+            if content.image is not None:
+                frame = Frame(image=content.image, stamp_ns=content.stamp_ns or 0, camera=name)
+            else:
+                frame = self._match(name, content.stamp_ns) or camera.ring[-1]
+            for box in content.boxes_xyxy or ():
+                Prompt.from_clicks(box_xyxy=box).check_size(*frame.size)
+            self._surveys.append(Survey(name, content, frame, handle))
+            self._wake()
+
+    def put_found(self, name: str, requests: Sequence[Request]) -> bool:
+        """Takes a survey's own requests about regions, however many wait; False once closed."""
+        with self._condition:
+            if self._active:
+                self._cameras[name].requests.extend(requests)
+                self._wake()
+            return self._active
+
     def put_warning(self, name: str, message: str) -> None:
         """Leaves a warning for the worker to report: only its thread calls listeners."""
         with self._condition:
@@ -265,6 +291,11 @@ class Inbox:
                 return None
             self._in_hand += 1
             return self._images.popleft()
+
+    def take_survey(self) -> Survey | None:
+        """The next survey, or None."""
+        with self._condition:
+            return self._surveys.popleft() if self._surveys else None
 
     def hand_over(self) -> None:
         """What was taken now waits for text generation, or is answered."""
@@ -345,7 +376,7 @@ class Inbox:
 
     def _pending(self) -> int:
         waiting = sum(len(camera.requests) + len(camera.captions) for camera in self._cameras.values())
-        return waiting + len(self._images) + self._in_hand
+        return waiting + len(self._images) + len(self._surveys) + self._in_hand
 
     def _admit(self) -> None:
         if not self._active:

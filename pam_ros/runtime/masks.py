@@ -19,6 +19,8 @@ from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.requests import Request
 from pam_ros.runtime.tracks import CameraTracks, Track, TrackObservation
 
+ONCE_AT_A_TIME = 4  # regions that are not kept: a fast model has few slots for them beside the tracked ones
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptResult:
@@ -69,12 +71,16 @@ class Masks:
                 results += [result] if result is not None else []
         return results
 
-    def segment_image(self, request: Request) -> PromptResult | None:
-        """A prompt on a caller's own image; the region is not kept."""
-        scratch = CameraTracks(name=request.camera)
-        assert request.frame is not None
-        results = self.segment(scratch, request.frame, [request])
-        return results[0] if results else None
+    def segment_once(
+        self, requests: Sequence[Request], frame: Frame, features: FrameFeatures | None = None
+    ) -> list[PromptResult]:
+        """Prompts on a frame whose regions are not kept; `features` are the frame's, if they are known."""
+        scratch = CameraTracks(name=requests[0].camera if requests else "", frame=frame, features=features)
+        results: list[PromptResult] = []
+        size = min(ONCE_AT_A_TIME, self.options.max_regions)
+        for start in range(0, len(requests), size):
+            results += self.segment(scratch, frame, requests[start : start + size])
+        return results
 
     def track(self, camera: CameraTracks, tracks: Sequence[Track]) -> None:
         """Looks for regions in the camera's frame, as one batch."""

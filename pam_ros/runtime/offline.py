@@ -18,7 +18,13 @@ from pam_ros.records import Detection, Frame, Language, Prompt, Region, Task
 from pam_ros.runtime.engine import Engine
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent, with_text
 from pam_ros.runtime.options import EngineOptions
-from pam_ros.runtime.requests import PromptRequest, RequestHandle
+from pam_ros.runtime.requests import (
+    MAX_SURVEY_REGIONS,
+    PromptRequest,
+    RequestHandle,
+    SurveyRequest,
+    SurveyResult,
+)
 
 CAMERA = "file"
 NEVER_S = 86400.0  # a lost region is looked for until the file ends
@@ -68,6 +74,24 @@ def perceive_image(
     offline = Playback(model, _options(prompts), on_text)
     frame = Frame(image=image, stamp_ns=0, camera=CAMERA)
     return offline.prompt(frame, prompts, tuple(tasks), tuple(languages))
+
+
+def survey_image(
+    model: PerceptionModel,
+    image: NDArray[np.uint8],
+    request: SurveyRequest,
+    on_text: OnText = lambda region_id, task, language, text: None,
+    **options: Any,
+) -> SurveyResult:
+    """Everything in a picture, or what fits a purpose in it; the regions have the ids 1, 2, …
+
+    `image`: (H, W, 3) uint8 RGB. `options`: fields of EngineOptions. `on_text` is called as texts grow.
+    Raises InputError for a request or option that is not allowed, InferenceError if the model fails.
+    """
+    limit = MAX_SURVEY_REGIONS
+    offline = _Offline(model, _options((), max_regions=limit, max_queued_requests=limit, **options), on_text)
+    frame = Frame(image=image, stamp_ns=0, camera=CAMERA)
+    return offline.survey(frame, replace(request, keep=True))
 
 
 def follow_video(
@@ -122,10 +146,9 @@ def decode_times(at_s: Sequence[float], stamps_ns: Sequence[int]) -> tuple[int, 
 
 def _options(prompts: Sequence[Prompt], **more: Any) -> EngineOptions:
     count = max(1, len(prompts))
+    bounds: dict[str, Any] = {"max_regions": count, "max_queued_requests": max(32, count), "lost_timeout_s": NEVER_S}
     try:
-        return EngineOptions(
-            max_regions=count, max_queued_requests=max(32, count), lost_timeout_s=NEVER_S, **more
-        )
+        return EngineOptions(**(bounds | more))
     except ValueError as error:
         raise InputError(str(error)) from None
 
@@ -175,6 +198,13 @@ class Playback:
             handles.append(self._engine.perceive(CAMERA, PromptRequest(prompt, tasks, languages)))
         self._engine.run_pending()
         return [handle.future.result(0) for handle in handles]
+
+    def survey(self, frame: Frame, request: SurveyRequest) -> SurveyResult:
+        """Submits a frame and a survey of it."""
+        self._engine.submit_frame(_named(frame))
+        handle = self._engine.survey(CAMERA, request)
+        self._engine.run_pending()
+        return handle.future.result(0)
 
     def process(self, frame: Frame) -> None:
         """Submits a frame and does all the work that follows from it."""

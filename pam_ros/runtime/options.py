@@ -30,6 +30,13 @@ class EngineOptions:
         decode_times_ns: if given, rolling clips end at these stamps instead of every `caption_period_s`, in
             order and at least 0.1 s apart; none is recorded after the last.
         clip_frames: most frames of a clip, 1..64; the first at first-frame density.
+        all_points_per_side: of a survey's grid, 1..64; each point is one click.
+        all_min_iou, all_min_stability: a survey drops masks below these, 0..1 (see `model.vision.grid`).
+        all_max_box_iou: of masks whose boxes overlap more, a survey keeps the surest, 0..1.
+        all_min_area, all_max_area: smallest and largest mask of a survey, fractions of the frame, 0..1.
+        all_max_regions: most regions of a survey whose request names no limit, 1..256.
+        all_budget_s: time for a survey's grid if its request names none, seconds, above 0, at most 60.
+        find_min_score: a region that scores lower does not fit the purpose, 0..1.
     """
 
     max_regions: int = 16
@@ -45,6 +52,15 @@ class EngineOptions:
     carry_over: bool = True
     decode_times_ns: tuple[int, ...] = ()
     clip_frames: int = 16
+    all_points_per_side: int = 16
+    all_min_iou: float = 0.6
+    all_min_stability: float = 0.5
+    all_max_box_iou: float = 0.7
+    all_min_area: float = 0.0005
+    all_max_area: float = 0.9
+    all_max_regions: int = 24
+    all_budget_s: float = 10.0
+    find_min_score: float = 0.3
 
     def __post_init__(self) -> None:
         _check("max_regions", self.max_regions, 1, 256)
@@ -57,6 +73,12 @@ class EngineOptions:
         _check("caption_period_s", self.caption_period_s, 0.1, 3600.0)
         _check_times(self.decode_times_ns)
         _check("clip_frames", self.clip_frames, 1, 64)
+        _check("all_points_per_side", self.all_points_per_side, 1, 64)
+        for name in ("all_min_iou", "all_min_stability", "all_max_box_iou", "all_min_area", "all_max_area"):
+            _check(name, getattr(self, name), 0.0, 1.0)
+        _check("all_max_regions", self.all_max_regions, 1, 256)
+        _check("all_budget_s", self.all_budget_s, 1e-3, 60.0)
+        _check("find_min_score", self.find_min_score, 0.0, 1.0)
 
 
 def _check_times(times_ns: tuple[int, ...]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -19,6 +19,9 @@ from pam_ros.runtime.events import CaptionEvent
 T = TypeVar("T")
 
 MAX_CLIP_S = 120.0  # longest `caption_clip`, seconds
+MAX_SURVEY_REGIONS = 256
+MAX_SURVEY_S = 60.0  # longest search of a survey, seconds
+MAX_PURPOSE = 500  # characters of a purpose
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,73 @@ class CaptionRequest:
     language: Language
 
 
+@dataclass(frozen=True, slots=True)
+class SurveyRequest:
+    """Everything in view, or what fits a purpose.
+
+    Attributes:
+        tasks, languages: texts of every region, as in PromptRequest.
+        purpose: what a region is to be good for, in words; "" = no judgement. It is read in the first language.
+        boxes_xyxy: a detector's boxes, pixels, instead of a grid of points.
+        region_ids: known regions instead of a search.
+        max_regions: most regions of the answer; 0 = the option `all_max_regions`.
+        budget_s: time for the grid, seconds; 0 = the option `all_budget_s`.
+        keep: new regions are tracked from now on; otherwise their ids are 0.
+        stamp_ns: stamp of the frame meant; None means the newest.
+        image: (H, W, 3) uint8 RGB, the caller's own image; nothing is kept.
+    """
+
+    tasks: tuple[Task, ...] = ()
+    languages: tuple[Language, ...] = (Language.EN,)
+    purpose: str = ""
+    boxes_xyxy: tuple[tuple[float, float, float, float], ...] | None = None
+    region_ids: tuple[int, ...] = ()
+    max_regions: int = 0
+    budget_s: float = 0.0
+    keep: bool = False
+    stamp_ns: int | None = None
+    image: NDArray[np.uint8] | None = None
+
+    def all_tasks(self) -> tuple[Task, ...]:
+        """The tasks, with those that a purpose is judged by."""
+        judged = (Task.LABEL, Task.EXPLAIN) if self.purpose else ()
+        return tuple(dict.fromkeys((*self.tasks, *judged)))
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyResult:
+    """What a survey found.
+
+    Attributes:
+        regions: with their texts; the surest masks first, or those that fit the purpose best.
+        stamp_ns, frame_id: of the frame.
+        left_out: regions that were found but are not listed: too many, failed, empty or twice.
+        complete: False if the budget was spent before the grid was done.
+        scores: how well each region fits the purpose, 0..1; empty without one.
+    """
+
+    regions: tuple[Region, ...]
+    stamp_ns: int
+    frame_id: str
+    left_out: int
+    complete: bool
+    scores: tuple[float, ...] = ()
+
+    def fitting(self, min_score: float) -> int:
+        """How many of the first regions score at least `min_score`."""
+        return sum(score >= min_score for score in self.scores)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Survey:
+    """A survey on its way to the worker."""
+
+    camera: str
+    content: SurveyRequest
+    frame: Frame
+    handle: RequestHandle[SurveyResult]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One prompt, or one region to describe, on its way to the worker.
@@ -121,12 +191,7 @@ class Request:
 
 def check_request(request: PromptRequest) -> None:
     """Raises InputError if the request is invalid whatever the frame."""
-    for task in request.tasks:
-        if task not in IMAGE_TASKS:
-            allowed = ", ".join(each.value for each in IMAGE_TASKS)
-            raise TaskError(f"task {task.value!r} needs a clip, not one image; allowed: {allowed}")
-    if request.tasks and not request.languages:
-        raise LanguageError("tasks need at least one language; none was given")
+    _check_texts(request.tasks, request.languages)
     if request.image is not None and (request.prompt is None or request.region_id):
         raise PromptError(
             f"a request with its own image needs a prompt and region id 0; it has "
@@ -147,3 +212,30 @@ def check_clip(request: PromptRequest, duration_s: float) -> None:
         raise InputError(f"the clip's duration is {duration_s} s; allowed: above 0, at most {MAX_CLIP_S:g} s")
     if request.image is not None:
         raise PromptError("a clip is recorded from the camera; the request must not have its own image")
+
+
+def check_survey(request: SurveyRequest) -> None:
+    """Raises InputError if the survey is invalid whatever the frame."""
+    _check_texts(request.all_tasks(), request.languages)
+    ways = [request.boxes_xyxy is not None, bool(request.region_ids)]
+    if all(ways) or (request.region_ids and request.image is not None):
+        raise PromptError("region ids cannot be combined with boxes or an image; send one or the other")
+    if request.keep and request.image is not None:
+        raise PromptError("regions of the request's own image cannot be kept; leave out `keep` or the image")
+    if not 0 <= request.max_regions <= MAX_SURVEY_REGIONS:
+        raise InputError(f"max_regions is {request.max_regions}; allowed: 0..{MAX_SURVEY_REGIONS}")
+    if not math.isfinite(request.budget_s) or not 0.0 <= request.budget_s <= MAX_SURVEY_S:
+        raise InputError(f"the budget is {request.budget_s} s; allowed: 0..{MAX_SURVEY_S:g} s")
+    if len(request.purpose) > MAX_PURPOSE:
+        raise InputError(f"the request has {len(request.purpose)} characters; allowed: {MAX_PURPOSE}")
+    for box in request.boxes_xyxy or ():
+        Prompt.from_clicks(box_xyxy=box)
+
+
+def _check_texts(tasks: Sequence[Task], languages: Sequence[Language]) -> None:
+    for task in tasks:
+        if task not in IMAGE_TASKS:
+            allowed = ", ".join(each.value for each in IMAGE_TASKS)
+            raise TaskError(f"task {task.value!r} needs a clip, not one image; allowed: {allowed}")
+    if tasks and not languages:
+        raise LanguageError("tasks need at least one language; none was given")

@@ -6,6 +6,7 @@ A model folder holds, at its top or in a subfolder of the model's name:
     *.safetensors       one file, or shards (their index is not needed), under the names in `weights.py`
     tokenizer.json …    as transformers writes them
     sam2.yaml           SAM 2's architecture; absent in official checkpoints, which use sam2.1_hiera_l
+    purposes.npz        matches purposes with explanations, for a language model that cannot judge them
     sam2*.pt            SAM 2's weights, unless the safetensors hold them under model.vision_tower.
 
 `save_model` writes the same layout, with `sam2.yaml` and everything in one safetensors file.
@@ -45,6 +46,9 @@ from pam_ros.model.loading.weights import (
     read_safetensors,
 )
 from pam_ros.model.pam import Pam
+from pam_ros.model.text.matching import PurposeMatcher
+
+PURPOSES = "purposes.npz"  # see `model.text.matching`
 
 _BUILDING = threading.Lock()  # no_init_weights replaces torch.nn.init for the whole process
 
@@ -170,6 +174,8 @@ def _loaded(
     # Before the weights come: what was never written costs no memory, so the peak is one model of `dtype`.
     model.place(device, dtype)
     _fill(model, files, tied=bool(config.get("tie_word_embeddings")), decoder=decoder, report=report)
+    if (files.folder / PURPOSES).is_file():
+        model.matcher = PurposeMatcher(files.folder / PURPOSES)
     model.requires_grad_(False)
     if files.description is not None and decoder:
         model.text.max_new_tokens = files.description.max_new_tokens

@@ -24,8 +24,10 @@ from torch.nn.functional import interpolate
 
 from pam_ros.errors import CheckpointError
 from pam_ros.model.config import PerceiverInput
+from pam_ros.model.vision.candidates import mask_candidates
 from pam_ros.model.vision.features import DecoderFeatures, FrameFeatures, Observation, RegionCrop, of_regions
 from pam_ros.model.vision.mask_decoder import DecodedMasks, decode_masks, stability_pick
+from pam_ros.model.vision.grid import Candidates
 from pam_ros.model.vision.memory_bank import (
     MemoryEntry,
     RegionMemory,
@@ -160,6 +162,13 @@ class Segmenter(nn.Module):
         # A correction refers to the mask that was shown, so its crop is prompted by that mask's box.
         crop_prompts = [prompt if first else None for prompt, first in zip(prompts, new, strict=True)]
         return self.segment_crops(observations, crop_prompts)
+
+    def candidates(self, features: FrameFeatures, points_xy: NDArray[np.float32]) -> Candidates:
+        """Masks at single points (N, 2), pixels of the frame; nothing is remembered. See `VisionModel`."""
+        prompts = [Prompt.from_clicks([point]) for point in points_xy]
+        clicks = self._clicks([features.size] * len(prompts), prompts)
+        embedding = self._without_memory(features).expand(len(prompts), -1, -1, -1)
+        return mask_candidates(self._decode(features, embedding, clicks, None), features.size)
 
     def track(self, features: FrameFeatures, memories: Sequence[RegionMemory]) -> list[Observation]:
         """Finds remembered regions in the next frame and remembers them there."""

@@ -24,9 +24,12 @@ from pam_ros.msg import Status
 from pam_ros.nodes.conversions import (
     PromptDefaults,
     caption_message,
+    find_request,
     prompt_request,
     region_message,
     status_of,
+    survey_header,
+    survey_request,
     time_message,
 )
 from pam_ros.nodes.link import EngineLink
@@ -35,7 +38,8 @@ from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.records import Language, Region
 from pam_ros.runtime.engine import RequestHandle
 from pam_ros.runtime.events import CaptionEvent
-from pam_ros.srv import CaptionNow, ClearRegions, PerceiveRegion, RemoveRegion
+from pam_ros.runtime.requests import SurveyRequest, SurveyResult
+from pam_ros.srv import CaptionNow, ClearRegions, Find, PerceiveAll, PerceiveRegion, RemoveRegion
 
 T = TypeVar("T")
 
@@ -45,7 +49,7 @@ _RESULT_TIMEOUT_S = 60  # how long an action's result can be fetched; rclpy's 15
 
 
 class Services:
-    """Services perceive, remove_region, clear_regions, caption_now; action caption_clip; all under `~/`."""
+    """Services perceive, perceive_all, find, remove_region, clear_regions, caption_now; action caption_clip."""
 
     def __init__(
         self,
@@ -71,6 +75,8 @@ class Services:
         group = ReentrantCallbackGroup()
         services = (
             (PerceiveRegion, "perceive", self._perceive),
+            (PerceiveAll, "perceive_all", self._perceive_all),
+            (Find, "find", self._find),
             (RemoveRegion, "remove_region", self._remove_region),
             (ClearRegions, "clear_regions", self._clear_regions),
             (CaptionNow, "caption_now", self._caption_now),
@@ -125,6 +131,44 @@ class Services:
         except Exception as error:
             response.status = self._failure("~/perceive", error)
         return response
+
+    async def _perceive_all(
+        self, request: PerceiveAll.Request, response: PerceiveAll.Response
+    ) -> PerceiveAll.Response:
+        try:
+            await self._survey(survey_request(request, self._defaults()), request, response)
+        except Exception as error:
+            response.status = self._failure("~/perceive_all", error)
+        return response
+
+    async def _find(self, request: Find.Request, response: Find.Response) -> Find.Response:
+        try:
+            result = await self._survey(find_request(request), request, response)
+            response.scores = list(result.scores)
+            min_score = float(request.min_score) or self._link.options.find_min_score
+            response.fitting = result.fitting(min_score)
+        except Exception as error:
+            response.status = self._failure("~/find", error)
+        return response
+
+    async def _survey(
+        self,
+        content: SurveyRequest,
+        request: PerceiveAll.Request | Find.Request,
+        response: PerceiveAll.Response | Find.Response,
+    ) -> SurveyResult:
+        """Runs a survey and fills in what both services answer."""
+        result = await self._settled(self._link.engine.survey(self._camera, content))
+        response.header = survey_header(result, request.image)
+        response.regions = [
+            region_message(region, response.header, with_mask=not request.without_mask)
+            for region in result.regions
+        ]
+        response.complete = result.complete
+        if isinstance(response, PerceiveAll.Response):
+            response.left_out = result.left_out
+        response.status = status_of(None)
+        return result
 
     def _remove_region(
         self, request: RemoveRegion.Request, response: RemoveRegion.Response

@@ -1,0 +1,290 @@
+"""Everything in view without a prompt (`perceive_all`), and what fits a purpose (`find`), one bounded step at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pam_ros.errors import CancelledError, NotActiveError, PamError
+from pam_ros.geometry import Box, box_iou
+from pam_ros.model.interface import FrameFeatures, PerceptionModel
+from pam_ros.model.vision.grid import Candidates, GridFilter, grid_points, kept_boxes
+from pam_ros.records import Prompt, Region, RegionState, Task
+from pam_ros.runtime.failures import FaultLog
+from pam_ros.runtime.inbox import Inbox
+from pam_ros.runtime.masks import Masks, PromptResult
+from pam_ros.runtime.options import EngineOptions
+from pam_ros.runtime.requests import PromptRequest, Request, RequestHandle, Survey, SurveyResult
+from pam_ros.runtime.tracks import CameraTracks
+
+POINTS_AT_ONCE = 16  # of a grid: bounds how long a step delays a waiting frame
+
+
+@dataclass(slots=True, eq=False)
+class _Search:
+    """A survey whose regions are being looked for."""
+
+    survey: Survey
+    features: FrameFeatures
+    points: deque[NDArray[np.float32]]  # batches (N, 2) that wait
+    until_s: float  # the budget ends, seconds of the runtime's clock
+    candidates: list[Candidates] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Answers:
+    """A survey whose regions were found: each is asked about by a request of its own."""
+
+    survey: Survey
+    handles: list[RequestHandle[Region]]
+    left_out: int
+    complete: bool
+
+
+class Surveys:
+    """Owned by the worker.
+
+    1. A grid of points is segmented, a batch a step, until it is done or the budget is spent.
+    2. Filters and non-maximum suppression leave boxes; a detector's boxes or known regions come here at once.
+    3. The boxes are segmented, and filtered again. With `keep`, each becomes an ordinary request of a region.
+    4. For `find`, the model judges each region's explanation by the purpose, and the regions are sorted.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: PerceptionModel,
+        inbox: Inbox,
+        faults: FaultLog,
+        options: EngineOptions,
+        masks: Masks,
+        describe: Callable[[list[PromptResult]], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """`describe` starts the texts of regions that are not kept, and answers their requests."""
+        self.options = options
+        self._model = model
+        self._inbox = inbox
+        self._faults = faults
+        self._masks = masks
+        self._describe = describe
+        self._clock = clock
+        self._search: _Search | None = None
+        self._answers: list[_Answers] = []
+
+    @property
+    def count(self) -> int:
+        """Surveys under way."""
+        return len(self._answers) + (self._search is not None)
+
+    def step(self, camera_of: Callable[[str], CameraTracks]) -> bool:
+        """Does one piece of work; False if there is none."""
+        answered = [each for each in self._answers if all(handle.done for handle in each.handles)]
+        if answered:
+            self._answers.remove(answered[0])
+            self._attempt(answered[0].survey, lambda: self._answer(answered[0]))
+            return True
+        if self._search is None:
+            survey = self._inbox.take_survey()
+            if survey is None:
+                return False
+            camera = camera_of(survey.camera)
+            self._attempt(survey, lambda: self._begin(survey, camera))
+            return True
+        search, camera = self._search, camera_of(self._search.survey.camera)
+        if search.survey.handle.done:  # cancelled
+            self._search = None
+        elif search.points and self._clock() < search.until_s:
+            points = search.points.popleft()
+            found = self._faults.attempt(
+                "searching a frame", lambda: self._model.vision.candidates(search.features, points)
+            )
+            if isinstance(found, PamError):
+                self._search = None
+                search.survey.handle.fail(found)
+            else:
+                search.candidates.append(found)
+        else:
+            self._search = None
+            self._attempt(search.survey, lambda: self._end_search(search, camera))
+        return True
+
+    def clear(self) -> None:
+        """Ends every survey."""
+        error = CancelledError("the engine was stopped before the answer was ready")
+        under_way = [each.survey for each in self._answers] + ([self._search.survey] if self._search else [])
+        for survey in under_way:
+            survey.handle.fail(error)
+        self._search, self._answers = None, []
+
+    # ---- 1. the grid
+
+    def _begin(self, survey: Survey, camera: CameraTracks) -> None:
+        content = survey.content
+        if content.region_ids:
+            texts = PromptRequest(None, content.all_tasks(), content.languages)
+            about = [replace(texts, region_id=region_id) for region_id in content.region_ids]
+            self._hand_out(survey, about, left_out=0, complete=True)
+            return
+        frame = survey.frame
+        if frame is camera.frame and camera.features is not None:
+            features = camera.features
+        else:
+            features = self._model.vision.encode(frame.image)
+            if frame is camera.frame:
+                camera.features = features
+        if content.boxes_xyxy is not None:
+            boxes = [np.asarray(box, np.float32) for box in content.boxes_xyxy]
+            self._ask_about(survey, camera, features, boxes, complete=True)
+            return
+        points = grid_points(frame.size, self.options.all_points_per_side)
+        batches = deque(points[i : i + POINTS_AT_ONCE] for i in range(0, len(points), POINTS_AT_ONCE))
+        budget_s = content.budget_s or self.options.all_budget_s
+        self._search = _Search(survey, features, batches, self._clock() + budget_s)
+
+    # ---- 2. filters
+
+    def _end_search(self, search: _Search, camera: CameraTracks) -> None:
+        options = self.options
+        rule = GridFilter(
+            min_iou=options.all_min_iou,
+            min_stability=options.all_min_stability,
+            max_box_iou=options.all_max_box_iou,
+            min_area=options.all_min_area,
+            max_area=options.all_max_area,
+        )
+        boxes = list(kept_boxes(search.candidates, rule))
+        self._ask_about(search.survey, camera, search.features, boxes, complete=not search.points)
+
+    # ---- 3. requests
+
+    def _ask_about(
+        self,
+        survey: Survey,
+        camera: CameraTracks,
+        features: FrameFeatures,
+        boxes: list[Box],
+        *,
+        complete: bool,
+    ) -> None:
+        content, frame = survey.content, survey.frame
+        text = PromptRequest(None, content.all_tasks(), content.languages, image=frame.image)
+        once = [
+            Request(
+                survey.camera,
+                replace(text, prompt=Prompt.from_clicks(box_xyxy=box)),
+                frame,
+                self._clock(),
+                handle=RequestHandle[Region](),
+            )
+            for box in boxes
+        ]
+        # A box is a clearer prompt than the point that found it: the masks are segmented once more by it.
+        found = self._masks.segment_once(once, frame, features)
+        min_score = 0.0 if content.boxes_xyxy is not None else self.options.all_min_iou
+        found = self._distinct([each for each in found if each.answer.mask_score >= min_score])
+        chosen = found[: content.max_regions or self.options.all_max_regions]
+        if not content.keep:
+            self._answers.append(_Answers(survey, _handles(chosen), len(boxes) - len(chosen), complete))
+            self._take_along(survey, _handles(chosen))
+            self._describe(chosen)
+            return
+        about, room = [], self.options.max_regions - len(camera.regions)
+        for result in chosen:
+            known = self._known(camera, result.answer.box_xyxy, frame.stamp_ns)
+            room -= not known
+            if known or room >= 0:
+                prompt = None if known else result.request.content.prompt
+                about.append(replace(text, prompt=prompt, region_id=known, image=None))
+        self._hand_out(survey, about, left_out=len(boxes) - len(about), complete=complete)
+
+    def _distinct(self, results: Sequence[PromptResult]) -> list[PromptResult]:
+        """The surest masks first, without those that are not in view or that repeat a surer one."""
+        kept: list[PromptResult] = []
+        for result in sorted(results, key=lambda each: -each.answer.mask_score):
+            box, limit = result.answer.box_xyxy, self.options.all_max_box_iou
+            visible = result.answer.state is RegionState.TRACKED
+            if visible and all(box_iou(box, each.answer.box_xyxy) <= limit for each in kept):
+                kept.append(result)
+        return kept
+
+    def _known(self, camera: CameraTracks, box: Box, stamp_ns: int) -> int:
+        """The region that the box shows already; 0 if it is new."""
+        for region_id, track in camera.regions.items():
+            if track.is_detection(box, stamp_ns, self.options.detection_iou):
+                return region_id
+        return 0
+
+    def _hand_out(
+        self, survey: Survey, about: Sequence[PromptRequest], *, left_out: int, complete: bool
+    ) -> None:
+        """Puts requests in front of the flow, like those of any caller."""
+        requests, handles = [], []
+        for content in about:
+            handles.append(RequestHandle[Region]())
+            frame = None if content.prompt is None else survey.frame
+            requests.append(Request(survey.camera, content, frame, self._clock(), handle=handles[-1]))
+        self._answers.append(_Answers(survey, handles, left_out, complete))
+        self._take_along(survey, handles)
+        if not self._inbox.put_found(survey.camera, requests):
+            raise NotActiveError("the engine is not active; activate the manager, then try again")
+
+    @staticmethod
+    def _take_along(survey: Survey, handles: Sequence[RequestHandle[Region]]) -> None:
+        """A survey that is cancelled, or whose engine stops, takes its requests along."""
+        survey.handle.future.add_done_callback(lambda _: [handle.cancel() for handle in handles])
+
+    # ---- 4. the answer
+
+    def _answer(self, answers: _Answers) -> None:
+        survey = answers.survey
+        if survey.handle.done:
+            return
+        regions: dict[int, Region] = {}
+        left_out, error = answers.left_out, None
+        for place, handle in enumerate(answers.handles, 1):
+            failure = handle.future.exception()
+            if failure is not None:
+                left_out, error = left_out + 1, error or failure
+            else:
+                region = handle.future.result()
+                regions.setdefault(region.region_id or -place, region)  # two boxes may show one known region
+        if error is not None and not regions:
+            raise error
+        listed, scores = list(regions.values()), [0.0]
+        content = survey.content
+        if content.purpose and listed:
+            texts = [self._texts_of(region, survey) for region in listed]
+            scores = list(self._model.judge.fits(content.purpose, texts, content.languages[0]))
+            order = sorted(range(len(listed)), key=lambda i: -scores[i])
+            listed, scores = [listed[i] for i in order], [scores[i] for i in order]
+        survey.handle.resolve(
+            SurveyResult(
+                regions=tuple(listed),
+                stamp_ns=survey.frame.stamp_ns,
+                frame_id=survey.frame.frame_id,
+                left_out=left_out,
+                complete=answers.complete,
+                scores=tuple(scores) if content.purpose and listed else (),
+            )
+        )
+
+    @staticmethod
+    def _texts_of(region: Region, survey: Survey) -> tuple[str, str]:
+        """Label and explanation in the purpose's language; "" if a region lacks one."""
+        language = survey.content.languages[0]
+        label, explanation = (region.texts.get((task, language)) for task in (Task.LABEL, Task.EXPLAIN))
+        return (label.text if label else "", explanation.text if explanation else "")
+
+    def _attempt(self, survey: Survey, work: Callable[[], None]) -> None:
+        failure = self._faults.attempt("surveying a frame", work)
+        if isinstance(failure, PamError):
+            survey.handle.fail(failure)
+
+
+def _handles(results: Sequence[PromptResult]) -> list[RequestHandle[Region]]:
+    return [each.request.handle for each in results if each.request.handle is not None]

@@ -1,0 +1,191 @@
+"""Trains the matcher of `~/find` for a model that knows the ontology: `python -m pam_ros.training.purposes FILE`.
+
+Sentence embeddings of requests and of explanations go through one matrix each, so that their cosine says
+whether the explained object has the requested function. Requests are the ontology's functions and the words of
+`purposes.yaml`, put into templates; explanations are written as the simulator writes them.
+
+Letters: N requests, C categories, V explanations of each, D embedding width, H learned width.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, normalize
+
+from pam_ros.model.text.matching import WIDTH, sentence_encoder
+from pam_ros.records import Language, Task
+from pam_ros.simulator.functions import fitting_functions
+from pam_ros.simulator.ontology import Entry, ontology
+from pam_ros.simulator.texts.captions import describe
+from pam_ros.simulator.texts.facts import Facts, Mention
+
+HIDDEN = 128
+STEPS = 1500
+BATCH = 128
+LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 0.1
+NOISE = 0.05  # added to embeddings of length 1: wordings that are close by mean the same
+POSITIVE_WEIGHT = 4.0  # about 2 of 80 categories fit a request
+RANKING_WEIGHT = 0.06
+VARIANTS = 16  # explanations of each category
+EMBED_AT_ONCE = 256
+
+INFINITIVE = (
+    "something to {}",
+    "what can I {} with",
+    "I want to {}",
+    "I need something to {}",
+    "find a thing to {}",
+    "which one can I use to {}",
+    "{}",
+)
+GERUND = ("a tool for {}", "something for {}", "what is good for {}", "a thing used for {}")
+NAME = ("where is the {}", "a {}", "give me the {}", "I need a {}")
+CHINESE = ("用来{}的东西", "可以{}的", "{}用什么", "我想{}", "找一个能{}的东西", "{}的工具", "适合{}的物品", "{}")
+CHINESE_NAME = ("{}在哪里", "拿{}给我", "一个{}", "我要{}")
+
+
+
+class Matcher(nn.Module):
+    """Requests (N, D) and explanations (C, D) → logits (N, C)."""
+
+    def __init__(self, hidden: int = HIDDEN) -> None:
+        super().__init__()
+        self.request = nn.Linear(WIDTH, hidden, bias=False)
+        self.explanation = nn.Linear(WIDTH, hidden, bias=False)
+        nn.init.orthogonal_(self.request.weight)
+        self.explanation.weight.data.copy_(self.request.weight.data)  # similar sentences match from the start
+        self.scale = nn.Parameter(torch.tensor(10.0))
+        self.bias = nn.Parameter(torch.tensor(-5.0))
+
+    def forward(self, requests: Tensor, explanations: Tensor) -> Tensor:
+        """Logits that explanation c has the function of request n."""
+        cosine = normalize(self.request(requests), dim=-1) @ normalize(self.explanation(explanations), dim=-1).T
+        return self.scale * cosine + self.bias
+
+    def save(self, path: Path) -> None:
+        """Writes what `PurposeMatcher` reads."""
+        tensors = {
+            "request": self.request.weight,
+            "explanation": self.explanation.weight,
+            "scale": self.scale,
+            "bias": self.bias,
+        }
+        np.savez(path, **{name: each.detach().numpy().astype(np.float16) for name, each in tensors.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """One language's examples."""
+
+    requests: Tensor  # (N, D)
+    explanations: Tensor  # (C, V, D)
+    fits: Tensor  # (N, C) 1 where category c has a function that fits request n
+
+
+def requests_of(language: Language) -> list[tuple[str, str]]:
+    """(function, request in words) of every training request."""
+    words = yaml.safe_load(Path(__file__).with_name("purposes.yaml").read_text(encoding="utf-8"))
+    found: list[tuple[str, str]] = []
+    english = language is Language.EN
+    for key, function in ontology().functions.items():
+        more = words.get(key, {}).get(language.value, [])
+        if english:
+            forms = [infinitive.removeprefix("be ") for infinitive, _ in function.english] + more
+            found += [(key, form.format(each)) for each in forms for form in INFINITIVE]
+            found += [(key, form.format(each)) for _, each in function.english for form in GERUND]
+        else:
+            found += [(key, form.format(each)) for each in [*function.chinese, *more] for form in CHINESE]
+    for entry in ontology().entries.values():
+        if entry.kind != "part":
+            forms = NAME if english else CHINESE_NAME
+            found += [(entry.function, form.format(name)) for name in entry.names[language] for form in forms]
+    return found
+
+
+def explanations_of(entry: Entry, language: Language, rng: np.random.Generator) -> list[str]:
+    """Explanations of one category as the simulator writes them, in different looks and places."""
+    others = ontology().of_kind("object")
+    texts = []
+    for _ in range(VARIANTS):
+        other = Mention(others[int(rng.integers(len(others)))].id, "")
+        facts = Facts(category=entry.id, kind=entry.kind, surface="wood")
+        if entry.kind == "object":
+            material, colours = entry.looks[int(rng.integers(len(entry.looks)))]
+            beside = other if rng.random() < 0.7 else None
+            facts = Facts(
+                category=entry.id,
+                kind=entry.kind,
+                colour=colours[int(rng.integers(len(colours)))],
+                material=material,
+                place=("table", "wood"),
+                neighbour=beside,
+                relation="left" if beside else "",
+            )
+        elif entry.kind == "part":
+            facts = Facts(category=entry.id, kind=entry.kind, colour="red", whole=other)
+        texts.append(describe(facts, Task.EXPLAIN, language, rng))
+    return texts
+
+
+def examples(language: Language, rng: np.random.Generator) -> Examples:
+    """Every request and explanation, embedded."""
+    requests, entries = requests_of(language), list(ontology().entries.values())
+    fits = [[float(each.function in fitting_functions(key)) for each in entries] for key, _ in requests]
+    explanations = [_embedded(explanations_of(entry, language, rng)) for entry in entries]
+    return Examples(_embedded([text for _, text in requests]), torch.stack(explanations), torch.tensor(fits))
+
+
+def train(seed: int = 0, steps: int = STEPS) -> Matcher:
+    """Trains both languages in turns; minutes on a CPU."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    data = [examples(language, rng) for language in Language]
+    matcher = Matcher()
+    optimizer = torch.optim.AdamW(matcher.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    for step in range(steps):
+        each = data[step % len(data)]
+        chosen = torch.randint(len(each.requests), (BATCH,))
+        categories = torch.arange(len(each.explanations))
+        variant = torch.randint(each.explanations.shape[1], (len(categories),))
+        logits = matcher(
+            _disturbed(each.requests[chosen]), _disturbed(each.explanations[categories, variant])
+        )
+        loss = matching_loss(logits, each.fits[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return matcher
+
+
+def matching_loss(logits: Tensor, fits: Tensor) -> Tensor:
+    """Whether each category fits (N, C), and that one that fits is ranked first."""
+    weight = torch.tensor(POSITIVE_WEIGHT)
+    each = binary_cross_entropy_with_logits(logits, fits, pos_weight=weight)
+    right = torch.where(fits > 0, logits, -torch.inf).logsumexp(1)
+    return each + RANKING_WEIGHT * (logits.logsumexp(1) - right).mean()
+
+
+def _disturbed(embeddings: Tensor) -> Tensor:
+    return embeddings + NOISE * torch.randn_like(embeddings)
+
+
+def _embedded(sentences: Sequence[str]) -> Tensor:
+    encoder = sentence_encoder()
+    parts = [
+        encoder.embed(sentences[start : start + EMBED_AT_ONCE])
+        for start in range(0, len(sentences), EMBED_AT_ONCE)
+    ]
+    return torch.from_numpy(np.concatenate(parts))
+
+
+if __name__ == "__main__":
+    train().save(Path(sys.argv[1]))
