@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, ModelInfo, TextDelta, TextRequest
+from pam_ros.model.vision.grid import Candidates
 from pam_ros.records import Language, Prompt, Task
 
 CLICK_REACH = 4  # a click's mask is the square this many pixels around it
@@ -104,6 +105,7 @@ class FakeModel:
     """Implements PerceptionModel; it is its own VisionModel (`vision`) and TextGenerator (`text`).
 
     Attributes:
+        things: boxes (x1, y1, x2, y2), pixels, of what a grid of points finds.
         words: number of words of each text; a text takes one step for prefill and one for each word.
         hidden: numbers of memories that are out of view; in a black frame, all are.
         text_problem: why no text can be generated; it is only reported.
@@ -117,6 +119,7 @@ class FakeModel:
     """
 
     words: int = 3
+    things: list[tuple[float, float, float, float]] = field(default_factory=list)
     text_problem: str = ""
     costs: Costs = field(default_factory=Costs)
     hidden: set[int] = field(default_factory=set)
@@ -162,6 +165,21 @@ class FakeModel:
             for prompt, memory in zip(prompts, memories, strict=True)
         ]
 
+    def candidates(self, features: FakeFeatures, points_xy: NDArray[np.float32]) -> Candidates:
+        """One mask for each of `things` that a point lies on: its box, sure and stable."""
+        self._call("candidates", points_xy, self.costs.segment_s)
+        height, width = features.size
+        boxes = [
+            thing
+            for x, y in points_xy
+            for thing in self.things
+            if thing[0] <= x < thing[2] and thing[1] <= y < thing[3]
+        ]
+        array = np.array(boxes, np.float32).reshape(-1, 4)
+        sure = np.full(len(boxes), 0.9, np.float32)
+        areas = (array[:, 2] - array[:, 0]) * (array[:, 3] - array[:, 1]) / (height * width)
+        return Candidates(array, sure, sure, areas.astype(np.float32))
+
     def track(self, features: FakeFeatures, memories: Sequence[FakeMemory]) -> list[FakeObservation]:
         self._call("track", memories, self.costs.track_s)
         assert all(memory.shades for memory in memories), "tracked before the first prompt"
@@ -178,6 +196,15 @@ class FakeModel:
     @property
     def vision(self) -> FakeModel:
         return self
+
+    @property
+    def judge(self) -> FakeModel:
+        return self
+
+    def fits(self, purpose: str, regions: Sequence[tuple[str, str]], language: Language) -> list[float]:
+        """1 for an explanation that holds the purpose, else 0.1."""
+        self._call("fits", regions, 0.0)
+        return [1.0 if purpose in texts[1] else 0.1 for texts in regions]
 
     @property
     def text(self) -> FakeModel:

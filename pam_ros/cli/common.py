@@ -44,7 +44,8 @@ MaxRegionsOption = Annotated[
     int, typer.Option("--max-regions", min=1, max=256, help="most regions of the search", metavar="N")
 ]
 BudgetOption = Annotated[
-    float, typer.Option("--budget", min=0.001, max=60.0, help="time for the search, seconds", metavar="SECONDS")
+    float,
+    typer.Option("--budget", min=0.001, max=60.0, help="time for the search, seconds", metavar="SECONDS"),
 ]
 CarryOverOption = Annotated[
     bool,

@@ -37,6 +37,7 @@ from pam_ros.cli.common import (
     progress_bar,
     prompts_of,
 )
+from pam_ros.errors import PromptError
 from pam_ros.geometry import full_mask
 from pam_ros.json_results import caption_json, region_json
 from pam_ros.model.descriptions import AUTO
@@ -83,7 +84,9 @@ def perceive(
     if not everything:
         prompts = prompts_of(click, not_, box, mask)
     elif click or not_ or mask:
-        raise PromptError("--all can be combined with --box only, which replaces the search; leave out the others")
+        raise PromptError(
+            "--all can be combined with --box only, which replaces the search; leave out the others"
+        )
     for prompt in prompts:
         prompt.check_size(picture.shape[0], picture.shape[1])
     tasks = image_tasks(task or ["label"])
@@ -125,7 +128,10 @@ def find(
     max_regions: MaxRegionsOption = 24,
     budget: BudgetOption = 60.0,
     language: Annotated[
-        str, typer.Option("--language", help="of the request: en or zh (default: by its script)", metavar="LANGUAGE")
+        str,
+        typer.Option(
+            "--language", help="of the request: en or zh (default: by its script)", metavar="LANGUAGE"
+        ),
     ] = "",
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",

@@ -1,4 +1,4 @@
-"""Finding by purpose: requests in words that no training text holds, on everything in view and on true boxes."""
+"""Finding by purpose: requests in words that no training text holds, in everything in view."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def evaluate_finding(
     min_score: float | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Adds how often `find` is right. For each object one direct and one indirect request, and as many for none.
+    """Adds how often `find` is right: a direct and an indirect request for each object, as many for none.
 
-    - `find_first_en`: of requests that an object fits: the region ranked first lies on such an object, and its
-      score reaches the bar (`find_min_score`).
+    - `find_first_en`: of requests that an object fits: the region ranked first lies on such an object, and
+      its score reaches the bar (`find_min_score`).
     - `find_none_en`: of requests that no object fits: no region reaches the bar.
     - with `_indirect`: the request does not name the function ("the power is out").
     - with `_boxes`: candidates are the true boxes, as from a perfect detector, not everything in view.
@@ -90,7 +90,9 @@ def _corners(image: Sample, place: int) -> tuple[float, float, float, float]:
 def _questions(image: Sample, language: Language) -> list[_Question]:
     rng = np.random.default_rng(zlib.crc32(image.name.encode()))
     here = {region.function for region in image.regions}
-    wanted = sorted({region.function for region in image.regions if region.kind is Kind.OBJECT} & set(requests()))
+    wanted = sorted(
+        {region.function for region in image.regions if region.kind is Kind.OBJECT} & set(requests())
+    )
     absent = [function for function in requests() if not fitting_functions(function) & here]
     unwanted = [str(each) for each in rng.permutation(absent)[: len(wanted)]]
     questions = []
@@ -117,10 +119,8 @@ def _judge(
     scores = list(model.judge.fits(question.text, texts, language)) if found else []
     best = int(np.argmax(scores)) if scores else -1
     first = found[best] if scores and scores[best] >= bar else None
-    if question.exists:
-        right = first is not None and _fits(image, first, question.function)
-    else:
-        right = first is None
+    fits = first is not None and _fits(image, first, question.function)
+    right = fits if question.exists else first is None
     kind = "first" if question.exists else "none"
     indirect = "_indirect" if question.wording else ""
     answer = "none" if first is None else f"{scores[best]:.2f} {texts[best][1]}"
@@ -137,12 +137,14 @@ def _judge(
 
 
 def _fits(image: Sample, region: Region, function: str) -> bool:
+    """True if at least half of the region lies on an object with a function that will do."""
     mask = full_mask(region.box_xyxy, region.mask, image.image().shape)
     for truth in image.regions:
-        true_mask = truth.mask()
-        if truth.kind is Kind.OBJECT and truth.function in fitting_functions(function) and true_mask is not None:
-            if np.count_nonzero(mask & true_mask) >= MIN_INSIDE * np.count_nonzero(mask):
-                return True
+        there = truth.mask() if truth.kind is Kind.OBJECT else None
+        if there is None or truth.function not in fitting_functions(function):
+            continue
+        if np.count_nonzero(mask & there) >= MIN_INSIDE * np.count_nonzero(mask):
+            return True
     return False
 
 

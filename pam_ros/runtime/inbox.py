@@ -21,7 +21,15 @@ from pam_ros.errors import (
 )
 from pam_ros.records import Detection, Frame, Prompt
 from pam_ros.runtime.options import EngineOptions
-from pam_ros.runtime.requests import CaptionRequest, PromptRequest, Request, RequestHandle, Survey, SurveyRequest, SurveyResult
+from pam_ros.runtime.requests import (
+    CaptionRequest,
+    PromptRequest,
+    Request,
+    RequestHandle,
+    Survey,
+    SurveyRequest,
+    SurveyResult,
+)
 
 MAX_DETECTION_MESSAGES = 4  # messages that wait per camera; a newer one replaces the oldest
 

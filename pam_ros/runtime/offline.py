@@ -89,7 +89,7 @@ def survey_image(
     Raises InputError for a request or option that is not allowed, InferenceError if the model fails.
     """
     limit = MAX_SURVEY_REGIONS
-    offline = _Offline(model, _options((), max_regions=limit, max_queued_requests=limit, **options), on_text)
+    offline = Playback(model, _options((), max_regions=limit, max_queued_requests=limit, **options), on_text)
     frame = Frame(image=image, stamp_ns=0, camera=CAMERA)
     return offline.survey(frame, replace(request, keep=True))
 
@@ -146,7 +146,11 @@ def decode_times(at_s: Sequence[float], stamps_ns: Sequence[int]) -> tuple[int, 
 
 def _options(prompts: Sequence[Prompt], **more: Any) -> EngineOptions:
     count = max(1, len(prompts))
-    bounds: dict[str, Any] = {"max_regions": count, "max_queued_requests": max(32, count), "lost_timeout_s": NEVER_S}
+    bounds: dict[str, Any] = {
+        "max_regions": count,
+        "max_queued_requests": max(32, count),
+        "lost_timeout_s": NEVER_S,
+    }
     try:
         return EngineOptions(**(bounds | more))
     except ValueError as error:

@@ -102,7 +102,7 @@ class SurveyRequest:
 
     Attributes:
         tasks, languages: texts of every region, as in PromptRequest.
-        purpose: what a region is to be good for, in words; "" = no judgement. It is read in the first language.
+        purpose: what a region is to be good for, in the first language; "" = no judgement.
         boxes_xyxy: a detector's boxes, pixels, instead of a grid of points.
         region_ids: known regions instead of a search.
         max_regions: most regions of the answer; 0 = the option `all_max_regions`.

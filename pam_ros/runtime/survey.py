@@ -1,4 +1,4 @@
-"""Everything in view without a prompt (`perceive_all`), and what fits a purpose (`find`), one bounded step at a time."""
+"""Surveys of a frame: everything in view (`perceive_all`), and what fits a purpose (`find`)."""
 
 from __future__ import annotations
 
@@ -236,7 +236,12 @@ class Surveys:
     @staticmethod
     def _take_along(survey: Survey, handles: Sequence[RequestHandle[Region]]) -> None:
         """A survey that is cancelled, or whose engine stops, takes its requests along."""
-        survey.handle.future.add_done_callback(lambda _: [handle.cancel() for handle in handles])
+
+        def cancel(_: object) -> None:
+            for handle in handles:
+                handle.cancel()
+
+        survey.handle.future.add_done_callback(cancel)
 
     # ---- 4. the answer
 

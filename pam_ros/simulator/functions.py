@@ -1,4 +1,4 @@
-"""Which functions fit a request for another: a wine glass will do if something to drink tea from is wanted."""
+"""Which functions will do for another: a wine glass, if something to drink tea from is wanted."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Trains the matcher of `~/find` for a model that knows the ontology: `python -m pam_ros.training.purposes FILE`.
+"""Trains the matcher of `~/find` on the ontology's words: `python -m pam_ros.training.purposes FILE`.
 
 Sentence embeddings of requests and of explanations go through one matrix each, so that their cosine says
-whether the explained object has the requested function. Requests are the ontology's functions and the words of
-`purposes.yaml`, put into templates; explanations are written as the simulator writes them.
+whether the explained object has the requested function. Requests are the ontology's functions and the words
+of `purposes.yaml`, put into templates; explanations are written as the simulator writes them.
 
 Letters: N requests, C categories, V explanations of each, D embedding width, H learned width.
 """
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,9 +50,17 @@ INFINITIVE = (
 )
 GERUND = ("a tool for {}", "something for {}", "what is good for {}", "a thing used for {}")
 NAME = ("where is the {}", "a {}", "give me the {}", "I need a {}")
-CHINESE = ("用来{}的东西", "可以{}的", "{}用什么", "我想{}", "找一个能{}的东西", "{}的工具", "适合{}的物品", "{}")
+CHINESE = (
+    "用来{}的东西",
+    "可以{}的",
+    "{}用什么",
+    "我想{}",
+    "找一个能{}的东西",
+    "{}的工具",
+    "适合{}的物品",
+    "{}",
+)
 CHINESE_NAME = ("{}在哪里", "拿{}给我", "一个{}", "我要{}")
-
 
 
 class Matcher(nn.Module):
@@ -68,7 +77,9 @@ class Matcher(nn.Module):
 
     def forward(self, requests: Tensor, explanations: Tensor) -> Tensor:
         """Logits that explanation c has the function of request n."""
-        cosine = normalize(self.request(requests), dim=-1) @ normalize(self.explanation(explanations), dim=-1).T
+        cosine = (
+            normalize(self.request(requests), dim=-1) @ normalize(self.explanation(explanations), dim=-1).T
+        )
         return self.scale * cosine + self.bias
 
     def save(self, path: Path) -> None:
@@ -79,7 +90,10 @@ class Matcher(nn.Module):
             "scale": self.scale,
             "bias": self.bias,
         }
-        np.savez(path, **{name: each.detach().numpy().astype(np.float16) for name, each in tensors.items()})
+        arrays: dict[str, Any] = {
+            name: each.detach().numpy().astype(np.float16) for name, each in tensors.items()
+        }
+        np.savez(path, **arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +175,7 @@ def train(seed: int = 0, steps: int = STEPS) -> Matcher:
         )
         loss = matching_loss(logits, each.fits[chosen])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return matcher
 

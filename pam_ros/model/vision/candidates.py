@@ -41,7 +41,7 @@ def mask_candidates(decoded: DecodedMasks, size: tuple[int, int]) -> Candidates:
 
 
 def _extent(filled: Tensor, pixels: int) -> Tensor:
-    """(M, w) bool → (M, 2): first and one past the last filled place, scaled to `pixels`; zeros if none is."""
+    """(M, w) bool → (M, 2): first and one past the last filled place, scaled to `pixels`; or zeros."""
     width = filled.shape[1]
     place = torch.arange(width, device=filled.device)
     first = torch.where(filled, place, width).amin(1)

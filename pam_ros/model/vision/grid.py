@@ -1,7 +1,7 @@
-"""Everything in view: a grid of points over the frame, and which of the masks found there are kept (as in SAM).
+"""Everything in view: a grid of points over the frame, and which masks found there are kept (as in SAM).
 
 Segment Anything (Kirillov et al., 2023), section 5 and appendix B: candidates are filtered by their predicted
-IoU, by stability and by area; of overlapping boxes the best stays (non-maximum suppression). There are no crops.
+IoU, stability and area; of overlapping boxes the best stays (non-maximum suppression). There are no crops.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def grid_points(size: tuple[int, int], per_side: int) -> NDArray[np.float32]:
     """
     height, width = size
     index = np.arange(per_side)
-    order = np.array(sorted(index, key=_reversed_bits))  # 0, 4, 2, 6, 1, …
+    order = np.array(sorted(range(per_side), key=_reversed_bits))  # 0, 4, 2, 6, 1, …
     rank = np.empty(per_side, np.int64)
     rank[order] = index
     rows, columns = np.meshgrid(index, index, indexing="ij")

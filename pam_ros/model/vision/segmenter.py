@@ -26,8 +26,8 @@ from pam_ros.errors import CheckpointError
 from pam_ros.model.config import PerceiverInput
 from pam_ros.model.vision.candidates import mask_candidates
 from pam_ros.model.vision.features import DecoderFeatures, FrameFeatures, Observation, RegionCrop, of_regions
-from pam_ros.model.vision.mask_decoder import DecodedMasks, decode_masks, stability_pick
 from pam_ros.model.vision.grid import Candidates
+from pam_ros.model.vision.mask_decoder import DecodedMasks, decode_masks, stability_pick
 from pam_ros.model.vision.memory_bank import (
     MemoryEntry,
     RegionMemory,

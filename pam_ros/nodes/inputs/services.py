@@ -49,7 +49,7 @@ _RESULT_TIMEOUT_S = 60  # how long an action's result can be fetched; rclpy's 15
 
 
 class Services:
-    """Services perceive, perceive_all, find, remove_region, clear_regions, caption_now; action caption_clip."""
+    """Services perceive(_all), find, remove_region, clear_regions, caption_now; action caption_clip."""
 
     def __init__(
         self,
