@@ -18,6 +18,8 @@ from pam_ros import errors
 from pam_ros.nodes.main import run
 from pam_ros.nodes.manager_node import Progress
 
+THINGS = ((4.0, 4.0, 20.0, 20.0), (30.0, 10.0, 44.0, 30.0))  # what a survey of any image finds, pixels
+
 
 class BallastModel(FakeModel):
     """Holds memory until it is closed."""
@@ -55,6 +57,7 @@ def load_fake(
         time.sleep(0.1)
     model = BallastModel(
         words=int(options.get("words", 3)),
+        things=list(THINGS),
         costs=Costs(step_s=float(options.get("step_s", 0)), track_s=float(options.get("track_s", 0))),
     )
     model.ballast = np.ones(int(options.get("ballast_mib", 0)) << 20, np.uint8)

@@ -12,10 +12,11 @@ pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
 from action_msgs.msg import GoalStatus
 from ros_harness import Camera, Client, Process, click, image_of, pam, stamp_of, wait_until
+from vision_msgs.msg import BoundingBox2D, Point2D, Pose2D
 
 from pam_ros.action import CaptionClip
 from pam_ros.msg import Prompt, RegionArray, Status
-from pam_ros.srv import CaptionNow, ClearRegions, PerceiveRegion, RemoveRegion
+from pam_ros.srv import CaptionNow, ClearRegions, Find, PerceiveAll, PerceiveRegion, RemoveRegion
 
 # Texts of 20 words take 0.4 s: long enough to do something meanwhile.
 SLOW = "model:=fake:words=20,step_s=0.02"
@@ -54,6 +55,61 @@ def test_perceive_answers_with_every_task_and_language(robot: Client) -> None:
     for message in (answer, answer.region.mask):
         assert message.header.frame_id == "camera_optical"
         assert stamp_of(message) in camera.sent_ns
+
+
+def test_everything_in_view_is_answered_and_kept_only_if_asked(robot: Client) -> None:
+    with Camera(robot) as camera:
+        robot.perceive(click(1, 1))
+        robot.call(ClearRegions, "/pam/clear_regions", ClearRegions.Request())
+        ask = PerceiveAll.Request(tasks=["label"], languages=["zh"])
+        answer = robot.call(PerceiveAll, "/pam/perceive_all", ask)
+        assert (answer.status.code, answer.status.message) == (Status.OK, "")
+        assert {(each.roi.x_offset, each.roi.width) for each in answer.regions} == {(4, 16), (30, 14)}
+        assert [each.id for each in answer.regions] == [0, 0]
+        assert all(each.texts[0].label.startswith("label-zh") for each in answer.regions)
+        assert (answer.left_out, answer.complete) == (0, True)
+        assert stamp_of(answer) in camera.sent_ns
+        ask = PerceiveAll.Request(keep=True, without_mask=True, max_regions=1)
+        kept = robot.call(PerceiveAll, "/pam/perceive_all", ask)
+        assert (len(kept.regions), kept.left_out, len(kept.regions[0].mask.data)) == (1, 1, 0)
+        again = robot.perceive(Prompt(region_id=kept.regions[0].id))
+        assert again.region.id == kept.regions[0].id > 0
+    pixels = image_of(np.full((40, 60, 3), 90, np.uint8), "rgb8")
+    own = robot.call(
+        PerceiveAll, "/pam/perceive_all", PerceiveAll.Request(image=pixels, boxes=[box_at(20, 20, 10)])
+    )
+    assert [(each.roi.x_offset, each.roi.width) for each in own.regions] == [(15, 10)]
+    bad = robot.call(PerceiveAll, "/pam/perceive_all", PerceiveAll.Request(tasks=["clip"]))
+    assert bad.status.code == Status.INVALID_INPUT
+    assert "allowed: label, explain, brief, detail" in bad.status.message
+
+
+def test_find_ranks_regions_and_says_if_none_fits(robot: Client) -> None:
+    with Camera(robot):
+        robot.perceive(click(1, 1))
+        none = robot.call(Find, "/pam/find", Find.Request(request="something else"))
+        assert (none.status.code, none.fitting) == (Status.OK, 0)
+        assert [round(score, 3) for score in none.scores] == [0.1, 0.1]
+        explained = robot.perceive(click(10, 10, tasks=["explain"])).region
+        said = explained.texts[0].explanation
+        ask = Find.Request(request=said, region_ids=[explained.id], without_mask=True)
+        found = robot.call(Find, "/pam/find", ask)
+        assert (found.fitting, list(found.scores)) == (1, [1.0])
+        assert found.regions[0].id == explained.id
+        assert found.regions[0].texts[0].label
+        chinese = robot.call(Find, "/pam/find", Find.Request(request="用来喝水的东西", min_score=0.05))
+        assert (chinese.fitting, chinese.regions[0].texts[0].language) == (2, "zh")
+        empty = robot.call(Find, "/pam/find", Find.Request(request=" "))
+        assert (empty.status.code, "say what you need" in empty.status.message) == (
+            Status.INVALID_INPUT,
+            True,
+        )
+
+
+def box_at(x: float, y: float, size: float) -> BoundingBox2D:
+    return BoundingBox2D(
+        center=Pose2D(position=Point2D(x=float(x), y=float(y))), size_x=float(size), size_y=float(size)
+    )
 
 
 def test_a_mask_that_is_not_wanted_is_left_out(robot: Client) -> None:

@@ -15,6 +15,7 @@ A model folder holds, at its top or in a subfolder of the model's name:
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -270,5 +271,7 @@ def save_model(model: Pam, folder: Path, *, dtype: torch.dtype = torch.float16) 
         if name != skipped
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    if model.matcher is not None:
+        shutil.copyfile(model.matcher.weights, folder / PURPOSES)
     if model.language.tokenizer is not None:
         model.language.tokenizer.save_pretrained(str(folder))

@@ -44,15 +44,15 @@ class PurposeMatcher:
 
     def __init__(self, weights: Path) -> None:
         """`weights`: an .npz file with request (H, 512), explanation (H, 512), scale (), bias ()."""
-        self._weights = weights
+        self.weights = weights
 
     @cached_property
     def _tensors(self) -> dict[str, Vectors]:
-        with np.load(self._weights, allow_pickle=False) as file:
+        with np.load(self.weights, allow_pickle=False) as file:
             tensors = {name: file[name].astype(np.float32) for name in file.files}
         missing = [name for name in ("request", "explanation", "scale", "bias") if name not in tensors]
         if missing:
-            raise CheckpointError(f"{self._weights} lacks {', '.join(missing)}")
+            raise CheckpointError(f"{self.weights} lacks {', '.join(missing)}")
         return tensors
 
     def fits(self, purpose: str, regions: Sequence[tuple[str, str]], language: Language) -> list[float]:
