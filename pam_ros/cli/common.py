@@ -159,9 +159,9 @@ def load(name: str, device: str, dtype: str, sam2: Path | None) -> Pam:
         )
 
 
-def caption_line(caption: CaptionEvent) -> str:
-    """A caption with its clip's time, for people."""
-    start_s, end_s = caption.clip_start_ns / 1e9, caption.clip_end_ns / 1e9
+def caption_line(caption: CaptionEvent, zero_ns: int = 0) -> str:
+    """A caption with its clip's time for people, counted from `zero_ns`."""
+    start_s, end_s = ((ns - zero_ns) / 1e9 for ns in (caption.clip_start_ns, caption.clip_end_ns))
     return f"[{start_s:.1f}-{end_s:.1f} s] {caption.region_id}: {caption.text}"
 
 

@@ -169,7 +169,7 @@ def bag(
     with progress_bar("images", found.count) as advance:
         for step in module.run_bag(pam, plan, found, note):
             for each in step.captions:
-                print(caption_line(each))
+                print(caption_line(each, found.first_ns))
             for warning in step.warnings:
                 note(f"warning: {warning}")
             advance()

@@ -92,12 +92,14 @@ class BagInput:
     Attributes:
         images: the images' connection.
         count: number of images.
+        first_ns: stamp of the first.
         times_ns: decode timestamps in the images' stamps.
         mcap: the storage format.
     """
 
     images: Connection
     count: int
+    first_ns: int
     times_ns: tuple[int, ...]
     mcap: bool
 
@@ -135,7 +137,7 @@ def inspect(plan: BagPlan) -> BagInput:
     if plan.out.exists():
         raise OutputError(f"{plan.out} exists; choose a folder that does not, for a new bag")
     writable_folder(plan.out.parent)
-    return BagInput(images, images.msgcount, times_ns, mcap)
+    return BagInput(images, images.msgcount, frame.stamp_ns, times_ns, mcap)
 
 
 def run_bag(
