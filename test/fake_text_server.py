@@ -75,7 +75,11 @@ def text_server(language: LanguageModel, behaviour: Behaviour, port: int = 0) ->
             self._answer(200, {"data": models})
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            length = int(self.headers["Content-Length"])
+            content = self.rfile.read(length)
+            if len(content) < length:  # the client has gone
+                return
+            body = json.loads(content)
             if self._refused():
                 return
             body["prompt_embeds"] = torch.load(io.BytesIO(base64.b64decode(body["prompt_embeds"])))

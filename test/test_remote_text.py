@@ -156,11 +156,15 @@ def test_texts_equal_those_generated_here(stack: ExitStack, pam: Pam) -> None:
 
 
 def test_a_request_says_everything_that_a_servers_defaults_could_change(stack: ExitStack, pam: Pam) -> None:
+    """And embeddings are sent in the model's dtype."""
     behaviour = Behaviour([NAME])
-    generator = connect(stack, pam, stack.enter_context(text_server(pam.language, behaviour)))
-    (frame,) = frames_of(pam, 1)
+    url = stack.enter_context(text_server(pam.language, behaviour))
+    half = tiny_pam()
+    half.place(torch.device("cpu"), torch.bfloat16)
+    generator = connect(stack, half, url)
+    (frame,) = frames_of(half, 1)
     prompt_id = generator.open_prompt(clip=False)
-    generator.extend_prompt(prompt_id, RegionEmbeddings(frame.tensor.bfloat16()))
+    generator.extend_prompt(prompt_id, frame)
     generator.max_new_tokens = 7
     generator.generate([(prompt_id, TextRequest(Task.LABEL, Language.EN, temperature=0.5))])
     collect(generator)
@@ -169,7 +173,9 @@ def test_a_request_says_everything_that_a_servers_defaults_could_change(stack: E
     assert body["max_tokens"] == 7 and body["temperature"] == 0.5
     assert set(body["stop_token_ids"]) == pam.language.stop_ids and body["ignore_eos"]
     assert (body["top_p"], body["top_k"], body["min_p"], body["repetition_penalty"]) == (1, 0, 0, 1)
-    assert generator.server.sent_bytes > body["prompt_embeds"].nbytes * 4 / 3
+    prompt = body["prompt_embeds"]
+    assert prompt.dtype == torch.bfloat16 and len(prompt) > len(frame)
+    assert generator.server.sent_bytes > prompt.nbytes * 4 / 3
 
 
 def test_cancelling_closes_the_stream(stack: ExitStack, pam: Pam) -> None:

@@ -51,12 +51,16 @@ class Projector(nn.Module):
         )
 
     def prompt_embeddings(self, frames: Sequence[Tensor], *, clip: bool) -> Tensor:
-        """What replaces `<image>` in a prompt: embeddings of frames (L_i, H), oldest first → (L, H).
+        """What replaces `<image>` in a prompt: embeddings of frames (L_i, H), oldest first → (L, H)."""
+        return torch.cat(self.prompt_parts(frames, clip=clip))
+
+    def prompt_parts(self, frames: Sequence[Tensor], *, clip: bool) -> list[Tensor]:
+        """`prompt_embeddings` before they are joined, so that nothing is copied.
 
         In a clip, a frame separator ends every frame; an image has one frame and none.
         """
         if not clip:
             (frame,) = frames
-            return frame
+            return [frame]
         newline = self.frame_newline[None].to(frames[0].device)
-        return torch.cat([part for frame in frames for part in (frame, newline)])
+        return [part for frame in frames for part in (frame, newline)]

@@ -44,9 +44,13 @@ class OpenPrompts:
 
     def embeddings(self, prompt_id: int) -> Tensor:
         """Everything before the task's text → (P, H)."""
+        return torch.cat(self.parts(prompt_id))
+
+    def parts(self, prompt_id: int) -> list[Tensor]:
+        """`embeddings` before they are joined: (L, H) each."""
         clip, frames = self._prompts[prompt_id]
         before = self._language.embed(self._language.encode_text(TEXT_BEFORE_IMAGE))
-        return torch.cat([before, self._projector.prompt_embeddings(frames, clip=clip)])
+        return [before, *self._projector.prompt_parts(frames, clip=clip)]
 
     def suffix(self, request: TextRequest, prompt_length: int, context_length: int) -> tuple[list[int], int]:
         """The task's text after a prompt → its token ids, and how many tokens are left for the answer.

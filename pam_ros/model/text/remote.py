@@ -84,16 +84,16 @@ class RemoteGenerator:
             self._language.context_length, self.server.context_length or self._language.context_length
         )
         prompts = {
-            prompt_id: self._prompts.embeddings(prompt_id)
+            prompt_id: self._prompts.parts(prompt_id)
             for prompt_id in dict.fromkeys(prompt_id for prompt_id, _ in requests)
         }
         completions = []
         for prompt_id, request in requests:
-            prompt = prompts[prompt_id]
-            suffix, room = self._prompts.suffix(request, len(prompt), context_length)
+            parts = prompts[prompt_id]
+            suffix, room = self._prompts.suffix(request, sum(map(len, parts)), context_length)
             completions.append(
                 Completion(
-                    prompt=torch.cat([prompt, self._language.embed(suffix)]),
+                    prompt=(*parts, self._language.embed(suffix)),
                     max_tokens=min(request.max_new_tokens, self.max_new_tokens, room),
                     temperature=request.temperature,
                 )

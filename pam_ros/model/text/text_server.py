@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,12 +49,12 @@ class Completion:
     """One text to generate.
 
     Attributes:
-        prompt: (L, H) embeddings of the whole prompt, on the CPU.
+        prompt: embeddings of the whole prompt, in parts (L, H) on the CPU; joined on the client's thread.
         max_tokens: longest answer, stop token included.
         temperature: 0 = greedy.
     """
 
-    prompt: Tensor
+    prompt: tuple[Tensor, ...]
     max_tokens: int
     temperature: float
 
@@ -102,7 +103,7 @@ class TextServer:
         self.model = model
         self.sent_bytes = 0  # of all texts so far
         self._stop_ids = frozenset(stop_ids)
-        self._probe = Completion(probe, 1, 0.0)
+        self._probe = Completion((probe,), 1, 0.0)
         self._key = key
         self._patience = patience or Patience()
         self._problem = f"the text server {self.url} was not asked yet"
@@ -239,7 +240,7 @@ class TextServer:
     async def _complete(self, completion: Completion, arrive: Callable[[list[int], bool], None]) -> None:
         """Sends a prompt and calls `arrive` for every piece of the answer. Raises one of _FAULTS."""
         file = io.BytesIO()
-        torch.save(completion.prompt, file)
+        torch.save(_joined(completion.prompt), file)
         settings = self._settings(completion)
         length = len(settings) + len(_BEFORE_PROMPT) + -(-len(file.getbuffer()) // 3) * 4 + len(_AFTER_PROMPT)
         headers = {"Content-Type": "application/json", "Content-Length": str(length)}
@@ -317,6 +318,18 @@ class _RefusalError(ValueError):
     def concerns_all(self) -> bool:
         """False if the request alone is to blame."""
         return self.status not in (400, 413, 422)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parts (L_i, H) → (L, H).
+
+    By NumPy, on this thread alone: torch would start OpenMP helpers that slow down the others' (`threads`).
+    """
+    whole = torch.empty(sum(map(len, parts)), *parts[0].shape[1:], dtype=parts[0].dtype)
+    np.concatenate(
+        [part.contiguous().view(torch.uint8).numpy() for part in parts], out=whole.view(torch.uint8).numpy()
+    )
+    return whole
 
 
 async def _pieces(settings: bytes, prompt: memoryview) -> AsyncIterator[bytes]:
