@@ -196,15 +196,21 @@ def measure_surface(
     shown = mask & ~background
     z = surface[shown].astype(np.float64)
     points = np.column_stack([rays[shown] * z[:, None], z])
-    low, high = np.quantile(points, [_OUTLIERS, 1 - _OUTLIERS], axis=0)
+    low, high = ends(points)
     return VisibleSurface(points.mean(axis=0), high - low, smallest_box(points))
+
+
+def ends(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N, 3) points → where they begin and end along each axis, (3,) each, but for the outermost thousandth."""
+    low, high = np.quantile(points, [_OUTLIERS, 1 - _OUTLIERS], axis=0)
+    return low, high
 
 
 def smallest_box(points_m: NDArray[np.float64]) -> OrientedBox:
     """(N, 3) points, metres → a small box around them.
 
     From the principal axes, and from the camera's, a box is turned about one of its axes after another to the
-    smallest area, until none makes it smaller. It leaves out the outliers that `VisibleSurface.size_m` does.
+    smallest area, until none makes it smaller. It ends where `ends` says.
     """
     points = points_m[:: max(len(points_m) // _BOX_POINTS, 1)]
     _, principal = np.linalg.eigh(np.cov(points.T))
@@ -241,7 +247,7 @@ def _shrunk(points: NDArray[np.float64], axes: NDArray[np.float64]) -> _Sized:
 
 
 def _sized(points: NDArray[np.float64], axes: NDArray[np.float64]) -> _Sized:
-    low, high = np.quantile(points @ axes, [_OUTLIERS, 1 - _OUTLIERS], axis=0)
+    low, high = ends(points @ axes)
     return float(np.prod(np.maximum(high - low, 1e-3))), axes, low, high
 
 

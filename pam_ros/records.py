@@ -294,7 +294,8 @@ class VisibleSurface:
 
     Attributes:
         position_m: (3,) float64 centroid, each visible pixel counting once.
-        size_m: (3,) float64 extent along x (right), y (down) and z (forward).
+        size_m: (3,) float64 extent along x (right), y (down) and z (forward), without the outermost
+            thousandth of the pixels at either end.
         box: a small box around it; None if it was not passed on.
     """
 

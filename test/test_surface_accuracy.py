@@ -27,7 +27,7 @@ def test_positions_and_sizes_of_true_masks_are_right() -> None:
     found = errors("")
     assert len(found) > 30
     assert right(found) >= 0.95
-    assert (np.mean([error.size_is_right for error in found], axis=0) >= (0.9, 0.9, 0.75)).all(), line(
+    assert (np.mean([error.size_is_right for error in found], axis=0) >= (0.95, 0.95, 0.85)).all(), line(
         "", found
     )
     assert np.median([error.position_m for error in found]) < 0.002

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.geometry import Mask, crop_mask, full_mask, mask_iou, measure_surface, pixel_rays
+from pam_ros.geometry import Mask, crop_mask, ends, full_mask, mask_iou, measure_surface, pixel_rays
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import CameraModel, Prompt
 from pam_ros.runtime.offline import perceive_image
@@ -32,7 +32,7 @@ class SurfaceError:
         distance_m: from the camera to the true centroid.
         position_m: from the true centroid to the measured one; infinite if nothing was measured.
         size_m: (3,) measured extent minus the true one.
-        true_size_m: (3,) from the first to the last visible pixel along each axis.
+        true_size_m: (3,) extent of the visible pixels, as `VisibleSurface.size_m` defines it.
     """
 
     category: str
@@ -86,7 +86,9 @@ def _error(
     """The last four fields of SurfaceError."""
     z = exact[truth].astype(np.float64)
     points = np.column_stack([pixel_rays(camera)[truth] * z[:, None], z])
-    centroid, size = points.mean(axis=0), np.ptp(points, axis=0)
+    centroid = points.mean(axis=0)
+    low, high = ends(points)
+    size = high - low
     surface = measure_surface(camera, noisy, *crop_mask(mask))
     distance_m = float(np.linalg.norm(centroid))
     if surface is None:
