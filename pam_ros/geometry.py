@@ -26,7 +26,9 @@ _SQUARE = np.ones((3, 3), np.uint8)
 _FEWEST_PIXELS = 10  # with depth, for a surface
 _EDGE_PX = 2  # as deep as depth at a mask's edge is not trusted without its neighbours
 _CORE_FRACTION = 0.35  # of the mask's depth that must be left without its edge; a thin object is all edge
-_BOX_POINTS = 5000  # of a surface, for its box
+_MOST_PIXELS = 20_000  # of a region's box; of a larger one, every second, third, … row and column is read
+_BOX_POINTS = 4000  # of a surface, for its box
+_DIRECTIONS = 128  # in which the outermost points of a surface are looked for
 _BOX_TURNS = 8  # about all three axes, at most
 # Neighbouring pixels of one surface differ by less than this part of a metre, and this part of their depth.
 _STEP_M, _STEP_FRACTION = 0.01, 0.01
@@ -182,7 +184,9 @@ def measure_surface(
         mask: (y2 - y1, x2 - x1) bool.
     """
     x1, y1, x2, y2 = (int(side) for side in box_xyxy)
-    depth, rays = depth_m[y1:y2, x1:x2], pixel_rays(camera)[y1:y2, x1:x2]
+    step = max(int(np.sqrt(mask.size / _MOST_PIXELS)), 1)
+    rows, columns = slice(y1, y2, step), slice(x1, x2, step)
+    mask, depth, rays = mask[::step, ::step], depth_m[rows, columns], pixel_rays(camera)[rows, columns]
     valid = mask & np.isfinite(depth) & (depth > 0)
     depth = np.where(valid, depth, 0)
     core = _core(mask, depth, valid, rays)
@@ -201,7 +205,7 @@ def measure_surface(
 
 
 def ends(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(N, 3) points → where they begin and end along each axis, (3,) each, but for the outermost thousandth."""
+    """(N, 3) points → both ends along each axis, (3,) each, without the outermost thousandth."""
     low, high = np.quantile(points, [_OUTLIERS, 1 - _OUTLIERS], axis=0)
     return low, high
 
@@ -214,41 +218,44 @@ def smallest_box(points_m: NDArray[np.float64]) -> OrientedBox:
     """
     points = points_m[:: max(len(points_m) // _BOX_POINTS, 1)]
     _, principal = np.linalg.eigh(np.cov(points.T))
-    _, axes, low, high = min(
-        (_shrunk(points, axes) for axes in (principal, np.eye(3))), key=lambda box: box[0]
-    )
+    turned = points @ principal
+    low, high = ends(turned)
+    outermost = _outermost(points[((turned >= low) & (turned <= high)).all(axis=1)])
+    _, axes = min((_shrunk(outermost, axes) for axes in (principal, np.eye(3))), key=lambda box: box[0])
+    low, high = ends(points @ axes)
     order = np.argsort(low - high)
-    turned = axes[:, order]
-    turned[:, 2] *= np.linalg.det(turned)  # a rotation, no mirror image
-    return OrientedBox(axes @ (low + high) / 2, (high - low)[order], turned)
+    ordered = axes[:, order]
+    ordered[:, 2] *= np.linalg.det(ordered)  # a rotation, no mirror image
+    return OrientedBox(axes @ (low + high) / 2, (high - low)[order], ordered)
 
 
-_Sized = tuple[float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+def _outermost(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The points that are outermost in any of many directions: a box around them holds nearly all others."""
+    steps = np.arange(_DIRECTIONS) + 0.5
+    height, turn = 1 - steps / _DIRECTIONS, np.pi * (1 + 5**0.5) * steps  # a spiral over half the sphere
+    ring = np.sqrt(1 - height**2)
+    along = np.column_stack([ring * np.cos(turn), ring * np.sin(turn), height]) @ points.T
+    return np.asarray(points[np.unique([*along.argmin(axis=1), *along.argmax(axis=1)])])
 
 
-def _shrunk(points: NDArray[np.float64], axes: NDArray[np.float64]) -> _Sized:
-    """Volume, axes (3, 3), and both ends along them (3,), of the box that turning about its axes leads to."""
-    best = _sized(points, axes)
+def _shrunk(points: NDArray[np.float64], axes: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    """Volume and axes (3, 3) of the box that turning about its axes leads to."""
+    best = _volume(points, axes), axes
     for _ in range(_BOX_TURNS):
         before = best[0]
         for fixed in range(3):
-            flat = np.delete(best[1], fixed, axis=1)
+            normal, flat = best[1][:, fixed], np.delete(best[1], fixed, axis=1)
             turn = np.radians(cv2.minAreaRect((points @ flat).astype(np.float32))[2])
             side = flat @ np.array([np.cos(turn), np.sin(turn)])
-            normal = best[1][:, fixed]
-            best = min(
-                best,
-                _sized(points, np.column_stack([side, np.cross(normal, side), normal])),
-                key=lambda box: box[0],
-            )
+            turned = np.column_stack([side, np.cross(normal, side), normal])
+            best = min(best, (_volume(points, turned), turned), key=lambda box: box[0])
         if best[0] > 0.99 * before:
             break
     return best
 
 
-def _sized(points: NDArray[np.float64], axes: NDArray[np.float64]) -> _Sized:
-    low, high = ends(points @ axes)
-    return float(np.prod(np.maximum(high - low, 1e-3))), axes, low, high
+def _volume(points: NDArray[np.float64], axes: NDArray[np.float64]) -> float:
+    return float(np.prod(np.maximum(np.ptp(points @ axes, axis=0), 1e-3)))  # a board has a volume, too
 
 
 def _core(mask: Mask, depth: NDArray[np.float32], valid: Mask, rays: NDArray[np.float32]) -> Mask:
@@ -264,7 +271,7 @@ def _core(mask: Mask, depth: NDArray[np.float32], valid: Mask, rays: NDArray[np.
         return core
     middle = np.median(depth[core])
     # Hardly an object reaches farther back than it is wide.
-    reach = middle * float(np.ptp(rays[mask], axis=0).max())
+    reach = middle * float(np.ptp(rays[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0).max())
     return core & (np.abs(depth - middle) <= max(reach, 5 * _STEP_M))
 
 

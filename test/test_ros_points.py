@@ -97,7 +97,9 @@ def regions(messages: list[RegionArray]) -> list[Region]:
 def test_a_point_before_the_calibration_says_what_is_missing(
     active: tuple[Client, Process], robot: Client
 ) -> None:
+    assert not robot.node.count_subscribers("/tf"), "transforms are many: nobody has clicked yet"
     robot.publisher(PointStamped, "/clicked_point").publish(point("map", np.zeros(3)))
+    wait_until(lambda: robot.node.count_subscribers("/tf"), "a subscriber of /tf")
     active[1].wait_for_log("/clicked_point ignored: no image has arrived on /image yet; start the camera")
     with Camera(robot):
         robot.publisher(PointStamped, "/clicked_point").publish(point("map", np.zeros(3)))
@@ -247,6 +249,10 @@ def test_depth_that_does_not_fit_says_so_once(active: tuple[Client, Process], ro
         active[1].wait_for_log("/depth is not used: depth must have encoding 32FC1 (metres) or 16UC1")
     with DepthCamera(robot, depth, lambda stamp_ns: depth_image(stamp_ns - 10**9)):  # a second too old
         assert not robot.perceive(Prompt(box=[8.0, 12.0, 24.0, 32.0])).region.position_known
+        active[1].wait_for_log("the nearest message on /depth is ")
+    with Camera(robot):
+        time.sleep(2.0)
+    assert active[1].log().count("positions are not measured") == 1
 
 
 def test_compressed_depth_and_remapped_topics() -> None:

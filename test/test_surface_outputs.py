@@ -32,6 +32,9 @@ class Camera:
         self.asked.append(image_ns)
         return self.depth
 
+    def missing(self, image_ns: int) -> str:
+        return "it sleeps"
+
     def model(self, size: tuple[int, int]) -> CameraModel:
         if not self.calibrated:
             raise GeometryError("no calibration")
@@ -43,6 +46,9 @@ class Log:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.lines.append(message)
 
     def warn_once(self, message: str) -> None:
         if message not in self.lines:
@@ -102,6 +108,22 @@ def test_depth_that_comes_late_is_used_when_it_is_there() -> None:
     camera.depth = depth
     assert known.of_frame(result(region(10, 30))).regions[0].surface is not None
     assert log.lines == []  # a camera without depth is no fault
+
+
+def test_depth_that_never_comes_is_reported_once() -> None:
+    camera, log = Camera(), Log()
+    known = surfaces(camera, log)
+    depth, camera.depth = camera.depth, None
+    for count in range(100):
+        assert not log.lines or count >= 20
+        known.of_frame(result(region(10, 30)))
+    assert log.lines == ["positions are not measured: it sleeps"]
+    camera.depth = depth
+    known.of_frame(result(region(10, 30)))
+    camera.depth = None
+    for _ in range(100):
+        known.of_frame(replace(result(region(10, 30)), stamp_ns=8))
+    assert len(log.lines) == 2  # it was gone again
 
 
 @pytest.mark.parametrize(

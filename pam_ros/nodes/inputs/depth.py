@@ -40,6 +40,7 @@ class DepthInput:
         log: ThrottledLog,
     ) -> None:
         """`tolerance_s` gives the largest difference between the stamps of an image and its depth."""
+        self._node = node
         self._tolerance_s = tolerance_s
         self._changed = threading.Condition()
         self._messages: deque[tuple[int, Image | CompressedImage]] = deque(maxlen=HISTORY)
@@ -73,6 +74,23 @@ class DepthInput:
             if self._converted is None or self._converted.stamp_ns != depth_ns:
                 self._converted = DepthImage(_depth_m(message), depth_ns, message.header.frame_id)
             return self._converted
+
+    def missing(self, image_ns: int) -> str:
+        """Why there is no depth for an image, and what to do; empty if nobody publishes depth."""
+        if not self._node.count_publishers(self.topic):
+            return ""
+        with self._changed:
+            stamps = [depth_ns for depth_ns, _ in self._messages]
+        if not stamps:
+            return (
+                f"{self.topic} is published, but no message arrives; large ones need larger socket buffers, "
+                f"or, if sent reliably, qos_overrides.{self.topic}.subscription.reliability:=reliable"
+            )
+        off_s = min(abs(each - image_ns) for each in stamps) / 1e9
+        return (
+            f"the nearest message on {self.topic} is {off_s:.3f} s away from the image; "
+            "let the camera stamp both alike, or raise depth.stamp_tolerance_s"
+        )
 
     def _reached(self, image_ns: int) -> bool:
         silent = time.monotonic() - self._arrived_s >= _SILENT_S

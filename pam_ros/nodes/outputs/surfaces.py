@@ -16,6 +16,8 @@ from pam_ros.runtime.events import FrameResult
 
 _KEPT = 4096  # surfaces; an answer may come seconds after the frame that it is about
 
+_PATIENCE = 20  # images without depth before that is reported: single messages get lost
+
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
@@ -33,6 +35,7 @@ class Surfaces:
         self._depth = depth
         self._log = log
         self._lock = threading.Lock()
+        self._without = 0  # how often there was no depth, one after another
         self._kept: OrderedDict[tuple[int, int], _Measured] = OrderedDict()  # by region id and stamp
 
     def of_frame(self, result: FrameResult) -> FrameResult:
@@ -72,6 +75,9 @@ class Surfaces:
     def _measure(self, regions: list[Region], result: FrameResult) -> None:
         try:
             depth = self._depth.at(result.stamp_ns)
+            self._without = self._without + 1 if depth is None else 0
+            if self._without == _PATIENCE and (reason := self._depth.missing(result.stamp_ns)):
+                self._log.warn(f"positions are not measured: {reason}")
             if depth is None:
                 return
             camera = self._camera(depth, result)
