@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 
 
@@ -30,3 +30,7 @@ class Finding:
     value: str
     verdict: Verdict = Verdict.OK
     fix: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """Its fields as JSON values."""
+        return asdict(self) | {"verdict": self.verdict.value}

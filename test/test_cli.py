@@ -142,6 +142,11 @@ def test_caption_writes_a_film_and_captions(tmp_path: Path):
         (["caption", "clip.mp4", "--click", "3,4", "--at", "1", "--every", "1"], "not both"),
         (["caption", "clip.mp4", "--click", "3,4", "--every", "0"], "--every must be above 0 seconds"),
         (["parity", "."], "no parity folder"),
+        (["evaluate", "--model", "pam-huge"], "unknown model 'pam-huge'"),
+        (["bench", "--model", "pam-huge"], "unknown model 'pam-huge'"),
+        (["demo", "--model", "pam-huge"], "unknown model 'pam-huge'"),
+        (["soak", "--model", "pam-huge"], "unknown model 'pam-huge'"),
+        (["bag", "drive", "--model", "pam-huge"], "unknown model 'pam-huge'"),
         (["fetch", "pam-huge"], "available: "),
     ],
 )
@@ -198,6 +203,25 @@ def test_an_unwritable_output_is_refused_before_anything_is_loaded(
     assert stopped.value.code == 2
     said = " ".join(capsys.readouterr().err.replace("│", "").split())
     assert f"cannot write to folder {place}" in said
+
+
+@pytest.mark.parametrize("command", ["perceive picture.png --click 3,4", "evaluate", "bench", "bag x"])
+@pytest.mark.usefixtures("picture")
+def test_a_wrong_model_is_refused_before_torch_is_imported(command: str, tmp_path: Path):
+    script = (
+        "import sys\n"
+        "from pam_ros.cli.main import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    print('torch' in sys.modules)\n"
+    )
+    arguments = [*command.split(), "--model", "pam-huge"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (2, "False")
+    assert "unknown model 'pam-huge'" in done.stderr
 
 
 def test_without_the_training_packages_scenes_name_the_extra(

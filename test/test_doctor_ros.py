@@ -6,8 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from pam_ros.cli import doctor
 from pam_ros.findings import Verdict
 from pam_ros.nodes.tools import diagnosis
+
+
+def test_a_middleware_that_is_not_installed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_nowhere_cpp")
+    (found,) = doctor.ros_findings()
+    assert found.verdict is Verdict.ERROR
+    assert "rmw_nowhere_cpp" in found.value
+    assert "RMW_IMPLEMENTATION" in found.fix
+
+
+def test_the_findings_of_the_other_process_come_back() -> None:
+    assert "middleware" in {finding.name for finding in doctor.ros_findings()}
 
 
 def test_the_real_middleware_is_named() -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, Sam2Option, console, load
+from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, Sam2Option, check_model, console, load
 from pam_ros.errors import InputError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.output_files import writable_file
@@ -48,6 +48,8 @@ def bench(
 
     docs/bench/README.md defines every figure.
     """
+    if not random_weights and compare is None:
+        check_model(model, sam2)
     from pam_ros.evaluation.bench import BenchPlan, EngineKind, read_result, run_bench, write_result
     from pam_ros.model.loading.random_weights import random_model
 

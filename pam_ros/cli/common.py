@@ -144,12 +144,17 @@ def numbers(text: str, count: int, option: str) -> list[float]:
     return values
 
 
-def load(name: str, device: str, dtype: str, sam2: Path | None) -> Pam:
-    """Loads a model and shows progress on stderr."""
+def check_model(name: str, sam2: Path | None = None) -> None:
+    """Refuses a wrong name before imports that take seconds. Raises ModelNotFoundError or CheckpointError."""
     from pam_ros.model.loading.files import find_files
 
     if name != AUTO:
-        find_files(name, sam2)  # a wrong name is refused before the imports below, which take seconds
+        find_files(name, sam2)
+
+
+def load(name: str, device: str, dtype: str, sam2: Path | None) -> Pam:
+    """Loads a model and shows progress on stderr."""
+    check_model(name, sam2)
     from pam_ros.model.loading.checkpoint import load_model
     from pam_ros.threads import in_temporary_thread
 

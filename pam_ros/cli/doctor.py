@@ -6,9 +6,9 @@ import importlib
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -30,6 +30,15 @@ OPTIONAL = {
 }
 STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.ERROR: "bold red"}
 FONT_PX = 16
+ROS_TIMEOUT_S = 60
+# Without the current folder on the path: in a checkout it holds the sources, which lack the built messages.
+ROS_SCRIPT = """
+import sys
+sys.path[:] = [folder for folder in sys.path if folder]
+from pam_ros.nodes.tools.diagnosis import main
+main()
+"""
+FIX_MIDDLEWARE = "install the middleware that RMW_IMPLEMENTATION names, or unset it"
 
 
 def doctor(
@@ -41,8 +50,7 @@ def doctor(
     """
     findings = list(examine())
     if as_json:
-        lines = [asdict(finding) | {"verdict": finding.verdict.value} for finding in findings]
-        print(json.dumps(lines, indent=1, ensure_ascii=False))
+        print(json.dumps([finding.as_json() for finding in findings], indent=1, ensure_ascii=False))
     else:
         table = Table("", "", "found", "", show_lines=False)
         for finding in findings:
@@ -97,14 +105,26 @@ def font_findings() -> Iterator[Finding]:
 
 
 def ros_findings() -> Iterator[Finding]:
-    """ROS, if it is there: without it, only the nodes are missing."""
+    """ROS, if it is there: without it, only the nodes are missing.
+
+    Examined in a process of its own, which a middleware that is not installed ends at once.
+    """
+    command = [sys.executable, "-c", ROS_SCRIPT]
     try:
-        diagnosis = importlib.import_module("pam_ros.nodes.tools.diagnosis")
-    except ImportError as error:
-        fix = "for the nodes: source a workspace with pam_ros, or use .setup/run.sh pam doctor in a checkout"
-        yield Finding("ros", "ROS 2", f"not available ({error})", Verdict.NOTE, fix)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ROS_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        yield Finding("ros", "ROS 2", f"no answer within {ROS_TIMEOUT_S} s", Verdict.ERROR, FIX_MIDDLEWARE)
         return
-    yield from diagnosis.ros_findings()
+    if done.returncode == 0:
+        for line in json.loads(done.stdout):
+            yield Finding(**line | {"verdict": Verdict(line["verdict"])})
+        return
+    why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    if "ImportError" in done.stderr or "ModuleNotFoundError" in done.stderr:
+        fix = "for the nodes: source a workspace with pam_ros, or use .setup/run.sh pam doctor in a checkout"
+        yield Finding("ros", "ROS 2", f"not available ({why})", Verdict.NOTE, fix)
+    else:
+        yield Finding("ros", "ROS 2", f"does not start: {why}", Verdict.ERROR, FIX_MIDDLEWARE)
 
 
 def _of(module: str, name: str, group: str, fix: str) -> Iterator[Finding]:

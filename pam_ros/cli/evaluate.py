@@ -15,6 +15,7 @@ from pam_ros.cli.common import (
     DtypeOption,
     ModelOption,
     Sam2Option,
+    check_model,
     console,
     load,
 )
@@ -110,6 +111,7 @@ def evaluate(
 
     It runs on rendered test scenes or on annotated data. docs/evaluation.md defines every metric.
     """
+    check_model(model, sam2)
     from pam_ros.evaluation.report import reasons, rows_of, write_json, write_page
     from pam_ros.evaluation.run import Part, Plan, evaluation
 

@@ -23,6 +23,7 @@ from pam_ros.cli.common import (
     Sam2Option,
     TaskOption,
     caption_line,
+    check_model,
     clip_length,
     load,
     named_times,
@@ -64,6 +65,7 @@ def demo(
 
     Prompts an object on the first frame and prints its captions.
     """
+    check_model(model)
     demo_module = ros_module("demo", "demo")
     if clip is None and not box and not click:
         chosen = demo_module.default_input()
@@ -97,6 +99,7 @@ def soak(
 
     Runs the node under changing prompts and exits with 1 if its memory grows beyond the limit.
     """
+    check_model(model)
     soak_module = ros_module("soak", "soak")
     writable_folder(out)
     result = soak_module.run_soak(minutes, out, model=model, device=device)
@@ -144,6 +147,7 @@ def bag(
     """
     from pam_ros.runtime.options import EngineOptions
 
+    check_model(model, sam2)
     module = ros_module("bag", "bag")
     given = click or not_ or box or mask
     languages = tuple(dict.fromkeys(Language.parse(code) for code in language or ["en"]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
@@ -74,3 +76,8 @@ def shared_memory_finding(folder: str = "/dev/shm") -> Finding:
         fix = "start the container with --shm-size 1g or --ipc host"
         return Finding("ros", "shared memory", f"{folder} has {total:.0f} MiB", Verdict.NOTE, fix)
     return Finding("ros", "shared memory", f"{folder} has {total:.0f} MiB")
+
+
+def main() -> None:
+    """Prints the findings as JSON, for `pam doctor`, which runs this in a process of its own."""
+    json.dump([finding.as_json() for finding in ros_findings()], sys.stdout)
