@@ -31,7 +31,6 @@ KEY_VARIABLE = "PAM_TEXT_SERVER_KEY"  # of the environment
 MESSAGE_CHARACTERS = 300  # of a server's message that are repeated
 PIECE_BYTES = 3 << 16  # of a prompt that are encoded and sent at a time; a multiple of 3, as base64 wants
 _BEFORE_PROMPT, _AFTER_PROMPT = b', "prompt_embeds": "', b'"}'
-_FAULTS = (httpx2.HTTPError, httpx2.StreamError, ValueError, KeyError, TypeError, IndexError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +186,9 @@ class TextServer:
     async def _watch(self) -> None:
         """Looks at the server now and then, more often while it cannot be used, at once after a fault."""
         while True:
+            self._doubt.clear()
             await self._look()
             self._checked.set()
-            self._doubt.clear()
             pause_s = self._patience.retry_s if self._problem else self._patience.watch_s
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._doubt.wait(), pause_s)
@@ -203,13 +202,14 @@ class TextServer:
                 self._context_length = served[self.model].get("max_model_len")
                 if self._problem:
                     await self._complete(self._probe, lambda tokens, finished: None)
-                self._problem = ""
+                if not self._doubt.is_set():  # by a text that failed meanwhile
+                    self._problem = ""
             else:
                 self._problem = (
                     f"the text server {self.url} serves {', '.join(served)}, not {self.model}; serve what "
                     f"`pam export-language` writes for this model, with {NAME_OPTION} {self.model}"
                 )
-        except _FAULTS as error:
+        except Exception as error:  # noqa: BLE001 - whatever a stranger's server answers
             self._problem = self._problem_of(error)
 
     def _start(self, text_id: int, completion: Completion) -> None:
@@ -228,7 +228,7 @@ class TextServer:
 
         try:
             await self._complete(completion, arrive)
-        except _FAULTS as error:
+        except Exception as error:  # noqa: BLE001 - every text must end
             if ended:
                 return
             if not isinstance(error, _RefusalError) or error.concerns_all:
@@ -238,7 +238,7 @@ class TextServer:
             self._arrive(Arrival(text_id, (), 0, False, InferenceError(why)))
 
     async def _complete(self, completion: Completion, arrive: Callable[[list[int], bool], None]) -> None:
-        """Sends a prompt and calls `arrive` for every piece of the answer. Raises one of _FAULTS."""
+        """Sends a prompt and calls `arrive` for every piece of the answer."""
         file = io.BytesIO()
         torch.save(_joined(completion.prompt), file)
         settings = self._settings(completion)
