@@ -219,8 +219,10 @@ def test_a_caption_finished_after_the_last_picture_is_drawn() -> None:
         wait_until(lambda: overlays and stamp_of(overlays[-1]) == last_ns, "the last picture's overlay")
         assert not any(caption.final for caption in captions), "the model was too fast for this test"
         drawn = len(overlays)
-        wait_until(lambda: len(overlays) > drawn, "the overlay with the caption")
-    assert captions[-1].final and stamp_of(overlays[-1]) == last_ns
+        wait_until(lambda: len(overlays) > drawn, "the overlay with the growing caption")
+        wait_until(lambda: captions[-1].final, "the finished caption")
+        wait_until(lambda: overlays[-1].data != overlays[drawn].data, "the overlay with the finished caption")
+    assert stamp_of(overlays[-1]) == last_ns
 
 
 def test_dead_publisher_and_a_new_one(robot: Client) -> None:

@@ -22,7 +22,7 @@ from pam_ros.records import Language, Region, Task
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent, with_text
 from pam_ros.runtime.overlay import LastSeen
 
-_REDRAW_S = 0.1  # a growing text alone draws pictures at most this often
+_REDRAW_S = 0.25  # a growing text is shown with the next frame or, without one, after this time
 
 
 class CameraOutputs:
@@ -62,7 +62,7 @@ class CameraOutputs:
         self._newest: FrameResult | None = None
         self._captions_of: dict[int, dict[Language, Caption]] = {}  # by region id; the newest comes last
         self._last_seen = LastSeen()
-        self._redrawn_s = 0.0  # when a growing text was last drawn, seconds of the monotonic clock
+        self._shown_s = 0.0  # when captions were last shown, seconds of the monotonic clock
         # Region id → its texts in the order in which they began to grow, which is the order asked for; they
         # end in another one.
         self._order: dict[int, dict[tuple[Task, Language], None]] = {}
@@ -90,6 +90,7 @@ class CameraOutputs:
         self._captions_of = {region_id: self._captions_of.get(region_id, {}) for region_id in ids}
         self._order = {region_id: self._order.get(region_id, {}) for region_id in ids}
         snapshot = self._snapshot(self._newest)
+        self._shown_s = time.monotonic()
         for output in self._of_frames:
             output.on_frame(snapshot)
 
@@ -143,8 +144,8 @@ class CameraOutputs:
         captions.pop(event.language, None)
         captions[event.language] = Caption(event.text, event.language, event.final)
         now_s = time.monotonic()
-        if event.final or now_s - self._redrawn_s >= _REDRAW_S:
-            self._redrawn_s = now_s
+        if event.final or now_s - self._shown_s >= _REDRAW_S:
+            self._shown_s = now_s
             snapshot = self._snapshot(self._newest)
             for output in self._with_captions:
                 output.on_frame(snapshot)
