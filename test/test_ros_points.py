@@ -17,10 +17,10 @@ from geometry_msgs.msg import Point, PointStamped, TransformStamped
 from ros_harness import FAKE_ACTIVE, Camera, Client, Process, image_of, mouse, pam, wait_until
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
-from vision_msgs.msg import Detection3DArray
+from vision_msgs.msg import BoundingBox2D, Detection3DArray, Point2D, Pose2D
 
 from pam_ros.msg import Prompt, Region, RegionArray
-from pam_ros.srv import ClearRegions
+from pam_ros.srv import ClearRegions, PerceiveAll
 
 WIDTH, HEIGHT = 64, 48
 MATRIX = np.array([[80.0, 0, 31.5], [0, 80.0, 23.5], [0, 0, 1]])
@@ -233,6 +233,9 @@ def test_depth_places_regions_in_space(robot: Client, encoding: str) -> None:
         assert detection.bbox.size.x == pytest.approx(0.19, abs=0.005)  # the longest side
         described = robot.perceive(Prompt(region_id=answer.region.id))
         check(described.region)
+        box = BoundingBox2D(center=Pose2D(position=Point2D(x=16.0, y=22.0)), size_x=16.0, size_y=20.0)
+        everything = robot.call(PerceiveAll, "/pam/perceive_all", PerceiveAll.Request(boxes=[box]))
+        check(everything.regions[0])
 
 
 def test_depth_that_does_not_fit_says_so_once(active: tuple[Client, Process], robot: Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
 from pam_ros.errors import GeometryError
 from pam_ros.geometry import crop_mask
-from pam_ros.nodes.outputs.surfaces import Surfaces
+from pam_ros.nodes.surfaces import Surfaces
 from pam_ros.records import CameraModel, DepthImage, Region, RegionState
 from pam_ros.runtime.events import FrameResult
 
@@ -82,8 +83,8 @@ def test_a_frame_is_measured_once_for_all_outputs() -> None:
     assert first.position_m == pytest.approx([(19.5 - 39.5) / 100, 0, 1])
     assert len(camera.asked) == 1
     # An answer about that frame, after others have come.
-    later = replace(result(), stamp_ns=99)
-    assert known.of_region(frame.regions[0], later).surface is first
+    known.of_frame(replace(result(), stamp_ns=99))
+    assert known.of_regions(frame.regions, 7)[0].surface is first
 
 
 def test_a_mask_that_a_prompt_has_changed_is_measured_again() -> None:
@@ -122,8 +123,32 @@ def test_depth_that_never_comes_is_reported_once() -> None:
     known.of_frame(result(region(10, 30)))
     camera.depth = None
     for _ in range(100):
-        known.of_frame(replace(result(region(10, 30)), stamp_ns=8))
+        known.of_frame(result(region(10, 30)))
     assert len(log.lines) == 2  # it was gone again
+
+
+def test_an_answer_that_takes_long_uses_the_depth_that_was_fetched_in_time() -> None:
+    camera = Camera()
+    known = surfaces(camera, Log())
+    known.of_frame(result())
+    fetched = known.depth_at(7)
+    camera.depth = None  # too old by now
+    found = [region(10, 30, region_id=0), region(40, 60, region_id=0)]  # regions that are not kept
+    left, right = known.of_regions(found, 7, fetched)
+    assert left.surface is not None and right.surface is not None
+    assert left.surface.position_m[0] < 0 < right.surface.position_m[0]
+    assert known.of_regions([region(10, 30)], 7)[0].surface is None
+    older = replace(region(10, 30), last_visible_ns=3)
+    assert known.of_regions([older], 7, fetched)[0].surface is None  # its mask is of another frame
+
+
+def test_surfaces_do_not_keep_masks_alive() -> None:
+    known = surfaces(Camera(), Log())
+    seen = region(10, 30)
+    mask = weakref.ref(seen.mask)
+    known.of_frame(result(seen))
+    del seen
+    assert mask() is None
 
 
 @pytest.mark.parametrize(

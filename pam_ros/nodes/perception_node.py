@@ -12,8 +12,8 @@ from pam_ros.nodes.inputs.prompts import PromptInputs
 from pam_ros.nodes.inputs.services import Services
 from pam_ros.nodes.link import EngineLink
 from pam_ros.nodes.outputs.camera_outputs import CameraOutputs
-from pam_ros.nodes.outputs.surfaces import Surfaces
 from pam_ros.nodes.parameters import PERCEPTION, declare, perception_settings
+from pam_ros.nodes.surfaces import Surfaces
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent
 
@@ -61,7 +61,7 @@ class PerceptionNode(Node):
             log=self._log,
             defaults=lambda: self._settings.defaults,
             frame_id=lambda: self._outputs.frame_id,
-            with_surface=self._outputs.with_surface,
+            surfaces=surfaces,
         )
         self._prompts = PromptInputs(
             self,

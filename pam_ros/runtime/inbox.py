@@ -219,6 +219,7 @@ class Inbox:
                 frame = self._match(name, content.stamp_ns) or camera.ring[-1]
             for box in content.boxes_xyxy or ():
                 Prompt.from_clicks(box_xyxy=box).check_size(*frame.size)
+            handle.stamp_ns = frame.stamp_ns
             self._surveys.append(Survey(name, content, frame, handle))
             self._wake()
 

@@ -56,6 +56,7 @@ class RequestHandle(Generic[T]):
 
     def __init__(self) -> None:
         self.future: concurrent.futures.Future[T] = concurrent.futures.Future()  # a value, or a PamError
+        self.stamp_ns: int | None = None  # of the frame that a survey is about, once it is accepted
 
     @property
     def done(self) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from rclpy.action import ActionServer, CancelResponse
@@ -34,8 +36,9 @@ from pam_ros.nodes.conversions import (
 )
 from pam_ros.nodes.link import EngineLink
 from pam_ros.nodes.sink import Sink
+from pam_ros.nodes.surfaces import Surfaces
 from pam_ros.nodes.throttled_log import ThrottledLog
-from pam_ros.records import Language, Region
+from pam_ros.records import DepthImage, Language, Region
 from pam_ros.runtime.engine import RequestHandle
 from pam_ros.runtime.events import CaptionEvent
 from pam_ros.runtime.requests import SurveyRequest, SurveyResult
@@ -60,9 +63,8 @@ class Services:
         log: ThrottledLog,
         defaults: Callable[[], PromptDefaults],
         frame_id: Callable[[], str],
-        with_surface: Callable[[Region], Region],
+        surfaces: Surfaces,
     ) -> None:
-        """`with_surface` measures a region in space; it may block, and gets a thread of its own."""
         self.waiting = 0  # requests that the engine has not answered yet
         self._node = node
         self._camera = camera
@@ -70,8 +72,8 @@ class Services:
         self._log = log
         self._defaults = defaults
         self._frame_id = frame_id
-        self._with_surface = with_surface
-        self._measuring = Sink("depth for ~/perceive", self._measure, log.warn, capacity=_MOST_REQUESTS)
+        self._surfaces = surfaces
+        self._waiter = Sink("depth for answers", _do, log.warn, capacity=_MOST_REQUESTS)
         group = ReentrantCallbackGroup()
         services = (
             (PerceiveRegion, "perceive", self._perceive),
@@ -101,7 +103,7 @@ class Services:
 
     def destroy(self) -> None:
         """Ends the threads and frees the action server, which the node does not own."""
-        for sink in (self._feedback, self._measuring):
+        for sink in (self._feedback, self._waiter):
             sink.discard()
             sink.close()
             sink.join()
@@ -120,9 +122,7 @@ class Services:
             if own_image is not None:
                 response.header = own_image.header
             else:
-                measured = RequestHandle[Region]()
-                self._measuring.offer((region, measured), key=measured)
-                region = await self._settled(measured)
+                (region,) = await self._measured((region,), region.last_visible_ns, None)
                 response.header = Header(
                     stamp=time_message(region.last_visible_ns), frame_id=self._frame_id()
                 )
@@ -158,7 +158,14 @@ class Services:
         response: PerceiveAll.Response | Find.Response,
     ) -> SurveyResult:
         """Runs a survey and fills in what both services answer."""
-        result = await self._settled(self._link.engine.survey(self._camera, content))
+        handle = self._link.engine.survey(self._camera, content)
+        depth = None
+        if content.image is None and handle.stamp_ns is not None:
+            # Now: the answer may come later than depth is kept.
+            depth = await self._on_thread(partial(self._surfaces.depth_at, handle.stamp_ns))
+        result = await self._settled(handle)
+        if content.image is None:
+            result = replace(result, regions=await self._measured(result.regions, result.stamp_ns, depth))
         response.header = survey_header(result, request.image)
         response.regions = [
             region_message(region, response.header, with_mask=not request.without_mask)
@@ -261,13 +268,17 @@ class Services:
         self.waiting -= 1
         return handle.future.result()
 
-    def _measure(self, asked: tuple[Region, RequestHandle[Region]]) -> None:
-        """On a thread of its own."""
-        region, measured = asked
-        try:
-            region = self._with_surface(region)
-        finally:
-            measured.resolve(region)
+    async def _measured(
+        self, regions: tuple[Region, ...], stamp_ns: int, depth: DepthImage | None
+    ) -> tuple[Region, ...]:
+        """The regions of that frame with their surfaces."""
+        return await self._on_thread(partial(self._surfaces.of_regions, regions, stamp_ns, depth))
+
+    async def _on_thread(self, work: Callable[[], T]) -> T:
+        """Does what may wait for depth, on the thread that is there for it."""
+        handle = RequestHandle[T]()
+        self._waiter.offer(partial(_resolve, handle, work), key=handle)
+        return await self._settled(handle)
 
     def _caption_language(self, code: str) -> Language:
         return Language.parse(code) if code else self._link.options.caption_language
@@ -281,6 +292,18 @@ class Services:
         elif not isinstance(error, CancelledError):
             self._log.warn(f"{name} refused: {status.message}")
         return status
+
+
+def _do(work: Callable[[], None]) -> None:
+    work()
+
+
+def _resolve(handle: RequestHandle[T], work: Callable[[], T]) -> None:
+    """Settles the handle, whatever happens: its caller waits."""
+    try:
+        handle.resolve(work())
+    except Exception as error:
+        handle.future.set_exception(error)
 
 
 def _publish_feedback(progress: tuple[ServerGoalHandle, float, str]) -> None:

@@ -15,8 +15,8 @@ from pam_ros.nodes.outputs.markers import MarkersOutput
 from pam_ros.nodes.outputs.overlay import OverlayOutput
 from pam_ros.nodes.outputs.regions import Detections3DOutput, DetectionsOutput, RegionsOutput
 from pam_ros.nodes.outputs.snapshot import Caption, FrameOutput, Snapshot
-from pam_ros.nodes.outputs.surfaces import Surfaces
 from pam_ros.nodes.parameters import PerceptionSettings
+from pam_ros.nodes.surfaces import Surfaces
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.records import Language, Region, Task
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent, with_text
@@ -35,7 +35,6 @@ class CameraOutputs:
         settings: Callable[[], PerceptionSettings],
         surfaces: Surfaces,
     ) -> None:
-        self._surfaces = surfaces
         self._captions = CaptionsOutput(node, log)
         self._overlay = OverlayOutput(node, log, settings)
         self._markers = MarkersOutput(
@@ -71,11 +70,6 @@ class CameraOutputs:
     def frame_id(self) -> str:
         """frame_id of the newest result; empty before the first."""
         return self._newest.frame_id if self._newest is not None else ""
-
-    def with_surface(self, region: Region) -> Region:
-        """A region with its surface, for an answer. May wait for depth: not for ROS callbacks."""
-        newest = self._newest
-        return region if newest is None else self._surfaces.of_region(region, newest)
 
     @property
     def dropped(self) -> int:

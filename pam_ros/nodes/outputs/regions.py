@@ -8,8 +8,8 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 from pam_ros.msg import RegionArray
 from pam_ros.nodes.conversions import detections_3d_message, detections_message, region_array
 from pam_ros.nodes.outputs.snapshot import Snapshot
-from pam_ros.nodes.outputs.surfaces import Surfaces
 from pam_ros.nodes.sink import Sink
+from pam_ros.nodes.surfaces import Surfaces
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import advertise
 
