@@ -38,6 +38,7 @@ setup(
         "training": requirements("training"),
         "view": requirements("view"),
         "dev": requirements("dev"),
+        "behaviour_trees": [line for line in requirements("dev") if line.startswith("py_trees")],
         "judge": [line for line in requirements("dev") if line.startswith("openai")],
         "embedder": ["sentence-transformers>=5"],
     },

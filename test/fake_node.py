@@ -18,7 +18,7 @@ from pam_ros import errors
 from pam_ros.nodes.main import run
 from pam_ros.nodes.manager_node import Progress
 
-THINGS = ((4.0, 4.0, 20.0, 20.0), (30.0, 10.0, 44.0, 30.0))  # what a survey of any image finds, pixels
+THINGS = ((4.0, 4.0, 20.0, 20.0), (30.0, 10.0, 60.0, 30.0))  # what a survey of any image finds, pixels
 
 
 class BallastModel(FakeModel):

@@ -59,6 +59,27 @@ def test_arguments_are_declared_with_default_and_description() -> None:
     assert all(description for _, description in arguments.values())
 
 
+def test_the_example_passes_arguments_that_exist() -> None:
+    """`robot_example.launch.py` includes the launch file; what it passes is read from its source."""
+    source = (FILE.parent / "robot_example.launch.py").read_text()
+    (passed,) = [it for it in ast.walk(ast.parse(source)) if isinstance(it, ast.Dict)]
+    names = {key.value for key in passed.keys if isinstance(key, ast.Constant)}
+    assert names <= set(EXPECTED)
+    assert {"namespace", "model", "image"} <= names
+    assert FILE.name in source
+
+
+def test_the_example_can_be_described_by_launch() -> None:
+    pytest.importorskip("launch", reason="ROS's launch is not among the Python wheels")
+    pytest.importorskip("launch_ros")
+    path = FILE.parent / "robot_example.launch.py"
+    spec = importlib.util.spec_from_file_location("robot_example", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert len(module.generate_launch_description().entities) == 4
+
+
 def constant(name: str) -> tuple[str, ...]:
     """The value of a constant of the launch file."""
     for node in ast.parse(FILE.read_text()).body:

@@ -169,6 +169,14 @@ def test_vision_msgs_equal_the_released_ones_on_the_wire() -> None:
     assert built == {name: f"RIHS01_{digest}" for name, digest in VISION_MSGS_TYPES.items()}
 
 
+# Every example with a `main`, and the camera that plays a clip.
+EXAMPLES = [
+    f"lib/pam_ros/{path.stem}"
+    for path in sorted((ROOT / "pam_ros" / "examples").glob("*.py"))
+    if "def main" in path.read_text()
+] + ["lib/pam_ros/clip_camera"]
+
+
 @pytest.mark.parametrize("folder", ["msg", "srv", "action"])
 def test_every_interface_imports_beside_the_code(folder: str) -> None:
     prefix_of("pam_ros")
@@ -178,7 +186,9 @@ def test_every_interface_imports_beside_the_code(folder: str) -> None:
     assert importlib.import_module("pam_ros.records")
 
 
-@pytest.mark.parametrize("name", ["lib/pam_ros/pam_node", "lib/pam_ros/pam", "bin/pam", "bin/pam_node"])
+@pytest.mark.parametrize(
+    "name", ["lib/pam_ros/pam_node", "lib/pam_ros/pam", "bin/pam", "bin/pam_node", *EXAMPLES]
+)
 def test_executables_run_in_the_active_python(name: str) -> None:
     script = prefix_of("pam_ros") / name
     assert os.access(script, os.X_OK)

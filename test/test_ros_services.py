@@ -64,7 +64,7 @@ def test_everything_in_view_is_answered_and_kept_only_if_asked(robot: Client) ->
         ask = PerceiveAll.Request(tasks=["label"], languages=["zh"])
         answer = robot.call(PerceiveAll, "/pam/perceive_all", ask)
         assert (answer.status.code, answer.status.message) == (Status.OK, "")
-        assert {(each.roi.x_offset, each.roi.width) for each in answer.regions} == {(4, 16), (30, 14)}
+        assert {(each.roi.x_offset, each.roi.width) for each in answer.regions} == {(4, 16), (30, 30)}
         assert [each.id for each in answer.regions] == [0, 0]
         assert all(each.texts[0].label.startswith("label-zh") for each in answer.regions)
         assert (answer.left_out, answer.complete) == (0, True)

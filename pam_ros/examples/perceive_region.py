@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 
 import rclpy
 from rclpy.utilities import remove_ros_args
 from vision_msgs.msg import Point2D
 
-from pam_ros.msg import Prompt, Status
+from pam_ros.examples.asking import ask
+from pam_ros.msg import Prompt
 from pam_ros.srv import PerceiveRegion
-
-RETRY_S = 1.0  # while the manager is not active, or no frame has come
 
 
 def arguments() -> argparse.Namespace:
@@ -31,48 +29,24 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args(remove_ros_args(sys.argv)[1:])
 
 
-def ask(options: argparse.Namespace) -> PerceiveRegion.Response | None:
-    """Calls the service, again while the model loads or no frame has come; None if it does not answer."""
-    node = rclpy.create_node("perceive_region")
-    client = node.create_client(PerceiveRegion, options.service)
+def main() -> int:
+    """Prints the region and one line per language; exit status 1, with the reason, if there is no answer."""
+    options = arguments()
     prompt = Prompt(tasks=["label", "explain"], languages=options.languages)
     if options.click is not None:
         prompt.points = [Point2D(x=options.click[0], y=options.click[1])]
     else:
         prompt.box = options.box
-    until_s = time.monotonic() + options.timeout
-    response = None
-    while client.wait_for_service(max(0.0, until_s - time.monotonic())):
-        future = client.call_async(PerceiveRegion.Request(prompt=prompt, without_mask=True))
-        rclpy.spin_until_future_complete(node, future, timeout_sec=max(0.0, until_s - time.monotonic()))
-        response = future.result() if future.done() else response
-        starting = response is not None and response.status.code in (Status.NOT_ACTIVE, Status.NO_FRAME)
-        if not starting or time.monotonic() + RETRY_S > until_s:
-            break
-        time.sleep(RETRY_S)
-    node.destroy_node()
-    return response
-
-
-def main() -> int:
-    """Prints the region and one line per language; exit status 1 if there is no answer."""
-    options = arguments()
     rclpy.init(args=sys.argv)
     try:
-        response = ask(options)
+        request = PerceiveRegion.Request(prompt=prompt, without_mask=True)
+        node = rclpy.create_node("perceive_region")
+        region = ask(node, PerceiveRegion, options.service, request, options.timeout).region
     finally:
         rclpy.try_shutdown()
-    if response is None:
-        waited = f"{options.service} did not answer within {options.timeout:g} s"
-        sys.stderr.write(f"{waited}; check that pam_node is running\n")
-        return 1
-    if response.status.code != response.status.OK:
-        sys.stderr.write(f"{response.status.message}\n")
-        return 1
-    region = response.region
-    sys.stdout.write(f"region {region.id}, mask score {region.mask_score:.2f}\n")
+    print(f"region {region.id}, mask score {region.mask_score:.2f}")
     for text in region.texts:
-        sys.stdout.write(f"{text.language}: {text.label}; {text.explanation}\n")
+        print(f"{text.language}: {text.label}; {text.explanation}")
     return 0
 
 

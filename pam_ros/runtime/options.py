@@ -53,8 +53,8 @@ class EngineOptions:
     decode_times_ns: tuple[int, ...] = ()
     clip_frames: int = 16
     all_points_per_side: int = 16
-    all_min_iou: float = 0.6
-    all_min_stability: float = 0.5
+    all_min_iou: float = 0.5
+    all_min_stability: float = 0.4
     all_max_box_iou: float = 0.7
     all_min_area: float = 0.0005
     all_max_area: float = 0.9

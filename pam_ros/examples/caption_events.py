@@ -1,0 +1,54 @@
+"""Turns rolling captions into events that a robot can wait for: `ros2 run pam_ros caption_events`.
+
+Publishes a std_msgs/String on `~/events` for each rule that a final caption meets: "<rule> <region id>". The
+parameter `rules` holds "name=words|other words" entries. The manager's `streaming.enabled` must be true.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from std_msgs.msg import String
+
+from pam_ros.msg import StreamingCaption
+
+RULES = ["gone=leaves|out of the picture|离开|移出", "moved=slides|pushed|lifted|falls|滑|推|提起|掉落"]
+
+
+class CaptionEvents(Node):
+    """Reads `/pam/streaming_captions` (remappable), publishes `~/events`."""
+
+    def __init__(self) -> None:
+        super().__init__("caption_events")
+        rules = self.declare_parameter("rules", RULES).value
+        self._rules = {
+            name: words.split("|") for name, _, words in (rule.partition("=") for rule in rules) if words
+        }
+        self._publisher = self.create_publisher(String, "~/events", 10)
+        self.create_subscription(StreamingCaption, "/pam/streaming_captions", self._take, 10)
+
+    def _take(self, caption: StreamingCaption) -> None:
+        if not caption.final or caption.summary or caption.clip_too_thin:
+            return
+        for name, words in self._rules.items():
+            if any(word in caption.text for word in words):
+                self.get_logger().info(f"{name}: region {caption.region_id}: {caption.text}")
+                self._publisher.publish(String(data=f"{name} {caption.region_id}"))
+
+
+def main() -> int:
+    """Runs until SIGINT or SIGTERM."""
+    rclpy.init(args=sys.argv)
+    node = CaptionEvents()
+    with suppress(KeyboardInterrupt, ExternalShutdownException):
+        rclpy.spin(node)
+    rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
