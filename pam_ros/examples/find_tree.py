@@ -25,7 +25,7 @@ from pam_ros.srv import Find
 TICK_S = 0.1
 
 
-class FindLeaf(py_trees.behaviour.Behaviour):  # type: ignore[misc] # py_trees has no types in some releases
+class FindLeaf(py_trees.behaviour.Behaviour):
     """Finds one region and writes it to the blackboard under `key`."""
 
     def __init__(self, name: str, request: str, *, key: str = "region", service: str = "/pam/find") -> None:
