@@ -277,3 +277,18 @@ def test_compressed_depth_and_remapped_topics() -> None:
             robot.publisher(CameraInfo, "/cam/color/camera_info", 1).publish(calibration(d=[]))
             check(robot.perceive(Prompt(box=[8.0, 12.0, 24.0, 32.0])).region)
         assert process.end() == 0
+
+
+def test_each_of_several_cameras_has_its_own_points() -> None:
+    with pam(*FAKE_ACTIVE, "cameras:=[left,right]") as (robot, process):
+        robot.wait_for_active()
+        left, right = (robot.collect(RegionArray, f"/pam_{side}/regions") for side in ("left", "right"))
+        with Camera(robot, "/left/image"), Camera(robot, "/right/image"):
+            robot.publisher(CameraInfo, "/right/camera_info", 1).publish(calibration(d=[]))
+            place = point("camera_optical", np.array([0.0, 0.0, 1.0]))
+            robot.publisher(PointStamped, "/right/clicked_point").publish(place)
+            wait_until(lambda: regions(right), "the region")
+            robot.publisher(PointStamped, "/left/clicked_point").publish(place)
+            process.wait_for_log("no calibration has arrived on /left/camera_info")
+            assert not regions(left)
+        assert process.end() == 0

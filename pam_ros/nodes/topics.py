@@ -28,6 +28,21 @@ def advertise(node: Node, kind: type, topic: str, *, depth: int, latched: bool =
     return node.create_publisher(kind, topic, profile, qos_overriding_options=options)
 
 
+def guarded(log: ThrottledLog, name: str, callback: Callable[[M], None]) -> Callable[[M], None]:
+    """The callback, with its exceptions as lines in the log: one that leaves it would end the executor."""
+
+    @functools.wraps(callback)
+    def call(message: M) -> None:
+        try:
+            callback(message)
+        except PamError as error:
+            log.warn(f"{name} ignored: {error}")
+        except Exception as error:
+            log.warn(f"{name} failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
+
+    return call
+
+
 def listen(
     node: Node,
     log: ThrottledLog,
@@ -46,25 +61,20 @@ def listen(
     a publisher comes or goes.
     """
     name = node.resolve_topic_name(topic)
-
-    @functools.wraps(callback)
-    def guarded(message: M) -> None:
-        try:
-            callback(message)
-        except PamError as error:
-            log.warn(f"{name} ignored: {error}")
-        except Exception as error:  # an exception that leaves a callback would end the executor
-            log.warn(f"{name} failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
-
     profile = QoSProfile(depth=depth)
     if best_effort:
         profile.reliability = QoSReliabilityPolicy.BEST_EFFORT
     if latched:
         profile.durability = QoSDurabilityPolicy.TRANSIENT_LOCAL
     options = QoSOverridingOptions.with_default_policies()
-    events = SubscriptionEventCallbacks(matched=None if matched is None else lambda _: matched())
+    on_match = None if matched is None else guarded(log, name, lambda _: matched())
     node.create_subscription(
-        kind, topic, guarded, profile, qos_overriding_options=options, event_callbacks=events
+        kind,
+        topic,
+        guarded(log, name, callback),
+        profile,
+        qos_overriding_options=options,
+        event_callbacks=SubscriptionEventCallbacks(matched=on_match),
     )
 
 

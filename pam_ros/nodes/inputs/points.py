@@ -12,7 +12,7 @@ from geometry_msgs.msg import PointStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
-from pam_ros.errors import GeometryError, NoFrameError, PamError, TransformError
+from pam_ros.errors import GeometryError, NoFrameError, TransformError
 from pam_ros.geometry import pixel_of
 from pam_ros.nodes.inputs.calibration import CalibrationInput
 from pam_ros.nodes.inputs.camera import CameraInput
@@ -20,7 +20,7 @@ from pam_ros.nodes.inputs.prompts import PromptInputs
 from pam_ros.nodes.inputs.transforms import Transforms, listen_to_transforms
 from pam_ros.nodes.link import EngineLink
 from pam_ros.nodes.throttled_log import ThrottledLog
-from pam_ros.nodes.topics import listen
+from pam_ros.nodes.topics import guarded, listen
 
 _DEPTH = 10  # messages that may wait for the executor, and clicks that may wait for their transform
 _RETRY_S = 0.05
@@ -76,18 +76,19 @@ class PointInputs:
 
     def _on_point(self, topic: str, positive: bool, message: PointStamped) -> None:
         click = _Click(topic, message, positive, time.monotonic() + WAIT_S)
+        self._try(click)
+        if self._waiting:
+            self._timer.reset()
+
+    def _try(self, click: _Click) -> None:
+        """Sends the click to the engine, or lets it wait."""
         if not self._prompted(click):
             self._waiting.append(click)
-            self._timer.reset()
 
     def _retry(self) -> None:
         for _ in range(len(self._waiting)):
             click = self._waiting.popleft()
-            try:
-                if not self._prompted(click):
-                    self._waiting.append(click)
-            except PamError as error:  # a timer's callback is not guarded as a subscription's is
-                self._log.warn(f"{click.topic} ignored: {error}")
+            guarded(self._log, click.topic, self._try)(click)
         if not self._waiting:
             self._timer.cancel()
 
