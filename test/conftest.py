@@ -6,9 +6,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# What this machine has fetched must not change what tests see: `model: auto` takes pam-tiny. Set before the
+# hub's library is imported, and inherited by the processes that tests start.
+os.environ["PAM_MODELS"] = os.environ["HF_HUB_CACHE"] = "/nonexistent/models"
 
 # Networks compute, or scenes are rendered.
 MODEL = {

@@ -66,7 +66,11 @@ class Recorder(Node):
             clip_start_ns=stamp_ns(message.clip_start),
             clip_end_ns=stamp_ns(message.clip_end),
             frame_count=message.frame_count,
-        ) | {"clip_too_thin": message.clip_too_thin, "latency_s": round(message.latency_s, 3)}
+        ) | {
+            "summary": message.summary,
+            "clip_too_thin": message.clip_too_thin,
+            "latency_s": round(message.latency_s, 3),
+        }
         self._captions.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._captions.flush()
 
