@@ -41,6 +41,7 @@ def load_fake(
     dtype: str,
     memory_limit_gib: float,
     text_server: str,
+    regions: int,
     progress: Progress | None,
 ) -> FakeModel:
     """Builds the model that the name describes; `text_server` is not asked."""

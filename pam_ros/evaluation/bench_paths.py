@@ -69,15 +69,9 @@ class BenchPath(Protocol):
         """Forgets regions."""
 
 
-def region_tokens(model: Pam, stride: int) -> int:
-    """Embeddings of a region in one frame: visual and semantic tokens, and two separators."""
-    side = model.segmenter.grid_size // stride
-    return side**2 + model.architecture.perceiver.semantic_tokens + 2
-
-
 def clip_tokens(model: Pam) -> int:
     """Embeddings of a clip of 16 frames, with a separator after every frame."""
-    first, later = (region_tokens(model, stride) + 1 for stride in (FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE))
+    first, later = (model.region_tokens(stride) + 1 for stride in (FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE))
     return first + (CLIP_FRAMES - 1) * later
 
 
@@ -137,7 +131,7 @@ class PlainPath:
 
     def decode(self, tokens: int) -> None:
         """See `BenchPath`."""
-        length = PREFIX_TOKENS + region_tokens(self._model, FIRST_FRAME_STRIDE)
+        length = PREFIX_TOKENS + self._model.region_tokens(FIRST_FRAME_STRIDE)
         self._run(self._prefix[:1].expand(length, -1)[None], [(0, tokens)])
 
     def open_clip(self) -> list[Tensor]:
@@ -183,7 +177,7 @@ class FastRegions:
 
 
 class FastPath:
-    """`Engines`; only the benchmark runs them yet."""
+    """`Engines`, driven step by step."""
 
     def __init__(self, engines: Engines) -> None:
         self.engines = engines
@@ -223,7 +217,7 @@ class FastPath:
 
     def decode(self, tokens: int) -> None:
         """See `BenchPath`."""
-        length = region_tokens(self.engines.model, FIRST_FRAME_STRIDE)
+        length = self.engines.model.region_tokens(FIRST_FRAME_STRIDE)
         prompt = self._prompt(self.prefix[:1].expand(length, -1))
         self.engines.text.generate(prompt, token_ids(SUFFIX_TOKENS), max_new_tokens=tokens)
         self._finish([prompt])
@@ -257,8 +251,7 @@ class FastPath:
 
     def release(self, regions: FastRegions) -> None:
         """See `BenchPath`."""
-        for memory in regions.memories:
-            self.engines.vision.close(memory)
+        regions.memories.clear()
 
     def _prompt(self, embeddings: Tensor) -> CachedPrompt:
         prompt = self.engines.text.open(PREFIX_TOKENS + len(embeddings))

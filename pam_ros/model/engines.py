@@ -1,14 +1,13 @@
 """The fast paths of a model: vision engine, text engine, and the region embeddings between them.
 
-They are measured alone (`pam bench --engine fast`); the node still runs the plain path, `Pam`. They read the
-paper's decoder features only and do not crop small regions.
+`FastModel` makes a model of them. They read the paper's decoder features only and do not crop small regions.
 
 Letters: B regions, C Perceiver width, H language width, L embeddings of a region.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -24,7 +23,12 @@ from pam_ros.model.pam import Pam
 from pam_ros.model.text.fast.decoder_weights import fuse
 from pam_ros.model.text.fast.text_engine import TextEngine
 from pam_ros.model.vision.fast.preprocessing import Preprocessor
-from pam_ros.model.vision.fast.vision_engine import BATCHES, EncodedFrame, VisionEngine
+from pam_ros.model.vision.fast.vision_engine import (
+    BATCHES,
+    PREPARED_BATCHES,
+    EncodedFrame,
+    VisionEngine,
+)
 from pam_ros.model.vision.features import DecoderFeatures
 from pam_ros.model.vision.segmenter import PIXEL_MEAN, PIXEL_STD
 
@@ -33,9 +37,21 @@ class Engines:
     """Vision and text engine of one model."""
 
     def __init__(
-        self, model: Pam, *, cache_tokens: int = 16384, graphs: bool = True, stop_ids: Sequence[int] = ()
+        self,
+        model: Pam,
+        *,
+        cache_tokens: int = 16384,
+        regions: int = 16,
+        graphs: bool = True,
+        stop_ids: Sequence[int] = (),
     ) -> None:
-        """`model` gives its weights and may still be used itself; `graphs`: use CUDA graphs on a CUDA device.
+        """`model` gives its weights and may still be used itself.
+
+        Args:
+            cache_tokens: of all prompts and texts together.
+            regions: most regions that are remembered at a time.
+            graphs: use CUDA graphs on a CUDA device.
+            stop_ids: tokens that end a text.
 
         Raises CheckpointError if the Perceiver does not read the paper's decoder features.
         """
@@ -45,7 +61,7 @@ class Engines:
                 f"not {model.segmenter.perceiver_input.value!r}; use the plain path"
             )
         self.model = model
-        self.vision = VisionEngine(model.segmenter.sam2, graphs=graphs)
+        self.vision = VisionEngine(model.segmenter.sam2, regions=regions, graphs=graphs)
         language = model.language
         weights = fuse(language.transformer, vocabulary=language.tokens, positions=language.context_length)
         self.text = TextEngine(weights, stop_ids=stop_ids, cache_tokens=cache_tokens, window=language.window)
@@ -73,17 +89,29 @@ class Engines:
     def _embed(self, stride: int, image: Tensor, tokens: Tensor) -> tuple[Tensor]:
         return (self.model.embed_features([DecoderFeatures(image, tokens)], stride=stride),)
 
-    @torch.inference_mode()
-    def warm_up(self, *, batches: Sequence[int] = (1, 2, 3, 5, 8)) -> None:
+    def vision_preparations(self, *, batches: Sequence[int] = PREPARED_BATCHES) -> list[Callable[[], None]]:
+        """What captures graphs for `batches` of regions, piece by piece; see `VisionEngine.preparations`."""
+        pieces = self.vision.preparations(batches=batches)
+        if pieces:
+            pieces += [partial(self._capture_embedding, batch) for batch in batches]
+        return pieces
+
+    def warm_up(self, *, batches: Sequence[int] = PREPARED_BATCHES) -> None:
         """Compiles kernels and captures graphs for `batches` of regions; until then all runs eagerly."""
-        self.vision.warm_up(batches=batches)
+        for prepare in (*self.vision_preparations(batches=batches), *self.text.preparations()):
+            prepare()
+
+    @torch.inference_mode()
+    def _capture_embedding(self, batch: int) -> None:
         side, width = self.vision.side, self.model.segmenter.width
-        like = torch.zeros(1, dtype=self.vision.dtype, device=self.vision.device)
-        for batch in batches:
-            image, tokens = like.new_zeros(batch, width, side, side), like.new_zeros(batch, 2, width)
-            for stride in (FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE):
-                self._graphs.capture(f"embed {batch} {stride}", partial(self._embed, stride), image, tokens)
-        self.text.warm_up()
+        image = torch.zeros(batch, width, side, side, dtype=self.vision.dtype, device=self.vision.device)
+        for stride in (FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE):
+            self._graphs.capture(
+                f"embed {batch} {stride}",
+                partial(self._embed, stride),
+                image,
+                image.new_zeros(batch, 2, width),
+            )
 
 
 def _padded(x: Tensor, batch: int) -> Tensor:

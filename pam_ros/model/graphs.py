@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 LOGGER = logging.getLogger(__name__)
+# One capture at a time in the process: starting one waits for the whole device, which no other may be
+# capturing then.
+CAPTURING = threading.Lock()
 Function = Callable[..., tuple[Tensor, ...]]
 
 
@@ -54,8 +58,11 @@ class GraphCache:
             function(*kept)
             torch.cuda.current_stream().synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            with (
+                CAPTURING,
+                torch.cuda.graph(
+                    graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+                ),
             ):
                 outputs = function(*kept)
         except (RuntimeError, torch.cuda.OutOfMemoryError) as error:

@@ -199,6 +199,11 @@ class Pam(nn.Module):
         embeddings: Tensor = self.projector(self.perceiver.shuffle(refined, stride=stride), semantic)
         return embeddings
 
+    def region_tokens(self, stride: int) -> int:
+        """Embeddings of a region in one frame: visual and semantic tokens, and two separators."""
+        side = self.segmenter.grid_size // stride
+        return side**2 + self.architecture.perceiver.semantic_tokens + 2
+
     # ---- life
 
     def close(self) -> None:

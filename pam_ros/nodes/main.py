@@ -191,13 +191,14 @@ def _shut_down(
     rclpy.try_shutdown()
 
 
-def _load_pam(
+def _open_model(
     name_or_path: str,
     *,
     device: str,
     dtype: str,
     memory_limit_gib: float,
     text_server: str,
+    regions: int,
     progress: Progress | None,
 ) -> PerceptionModel:
     """Imports torch here, so that the nodes are up and answer "not active" before."""
@@ -214,16 +215,21 @@ def _load_pam(
             memory_limit_gib=memory_limit_gib,
             progress=progress,
         )
-    from pam_ros.model.loading.checkpoint import load_model
+    from pam_ros.model.fast_model import open_model
 
-    return load_model(
-        name_or_path, device=device, dtype=dtype, memory_limit_gib=memory_limit_gib, progress=progress
+    return open_model(
+        name_or_path,
+        device=device,
+        dtype=dtype,
+        memory_limit_gib=memory_limit_gib,
+        regions=regions,
+        progress=progress,
     )
 
 
 def main() -> None:
     """The executable `pam_node`."""
-    sys.exit(run(sys.argv, load_model=_load_pam))
+    sys.exit(run(sys.argv, load_model=_open_model))
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ from std_msgs.msg import Header
 
 from pam_ros.errors import CancelledError, ModelError
 from pam_ros.model.interface import PerceptionModel
+from pam_ros.model.warm_up import warm_up
 from pam_ros.nodes.link import CameraDispatch, EngineLink
 from pam_ros.nodes.outputs.diagnostics import Health, Phase, report
 from pam_ros.nodes.parameters import MANAGER, ManagerSettings, declare, manager_settings
 from pam_ros.nodes.perception_node import PerceptionNode
 from pam_ros.runtime.engine import Engine
-from pam_ros.runtime.warm_up import warm_up
 from pam_ros.threads import in_temporary_thread
 
 _SUCCESS, _FAILURE, _ERROR = (
@@ -47,7 +47,7 @@ class Progress(Protocol):
 
 
 class ModelFactory(Protocol):
-    """`pam_ros.model.loading.checkpoint.load_model`, or a test's fake. Raises a ModelError."""
+    """`pam_ros.model.fast_model.open_model`, or a test's fake. Raises a ModelError."""
 
     def __call__(
         self,
@@ -57,6 +57,7 @@ class ModelFactory(Protocol):
         dtype: str,
         memory_limit_gib: float,
         text_server: str,
+        regions: int,
         progress: Progress | None,
     ) -> PerceptionModel: ...
 
@@ -220,6 +221,7 @@ class ManagerNode(LifecycleNode):
             dtype=settings.dtype,
             memory_limit_gib=settings.memory_limit_gib,
             text_server=settings.text_server,
+            regions=len(self.cameras) * settings.options.max_regions,
             progress=self._show_progress,
         )
         self._show_progress("warming up")

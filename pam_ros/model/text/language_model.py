@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from tokenizers.decoders import DecodeStream
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+
+from pam_ros.errors import CapacityError
 
 REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 sequence decodes to
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")  # end an answer
@@ -70,6 +73,15 @@ class LanguageModel(nn.Module):
         assert self.tokenizer is not None
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).rstrip(REPLACEMENT).strip()
 
+    def room(self, tokens: int, limit: int) -> int:
+        """Tokens that an answer may have after a prompt of so many. Raises CapacityError if there is none."""
+        if tokens >= limit:
+            raise CapacityError(
+                f"the prompt has {tokens} tokens and leaves no room for an answer (context length {limit}); "
+                "use fewer frames or a shorter previous caption"
+            )
+        return limit - tokens
+
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token ids → embeddings (L, H)."""
         embeddings: Tensor = self.transformer.model.embed_tokens(torch.tensor(list(ids), device=self.device))
@@ -97,3 +109,31 @@ class LanguageModel(nn.Module):
         ).last_hidden_state
         logits: Tensor = self.transformer.lm_head(hidden[0, -1])
         return logits
+
+
+class TextStream:
+    """Decodes an answer as its tokens come, in constant time for each; see `LanguageModel.decode_text`."""
+
+    def __init__(self, language: LanguageModel) -> None:
+        self._language = language
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._tokens: list[int] = []
+        self._said = ""
+
+    @property
+    def text(self) -> str:
+        """The answer so far; an unfinished character at its end is held back."""
+        return self._said.strip()
+
+    def add(self, tokens: Sequence[int]) -> str:
+        """Appends tokens; returns `text`."""
+        tokenizer = self._language.tokenizer
+        assert tokenizer is not None
+        self._tokens += tokens
+        try:
+            for token in tokens:
+                self._said += self._stream.step(tokenizer.backend_tokenizer, token) or ""
+        except Exception:  # noqa: BLE001 - it refuses byte sequences that are no characters
+            self._stream = DecodeStream(self._tokens, skip_special_tokens=True)
+            self._said = self._language.decode_text(self._tokens)
+        return self.text

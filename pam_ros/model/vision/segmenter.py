@@ -150,15 +150,13 @@ class Segmenter(nn.Module):
         """
 
         def kind(i: int) -> Hashable:  # what must agree within a batch
-            prompt = prompts[i]
-            clicks = len(prompt.points) + (2 if prompt.box is not None else 0)
-            return prompt.mask is not None, clicks, min(memories[i].index, 1)
+            return prompts[i].mask is not None, click_count(prompts[i]), min(memories[i].index, 1)
 
         def run(chosen: list[int]) -> list[Observation]:
             return self._segment_alike(features, [prompts[i] for i in chosen], [memories[i] for i in chosen])
 
         new = [memory.is_empty for memory in memories]
-        observations = _in_batches(range(len(prompts)), kind, run)
+        observations = in_batches(range(len(prompts)), kind, run)
         # A correction refers to the mask that was shown, so its crop is prompted by that mask's box.
         crop_prompts = [prompt if first else None for prompt, first in zip(prompts, new, strict=True)]
         return self.segment_crops(observations, crop_prompts)
@@ -180,7 +178,7 @@ class Segmenter(nn.Module):
             decoded = self._decode(features, embedding, None, None)
             return self._finish(features, decoded, group, prompted=False)
 
-        return _in_batches(range(len(memories)), lambda i: tokens[i].shape_key, run)
+        return in_batches(range(len(memories)), lambda i: tokens[i].shape_key, run)
 
     def segment_crops(
         self, observations: Sequence[Observation], prompts: Sequence[Prompt | None] | None = None
@@ -206,7 +204,7 @@ class Segmenter(nn.Module):
             own = of_regions(features, [place[i] for i in chosen])
             return self._segment_in_crops(own, [crops[i] for i in chosen], [observations[i] for i in chosen])
 
-        results = _in_batches(list(crops), lambda i: crops[i].click_count, run)
+        results = in_batches(list(crops), lambda i: crops[i].click_count, run)
         cropped = dict(zip(crops, results, strict=True))
         return [cropped.get(i, observation) for i, observation in enumerate(observations)]
 
@@ -333,15 +331,10 @@ class Segmenter(nn.Module):
         return results
 
     def _clicks(self, sizes: Sequence[tuple[int, ...]], prompts: Sequence[Prompt]) -> Clicks:
-        """Prompts of K clicks each → `Clicks`. `sizes`: (height, width) of each prompt's picture, pixels."""
-        points, labels = [], []
-        for (height, width), prompt in zip(sizes, prompts, strict=True):
-            scale = np.array([self.image_size / width, self.image_size / height], np.float32)
-            corners = np.zeros((0, 2), np.float32) if prompt.box is None else prompt.box.reshape(2, 2)
-            points.append(np.concatenate([corners, prompt.points]) * scale)
-            labels.append(np.concatenate([np.array([2, 3], np.int32)[: len(corners)], prompt.labels]))
+        """See `click_arrays`."""
+        points, labels = click_arrays(self.image_size, sizes, prompts)
         device = self.pixel_mean.device
-        return torch.from_numpy(np.stack(points)).to(device), torch.from_numpy(np.stack(labels)).to(device)
+        return torch.from_numpy(points).to(device), torch.from_numpy(labels).to(device)
 
     def _decode(
         self,
@@ -424,12 +417,33 @@ class Segmenter(nn.Module):
         return embedding
 
 
+def click_arrays(
+    image_size: int, sizes: Sequence[tuple[int, ...]], prompts: Sequence[Prompt]
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Prompts of K clicks each → points (B, K, 2) (x, y) in encoder pixels and labels (B, K).
+
+    Labels: 1 inside, 0 outside, 2 and 3 corners of a box. `sizes`: (height, width) of each prompt's picture.
+    """
+    points, labels = [], []
+    for (height, width), prompt in zip(sizes, prompts, strict=True):
+        scale = np.array([image_size / width, image_size / height], np.float32)
+        corners = np.zeros((0, 2), np.float32) if prompt.box is None else prompt.box.reshape(2, 2)
+        points.append(np.concatenate([corners, prompt.points]) * scale)
+        labels.append(np.concatenate([np.array([2, 3], np.int32)[: len(corners)], prompt.labels]))
+    return np.stack(points), np.stack(labels)
+
+
+def click_count(prompt: Prompt) -> int:
+    """Number of clicks, two for a box."""
+    return len(prompt.points) + (2 if prompt.box is not None else 0)
+
+
 def _clamped(logits: Tensor) -> Tensor:
     """Mask logits as SAM 2 feeds them back in as a dense prompt."""
     return logits.float().clamp(-REFINE_LOGIT_CLAMP, REFINE_LOGIT_CLAMP)
 
 
-def _in_batches(
+def in_batches(
     indices: Sequence[int], key: Callable[[int], Hashable], run: Callable[[list[int]], list[T]]
 ) -> list[T]:
     """Runs items of equal key as one batch and puts the results back in order."""

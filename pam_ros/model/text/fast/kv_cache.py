@@ -68,6 +68,10 @@ class KeyValueCache:
             merged.append(each)
         self._free = merged
 
+    def clear(self) -> None:
+        """Gives every span back."""
+        self._free = [Span(SCRATCH, self.tokens)]
+
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer, each (tokens, heads, width)."""
         keys, values = self.tensor[index].unbind(0)

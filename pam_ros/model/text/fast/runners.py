@@ -6,7 +6,8 @@ Letters: T tokens of a pass, B batch slots, H model width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from pam_ros.model.graphs import CAPTURING
 from pam_ros.model.text.fast.board import FIELDS, RING, Board, Field
 from pam_ros.model.text.fast.decoder_ops import (
     PassPlan,
@@ -52,8 +54,8 @@ class Runner(Protocol):
     def decode(self, batch: int, steps: int) -> None:
         """Steps the first `batch` slots."""
 
-    def warm_up(self, chunk_tokens: int) -> None:
-        """Compiles and captures."""
+    def preparations(self, chunk_tokens: int) -> list[Callable[[], None]]:
+        """What compiles and captures, the most useful first; each runs between two steps."""
 
 
 def make_runner(
@@ -115,8 +117,9 @@ class TorchRunner:
             board[Field.POSITION, :batch] += (board[Field.REMAINING, :batch] > 0).int()
             self._select(hidden, range(batch))
 
-    def warm_up(self, chunk_tokens: int) -> None:
+    def preparations(self, chunk_tokens: int) -> list[Callable[[], None]]:
         """Nothing to do."""
+        return []
 
     def _forward(self, x: Tensor, segments: Sequence[Segment]) -> Tensor:
         return run_layers(self._weights, self._cache, x, make_plan(segments, x.device), self._window)
@@ -177,6 +180,7 @@ class KernelRunner:
         self._passes: dict[int, CapturedPass] = {}
         self._selection = TokenSelection(weights, self._stop_ids, batch=MAX_BATCH, launch=self._launch)
         self._pool: Any = None
+        self._eager = False  # a capture has failed
 
     def prefill(
         self, segments: Sequence[Segment], parts: Sequence[Tensor], last: Sequence[int], slots: Sequence[int]
@@ -207,17 +211,33 @@ class KernelRunner:
             else:
                 step.run(self._board.device)
 
-    def warm_up(self, chunk_tokens: int) -> None:
-        """Captures every batch size and pass length up to the chunk's; the rest stays eager."""
-        self._pool = torch.cuda.graph_pool_handle()
+    def preparations(self, chunk_tokens: int) -> list[Callable[[], None]]:
+        """Captures every batch size and pass length up to the chunk's; what fails stays eager."""
+        passes = [*(t for t in PASS_TOKENS if t < chunk_tokens), chunk_tokens]
+        batches = [batch for batch in BATCHES if batch <= self._board.slots]
+        pieces: list[Callable[[], None]] = [partial(self._capture_pass, tokens) for tokens in passes[::-1]]
+        pieces[1:1] = [partial(self._capture_step, batch) for batch in batches[:2]]
+        return [*pieces, *(partial(self._capture_step, batch) for batch in batches[2:])]
+
+    def _capture_step(self, batch: int) -> None:
+        self._attempt(lambda: self._step(batch).capture(self._board.device, self._pool))
+
+    def _capture_pass(self, tokens: int) -> None:
+        def capture() -> None:
+            self._passes[tokens] = CapturedPass(self._weights, self._cache, self._window, tokens, self._pool)
+
+        self._attempt(capture)
+
+    def _attempt(self, capture: Callable[[], None]) -> None:
+        if self._eager:
+            return
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         try:
-            for batch in (b for b in BATCHES if b <= self._board.slots):
-                self._step(batch).capture(self._board.device, self._pool)
-            for tokens in (*(t for t in PASS_TOKENS if t < chunk_tokens), chunk_tokens):
-                self._passes[tokens] = CapturedPass(
-                    self._weights, self._cache, self._window, tokens, self._pool
-                )
+            with CAPTURING:
+                capture()
         except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
+            self._eager = True
             LOGGER.warning("CUDA graphs were not captured, text generation runs eagerly: %s", error)
 
     def _step(self, batch: int) -> DecodeStep:

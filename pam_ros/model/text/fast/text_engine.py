@@ -7,14 +7,12 @@
    chooses the first token; then the text holds a slot of the batch.
 3. `step` runs one prefill pass or one burst of decoding steps; it alternates if there is work for both.
 
-Measured alone; the node still generates with `text.generator` (see `model.engines`).
-
 Letters: T tokens of a pass, B batch slots, H model width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -165,6 +163,20 @@ class TextEngine:
         """Whether `step` has nothing to do."""
         return not (self._prompts or self._waiting or self._running)
 
+    @property
+    def starved(self) -> bool:
+        """Whether texts wait for room in the cache and nothing that runs will make any."""
+        return bool(self._waiting) and not (self._prompts or self._running)
+
+    def reset(self) -> None:
+        """Forgets all prompts and texts, after a step that failed."""
+        self._prompts.clear()
+        self._waiting.clear()
+        self._running.clear()
+        self.cache.clear()
+        self.board.host[:] = 0
+        self._changed, self._prefilled_last = True, False
+
     @torch.inference_mode()
     def step(self, tokens: int = 4) -> list[Growth]:
         """Runs a prefill pass, or up to `tokens` steps of the batch; returns the texts that grew or ended."""
@@ -185,9 +197,14 @@ class TextEngine:
         self._runner.decode(len(self._running), min(tokens, remaining, RING))
         return self._collect()
 
+    def preparations(self) -> list[Callable[[], None]]:
+        """What compiles kernels and captures graphs, piece by piece; until then steps run eagerly."""
+        return self._runner.preparations(self.chunk_tokens)
+
     def warm_up(self) -> None:
-        """Compiles kernels and captures graphs; until then steps run eagerly."""
-        self._runner.warm_up(self.chunk_tokens)
+        """Runs every preparation."""
+        for prepare in self.preparations():
+            prepare()
 
     # ---- prefill
 

@@ -8,6 +8,8 @@ Letters: B regions of a batch, C model width, M memory width, N = h·w grid cell
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -28,9 +30,9 @@ class SlotEntry:
     feature_slot: int | None  # None once too old to be attended to
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False)
 class RegionSlots:
-    """The slots of one region; made by `SlotBank.open`."""
+    """The slots of one region; made by `SlotBank.open`, given back when nobody holds this object."""
 
     slot: int  # of the region in the bank
     feature_span: int  # how many frames back spatial features are attended to (SAM 2: 6)
@@ -124,17 +126,18 @@ class SlotBank:
     def open(self) -> RegionSlots:
         """Opens an empty memory for a new region. Raises CapacityError if every slot is in use."""
         if not self._free:
+            gc.collect()  # errors may hold memories in reference cycles
+        if not self._free:
             raise CapacityError(
-                f"all {self.scratch} slots of the memory bank are in use; remove a region or raise the limit"
+                f"all {self.scratch} slots of the memory bank are in use; remove a region, "
+                "or raise the limit and load the model again"
             )
         slot = self._free.pop()
         features = range(slot * self.feature_slots, (slot + 1) * self.feature_slots)
         pointers = range(slot * self.pointer_slots, (slot + 1) * self.pointer_slots)
-        return RegionSlots(slot, self.feature_span, self.pointer_span, list(features), list(pointers))
-
-    def close(self, memory: RegionSlots) -> None:
-        """Frees a region's slots."""
-        self._free.append(memory.slot)
+        memory = RegionSlots(slot, self.feature_span, self.pointer_span, list(features), list(pointers))
+        weakref.finalize(memory, self._free.append, slot).atexit = False
+        return memory
 
     def plan(
         self, memories: Sequence[RegionSlots], indices: Sequence[int], batch: int, spatial: int

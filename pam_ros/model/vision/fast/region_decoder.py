@@ -6,6 +6,7 @@ Letters: B regions, C model width, M memory width, N = h·w grid cells (stride 1
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,9 +25,8 @@ ATTENTION_BATCH = 3  # regions that attend to their memories at once
 MAX_POINTER_AGE = 2**16  # frames; a pointer that is older keeps this age (36 minutes at 30 frames a second)
 
 
-@dataclass(frozen=True, slots=True)
-class FrameTensors:
-    """Features of one frame, as `EncodedFrame` holds them."""
+class FrameTensors(NamedTuple):
+    """Features of one frame."""
 
     embedding: Tensor  # (1, C, h, w)
     stride_4: Tensor  # (1, C/8, 4h, 4w)

@@ -7,8 +7,6 @@
 3. `to_host` copies the masks and scores of all regions to the host at once.
 
 Each runs as a CUDA graph if its shapes were captured, else eagerly; the results are the same.
-Measured alone; the node still uses `vision.segmenter` (see `model.engines`).
-
 Letters: B regions, C model width, M memory width, N = h·w grid cells (stride 16), S spatial slots, K clicks.
 """
 
@@ -16,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from pam_ros.model.vision.features import DecoderFeatures
 from pam_ros.model.vision.segmenter import MASK_PROMPT_LOGIT, REFINE_LOGIT_CLAMP
 
 BATCHES = (1, 2, 3, 5, 8, 12, 16)  # of regions; others run as the next larger one
+PREPARED_BATCHES = (1, 2, 3, 5, 8)  # captured unless asked otherwise
 SPATIAL = (7, 10)  # spatial slots attended to, likewise; padding costs next to nothing
 
 
@@ -41,14 +41,7 @@ class EncodedFrame:
     """One encoded frame."""
 
     size: tuple[int, int]  # (height, width) of the frame, pixels
-    embedding: Tensor  # (1, C, h, w)
-    stride_4: Tensor  # (1, C/8, 4h, 4w)
-    stride_8: Tensor  # (1, C/4, 2h, 2w)
-
-    @property
-    def tensors(self) -> FrameTensors:
-        """Without the size."""
-        return FrameTensors(self.embedding, self.stride_4, self.stride_8)
+    tensors: FrameTensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,31 +110,46 @@ class VisionEngine:
         """Opens an empty memory for a new region. Raises CapacityError if every slot is in use."""
         return self.bank.open()
 
-    def close(self, memory: RegionSlots) -> None:
-        """Forgets a region."""
-        self.bank.close(memory)
+    def preparations(
+        self, *, batches: Sequence[int] = PREPARED_BATCHES, clicks: Sequence[int] = (1, 2)
+    ) -> list[Callable[[], None]]:
+        """What captures graphs for `batches` of regions and prompts of so many `clicks`; a box is two.
+
+        Each piece may run on any thread, while frames are processed on another.
+        """
+        if not self._graphs.enabled:
+            return []
+        # All graphs read the same copies of these.
+        size, side, width = self.sam2.image_size, self.side, self.sam2.hidden_dim
+        pixels = torch.zeros(1, 3, size, size, dtype=self.dtype, device=self.device)
+        frame = FrameTensors(
+            pixels.new_zeros(1, width, side, side),
+            pixels.new_zeros(1, width // 8, 4 * side, 4 * side),
+            pixels.new_zeros(1, width // 4, 2 * side, 2 * side),
+        )
+        pieces: list[Callable[[], None]] = [partial(self._graphs.capture, "encode", self._encode, pixels)]
+        for batch in batches:
+            pieces += [partial(self._capture_track, frame, batch, spatial) for spatial in SPATIAL]
+            pieces += [partial(self._capture_segment, frame, batch, count) for count in clicks]
+        return pieces
+
+    def warm_up(self, *, batches: Sequence[int] = PREPARED_BATCHES, clicks: Sequence[int] = (1, 2)) -> None:
+        """Runs every preparation."""
+        for prepare in self.preparations(batches=batches, clicks=clicks):
+            prepare()
 
     @torch.inference_mode()
-    def warm_up(self, *, batches: Sequence[int] = (1, 2, 3, 5, 8), clicks: Sequence[int] = (1, 2)) -> None:
-        """Captures graphs for `batches` of regions and prompts of so many `clicks`; a box is two clicks."""
-        if not self._graphs.enabled:
-            return
-        size = self.sam2.image_size
-        pixels = torch.zeros(1, 3, size, size, dtype=self.dtype, device=self.device)
-        self._graphs.capture("encode", self._encode, pixels)
-        features = self.encode(pixels, (size, size))
-        frame = (features.embedding, features.stride_4, features.stride_8)
-        for batch in batches:
-            written = self._write_slots([], batch, prompted=False)
-            for count in clicks:
-                points = torch.ones(batch, count, 3, device=self.device)
-                self._graphs.capture(
-                    f"segment {batch} {count}", self._segment, *frame, points, self._upload(written)
-                )
-            for spatial in SPATIAL:
-                numbers = np.concatenate([written.ravel(), self._plan_numbers([], [], batch, spatial)])
-                body = self._tracker(batch, spatial)
-                self._graphs.capture(f"track {batch} {spatial}", body, *frame, self._upload(numbers))
+    def _capture_segment(self, frame: FrameTensors, batch: int, count: int) -> None:
+        points = torch.ones(batch, count, 3, device=self.device)
+        written = self._upload(self._write_slots([], batch, prompted=False))
+        self._graphs.capture(f"segment {batch} {count}", self._segment, *frame, points, written)
+
+    @torch.inference_mode()
+    def _capture_track(self, frame: FrameTensors, batch: int, spatial: int) -> None:
+        written = self._write_slots([], batch, prompted=False)
+        numbers = np.concatenate([written.ravel(), self._plan_numbers([], [], batch, spatial)])
+        body = self._tracker(batch, spatial)
+        self._graphs.capture(f"track {batch} {spatial}", body, *frame, self._upload(numbers))
 
     # ---- frames
 
@@ -149,7 +157,7 @@ class VisionEngine:
     def encode(self, pixels: Tensor, size: tuple[int, int]) -> EncodedFrame:
         """(1, 3, 16h, 16w) normalised pixels of a frame of `size` (height, width) → features."""
         embedding, *levels = self._graphs.run("encode", self._encode, pixels)
-        return EncodedFrame(size, embedding.clone(), levels[0].clone(), levels[1].clone())
+        return EncodedFrame(size, FrameTensors(embedding.clone(), levels[0].clone(), levels[1].clone()))
 
     def _encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
         # The neck adds its levels in float32 and leaves them so.
@@ -177,8 +185,7 @@ class VisionEngine:
         written = self._write_slots(memories, batch, prompted=True)
         clicks = np.zeros((batch, labels.shape[1], 3), np.float32)
         clicks[:count, :, :2], clicks[:count, :, 2] = points, labels
-        frame = features.embedding, features.stride_4, features.stride_8
-        inputs = *frame, self._upload(clicks), self._upload(written)
+        inputs = *features.tensors, self._upload(clicks), self._upload(written)
         outputs = self._graphs.run(f"segment {batch} {labels.shape[1]}", self._segment, *inputs)
         return self._result(features, count, outputs)
 
@@ -201,7 +208,7 @@ class VisionEngine:
         memories: Sequence[RegionSlots],
     ) -> MaskBatch:
         """Corrects B regions in their newest frame by K clicks each; the masks found there are fed back."""
-        embedding, batch = features.embedding, len(memories)
+        embedding, batch = features.tensors.embedding, len(memories)
         if all(memory.index == 0 for memory in memories):  # there is no past to attend to
             backbone = self._decoder.without_memory(embedding).expand(batch, -1, -1, -1)
         else:
@@ -232,7 +239,7 @@ class VisionEngine:
         dense = self.sam2.mask_downsample(resized.to(self.dtype)).float()
         clicks = torch.zeros(batch, 1, 2, device=self.device), -torch.ones(batch, 1, device=self.device)
         sparse, dense = self.sam2.sam_prompt_encoder(points=clicks, boxes=None, masks=dense)
-        backbone = features.embedding.expand(batch, -1, -1, -1)
+        backbone = features.tensors.embedding.expand(batch, -1, -1, -1)
         answer = _resized((2 * resized - 1) * MASK_PROMPT_LOGIT, 4 * self.side)
         outputs = self._decoder.finish(
             features.tensors, backbone, sparse, dense, written, prompted=True, answer=answer
@@ -252,7 +259,7 @@ class VisionEngine:
             memory.index += 1
         written = self._write_slots(memories, batch, prompted=False)
         numbers = self._upload(np.concatenate([written.ravel(), plan]))
-        inputs = (features.embedding, features.stride_4, features.stride_8, numbers)
+        inputs = (*features.tensors, numbers)
         outputs = self._graphs.run(f"track {batch} {spatial}", self._tracker(batch, spatial), *inputs)
         return self._result(features, count, outputs)
 

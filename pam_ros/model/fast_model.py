@@ -1,0 +1,168 @@
+"""`FastModel`: a model on the fast engines; `open_model`, which falls back to the plain path by itself."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pam_ros.errors import PamError
+from pam_ros.model.config import PerceiverInput
+from pam_ros.model.engines import Engines
+from pam_ros.model.interface import LATER_FRAME_STRIDE, ModelInfo, PerceptionModel, VisionModel
+from pam_ros.model.loading.checkpoint import load_model
+from pam_ros.model.pam import Pam
+from pam_ros.model.text.fast.background_generator import BackgroundGenerator
+from pam_ros.model.vision.fast.engine_vision import EngineVision
+from pam_ros.model.warm_up import warm_up
+
+LOGGER = logging.getLogger(__name__)
+Progress = Callable[[str], None]
+MIN_CAPABILITY = (8, 0)  # Ampere: bfloat16 in hardware
+REGIONS = 16  # remembered at a time, unless asked otherwise
+SPARE_REGIONS = 4  # for images that callers send along
+
+
+class FastModel:
+    """Implements `interface.PerceptionModel`. Masks and texts run on threads and streams of their own.
+
+    Everything works at once, eagerly; CUDA graphs replace it in the background, see `prepared`.
+    """
+
+    def __init__(
+        self, model: Pam, *, regions: int = REGIONS, cache_tokens: int = 16384, graphs: bool = True
+    ) -> None:
+        """See `Engines`. Raises CheckpointError if the engines do not support the model."""
+        self._model = model
+        self._engines = engines = Engines(
+            model,
+            cache_tokens=cache_tokens,
+            regions=regions + SPARE_REGIONS,
+            graphs=graphs,
+            stop_ids=sorted(model.language.stop_ids),
+        )
+        self._vision = EngineVision(engines.vision, engines.encode, engines.region_embeddings)
+        self._text = BackgroundGenerator(
+            model.language,
+            model.projector,
+            engines.text,
+            later_frame_tokens=model.region_tokens(LATER_FRAME_STRIDE),
+            preparations=engines.text.preparations() if graphs else (),
+        )
+        self._text.max_new_tokens = model.text.max_new_tokens
+        self._closing = threading.Event()
+        self._preparing = threading.Thread(target=self._prepare, name="pam_prepare", daemon=True)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is loaded."""
+        return self._model.info
+
+    @property
+    def vision(self) -> VisionModel:
+        """Masks and embeddings."""
+        return self._vision
+
+    @property
+    def text(self) -> BackgroundGenerator:
+        """Texts."""
+        return self._text
+
+    @property
+    def prepared(self) -> bool:
+        """Whether all kernels are compiled and all graphs captured."""
+        return self._preparing.ident is not None and not self._preparing.is_alive() and self._text.prepared
+
+    def prepare(self) -> None:
+        """Starts to capture graphs in the background, while the model is used."""
+        self._preparing.start()
+
+    def close(self) -> None:
+        """Ends the threads and drops the weights."""
+        self._closing.set()
+        if self._preparing.ident is not None:
+            self._preparing.join()
+        self._text.close()
+        self._model.close()
+
+    def _prepare(self) -> None:
+        try:
+            for piece in self._engines.vision_preparations():
+                if self._closing.is_set():
+                    return
+                piece()
+        except Exception:  # what is not captured stays eager
+            LOGGER.exception("preparing the vision engine failed; what is missing runs without CUDA graphs")
+
+
+def open_model(
+    name_or_path: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    sam2: str | Path | None = None,
+    memory_limit_gib: float = 0.0,
+    regions: int = REGIONS,
+    progress: Progress | None = None,
+) -> PerceptionModel:
+    """Loads a model as `load_model` does, on the fast engines where device and model allow it.
+
+    `regions`: most regions that are tracked at a time, over all cameras. `progress` says which path runs.
+    """
+    report = progress or (lambda line: None)
+    model = load_model(
+        name_or_path,
+        device=device,
+        dtype=dtype,
+        sam2=sam2,
+        memory_limit_gib=memory_limit_gib,
+        progress=progress,
+    )
+    return accelerated(model, regions=regions, report=report)
+
+
+def accelerated(model: Pam, *, regions: int = REGIONS, report: Progress = LOGGER.info) -> PerceptionModel:
+    """`model` on the fast engines; `model` itself, with a reported reason, where they cannot run."""
+    why = why_plain(model)
+    fast: FastModel | None = None
+    if why is None:
+        try:
+            fast = FastModel(model, regions=regions)
+            report("trying the fast engines")
+            warm_up(fast)
+            fast.prepare()
+            report("the fast engines run; CUDA graphs are captured in the background")
+            return fast
+        except Exception as error:  # a compiler, a driver, memory: whatever this card's software breaks
+            if not isinstance(error, (PamError, torch.OutOfMemoryError)):
+                LOGGER.exception("the fast engines failed")
+            why = f"they failed: {type(error).__name__}: {error}"
+        if fast is not None:
+            fast.text.close()
+            fast = None
+        torch.cuda.empty_cache()
+    report(f"the fast engines are off, the plain path runs: {why}")
+    return model
+
+
+def why_plain(model: Pam) -> str | None:
+    """Why the fast engines cannot run this model here; None if they can."""
+    device, dtype = model.device, model.segmenter.dtype
+    if device.type != "cuda":
+        return f"they need a CUDA device, this one is {device.type}"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < MIN_CAPABILITY:
+        return (
+            f"they need compute capability {'.'.join(map(str, MIN_CAPABILITY))} or newer, "
+            f"{torch.cuda.get_device_name(device)} has {'.'.join(map(str, capability))}"
+        )
+    if dtype not in (torch.bfloat16, torch.float32):
+        return f"they need dtype bfloat16 or float32, not {str(dtype).removeprefix('torch.')}"
+    if model.segmenter.perceiver_input is not PerceiverInput.AFTER or model.segmenter.crop_small_regions:
+        return f"model {model.info.name} crops small regions or reads other decoder features than the paper"
+    if model.language.tokenizer is None:
+        return f"model {model.info.name} has no tokenizer"
+    return None

@@ -1,0 +1,358 @@
+"""`BackgroundGenerator`: texts on a thread of their own, from prompts that are prefilled as they grow.
+
+The caller's thread only submits commands and takes what has arrived; whatever touches a `Growing` prompt
+runs on the engine's thread. A clip's frames enter the key-value cache as they arrive, if there is room. A
+text that waits for room evicts clips that nobody has asked about yet; they are prefilled later.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from torch import Tensor
+
+from pam_ros.errors import CapacityError
+from pam_ros.model.interface import TextDelta, TextRequest
+from pam_ros.model.projector import Projector
+from pam_ros.model.text.fast.text_engine import CachedPrompt, Growth, Text, TextEngine
+from pam_ros.model.text.fast.text_worker import Command, TextWorker
+from pam_ros.model.text.language_model import LanguageModel, TextStream
+from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE, text_after_image
+
+
+@dataclass(slots=True, eq=False)
+class Growing:
+    """A prompt on the engine's thread."""
+
+    capacity: int  # tokens; a clip's is an estimate until its texts start
+    parts: list[Tensor] = field(default_factory=list)  # embeddings (L, H), prefix first
+    entered: int = 0  # parts that the engine has
+    cached: CachedPrompt | None = None
+    waiting: int = 0  # texts that have not started yet
+    released: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens so far."""
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def can_be_evicted(self) -> bool:
+        """Whether it takes room in the cache for texts that nobody has asked for yet."""
+        return self.cached is not None and not self.waiting and not self.released and not self.cached.texts
+
+
+@dataclass(slots=True, eq=False)
+class _Opened:
+    """A prompt on the caller's thread."""
+
+    growing: Growing
+    clip: bool
+    frames: int  # the most it will be extended by
+    length: int  # tokens so far
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    """A text that has not started yet."""
+
+    text_id: int
+    prompt: Growing
+    suffix: Sequence[int]
+    max_new_tokens: int
+    temperature: float
+
+    @property
+    def tokens(self) -> int:
+        """Of the cache, beside the prompt's."""
+        return len(self.suffix) + self.max_new_tokens
+
+
+class BackgroundGenerator:
+    """Implements `interface.TextGenerator` with a `TextEngine` on a thread of its own."""
+
+    def __init__(
+        self,
+        language: LanguageModel,
+        projector: Projector,
+        engine: TextEngine,
+        *,
+        later_frame_tokens: int,
+        preparations: Sequence[Command] = (),
+    ) -> None:
+        """`later_frame_tokens`: of a clip's frame after the first; `preparations`: see TextWorker."""
+        self.max_new_tokens = 512  # bound on every text, as the model's description says
+        self._language, self._engine = language, engine
+        self._newline = projector.frame_newline.detach()[None]
+        self._later_frame_tokens = later_frame_tokens
+        self._prefix = engine.embed(language.encode_text(TEXT_BEFORE_IMAGE)).detach()
+        self._ids = count(1)  # of prompts and texts
+        self._opened: dict[int, _Opened] = {}
+        self._unfinished: set[int] = set()  # texts, for the caller
+        self._wake: Callable[[], None] = lambda: None
+        self._arrived: dict[int, TextDelta] = {}
+        self._lock = threading.Lock()  # of what has arrived
+        # On the engine's thread:
+        self._growing: list[Growing] = []  # that may grow, oldest first
+        self._waiting: list[_Waiting] = []  # oldest first
+        self._texts: dict[Text, tuple[int, TextStream]] = {}
+        self._by_id: dict[int, Text] = {}
+        # What stays free in one piece when a prompt enters, so that a text always fits.
+        self._reserve = min(2 * self.max_new_tokens + 64, engine.cache.tokens // 4)
+        self._worker = TextWorker(
+            engine, on_growth=self._take, on_error=self._fail, preparations=preparations
+        )
+
+    # ---- on the caller's thread
+
+    @property
+    def busy(self) -> bool:
+        """True while a text is not final."""
+        return bool(self._unfinished)
+
+    @property
+    def in_background(self) -> bool:
+        """True: `step` returns at once."""
+        return True
+
+    @property
+    def prepared(self) -> bool:
+        """Whether all kernels are compiled and all graphs captured."""
+        return self._worker.prepared
+
+    def notify(self, wake: Callable[[], None]) -> None:
+        """Calls `wake` on the engine's thread whenever `step` has something to report."""
+        self._wake = wake
+
+    def open_prompt(self, *, clip: bool, frames: int = 1) -> int:
+        """Starts a prompt about one frame, or about a clip of at most `frames`; returns its id."""
+        prompt_id, growing = next(self._ids), Growing(0, [self._prefix])
+        self._opened[prompt_id] = _Opened(growing, clip, frames, len(self._prefix))
+        self._worker.submit(lambda: self._growing.append(growing))
+        return prompt_id
+
+    def extend_prompt(self, prompt_id: int, embeddings: Any) -> None:
+        """Appends one frame's embeddings, oldest first; a clip's enter the cache at once if there is room."""
+        opened, tensor = self._opened[prompt_id], embeddings.tensor
+        parts = [tensor, self._newline] if opened.clip else [tensor]  # as in `Projector.prompt_embeddings`
+        opened.length += sum(len(part) for part in parts)
+        later = (opened.frames - 1) * (self._later_frame_tokens + 1)
+        capacity = min(opened.length + later, self._language.context_length)
+        self._worker.submit(
+            lambda: self._extend(opened.growing, parts, capacity, early=opened.clip),
+            tensor,
+            ready=getattr(embeddings, "ready", None),
+        )
+        opened.frames = max(1, opened.frames - 1)
+
+    def release_prompt(self, prompt_id: int) -> None:
+        """No more texts will branch off this prompt. Running texts keep what they need."""
+        opened = self._opened.pop(prompt_id, None)
+        if opened is not None:
+            self._worker.submit(lambda: self._release(opened.growing))
+
+    def generate(self, requests: Sequence[tuple[int, TextRequest]]) -> list[int]:
+        """Starts texts that branch off prompts; returns an id for each.
+
+        Raises CapacityError, and starts none, if a prompt and its answer do not fit into the model's context
+        or into the key-value cache.
+        """
+        started = []
+        for prompt_id, request in requests:
+            opened = self._opened[prompt_id]
+            text = text_after_image(request.task, request.language, request.previous_caption)
+            suffix = self._language.encode_text(text)
+            limit = min(self._language.context_length, self._engine.cache.tokens)
+            room = self._language.room(opened.length + len(suffix), limit)
+            most = min(request.max_new_tokens, self.max_new_tokens, room)
+            started.append(
+                _Waiting(next(self._ids), opened.growing, suffix, most, request.temperature),
+            )
+        self._unfinished |= {each.text_id for each in started}
+        self._worker.submit(lambda: self._start(started))
+        return [each.text_id for each in started]
+
+    def step(self) -> list[TextDelta]:
+        """The texts that have grown or ended since the last call."""
+        with self._lock:
+            arrived, self._arrived = self._arrived, {}
+        deltas = [delta for delta in arrived.values() if delta.text_id in self._unfinished]
+        self._unfinished -= {delta.text_id for delta in deltas if delta.final or delta.error is not None}
+        return deltas
+
+    def cancel(self, text_id: int) -> None:
+        """Ends a text without a report. Does nothing if it has ended already."""
+        if text_id in self._unfinished:
+            self._unfinished.discard(text_id)
+            self._worker.submit(lambda: self._cancel(text_id))
+
+    def close(self) -> None:
+        """Drops all texts and ends the thread."""
+        self._worker.close(drop=True)
+
+    # ---- on the engine's thread: prompts
+
+    def _extend(self, prompt: Growing, parts: Sequence[Tensor], capacity: int, *, early: bool) -> None:
+        prompt.parts += parts
+        prompt.capacity = max(prompt.capacity, capacity)
+        if early and (prompt.cached is not None or self._place(prompt, self._reserve)):
+            self._enter(prompt)
+
+    def _place(self, prompt: Growing, beside: int) -> bool:
+        """Gives a prompt its part of the cache if `beside` tokens stay free in one piece."""
+        cache = self._engine.cache
+        try:
+            prompt.cached = self._engine.open(prompt.capacity)
+        except CapacityError:
+            return False
+        if cache.largest_free >= beside:
+            return True
+        self._evict(prompt)
+        return False
+
+    def _enter(self, prompt: Growing) -> None:
+        """Passes on what the engine does not have yet; a clip that outgrows its place loses it."""
+        assert prompt.cached is not None
+        if prompt.length > prompt.cached.span.capacity:
+            self._evict(prompt)
+            return
+        for part in prompt.parts[prompt.entered :]:
+            self._engine.extend(prompt.cached, part)
+        prompt.entered = len(prompt.parts)
+
+    def _evict(self, prompt: Growing) -> None:
+        if prompt.cached is not None:
+            self._engine.release(prompt.cached)
+        prompt.cached, prompt.entered = None, 0
+
+    def _evict_one(self, kept: Growing | None) -> bool:
+        """Makes room by the newest clip that can be prefilled later."""
+        for prompt in reversed(self._growing):
+            if prompt is not kept and prompt.can_be_evicted:
+                self._evict(prompt)
+                return True
+        return False
+
+    def _release(self, prompt: Growing) -> None:
+        prompt.released = True
+        self._growing.remove(prompt)
+        if not prompt.waiting:
+            self._drop(prompt)
+
+    def _drop(self, prompt: Growing) -> None:
+        if prompt.cached is not None:
+            self._engine.release(prompt.cached)
+        prompt.cached = None
+        prompt.parts.clear()
+
+    # ---- on the engine's thread: texts
+
+    def _start(self, texts: Sequence[_Waiting] = ()) -> None:
+        """Starts waiting texts, the oldest first, as far as their prompts find room."""
+        for each in texts:
+            each.prompt.waiting += 1
+        self._waiting += texts
+        while self._waiting:
+            text = self._waiting[0]
+            if not self._ready(text):
+                break
+            self._waiting.pop(0)
+            self._begin(text)
+        if self._waiting and self._engine.idle:  # nothing will ever make room
+            text = self._waiting.pop(0)
+            self._abandon(text)
+            error = CapacityError(
+                f"a prompt of {text.prompt.length} tokens and an answer of {text.tokens} do not fit into the "
+                f"key-value cache of {self._engine.cache.tokens}; use fewer frames or shorter texts"
+            )
+            self._report(TextDelta(text.text_id, "", final=False, error=error))
+            self._start()
+
+    def _ready(self, text: _Waiting) -> bool:
+        """Whether the text's prompt is in the cache; evicts others for it if it must."""
+        prompt = text.prompt
+        if prompt.cached is None:
+            prompt.capacity = prompt.length
+        beside = max(text.tokens, min(self._reserve, self._engine.cache.tokens - prompt.length))
+        while prompt.cached is None and not self._place(prompt, beside):
+            if not self._evict_one(prompt):
+                return False
+        self._enter(prompt)
+        return prompt.cached is not None or self._ready(text)
+
+    def _begin(self, waiting: _Waiting) -> None:
+        prompt = waiting.prompt
+        assert prompt.cached is not None
+        text = self._engine.generate(
+            prompt.cached,
+            waiting.suffix,
+            max_new_tokens=waiting.max_new_tokens,
+            temperature=waiting.temperature,
+            seed=random.getrandbits(31) if waiting.temperature > 0 else 0,
+        )
+        self._texts[text] = waiting.text_id, TextStream(self._language)
+        self._by_id[waiting.text_id] = text
+        self._abandon(waiting)
+
+    def _abandon(self, waiting: _Waiting) -> None:
+        """The text waits no more."""
+        prompt = waiting.prompt
+        prompt.waiting -= 1
+        if prompt.released and not prompt.waiting:
+            self._drop(prompt)
+
+    def _take(self, grown: Sequence[Growth]) -> None:
+        """Reports what a step added."""
+        for growth in grown:
+            text = growth.text
+            if text not in self._texts:
+                continue
+            text_id, stream = self._texts[text]
+            said = stream.add(growth.tokens)
+            if text.finished:
+                said = self._language.decode_text(text.tokens)
+                del self._texts[text], self._by_id[text_id]
+            self._report(TextDelta(text_id, said, text.finished, new_tokens=len(growth.tokens)))
+        if self._waiting:
+            self._start()
+        if self._engine.starved and not self._evict_one(None):
+            self._fail(CapacityError("the key-value cache has no room for a text"))
+
+    def _cancel(self, text_id: int) -> None:
+        for waiting in [each for each in self._waiting if each.text_id == text_id]:
+            self._waiting.remove(waiting)
+            self._abandon(waiting)
+        text = self._by_id.pop(text_id, None)
+        if text is not None:
+            del self._texts[text]
+            self._engine.cancel(text)
+
+    def _fail(self, error: Exception) -> None:
+        """A step failed: its texts end, and the cache is emptied. Clips enter it again as they grow."""
+        failed = {text_id: stream.text for text_id, stream in self._texts.values()}
+        failed |= {each.text_id: "" for each in self._waiting}
+        for waiting in self._waiting:
+            waiting.prompt.cached = None
+            self._abandon(waiting)
+        self._waiting.clear()
+        self._texts.clear()
+        self._by_id.clear()
+        self._engine.reset()
+        for prompt in self._growing:
+            prompt.cached, prompt.entered = None, 0
+        for text_id, said in failed.items():
+            self._report(TextDelta(text_id, said, final=False, error=error))
+
+    def _report(self, delta: TextDelta) -> None:
+        with self._lock:
+            known = self._arrived.get(delta.text_id)
+            if known is not None:
+                new_tokens = known.new_tokens + delta.new_tokens
+                delta = TextDelta(delta.text_id, delta.text, delta.final, delta.error, new_tokens)
+            self._arrived[delta.text_id] = delta
+        self._wake()
