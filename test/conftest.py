@@ -25,6 +25,7 @@ MODEL = {
     "test_doctor",
     "test_engines",
     "test_evaluation_run",
+    "test_fast_model",
     "test_loader_memory",
     "test_model_choice",
     "test_model_language",

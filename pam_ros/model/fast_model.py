@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,9 @@ class FastModel:
     ) -> None:
         """See `Engines`. Raises CheckpointError if the engines do not support the model."""
         self._model = model
+        self._began_s = time.monotonic()
+        self._unprepared = 2  # masks and texts
+        self._lock = threading.Lock()
         self._engines = engines = Engines(
             model,
             cache_tokens=cache_tokens,
@@ -51,6 +55,7 @@ class FastModel:
             engines.text,
             later_frame_tokens=model.region_tokens(LATER_FRAME_STRIDE),
             preparations=engines.text.preparations() if graphs else (),
+            on_prepared=self._half_prepared,
         )
         self._text.max_new_tokens = model.text.max_new_tokens
         self._closing = threading.Event()
@@ -74,7 +79,7 @@ class FastModel:
     @property
     def prepared(self) -> bool:
         """Whether all kernels are compiled and all graphs captured."""
-        return self._preparing.ident is not None and not self._preparing.is_alive() and self._text.prepared
+        return self._unprepared == 0
 
     def prepare(self) -> None:
         """Starts to capture graphs in the background, while the model is used."""
@@ -94,8 +99,18 @@ class FastModel:
                 if self._closing.is_set():
                     return
                 piece()
+            self._half_prepared()
         except Exception:  # what is not captured stays eager
             LOGGER.exception("preparing the vision engine failed; what is missing runs without CUDA graphs")
+
+    def _half_prepared(self) -> None:
+        """Runs after the preparations of masks, and after those of texts."""
+        with self._lock:
+            self._unprepared -= 1
+        if self.prepared:
+            LOGGER.info(
+                "all CUDA graphs are captured, %.0f s after loading", time.monotonic() - self._began_s
+            )
 
 
 def open_model(

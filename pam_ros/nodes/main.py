@@ -8,6 +8,7 @@ the moment at which a waiting coroutine may continue.)
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -55,6 +56,16 @@ Without autostart the manager stays unconfigured until you configure and activat
 _BAD_PARAMETERS = (
     InvalidParameterTypeException, InvalidParameterValueException, ParameterUninitializedException,
 )  # fmt: skip
+
+
+class NodeLog(logging.Handler):
+    """Passes the package's own log on to the node's."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One record, with its traceback if it has one."""
+        log = get_logger("pam_node")
+        level = {logging.DEBUG: log.debug, logging.INFO: log.info, logging.WARNING: log.warning}
+        level.get(record.levelno, log.error)(self.format(record))
 
 
 class SpinThread:
@@ -129,6 +140,10 @@ def run(argv: Sequence[str], *, load_model: ModelFactory) -> int:
     keep_heap_small()
     if (code := _initialise(argv)) is not None:
         return code
+    package = logging.getLogger("pam_ros")
+    package.addHandler(NodeLog())
+    package.setLevel(logging.INFO)
+    package.propagate = False
     stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:

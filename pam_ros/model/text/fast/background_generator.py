@@ -84,8 +84,9 @@ class BackgroundGenerator:
         *,
         later_frame_tokens: int,
         preparations: Sequence[Command] = (),
+        on_prepared: Command = lambda: None,
     ) -> None:
-        """`later_frame_tokens`: of a clip's frame after the first; `preparations`: see TextWorker."""
+        """`later_frame_tokens`: of a clip's frame after the first; others: see TextWorker."""
         self.max_new_tokens = 512  # bound on every text, as the model's description says
         self._language, self._engine = language, engine
         self._newline = projector.frame_newline.detach()[None]
@@ -105,7 +106,11 @@ class BackgroundGenerator:
         # What stays free in one piece when a prompt enters, so that a text always fits.
         self._reserve = min(2 * self.max_new_tokens + 64, engine.cache.tokens // 4)
         self._worker = TextWorker(
-            engine, on_growth=self._take, on_error=self._fail, preparations=preparations
+            engine,
+            on_growth=self._take,
+            on_error=self._fail,
+            preparations=preparations,
+            on_prepared=on_prepared,
         )
 
     # ---- on the caller's thread
@@ -119,11 +124,6 @@ class BackgroundGenerator:
     def in_background(self) -> bool:
         """True: `step` returns at once."""
         return True
-
-    @property
-    def prepared(self) -> bool:
-        """Whether all kernels are compiled and all graphs captured."""
-        return self._worker.prepared
 
     def notify(self, wake: Callable[[], None]) -> None:
         """Calls `wake` on the engine's thread whenever `step` has something to report."""

@@ -28,6 +28,7 @@ class TextWorker:
         on_growth: Callable[[Sequence[Growth]], None] = lambda grown: None,
         on_error: Callable[[Exception], None] | None = None,
         preparations: Iterable[Command] = (),
+        on_prepared: Command = lambda: None,
     ) -> None:
         """Starts the thread.
 
@@ -35,10 +36,11 @@ class TextWorker:
             on_growth: receives what each step added.
             on_error: receives what a step raised; without it the thread ends.
             preparations: run one by one while the engine is idle, and now and then between its steps.
+            on_prepared: runs after them.
         """
         self._engine = engine
         self._on_growth, self._on_error = on_growth, on_error
-        self._preparations = deque(preparations)
+        self._preparations = deque((*preparations, on_prepared))
         self._commands: deque[Command] = deque()
         self._woken = threading.Event()
         self._closing = self._dropping = False
@@ -65,11 +67,6 @@ class TextWorker:
 
         self._commands.append(run if cuda else command)
         self._woken.set()
-
-    @property
-    def prepared(self) -> bool:
-        """Whether every preparation has run."""
-        return not self._preparations
 
     def close(self, *, drop: bool = False) -> None:
         """Finishes all texts, or drops them, and ends the thread."""
