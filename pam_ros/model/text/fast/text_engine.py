@@ -56,6 +56,11 @@ class Text:
     finished: bool = False
     span: Span | None = None  # while it is generated
 
+    @property
+    def tokens_needed(self) -> int:
+        """Tokens of the cache, beside the prompt's."""
+        return len(self.suffix) + self.max_new_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Growth:
@@ -166,7 +171,9 @@ class TextEngine:
     @property
     def starved(self) -> bool:
         """Whether texts wait for room in the cache and nothing that runs will make any."""
-        return bool(self._waiting) and not (self._prompts or self._running)
+        if not self._waiting or self._prompts or self._running:
+            return False
+        return min(each.tokens_needed for each in self._waiting) > self.cache.largest_free
 
     def reset(self) -> None:
         """Forgets all prompts and texts, after a step that failed."""
@@ -222,16 +229,15 @@ class TextEngine:
             room -= count
         admitted: list[Text] = []
         for text in list(self._waiting):
-            needed = len(text.suffix) + text.max_new_tokens
             fits = len(text.suffix) <= room or not segments
             slot_free = len(self._running) + len(admitted) < min(self.board.slots, self._runner.max_batch)
             if (
                 text.prompt.length < text.prefix_length
-                or needed > self.cache.largest_free
+                or text.tokens_needed > self.cache.largest_free
                 or not (fits and slot_free)
             ):
                 continue
-            text.span = self.cache.allocate(needed)
+            text.span = self.cache.allocate(text.tokens_needed)
             start = text.span.start
             segments.append(
                 Segment(
