@@ -71,7 +71,7 @@ def _check_port(host: str, port: int) -> None:
 def _video_source(what: str, board: Board, model: str, device: str, dtype: str, sam2: Path | None) -> Source:
     """Checks that the video can be read before the model is loaded."""
     from pam_ros import media
-    from pam_ros.runtime.warm_up import warm_up
+    from pam_ros.model.warm_up import warm_up
     from pam_ros.threads import in_temporary_thread
     from pam_ros.viewer.video_source import VideoSource
 

@@ -96,6 +96,12 @@ class Engines:
             pieces += [partial(self._capture_embedding, batch) for batch in batches]
         return pieces
 
+    def first_runs(self) -> list[Callable[[], object]]:
+        """What runs every step of the vision engine once, so that its kernels compile; each on any thread."""
+        frame = np.zeros((4, 4, 3), np.uint8)
+        upload, pixels = self.preprocessor.upload, self.preprocessor.pixels
+        return [lambda: pixels(upload(frame)), *self.vision.first_runs()]
+
     def warm_up(self, *, batches: Sequence[int] = PREPARED_BATCHES) -> None:
         """Compiles kernels and captures graphs for `batches` of regions; until then all runs eagerly."""
         for prepare in (*self.vision_preparations(batches=batches), *self.text.preparations()):

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -13,12 +14,20 @@ import torch
 from pam_ros.errors import PamError
 from pam_ros.model.config import PerceiverInput
 from pam_ros.model.engines import Engines
-from pam_ros.model.interface import LATER_FRAME_STRIDE, ModelInfo, PerceptionModel, VisionModel
+from pam_ros.model.interface import (
+    FIRST_FRAME_STRIDE,
+    LATER_FRAME_STRIDE,
+    ModelInfo,
+    PerceptionModel,
+    TextRequest,
+    VisionModel,
+)
 from pam_ros.model.loading.checkpoint import load_model
-from pam_ros.model.pam import Pam
+from pam_ros.model.pam import Pam, RegionEmbeddings
 from pam_ros.model.text.fast.background_generator import BackgroundGenerator
 from pam_ros.model.vision.fast.engine_vision import EngineVision
-from pam_ros.model.warm_up import warm_up
+from pam_ros.model.warm_up import POLL_S, warm_up
+from pam_ros.records import Language, Task
 
 LOGGER = logging.getLogger(__name__)
 Progress = Callable[[str], None]
@@ -85,6 +94,34 @@ class FastModel:
         """Starts to capture graphs in the background, while the model is used."""
         self._preparing.start()
 
+    def compile(self) -> None:
+        """Compiles what the first frame and text need, in parallel. Raises what a compiler raises."""
+        device = self._engines.vision.device
+
+        def run(step: Callable[[], object]) -> None:
+            with torch.inference_mode(), torch.cuda.device(device):
+                step()
+                torch.cuda.current_stream().synchronize()
+
+        steps = [*self._engines.first_runs(), self._first_text]
+        with ThreadPoolExecutor(len(steps)) as pool:
+            for done in [pool.submit(run, step) for step in steps]:
+                done.result()
+
+    def _first_text(self) -> None:
+        """A short text about nothing."""
+        tokens = self._model.region_tokens(FIRST_FRAME_STRIDE)
+        weight = self._model.projector.frame_newline
+        prompt_id = self._text.open_prompt(clip=False)
+        self._text.extend_prompt(prompt_id, RegionEmbeddings(weight.detach().expand(tokens, -1)))
+        self._text.generate([(prompt_id, TextRequest(Task.LABEL, Language.EN, max_new_tokens=2))])
+        self._text.release_prompt(prompt_id)
+        while self._text.busy:
+            for delta in self._text.step():
+                if delta.error is not None:
+                    raise delta.error
+            time.sleep(POLL_S)
+
     def close(self) -> None:
         """Ends the threads and drops the weights."""
         self._closing.set()
@@ -95,10 +132,11 @@ class FastModel:
 
     def _prepare(self) -> None:
         try:
-            for piece in self._engines.vision_preparations():
-                if self._closing.is_set():
-                    return
-                piece()
+            with torch.cuda.device(self._engines.vision.device):
+                for piece in self._engines.vision_preparations():
+                    if self._closing.is_set():
+                        return
+                    piece()
             self._half_prepared()
         except Exception:  # what is not captured stays eager
             LOGGER.exception("preparing the vision engine failed; what is missing runs without CUDA graphs")
@@ -146,7 +184,8 @@ def accelerated(model: Pam, *, regions: int = REGIONS, report: Progress = LOGGER
     if why is None:
         try:
             fast = FastModel(model, regions=regions)
-            report("trying the fast engines")
+            report("compiling the fast engines' kernels")
+            fast.compile()
             warm_up(fast)
             fast.prepare()
             report("the fast engines run; CUDA graphs are captured in the background")

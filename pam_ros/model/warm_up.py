@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, PerceptionModel, TextRequest
 from pam_ros.records import Language, Prompt, Task
+
+POLL_S = 0.001
 
 
 def warm_up(model: PerceptionModel) -> None:
@@ -26,3 +30,5 @@ def warm_up(model: PerceptionModel) -> None:
         for delta in text.step():
             if delta.error is not None:
                 raise delta.error
+        if text.in_background:
+            time.sleep(POLL_S)

@@ -13,7 +13,7 @@ from pam_ros.model.interface import TextDelta, TextRequest
 from pam_ros.model.projector import Projector
 from pam_ros.model.text.batch import GenerationBatch, TextSequence
 from pam_ros.model.text.language_model import LanguageModel
-from pam_ros.model.text.open_prompts import OpenPrompts
+from pam_ros.model.text.open_prompts import OpenPrompts, task_suffix
 
 
 class InProcessGenerator:
@@ -125,7 +125,7 @@ class InProcessGenerator:
         )
 
     def _sequence(self, request: TextRequest, prompt_length: int) -> TextSequence:
-        suffix, room = self._prompts.suffix(request, prompt_length, self._language.context_length)
+        suffix, room = task_suffix(self._language, request, prompt_length, self._language.context_length)
         return TextSequence(
             text_id=next(self._ids),
             prompt=0,

@@ -13,8 +13,6 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from pam_ros.errors import CapacityError
-
 REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 sequence decodes to
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")  # end an answer
 
@@ -72,15 +70,6 @@ class LanguageModel(nn.Module):
         """Text of an answer that may end anywhere; an unfinished character at its end is held back."""
         assert self.tokenizer is not None
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).rstrip(REPLACEMENT).strip()
-
-    def room(self, tokens: int, limit: int) -> int:
-        """Tokens that an answer may have after a prompt of so many. Raises CapacityError if there is none."""
-        if tokens >= limit:
-            raise CapacityError(
-                f"the prompt has {tokens} tokens and leaves no room for an answer (context length {limit}); "
-                "use fewer frames or a shorter previous caption"
-            )
-        return limit - tokens
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token ids → embeddings (L, H)."""

@@ -52,17 +52,20 @@ class OpenPrompts:
         before = self._language.embed(self._language.encode_text(TEXT_BEFORE_IMAGE))
         return [before, *self._projector.prompt_parts(frames, clip=clip)]
 
-    def suffix(self, request: TextRequest, prompt_length: int, context_length: int) -> tuple[list[int], int]:
-        """The task's text after a prompt → its token ids, and how many tokens are left for the answer.
 
-        Raises CapacityError if that is none. `context_length`: of prompt and answer together, tokens.
-        """
-        text = text_after_image(request.task, request.language, request.previous_caption)
-        ids = self._language.encode_text(text)
-        room = context_length - prompt_length - len(ids)
-        if room < 1:
-            raise CapacityError(
-                f"the prompt has {prompt_length + len(ids)} tokens and leaves no room for an answer "
-                f"(context length {context_length}); use fewer frames or a shorter previous caption"
-            )
-        return ids, room
+def task_suffix(
+    language: LanguageModel, request: TextRequest, prompt_length: int, context_length: int
+) -> tuple[list[int], int]:
+    """The task's text after a prompt → its token ids, and how many tokens are left for the answer.
+
+    Raises CapacityError if that is none. `context_length`: of prompt and answer together, tokens.
+    """
+    text = text_after_image(request.task, request.language, request.previous_caption)
+    ids = language.encode_text(text)
+    room = context_length - prompt_length - len(ids)
+    if room < 1:
+        raise CapacityError(
+            f"the prompt has {prompt_length + len(ids)} tokens and leaves no room for an answer "
+            f"(context length {context_length}); use fewer frames or a shorter previous caption"
+        )
+    return ids, room

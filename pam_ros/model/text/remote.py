@@ -13,7 +13,7 @@ from pam_ros.errors import TextServerError
 from pam_ros.model.interface import TextDelta, TextRequest
 from pam_ros.model.projector import Projector
 from pam_ros.model.text.language_model import LanguageModel
-from pam_ros.model.text.open_prompts import OpenPrompts
+from pam_ros.model.text.open_prompts import OpenPrompts, task_suffix
 from pam_ros.model.text.text_server import Completion, TextServer
 
 
@@ -90,7 +90,7 @@ class RemoteGenerator:
         completions = []
         for prompt_id, request in requests:
             parts = prompts[prompt_id]
-            suffix, room = self._prompts.suffix(request, sum(map(len, parts)), context_length)
+            suffix, room = task_suffix(self._language, request, sum(map(len, parts)), context_length)
             completions.append(
                 Completion(
                     prompt=(*parts, self._language.embed(suffix)),

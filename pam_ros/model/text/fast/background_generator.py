@@ -22,7 +22,8 @@ from pam_ros.model.projector import Projector
 from pam_ros.model.text.fast.text_engine import CachedPrompt, Growth, Text, TextEngine
 from pam_ros.model.text.fast.text_worker import Command, TextWorker
 from pam_ros.model.text.language_model import LanguageModel, TextStream
-from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE, text_after_image
+from pam_ros.model.text.open_prompts import task_suffix
+from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +122,11 @@ class BackgroundGenerator:
         return bool(self._unfinished)
 
     @property
+    def problem(self) -> str:
+        """Always empty: nothing but this process is needed."""
+        return ""
+
+    @property
     def in_background(self) -> bool:
         """True: `step` returns at once."""
         return True
@@ -165,10 +171,8 @@ class BackgroundGenerator:
         started = []
         for prompt_id, request in requests:
             opened = self._opened[prompt_id]
-            text = text_after_image(request.task, request.language, request.previous_caption)
-            suffix = self._language.encode_text(text)
             limit = min(self._language.context_length, self._engine.cache.tokens)
-            room = self._language.room(opened.length + len(suffix), limit)
+            suffix, room = task_suffix(self._language, request, opened.length, limit)
             most = min(request.max_new_tokens, self.max_new_tokens, room)
             started.append(
                 _Waiting(next(self._ids), opened.growing, suffix, most, request.temperature),

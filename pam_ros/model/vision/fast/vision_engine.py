@@ -119,14 +119,7 @@ class VisionEngine:
         """
         if not self._graphs.enabled:
             return []
-        # All graphs read the same copies of these.
-        size, side, width = self.sam2.image_size, self.side, self.sam2.hidden_dim
-        pixels = torch.zeros(1, 3, size, size, dtype=self.dtype, device=self.device)
-        frame = FrameTensors(
-            pixels.new_zeros(1, width, side, side),
-            pixels.new_zeros(1, width // 8, 4 * side, 4 * side),
-            pixels.new_zeros(1, width // 4, 2 * side, 2 * side),
-        )
+        pixels, frame = self._blank_frame()  # all graphs read the same copies
         pieces: list[Callable[[], None]] = [partial(self._graphs.capture, "encode", self._encode, pixels)]
         for batch in batches:
             pieces += [partial(self._capture_track, frame, batch, spatial) for spatial in SPATIAL]
@@ -137,6 +130,31 @@ class VisionEngine:
         """Runs every preparation."""
         for prepare in self.preparations(batches=batches, clicks=clicks):
             prepare()
+
+    def first_runs(self) -> list[Callable[[], object]]:
+        """What runs every step once on a blank frame, so that its kernels compile; each on any thread."""
+        pixels, frame = self._blank_frame()
+        written = self._upload(self._write_slots([], 1, prompted=False))
+        points = torch.ones(1, 1, 3, device=self.device)
+        numbers = np.concatenate(
+            [self._write_slots([], 1, prompted=False).ravel(), self._plan_numbers([], [], 1, SPATIAL[0])]
+        )
+        return [
+            partial(self._encode, pixels),
+            partial(self._segment, *frame, points, written),
+            partial(self._tracker(1, SPATIAL[0]), *frame, self._upload(numbers)),
+        ]
+
+    def _blank_frame(self) -> tuple[Tensor, FrameTensors]:
+        """The encoder's input and features, all zeros."""
+        size, side, width = self.sam2.image_size, self.side, self.sam2.hidden_dim
+        pixels = torch.zeros(1, 3, size, size, dtype=self.dtype, device=self.device)
+        frame = FrameTensors(
+            pixels.new_zeros(1, width, side, side),
+            pixels.new_zeros(1, width // 8, 4 * side, 4 * side),
+            pixels.new_zeros(1, width // 4, 2 * side, 2 * side),
+        )
+        return pixels, frame
 
     @torch.inference_mode()
     def _capture_segment(self, frame: FrameTensors, batch: int, count: int) -> None:
