@@ -9,14 +9,17 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.substitutions import LaunchConfiguration
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 CONFIG = Path(get_package_share_directory("pam_ros")) / "config"
 PARAMS_FILE = str(CONFIG / "pam.yaml")
 RVIZ_CONFIG = str(CONFIG / "pam.rviz")
+# Fast DDS loses pictures without it, see docs/transport.md. Holds for whatever starts after this file, too.
+FASTDDS_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
+FASTDDS_PROFILE = str(CONFIG / "fastdds.xml")
 BOOLEANS = ["true", "false"]
 LEVELS = ["debug", "info", "warn", "error", "fatal"]
 
@@ -70,6 +73,9 @@ def generate_launch_description() -> LaunchDescription:
                 "fixed_frame",
                 "",
                 "RViz's fixed frame: the images' frame_id, or any frame that TF connects with it",
+            ),
+            SetEnvironmentVariable(
+                FASTDDS_VARIABLE, EnvironmentVariable(FASTDDS_VARIABLE, default_value=FASTDDS_PROFILE)
             ),
             OpaqueFunction(function=start),
         ]

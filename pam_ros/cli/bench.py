@@ -51,6 +51,7 @@ def bench(
     if not random_weights and compare is None:
         check_model(model, sam2)
     from pam_ros.evaluation.bench import BenchPlan, EngineKind, read_result, run_bench, write_result
+    from pam_ros.model.loading.files import find_files
     from pam_ros.model.loading.random_weights import random_model
 
     if compare is not None:
@@ -61,7 +62,8 @@ def bench(
     if engine not in (kinds := [kind.value for kind in EngineKind]):
         raise InputError(f"unknown engine {engine!r}; allowed: {', '.join(kinds)}")
     names = tuple(name.strip() for name in only.split(",") if name.strip())
-    plan = BenchPlan(EngineKind(engine), repeats, names, random_weights)
+    folder = None if random_weights else find_files(model, sam2).folder
+    plan = BenchPlan(EngineKind(engine), repeats, names, random_weights, folder)
     if json_file is not None:
         writable_file(json_file)
     with console.status("loading") as status:

@@ -7,6 +7,7 @@ not measured is None, and its reason is recorded.
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pam_ros.errors import DeviceError, InputError
+from pam_ros.errors import DeviceError, InferenceError, InputError
 from pam_ros.evaluation.bench_captioner import CAPTION_TOKENS, track_while_captioning
+from pam_ros.evaluation.bench_configure import measure_configure
 from pam_ros.evaluation.bench_device import (
     device_limits,
     device_name,
@@ -29,7 +31,9 @@ from pam_ros.evaluation.bench_device import (
 )
 from pam_ros.evaluation.bench_paths import CLIP_FRAMES, BenchPath, FastPath, PlainPath, noise_frames
 from pam_ros.model.engines import Engines
+from pam_ros.model.loading.checkpoint import read_tokenizer, save_model
 from pam_ros.model.loading.device import parse_device
+from pam_ros.model.loading.files import find_files
 from pam_ros.model.pam import Pam
 
 FRAMES = 8  # different ones, in turn
@@ -104,6 +108,7 @@ class BenchPlan:
     repeats: int = 15  # runs of each figure
     only: tuple[str, ...] = ()  # figures; empty = all
     random_weights: bool = False
+    folder: Path | None = None  # of the model; None if it has random weights
 
     def __post_init__(self) -> None:
         """Raises InputError for a figure that does not exist."""
@@ -129,14 +134,10 @@ def run_bench(
     target = parse_device(device)
     if plan.engine is EngineKind.FAST and target.type != "cuda":
         raise DeviceError(f"--engine fast needs a CUDA device, not {target}; use --engine plain")
-    begin_s = time.perf_counter()
     model = load()
     engines = Engines(model) if plan.engine is EngineKind.FAST else None
     path: BenchPath = PlainPath(model) if engines is None else FastPath(engines)
     bench = _Bench(path, model, plan)
-    if plan.wants("configure_eager_s"):
-        progress("first answer")
-        bench.first_answer(begin_s)
     if engines is not None:
         progress("compiling kernels and capturing graphs")
         begin_s = time.perf_counter()
@@ -181,7 +182,7 @@ class _Bench:
             (_captioning_figures(""), partial(self._captioning, "", threads=True)),
             (_captioning_figures("_one_thread"), partial(self._captioning, "_one_thread", threads=False)),
             (("peak_gib_clip", "peak_reserved_gib_clip"), partial(self._peak, "clip")),
-            (("configure_first_s", "configure_again_s"), self._configure),
+            (("configure_eager_s", "configure_first_s", "configure_again_s"), self._configure),
         ]
         progress("limits of the device")
         self.result.limits = device_limits(self._path.device, self._model.segmenter.dtype)
@@ -190,16 +191,6 @@ class _Bench:
             if self._plan.wants(*figures):
                 progress(figures[0])
                 part()
-
-    def first_answer(self, begin_s: float) -> None:
-        """Seconds from `begin_s`, before loading, until a click has its first token."""
-        regions = self._path.segment(self._frames[0], 1)
-        self._path.generate(regions, (1,))
-        self._path.release(regions)
-        if self._plan.random_weights:
-            self._lack("random weights are not loaded from files", "configure_eager_s")
-        else:
-            self._put(configure_eager_s=time.perf_counter() - begin_s)
 
     # ---- figures
 
@@ -300,11 +291,22 @@ class _Bench:
         self._put(**dict(zip(names, peak_gib(self._path.device), strict=True)))
 
     def _configure(self) -> None:
-        """Needs a fresh process without, then with, compiled kernels on disk."""
-        why = "nothing is compiled on the plain path"
-        if self._plan.engine is EngineKind.FAST:
-            why = "needs a process of its own for each; about.warm_up_s has this one's warm-up"
-        self._lack(why, "configure_first_s", "configure_again_s")
+        """Processes of their own load the model from files; random weights are written to some first."""
+        names = "configure_eager_s", "configure_first_s", "configure_again_s"
+        info, folder = self._model.info, self._plan.folder
+        with tempfile.TemporaryDirectory() as temporary:
+            if folder is None:
+                if self._model.language.tokenizer is None:
+                    self._model.language.tokenizer = read_tokenizer(find_files("pam-tiny", None).folder)
+                folder = Path(temporary)
+                save_model(self._model, folder, dtype=self._model.segmenter.dtype)
+            try:
+                first, again = measure_configure(folder, device=info.device, dtype=info.dtype)
+            except InferenceError as error:
+                self._lack(f"failed: {error}", *names)
+                return
+        values = first.answers_s, first.prepared_s, again.prepared_s
+        self._put(**dict(zip(names, values, strict=True)))
 
     def _measure(self, run: Callable[[], object]) -> Any:
         return measure(run, self._path.device, repeats=self._plan.repeats)

@@ -161,7 +161,7 @@ def open_model(
     regions: int = REGIONS,
     progress: Progress | None = None,
 ) -> PerceptionModel:
-    """Loads a model as `load_model` does, on the fast engines where device and model allow it.
+    """Loads a model as `load_model` does, on the fast engines where device and model allow it; warms it up.
 
     `regions`: most regions that are tracked at a time, over all cameras. `progress` says which path runs.
     """
@@ -174,7 +174,11 @@ def open_model(
         memory_limit_gib=memory_limit_gib,
         progress=progress,
     )
-    return accelerated(model, regions=regions, report=report)
+    best = accelerated(model, regions=regions, report=report)
+    if best is model:
+        report("warming up")
+        warm_up(model)
+    return best
 
 
 def accelerated(model: Pam, *, regions: int = REGIONS, report: Progress = LOGGER.info) -> PerceptionModel:
@@ -186,6 +190,7 @@ def accelerated(model: Pam, *, regions: int = REGIONS, report: Progress = LOGGER
             fast = FastModel(model, regions=regions)
             report("compiling the fast engines' kernels")
             fast.compile()
+            report("warming up")
             warm_up(fast)
             fast.prepare()
             report("the fast engines run; CUDA graphs are captured in the background")

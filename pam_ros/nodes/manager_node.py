@@ -25,7 +25,6 @@ from std_msgs.msg import Header
 
 from pam_ros.errors import CancelledError, ModelError
 from pam_ros.model.interface import PerceptionModel
-from pam_ros.model.warm_up import warm_up
 from pam_ros.nodes.link import CameraDispatch, EngineLink
 from pam_ros.nodes.outputs.diagnostics import Health, Phase, report
 from pam_ros.nodes.parameters import MANAGER, ManagerSettings, declare, manager_settings
@@ -47,7 +46,7 @@ class Progress(Protocol):
 
 
 class ModelFactory(Protocol):
-    """`pam_ros.model.fast_model.open_model`, or a test's fake. Raises a ModelError."""
+    """`pam_ros.model.fast_model.open_model`, or a test's fake: a model that was warmed up. Raises a ModelError."""
 
     def __call__(
         self,
@@ -204,7 +203,7 @@ class ManagerNode(LifecycleNode):
         self.get_logger().info(
             f"loading model {settings.model!r} (device {settings.device}, dtype {settings.dtype})"
         )
-        self._model = model = in_temporary_thread(lambda: self._warm_model(settings))
+        self._model = model = in_temporary_thread(lambda: self._open_model(settings))
         self._engine = Engine(
             model=model,
             cameras=self.cameras,
@@ -214,8 +213,8 @@ class ManagerNode(LifecycleNode):
         info = model.info
         self.get_logger().info(f"model {info.name} is ready: {info.dtype} on {info.device}")
 
-    def _warm_model(self, settings: ManagerSettings) -> PerceptionModel:
-        model = self._load_model(
+    def _open_model(self, settings: ManagerSettings) -> PerceptionModel:
+        return self._load_model(
             settings.model,
             device=settings.device,
             dtype=settings.dtype,
@@ -224,9 +223,6 @@ class ManagerNode(LifecycleNode):
             regions=len(self.cameras) * settings.options.max_regions,
             progress=self._show_progress,
         )
-        self._show_progress("warming up")
-        warm_up(model)
-        return model
 
     def _show_progress(self, line: str) -> None:
         if self._stopping.is_set():

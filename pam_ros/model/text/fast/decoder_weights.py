@@ -66,13 +66,17 @@ def fuse(transformer: Qwen2ForCausalLM, *, vocabulary: int | None = None, positi
     rotary = transformer.model.rotary_emb
     if rotary.rope_type != "default":
         raise ValueError(f"rotary code {rotary.rope_type!r} is not supported, only 'default'")
-    layers = tuple(_fuse_layer(layer) for layer in transformer.model.layers)
+    layers = []
+    for layer in transformer.model.layers:
+        layers.append(_fuse_layer(layer))
+        if transformer.device.type == "cuda":
+            torch.cuda.empty_cache()  # its old matrices are too small for the next layer's joined ones
     angles = torch.outer(
         torch.arange(positions, device=rotary.inv_freq.device).float(), rotary.inv_freq.float()
     )
     head = transformer.lm_head.weight.data
     return DecoderWeights(
-        layers=layers,
+        layers=tuple(layers),
         embeddings=transformer.model.embed_tokens.weight.data,
         norm=transformer.model.norm.weight.data,
         head=head if vocabulary is None else head[:vocabulary],
