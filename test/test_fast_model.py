@@ -103,6 +103,14 @@ def test_a_video_gets_the_captions_of_the_plain_path(pam: Pam, fast: FastModel, 
     assert sorted(captions(fast)) == sorted(plain)
 
 
+def test_points_get_the_candidates_of_the_plain_path(pam: Pam, fast: FastModel) -> None:
+    points = np.array([[30, 30], [70, 20], [5, 60]], np.float32)
+    plain = pam.candidates(pam.encode(picture()), points)
+    found = fast.vision.candidates(fast.vision.encode(picture()), points)
+    for name in ("boxes_xyxy", "ious", "stabilities", "areas"):
+        np.testing.assert_allclose(getattr(found, name), getattr(plain, name), rtol=1e-3, atol=1e-3)
+
+
 def test_clips_that_wait_make_room_for_texts(fast: FastModel) -> None:
     observations = fast.vision.segment(fast.vision.encode(picture()), [click()], [fast.vision.new_memory()])
     (first,) = fast.vision.embeddings(observations, stride=FIRST_FRAME_STRIDE)

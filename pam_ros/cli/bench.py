@@ -51,7 +51,6 @@ def bench(
     if not random_weights and compare is None:
         check_model(model, sam2)
     from pam_ros.evaluation.bench import BenchPlan, EngineKind, read_result, run_bench, write_result
-    from pam_ros.model.loading.files import find_files
     from pam_ros.model.loading.random_weights import random_model
 
     if compare is not None:
@@ -62,8 +61,7 @@ def bench(
     if engine not in (kinds := [kind.value for kind in EngineKind]):
         raise InputError(f"unknown engine {engine!r}; allowed: {', '.join(kinds)}")
     names = tuple(name.strip() for name in only.split(",") if name.strip())
-    folder = None if random_weights else find_files(model, sam2).folder
-    plan = BenchPlan(EngineKind(engine), repeats, names, random_weights, folder)
+    plan = BenchPlan(EngineKind(engine), repeats, names, random_weights, "" if random_weights else model)
     if json_file is not None:
         writable_file(json_file)
     with console.status("loading") as status:

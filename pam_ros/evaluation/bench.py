@@ -108,7 +108,7 @@ class BenchPlan:
     repeats: int = 15  # runs of each figure
     only: tuple[str, ...] = ()  # figures; empty = all
     random_weights: bool = False
-    folder: Path | None = None  # of the model; None if it has random weights
+    source: str = ""  # name or folder that the model was loaded from; empty: it has random weights
 
     def __post_init__(self) -> None:
         """Raises InputError for a figure that does not exist."""
@@ -293,15 +293,14 @@ class _Bench:
     def _configure(self) -> None:
         """Processes of their own load the model from files; random weights are written to some first."""
         names = "configure_eager_s", "configure_first_s", "configure_again_s"
-        info, folder = self._model.info, self._plan.folder
+        info, source = self._model.info, self._plan.source
         with tempfile.TemporaryDirectory() as temporary:
-            if folder is None:
+            if not source:
                 if self._model.language.tokenizer is None:
                     self._model.language.tokenizer = read_tokenizer(find_files("pam-tiny", None).folder)
-                folder = Path(temporary)
-                save_model(self._model, folder, dtype=self._model.segmenter.dtype)
+                save_model(self._model, Path(temporary), dtype=self._model.segmenter.dtype)
             try:
-                first, again = measure_configure(folder, device=info.device, dtype=info.dtype)
+                first, again = measure_configure(source or temporary, device=info.device, dtype=info.dtype)
             except InferenceError as error:
                 self._lack(f"failed: {error}", *names)
                 return

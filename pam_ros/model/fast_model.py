@@ -19,6 +19,7 @@ from pam_ros.model.interface import (
     LATER_FRAME_STRIDE,
     ModelInfo,
     PerceptionModel,
+    PurposeJudge,
     TextRequest,
     VisionModel,
 )
@@ -57,7 +58,9 @@ class FastModel:
             graphs=graphs,
             stop_ids=sorted(model.language.stop_ids),
         )
-        self._vision = EngineVision(engines.vision, engines.encode, engines.region_embeddings)
+        self._vision = EngineVision(
+            engines.vision, engines.encode, engines.region_embeddings, model.segmenter
+        )
         self._text = BackgroundGenerator(
             model.language,
             model.projector,
@@ -84,6 +87,11 @@ class FastModel:
     def text(self) -> BackgroundGenerator:
         """Texts."""
         return self._text
+
+    @property
+    def judge(self) -> PurposeJudge:
+        """What regions are good for."""
+        return self._model.judge
 
     @property
     def prepared(self) -> bool:

@@ -46,7 +46,7 @@ class Progress(Protocol):
 
 
 class ModelFactory(Protocol):
-    """`pam_ros.model.fast_model.open_model`, or a test's fake: a model that was warmed up. Raises a ModelError."""
+    """`pam_ros.model.fast_model.open_model` or a test's fake: a warmed-up model. Raises a ModelError."""
 
     def __call__(
         self,

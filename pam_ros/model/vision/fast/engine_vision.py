@@ -16,7 +16,8 @@ from pam_ros.errors import PromptError
 from pam_ros.model.vision.fast.memory_slots import RegionSlots
 from pam_ros.model.vision.fast.vision_engine import EncodedFrame, MaskBatch, VisionEngine
 from pam_ros.model.vision.features import DecoderFeatures
-from pam_ros.model.vision.segmenter import click_arrays, click_count, in_batches
+from pam_ros.model.vision.grid import Candidates
+from pam_ros.model.vision.segmenter import Segmenter, click_arrays, click_count, in_batches
 from pam_ros.records import Prompt
 
 
@@ -49,9 +50,14 @@ class EngineVision:
         engine: VisionEngine,
         encode: Callable[[NDArray[np.uint8]], EncodedFrame],
         embed: Callable[..., Tensor],
+        segmenter: Segmenter,
     ) -> None:
-        """`encode`: (H, W, 3) uint8 RGB → features; `embed`: decoder features, at a stride → (B, L, H)."""
-        self._engine, self._encode, self._embed = engine, encode, embed
+        """Args:
+        encode: (H, W, 3) uint8 RGB → features.
+        embed: decoder features, at a stride → (B, L, H).
+        segmenter: decodes masks at many points, which is bound by arithmetic, not by launches.
+        """
+        self._engine, self._encode, self._embed, self._segmenter = engine, encode, embed, segmenter
         self._stream: torch.cuda.Stream | None = None
         if engine.device.type == "cuda":
             self._stream = torch.cuda.Stream(engine.device, priority=-1)  # type: ignore[no-untyped-call]
@@ -84,6 +90,12 @@ class EngineVision:
 
         with self._streamed():
             return in_batches(range(len(prompts)), kind, run)
+
+    @torch.inference_mode()
+    def candidates(self, features: EncodedFrame, points_xy: NDArray[np.float32]) -> Candidates:
+        """See `interface.VisionModel`."""
+        with self._streamed():
+            return self._segmenter.candidates(self._engine.plain_features(features), points_xy)
 
     def _segment_alike(
         self, features: EncodedFrame, prompts: list[Prompt], memories: list[RegionSlots]

@@ -28,7 +28,7 @@ from pam_ros.model.graphs import GraphCache
 from pam_ros.model.vision.fast.image_encoder import ImageEncoder
 from pam_ros.model.vision.fast.memory_slots import RegionSlots, SlotBank
 from pam_ros.model.vision.fast.region_decoder import FrameTensors, RegionDecoder, plan_numbers
-from pam_ros.model.vision.features import DecoderFeatures
+from pam_ros.model.vision.features import DecoderFeatures, FrameFeatures
 from pam_ros.model.vision.segmenter import MASK_PROMPT_LOGIT, REFINE_LOGIT_CLAMP
 
 BATCHES = (1, 2, 3, 5, 8, 12, 16)  # of regions; others run as the next larger one
@@ -295,6 +295,12 @@ class VisionEngine:
             return decoder.finish(frame, backbone, sparse, dense, written, prompted=False)
 
         return track
+
+    def plain_features(self, features: EncodedFrame) -> FrameFeatures:
+        """The same features, as `Segmenter` reads them."""
+        embedding, *high_resolution = features.tensors
+        position = self._decoder.constants.position.transpose(1, 2).reshape(embedding.shape)
+        return FrameFeatures(features.size, embedding, position, tuple(high_resolution))
 
     # ---- host
 
