@@ -193,7 +193,7 @@ def test_several_seeds_give_mean_and_spread(shards: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Part.parse("masks,mask"), "unknown part 'mask' .*masks, video, texts, stream, speed"),
+        (lambda: Part.parse("masks,mask"), "unknown part 'mask' .*masks, video, texts, find, stream, speed"),
         (lambda: Plan(count=0), "at least 1, not 0"),
         (lambda: Plan(seeds=(1, 1)), "different whole numbers"),
         (lambda: Plan(seeds=(-1,)), r"from 0 on, not \[-1\]"),
