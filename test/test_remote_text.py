@@ -18,16 +18,21 @@ from tiny_models import (
     box,
     click,
     encoded,
+    fill_by_rule,
     official_tensors,
     picture,
+    sam2_tiny,
     tiny_pam,
+    tiny_tokenizer,
     write_official,
 )
 from transformers import Qwen2ForCausalLM
 
 from pam_ros.errors import CapacityError, CheckpointError, InferenceError, TextServerError
 from pam_ros.evaluation.bench_text_server import bench_text_server
+from pam_ros.model.fast_model import FastModel
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE, TextDelta, TextRequest
+from pam_ros.model.loading.checkpoint import architecture_of
 from pam_ros.model.loading.device import needed_gib
 from pam_ros.model.loading.files import find_files
 from pam_ros.model.loading.language_export import export_language, served_name
@@ -355,7 +360,7 @@ def test_a_robot_loads_no_decoder(stack: ExitStack, pam: Pam, folder: Path) -> N
     stack.callback(model.close)
     assert f"texts come from {url}, which serves {name}" in lines
     assert model.info.text_server == url
-    loaded = model._pam.state_dict()
+    loaded = model._sight.state_dict()
     kept = {key: value for key, value in pam.state_dict().items() if key in loaded}
     assert {key for key in loaded if key.startswith("language.")} == {
         "language.transformer.model.embed_tokens.weight"
@@ -365,11 +370,27 @@ def test_a_robot_loads_no_decoder(stack: ExitStack, pam: Pam, folder: Path) -> N
     files = find_files(str(folder), None)
     assert needed_gib(files, torch.float32, decoder=False) < needed_gib(files, torch.float32)
     (frame,) = frames_of(pam, 1)
-    (mine,) = frames_of(model._pam, 1)
+    (mine,) = frames_of(model._sight, 1)
     assert torch.equal(mine.tensor, frame.tensor)
-    warm_up(model)
     text_id = start(model.text, mine)
     wanted = Wanted((frame,), Task.LABEL, Language.EN, max_new_tokens=6)
+    assert collect(model.text)[text_id][-1].text == TextRun(pam, [wanted]).finish()[0][-1].text
+
+
+def test_the_fast_vision_engine_goes_with_a_server(stack: ExitStack, pam: Pam) -> None:
+    """It needs no decoder either; on a CPU it runs without graphs."""
+    url = stack.enter_context(text_server(pam.language, Behaviour([NAME])))
+    blind = Pam(architecture_of(LANGUAGE, sam2_tiny()), tiny_tokenizer(), decoder=False)
+    fill_by_rule(blind, "")
+    sight = FastModel(blind.requires_grad_(False), graphs=False, texts=False)
+    model = RemoteTextModel(sight, connect(stack, pam, url))
+    stack.callback(model.close)
+    vision = model.vision
+    observations = vision.segment(vision.encode(picture()), [box()], [vision.new_memory()])
+    (frame,) = vision.embeddings(observations, stride=FIRST_FRAME_STRIDE)
+    text_id = start(model.text, frame)
+    (plain,) = frames_of(pam, 1)
+    wanted = Wanted((plain,), Task.LABEL, Language.EN, max_new_tokens=6)
     assert collect(model.text)[text_id][-1].text == TextRun(pam, [wanted]).finish()[0][-1].text
 
 
@@ -378,8 +399,7 @@ def test_a_model_loads_although_its_server_is_gone(stack: ExitStack, pam: Pam, f
     url = f"http://127.0.0.1:{free_port()}"
     model = load_with_text_server(str(folder), url, device="cpu", patience=QUICK, progress=lines.append)
     stack.callback(model.close)
-    assert lines[-1] == model.text.problem and url in lines[-1]
-    warm_up(model)
+    assert model.text.problem in lines and url in model.text.problem
 
 
 # ---- the exported folder

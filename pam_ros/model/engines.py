@@ -44,6 +44,7 @@ class Engines:
         regions: int = 16,
         graphs: bool = True,
         stop_ids: Sequence[int] = (),
+        texts: bool = True,
     ) -> None:
         """`model` gives its weights and may still be used itself.
 
@@ -52,6 +53,7 @@ class Engines:
             regions: most regions that are remembered at a time.
             graphs: use CUDA graphs on a CUDA device.
             stop_ids: tokens that end a text.
+            texts: False leaves out the text engine, for a model without a decoder.
 
         Raises CheckpointError if the Perceiver does not read the paper's decoder features.
         """
@@ -62,14 +64,26 @@ class Engines:
             )
         self.model = model
         self.vision = VisionEngine(model.segmenter.sam2, regions=regions, graphs=graphs)
-        language = model.language
-        weights = fuse(language.transformer, vocabulary=language.tokens, positions=language.context_length)
-        self.text = TextEngine(weights, stop_ids=stop_ids, cache_tokens=cache_tokens, window=language.window)
+        self._text: TextEngine | None = None
+        if texts:
+            language = model.language
+            weights = fuse(
+                language.transformer, vocabulary=language.tokens, positions=language.context_length
+            )
+            self._text = TextEngine(
+                weights, stop_ids=stop_ids, cache_tokens=cache_tokens, window=language.window
+            )
         device, dtype = self.vision.device, self.vision.dtype
         self.preprocessor = Preprocessor(
             size=model.segmenter.image_size, mean=PIXEL_MEAN, std=PIXEL_STD, dtype=dtype, device=device
         )
         self._graphs = GraphCache(enabled=graphs and device.type == "cuda")
+
+    @property
+    def text(self) -> TextEngine:
+        """The text engine."""
+        assert self._text is not None, "made without texts"
+        return self._text
 
     @torch.inference_mode()
     def encode(self, image: NDArray[np.uint8]) -> EncodedFrame:

@@ -44,12 +44,21 @@ class FastModel:
     """
 
     def __init__(
-        self, model: Pam, *, regions: int = REGIONS, cache_tokens: int = 16384, graphs: bool = True
+        self,
+        model: Pam,
+        *,
+        regions: int = REGIONS,
+        cache_tokens: int = 16384,
+        graphs: bool = True,
+        texts: bool = True,
     ) -> None:
-        """See `Engines`. Raises CheckpointError if the engines do not support the model."""
+        """See `Engines`. Raises CheckpointError if the engines do not support the model.
+
+        `texts`: False for a model without a decoder, whose texts come from elsewhere.
+        """
         self._model = model
         self._began_s = time.monotonic()
-        self._unprepared = 2  # masks and texts
+        self._unprepared = 1 + texts  # masks and texts
         self._lock = threading.Lock()
         self._engines = engines = Engines(
             model,
@@ -57,19 +66,22 @@ class FastModel:
             regions=regions + SPARE_REGIONS,
             graphs=graphs,
             stop_ids=sorted(model.language.stop_ids),
+            texts=texts,
         )
         self._vision = EngineVision(
             engines.vision, engines.encode, engines.region_embeddings, model.segmenter
         )
-        self._text = BackgroundGenerator(
-            model.language,
-            model.projector,
-            engines.text,
-            later_frame_tokens=model.region_tokens(LATER_FRAME_STRIDE),
-            preparations=engines.text.preparations() if graphs else (),
-            on_prepared=self._half_prepared,
-        )
-        self._text.max_new_tokens = model.text.max_new_tokens
+        self._text: BackgroundGenerator | None = None
+        if texts:
+            self._text = BackgroundGenerator(
+                model.language,
+                model.projector,
+                engines.text,
+                later_frame_tokens=model.region_tokens(LATER_FRAME_STRIDE),
+                preparations=engines.text.preparations() if graphs else (),
+                on_prepared=self._half_prepared,
+            )
+            self._text.max_new_tokens = model.text.max_new_tokens
         self._closing = threading.Event()
         self._preparing = threading.Thread(target=self._prepare, name="pam_prepare", daemon=True)
 
@@ -86,6 +98,7 @@ class FastModel:
     @property
     def text(self) -> BackgroundGenerator:
         """Texts."""
+        assert self._text is not None, "made without texts"
         return self._text
 
     @property
@@ -111,7 +124,7 @@ class FastModel:
                 step()
                 torch.cuda.current_stream().synchronize()
 
-        steps = [*self._engines.first_runs(), self._first_text]
+        steps = [*self._engines.first_runs(), *([] if self._text is None else [self._first_text])]
         with ThreadPoolExecutor(len(steps)) as pool:
             for done in [pool.submit(run, step) for step in steps]:
                 done.result()
@@ -120,12 +133,13 @@ class FastModel:
         """A short text about nothing."""
         tokens = self._model.region_tokens(FIRST_FRAME_STRIDE)
         weight = self._model.projector.frame_newline
-        prompt_id = self._text.open_prompt(clip=False)
-        self._text.extend_prompt(prompt_id, RegionEmbeddings(weight.detach().expand(tokens, -1)))
-        self._text.generate([(prompt_id, TextRequest(Task.LABEL, Language.EN, max_new_tokens=2))])
-        self._text.release_prompt(prompt_id)
-        while self._text.busy:
-            for delta in self._text.step():
+        text = self.text
+        prompt_id = text.open_prompt(clip=False)
+        text.extend_prompt(prompt_id, RegionEmbeddings(weight.detach().expand(tokens, -1)))
+        text.generate([(prompt_id, TextRequest(Task.LABEL, Language.EN, max_new_tokens=2))])
+        text.release_prompt(prompt_id)
+        while text.busy:
+            for delta in text.step():
                 if delta.error is not None:
                     raise delta.error
             time.sleep(POLL_S)
@@ -135,8 +149,13 @@ class FastModel:
         self._closing.set()
         if self._preparing.ident is not None:
             self._preparing.join()
-        self._text.close()
+        self.end_texts()
         self._model.close()
+
+    def end_texts(self) -> None:
+        """Ends the thread of the texts. Idempotent."""
+        if self._text is not None:
+            self._text.close()
 
     def _prepare(self) -> None:
         try:
@@ -189,13 +208,18 @@ def open_model(
     return best
 
 
-def accelerated(model: Pam, *, regions: int = REGIONS, report: Progress = LOGGER.info) -> PerceptionModel:
-    """`model` on the fast engines; `model` itself, with a reported reason, where they cannot run."""
+def accelerated(
+    model: Pam, *, regions: int = REGIONS, report: Progress = LOGGER.info, texts: bool = True
+) -> PerceptionModel:
+    """`model` on the fast engines; `model` itself, with a reported reason, where they cannot run.
+
+    `texts`: False for a model without a decoder.
+    """
     why = why_plain(model)
     fast: FastModel | None = None
     if why is None:
         try:
-            fast = FastModel(model, regions=regions)
+            fast = FastModel(model, regions=regions, texts=texts)
             report("compiling the fast engines' kernels")
             fast.compile()
             report("warming up")
@@ -208,7 +232,7 @@ def accelerated(model: Pam, *, regions: int = REGIONS, report: Progress = LOGGER
                 LOGGER.exception("the fast engines failed")
             why = f"they failed: {type(error).__name__}: {error}"
         if fast is not None:
-            fast.text.close()
+            fast.end_texts()
             fast = None
         torch.cuda.empty_cache()
     report(f"the fast engines are off, the plain path runs: {why}")

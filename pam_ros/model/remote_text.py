@@ -9,14 +9,15 @@ import torch
 
 from pam_ros.errors import CheckpointError
 from pam_ros.model.descriptions import AUTO
+from pam_ros.model.fast_model import REGIONS, accelerated
 from pam_ros.model.interface import ModelInfo, PerceptionModel, PurposeJudge, VisionModel
 from pam_ros.model.loading.checkpoint import Progress, load_model
 from pam_ros.model.loading.files import find_files
 from pam_ros.model.loading.language_export import served_name
-from pam_ros.model.pam import Pam
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
 from pam_ros.model.text.remote import RemoteGenerator
 from pam_ros.model.text.text_server import KEY_VARIABLE, Patience, TextServer
+from pam_ros.model.warm_up import warm_up
 
 MAX_NEW_TOKENS = 512  # of a model without a description
 
@@ -24,16 +25,16 @@ MAX_NEW_TOKENS = 512  # of a model without a description
 class RemoteTextModel:
     """Implements `interface.PerceptionModel`. Not thread-safe."""
 
-    def __init__(self, pam: Pam, text: RemoteGenerator) -> None:
-        """`pam` needs no decoder."""
-        self._pam = pam
+    def __init__(self, sight: PerceptionModel, text: RemoteGenerator) -> None:
+        """`sight`: whose vision is used; it needs no decoder."""
+        self._sight = sight
         self._text = text
-        self.info: ModelInfo = replace(pam.info, text_server=text.server.url)
+        self.info: ModelInfo = replace(sight.info, text_server=text.server.url)
 
     @property
     def vision(self) -> VisionModel:
         """Masks and embeddings."""
-        return self._pam.vision
+        return self._sight.vision
 
     @property
     def text(self) -> RemoteGenerator:
@@ -43,12 +44,12 @@ class RemoteTextModel:
     @property
     def judge(self) -> PurposeJudge:
         """What regions are good for. Raises StateError unless the model has a matcher of its own."""
-        return self._pam.judge
+        return self._sight.judge
 
     def close(self) -> None:
         """Closes all streams and drops the weights; the model cannot be used afterwards."""
         self._text.server.close()
-        self._pam.close()
+        self._sight.close()
 
 
 def load_with_text_server(
@@ -58,13 +59,14 @@ def load_with_text_server(
     device: str = "auto",
     dtype: str = "auto",
     memory_limit_gib: float = 0.0,
+    regions: int = REGIONS,
     patience: Patience | None = None,
     progress: Progress | None = None,
 ) -> RemoteTextModel:
-    """Loads a model without its decoder, for texts from the server at `url`.
+    """Loads a model without its decoder, for texts from the server at `url`, and warms it up.
 
     A server that cannot be used is no error: `model.text.problem` says what is wrong, and texts are generated
-    as soon as it can. The other arguments and errors are those of `load_model`.
+    as soon as it can. The other arguments and errors are those of `open_model`.
     """
     report = progress or (lambda line: None)
     pam = load_model(
@@ -92,7 +94,14 @@ def load_with_text_server(
     server.wait_checked()
     report(server.problem or f"texts come from {server.url}, which serves {server.model}")
     longest = MAX_NEW_TOKENS if files.description is None else files.description.max_new_tokens
-    return RemoteTextModel(pam, RemoteGenerator(pam.language, pam.projector, server, max_new_tokens=longest))
+    text = RemoteGenerator(pam.language, pam.projector, server, max_new_tokens=longest)
+    pam.info = replace(pam.info, text_server=server.url)
+    sight = accelerated(pam, regions=regions, report=report, texts=False)
+    model = RemoteTextModel(sight, text)
+    if sight is pam:
+        report("warming up")
+        warm_up(model)
+    return model
 
 
 def _conforms(model: RemoteTextModel) -> PerceptionModel:

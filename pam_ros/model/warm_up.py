@@ -14,7 +14,7 @@ POLL_S = 0.001
 
 def warm_up(model: PerceptionModel) -> None:
     """Runs one small frame through every part of the model."""
-    vision, text = model.vision, model.text
+    vision = model.vision
     image = np.full((64, 64, 3), 127, np.uint8)
     memory = vision.new_memory()
     observations = vision.segment(vision.encode(image), [Prompt.from_clicks([(32, 32)])], [memory])
@@ -22,6 +22,7 @@ def warm_up(model: PerceptionModel) -> None:
     (embeddings,) = vision.embeddings(observations, stride=FIRST_FRAME_STRIDE, crop=True)
     if model.info.text_server:
         return  # another process, which may not even be up
+    text = model.text
     prompt_id = text.open_prompt(clip=False)
     text.extend_prompt(prompt_id, embeddings)
     text.generate([(prompt_id, TextRequest(Task.LABEL, Language.EN, max_new_tokens=2))])

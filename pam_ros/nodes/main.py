@@ -221,18 +221,16 @@ def _open_model(
         find_files(name_or_path, None)  # a wrong name is refused before the imports, which take seconds
     if text_server:
         from pam_ros.model.remote_text import load_with_text_server
-        from pam_ros.model.warm_up import warm_up
 
-        model = load_with_text_server(
+        return load_with_text_server(
             name_or_path,
             text_server,
             device=device,
             dtype=dtype,
             memory_limit_gib=memory_limit_gib,
+            regions=regions,
             progress=progress,
         )
-        warm_up(model)
-        return model
     from pam_ros.model.fast_model import open_model
 
     return open_model(

@@ -35,7 +35,9 @@ class OpenPrompts:
         return prompt_id
 
     def extend(self, prompt_id: int, embeddings: Any) -> None:
-        """Appends one frame's embeddings, oldest first."""
+        """Appends one frame's embeddings, oldest first. Waits until they are made, if another stream does."""
+        if (ready := getattr(embeddings, "ready", None)) is not None:
+            ready.synchronize()
         self._prompts[prompt_id][1].append(embeddings.tensor.to(self._language.device))
 
     def release(self, prompt_id: int) -> None:
