@@ -40,7 +40,6 @@ from pam_ros.model.pam import Pam, RegionEmbeddings
 from pam_ros.model.remote_text import RemoteTextModel, load_with_text_server
 from pam_ros.model.text.remote import RemoteGenerator
 from pam_ros.model.text.text_server import KEY_VARIABLE, Patience, TextServer
-from pam_ros.model.warm_up import warm_up
 from pam_ros.records import IMAGE_TASKS, Frame, Language, Prompt, Task
 from pam_ros.runtime.engine import Engine, PromptRequest
 from pam_ros.runtime.options import EngineOptions

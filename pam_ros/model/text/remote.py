@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -12,14 +11,9 @@ import torch
 from pam_ros.errors import TextServerError
 from pam_ros.model.interface import TextDelta, TextRequest
 from pam_ros.model.projector import Projector
-from pam_ros.model.text.language_model import LanguageModel
+from pam_ros.model.text.language_model import LanguageModel, TextStream
 from pam_ros.model.text.open_prompts import OpenPrompts, task_suffix
 from pam_ros.model.text.text_server import Completion, TextServer
-
-
-@dataclass(slots=True)
-class _Text:
-    tokens: list[int] = field(default_factory=list)
 
 
 class RemoteGenerator:
@@ -38,7 +32,7 @@ class RemoteGenerator:
         self._language = language
         self._prompts = OpenPrompts(language, projector)
         self._ids = count(1)  # of texts
-        self._texts: dict[int, _Text] = {}  # not final yet
+        self._texts: dict[int, TextStream] = {}  # not final yet
 
     @property
     def busy(self) -> bool:
@@ -101,7 +95,7 @@ class RemoteGenerator:
         started = []
         for completion in completions:
             text_id = next(self._ids)
-            self._texts[text_id] = _Text()
+            self._texts[text_id] = TextStream(self._language)
             self.server.start(text_id, completion)
             started.append(text_id)
         return started
@@ -113,13 +107,12 @@ class RemoteGenerator:
             text = self._texts.get(arrival.text_id)
             if text is None:  # cancelled
                 continue
-            text.tokens += arrival.tokens
             before = changed.get(arrival.text_id)
             if arrival.finished or arrival.error is not None:
                 del self._texts[arrival.text_id]
             changed[arrival.text_id] = TextDelta(
                 arrival.text_id,
-                self._language.decode_text(text.tokens),
+                text.add(arrival.tokens),
                 final=arrival.finished,
                 error=arrival.error,
                 new_tokens=arrival.count + (0 if before is None else before.new_tokens),
