@@ -55,7 +55,14 @@ def test_other_profiles_are_named(tmp_path: Path) -> None:
         found = diagnosis.profile_finding("rmw_cyclonedds_cpp", {name: value})
         assert found.verdict is Verdict.OK
         assert name in found.value
-    assert "none" in diagnosis.profile_finding("rmw_fastrtps_cpp", {"CYCLONEDDS_URI": "x"}).value
+    assert "none" in diagnosis.profile_finding("rmw_cyclonedds_cpp", {"ROS_DOMAIN_ID": "3"}).value
+
+
+def test_the_shipped_profile_is_proposed_for_fast_dds_and_accepted() -> None:
+    found = diagnosis.profile_finding("rmw_fastrtps_cpp", {"CYCLONEDDS_URI": "x"})
+    assert found.verdict is Verdict.NOTE
+    name, path = found.fix.removeprefix("export ").split("=")
+    assert diagnosis.profile_finding("rmw_fastrtps_cpp", {name: path}).verdict is Verdict.OK
 
 
 def test_shared_memory_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

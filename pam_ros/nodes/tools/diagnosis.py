@@ -14,8 +14,10 @@ from rclpy.utilities import get_rmw_implementation_identifier
 
 from pam_ros.findings import Finding, Verdict
 from pam_ros.msg import Region
+from pam_ros.share import share_folder
 
 MIB = 2**20
+IMAGE_PROFILE = "fastdds.xml"  # see docs/transport.md
 SHARED_MEMORY_MIB = 256  # a few images of a large camera; Docker gives 64 MiB
 # Environment variables that name a profile, by middleware.
 PROFILES = {
@@ -54,6 +56,10 @@ def profile_finding(rmw: str, environment: Mapping[str, str]) -> Finding:
     """The middleware's profile: none, or an XML file that can be read."""
     names = next((names for prefix, names in PROFILES.items() if rmw.startswith(prefix)), ())
     name = next((each for each in names if environment.get(each)), "")
+    if not name and rmw.startswith("rmw_fastrtps"):
+        value = "none; Fast DDS's own shared memory is too small for uncompressed images, which get lost"
+        own = share_folder("config", IMAGE_PROFILE) / IMAGE_PROFILE
+        return Finding("ros", "DDS profile", value, Verdict.NOTE, f"export {names[-1]}={own}")
     if not name:
         return Finding("ros", "DDS profile", "none; the middleware's defaults")
     given = environment[name].removeprefix("file://")
