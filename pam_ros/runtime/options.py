@@ -60,7 +60,7 @@ class EngineOptions:
     all_max_area: float = 0.9
     all_max_regions: int = 24
     all_budget_s: float = 10.0
-    find_min_score: float = 0.35
+    find_min_score: float = 0.4
 
     def __post_init__(self) -> None:
         _check("max_regions", self.max_regions, 1, 256)
