@@ -36,6 +36,7 @@ MODEL = {
     "test_pam_tiny",
     "test_parity",
     "test_preprocessing",
+    "test_purposes",
     "test_region_crop",
     "test_remote_text",
     "test_scenes",

@@ -125,6 +125,11 @@ def requests_of(language: Language) -> list[tuple[str, str]]:
     return found
 
 
+def entries() -> list[Entry]:
+    """Every category that an explanation can be about."""
+    return list(ontology().entries.values())
+
+
 def explanations_of(entry: Entry, language: Language, rng: np.random.Generator) -> list[str]:
     """Explanations of one category as the simulator writes them, in different looks and places."""
     others = ontology().of_kind("object")
@@ -152,9 +157,9 @@ def explanations_of(entry: Entry, language: Language, rng: np.random.Generator) 
 
 def examples(language: Language, rng: np.random.Generator) -> Examples:
     """Every request and explanation, embedded."""
-    requests, entries = requests_of(language), list(ontology().entries.values())
-    fits = [[float(each.function in fitting_functions(key)) for each in entries] for key, _ in requests]
-    explanations = [_embedded(explanations_of(entry, language, rng)) for entry in entries]
+    requests, known = requests_of(language), entries()
+    fits = [[float(each.function in fitting_functions(key)) for each in known] for key, _ in requests]
+    explanations = [_embedded(explanations_of(entry, language, rng)) for entry in known]
     return Examples(_embedded([text for _, text in requests]), torch.stack(explanations), torch.tensor(fits))
 
 
