@@ -143,6 +143,20 @@ def test_regions_are_ranked_by_how_well_they_fit():
     assert it.model.count("candidates") == 0
 
 
+def test_only_new_regions_that_fit_are_kept():
+    it = rig()
+    known = it.region(box(2, 25, 10, 35))
+    it.model.things.append((2.0, 25.0, 10.0, 35.0))
+    result = survey(it, purpose="nothing like it", keep=True).future.result(0)
+    assert sorted(region.region_id for region in result.regions) == [0, 0, known.region_id]
+    it.frame(1.1)
+    assert it.reported_ids[-1] == [known.region_id]
+    result = survey(it, purpose="explain", keep=True).future.result(
+        0
+    )  # all of the fake's explanations hold it
+    assert len({region.region_id for region in result.regions} - {0}) == 3
+
+
 def test_a_purpose_is_judged_in_its_language():
     result = survey(rig(), purpose="用来喝水的东西", languages=(Language.ZH,)).future.result(0)
     assert len(result.scores) == len(result.regions) == 2
@@ -197,6 +211,7 @@ def test_a_stopped_engine_ends_its_surveys():
         ({"boxes_xyxy": ((5.0, 5.0, 4.0, 9.0),)}, PromptError),
         ({"boxes_xyxy": ((500.0, 5.0, 510.0, 9.0),)}, PromptError),
         ({"purpose": "x" * 501}, InputError),
+        ({"purpose": "x", "min_score": 1.5}, InputError),
     ],
 )
 def test_bad_surveys_are_refused_with_the_reason(request_, error):

@@ -162,14 +162,15 @@ def find(
         boxes_xyxy=boxes_of(box),
         max_regions=max_regions,
         budget_s=budget,
+        min_score=min_score or 0.0,
     )
     with growing_texts() as show:
         found = survey_image(pam, picture, survey, show)
     fitting = found.fitting(EngineOptions().find_min_score if min_score is None else min_score)
     _write_regions(out, image, picture, pam.info, list(found.regions[:fitting]))
     for place, (region, score) in enumerate(zip(found.regions, found.scores, strict=True)):
-        mark = "fits" if place < fitting else "    "
-        print(f"{mark} {score:.2f} region {region.region_id}: {region.texts[Task.EXPLAIN, spoken].text}")
+        mark = f"fits: region {region.region_id}," if place < fitting else "does not fit:"
+        print(f"{mark} {score:.2f} {region.texts[Task.EXPLAIN, spoken].text}")
     console.print(f"wrote {out}/")
     if not fitting:
         print("none fits")

@@ -164,8 +164,6 @@ def find_request(message: Find.Request) -> SurveyRequest:
     """Reads a request for what fits a purpose. Raises an InputError if it cannot be used."""
     if not message.request.strip():
         raise InputError("the request is empty; say what you need, e.g. 'something to cut with'")
-    if not 0.0 <= message.min_score <= 1.0:
-        raise InputError(f"min_score is {message.min_score}; allowed: 0..1")
     language = Language.parse(message.language) if message.language else language_of(message.request)
     return SurveyRequest(
         languages=(language,),
@@ -175,6 +173,7 @@ def find_request(message: Find.Request) -> SurveyRequest:
         boxes_xyxy=_boxes(message.boxes),
         region_ids=tuple(dict.fromkeys(message.region_ids)),
         keep=message.keep,
+        min_score=float(message.min_score),
         stamp_ns=stamp_or_newest(message.header),
         image=_own_image(message.image),
     )

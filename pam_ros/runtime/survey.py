@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.errors import CancelledError, NotActiveError, PamError
+from pam_ros.errors import CancelledError, NotActiveError, PamError, UnknownRegionError
 from pam_ros.geometry import Box, box_iou
 from pam_ros.model.interface import FrameFeatures, PerceptionModel
 from pam_ros.model.vision.grid import Candidates, GridFilter, grid_points, kept_boxes
@@ -43,6 +44,7 @@ class _Answers:
     handles: list[RequestHandle[Region]]
     left_out: int
     complete: bool
+    known: frozenset[int] = frozenset()  # regions that were there before
 
 
 class Surveys:
@@ -228,7 +230,8 @@ class Surveys:
             handles.append(RequestHandle[Region]())
             frame = None if content.prompt is None else survey.frame
             requests.append(Request(survey.camera, content, frame, self._clock(), handle=handles[-1]))
-        self._answers.append(_Answers(survey, handles, left_out, complete))
+        known = frozenset(content.region_id for content in about if content.region_id)
+        self._answers.append(_Answers(survey, handles, left_out, complete, known))
         self._take_along(survey, handles)
         if not self._inbox.put_found(survey.camera, requests):
             raise NotActiveError("the engine is not active; activate the manager, then try again")
@@ -267,6 +270,10 @@ class Surveys:
             scores = list(self._model.judge.fits(content.purpose, texts, content.languages[0]))
             order = sorted(range(len(listed)), key=lambda i: -scores[i])
             listed, scores = [listed[i] for i in order], [scores[i] for i in order]
+            bar = content.min_score or self.options.find_min_score
+            for i, (region, score) in enumerate(zip(listed, scores, strict=True)):
+                if content.keep and score < bar and region.region_id not in answers.known:
+                    listed[i] = self._let_go(survey, region)
         survey.handle.resolve(
             SurveyResult(
                 regions=tuple(listed),
@@ -277,6 +284,12 @@ class Surveys:
                 scores=tuple(scores) if content.purpose and listed else (),
             )
         )
+
+    def _let_go(self, survey: Survey, region: Region) -> Region:
+        """Ends the tracking of a new region that does not fit."""
+        with suppress(UnknownRegionError):  # a caller may have removed it meanwhile
+            self._inbox.remove(survey.camera, region.region_id)
+        return replace(region, region_id=0)
 
     @staticmethod
     def _texts_of(region: Region, survey: Survey) -> tuple[str, str]:
