@@ -33,6 +33,7 @@ MODEL = {
     "test_model_perceiver",
     "test_model_segmenter",
     "test_open_meshes",
+    "test_openvino",
     "test_pam_tiny",
     "test_parity",
     "test_preprocessing",

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, Sam2Option, check_model, console, load
+from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, Sam2Option, check_model, console
 from pam_ros.errors import InputError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.output_files import writable_file
@@ -51,6 +51,7 @@ def bench(
     if not random_weights and compare is None:
         check_model(model, sam2)
     from pam_ros.evaluation.bench import BenchPlan, EngineKind, read_result, run_bench, write_result
+    from pam_ros.model.loading.checkpoint import load_model
     from pam_ros.model.loading.random_weights import random_model
 
     if compare is not None:
@@ -69,7 +70,7 @@ def bench(
             lambda: (
                 random_model(model, device=device, dtype=dtype)
                 if random_weights
-                else load(model, device, dtype, sam2)
+                else load_model(model, device=device, dtype=dtype, sam2=sam2)
             ),
             plan,
             device=device,

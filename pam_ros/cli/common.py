@@ -16,7 +16,7 @@ from pam_ros.model.descriptions import AUTO
 from pam_ros.records import Prompt
 
 if TYPE_CHECKING:
-    from pam_ros.model.pam import Pam
+    from pam_ros.model.interface import PerceptionModel
     from pam_ros.runtime.events import CaptionEvent
 
 console = Console(stderr=True)
@@ -152,15 +152,15 @@ def check_model(name: str, sam2: Path | None = None) -> None:
         find_files(name, sam2)
 
 
-def load(name: str, device: str, dtype: str, sam2: Path | None) -> Pam:
-    """Loads a model and shows progress on stderr."""
+def load(name: str, device: str, dtype: str, sam2: Path | None) -> PerceptionModel:
+    """Opens a model as the node does, on the fastest path; shows progress on stderr."""
     check_model(name, sam2)
-    from pam_ros.model.loading.checkpoint import load_model
+    from pam_ros.model.fast_model import open_model
     from pam_ros.threads import in_temporary_thread
 
     with console.status(f"loading {name}") as status:
         return in_temporary_thread(
-            lambda: load_model(name, device=device, dtype=dtype, sam2=sam2, progress=status.update, note=note)
+            lambda: open_model(name, device=device, dtype=dtype, sam2=sam2, progress=status.update, note=note)
         )
 
 

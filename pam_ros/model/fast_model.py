@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -27,6 +28,7 @@ from pam_ros.model.loading.checkpoint import load_model
 from pam_ros.model.pam import Pam, RegionEmbeddings
 from pam_ros.model.text.fast.background_generator import BackgroundGenerator
 from pam_ros.model.vision.fast.engine_vision import EngineVision
+from pam_ros.model.vision.openvino_encoder import OpenVinoEncoder, openvino_is_installed
 from pam_ros.model.warm_up import POLL_S, warm_up
 from pam_ros.records import Language, Task
 
@@ -113,6 +115,7 @@ class FastModel:
 
     def prepare(self) -> None:
         """Starts to capture graphs in the background, while the model is used."""
+        atexit.register(self._end_threads)  # a thread that captures must not outlive the interpreter
         self._preparing.start()
 
     def compile(self) -> None:
@@ -146,11 +149,15 @@ class FastModel:
 
     def close(self) -> None:
         """Ends the threads and drops the weights."""
+        self._end_threads()
+        atexit.unregister(self._end_threads)
+        self._model.close()
+
+    def _end_threads(self) -> None:
         self._closing.set()
         if self._preparing.ident is not None:
             self._preparing.join()
         self.end_texts()
-        self._model.close()
 
     def end_texts(self) -> None:
         """Ends the thread of the texts. Idempotent."""
@@ -187,6 +194,7 @@ def open_model(
     memory_limit_gib: float = 0.0,
     regions: int = REGIONS,
     progress: Progress | None = None,
+    note: Progress | None = None,
 ) -> PerceptionModel:
     """Loads a model as `load_model` does, on the fast engines where device and model allow it; warms it up.
 
@@ -200,7 +208,10 @@ def open_model(
         sam2=sam2,
         memory_limit_gib=memory_limit_gib,
         progress=progress,
+        note=note,
     )
+    if model.device.type == "cpu" and model.segmenter.dtype is torch.float32:
+        use_openvino(model, report)
     best = accelerated(model, regions=regions, report=report)
     if best is model:
         report("warming up")
@@ -237,6 +248,19 @@ def accelerated(
         torch.cuda.empty_cache()
     report(f"the fast engines are off, the plain path runs: {why}")
     return model
+
+
+def use_openvino(model: Pam, report: Progress = LOGGER.info) -> None:
+    """Lets OpenVINO run the image encoder of a float32 model on a CPU, if the package is installed."""
+    if not openvino_is_installed():
+        return
+    try:
+        model.segmenter.encoder = OpenVinoEncoder(model.segmenter.sam2)
+    except Exception as error:  # whatever the package raises on this machine
+        LOGGER.exception("OpenVINO failed")
+        report(f"OpenVINO is not used: {type(error).__name__}: {error}")
+    else:
+        report("OpenVINO runs the image encoder")
 
 
 def why_plain(model: Pam) -> str | None:

@@ -92,6 +92,8 @@ class Segmenter(nn.Module):
         self.sam2 = sam2
         self.perceiver_input = perceiver_input
         self.crop_small_regions = crop_small_regions
+        # Pixels → levels of the feature pyramid, in place of sam2's own, without gradients.
+        self.encoder: Callable[[Tensor], list[Tensor]] | None = None
         self.image_size: int = sam2.image_size
         self.grid_size: int = sam2.sam_image_embedding_size
         self.width: int = sam2.hidden_dim
@@ -128,13 +130,16 @@ class Segmenter(nn.Module):
 
     def encode_pixels(self, pixels: Tensor, size: tuple[int, int]) -> FrameFeatures:
         """(B, 3, S, S) normalised pixels of frames of `size` (height, width) → features."""
-        out = self.sam2.forward_image(pixels)
-        # The neck adds its levels in float32 and leaves them so.
-        levels = [level.to(self.dtype) for level in out["backbone_fpn"][-self.sam2.num_feature_levels :]]
+        if self.encoder is not None and not torch.is_grad_enabled():
+            levels = self.encoder(pixels)
+        else:
+            found = self.sam2.forward_image(pixels)["backbone_fpn"][-self.sam2.num_feature_levels :]
+            levels = [level.to(self.dtype) for level in found]  # the neck adds in float32 and leaves it so
+        position = self.sam2.image_encoder.neck.position_encoding(levels[-1])
         return FrameFeatures(
             size=size,
             embedding=levels[-1],
-            position=out["vision_pos_enc"][-1].to(self.dtype),
+            position=position.to(self.dtype),
             high_resolution=tuple(levels[:-1]),
         )
 
