@@ -154,7 +154,8 @@ def test_texts_equal_those_generated_here(stack: ExitStack, pam: Pam) -> None:
     found = collect(generator)
     for place, text_id in enumerate(ids):
         assert found[text_id][-1].final and found[text_id][-1].text == expected[place][-1].text
-        assert {delta.text for delta in found[text_id]} <= {delta.text for delta in expected[place]}
+        # A token that ends within a character is held back as a whole.
+        assert {delta.text for delta in found[text_id]} <= {delta.text for delta in expected[place]} | {""}
         assert sum(delta.new_tokens for delta in found[text_id]) == len(expected[place])
     assert len({delta.text for delta in found[ids[-2]]}) > 2, "the text came in one piece"
 
