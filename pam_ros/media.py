@@ -1,17 +1,22 @@
-"""Reads and writes images and videos (Pillow, PyAV); no model, no ROS."""
+"""Reads pictures and masks as viewers show them (Pillow), and webcams; writes pictures and videos (PyAV)."""
 
 from __future__ import annotations
 
+import io
+import re
+import stat
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pam_ros.errors import ImageError
 from pam_ros.records import Frame
@@ -22,22 +27,155 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 NS = 1_000_000_000
+MAX_PIXELS = 100_000_000  # of one picture; the largest phone cameras have as many
+MAX_BYTES = 1 << 30  # of one picture, compressed or not
+_MASK_LEVELS = 16  # a picture of so few values is drawn, not taken: every value above 0 is inside
+_SOFT_SHARE = 0.1  # most of a mask that may be neither dark nor bright
+_PILLOW = threading.Lock()  # its limit of pixels is one for the whole process
+
+
+def check_picture_size(what: str, width: int, height: int, bytes_: int = 0) -> None:
+    """Raises ImageError if a picture, `what` in the message, is larger than MAX_PIXELS or MAX_BYTES."""
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{what} is {width}x{height} = {width * height / 1e6:.0f} megapixels; "
+            f"at most {MAX_PIXELS // 10**6} megapixels are allowed, so scale it down"
+        )
+    if bytes_ > MAX_BYTES:
+        raise ImageError(
+            f"{what} has {bytes_ / 2**20:.0f} MiB; at most {MAX_BYTES >> 20} MiB are allowed, "
+            "so scale it down"
+        )
+
+
+# --- pictures
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """A picture file → (H, W, 3) uint8 RGB. Raises ImageError if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise ImageError(f"no image file at {path}") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise ImageError(f"cannot read image {path}: {error}") from error
+    """A picture file → (H, W, 3) uint8 RGB, as viewers show it.
+
+    The EXIF orientation is applied. 16-bit grey is scaled by its range (`eight_bits`), transparent pixels lie
+    on white. Raises ImageError if the file cannot be read or is too large.
+    """
+    with _picture_file(path) as picture:
+        return rgb(picture)
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
-    """A picture file → (H, W) bool, True where it is not black. Raises ImageError if it cannot be read."""
-    return np.asarray(read_image(path).any(axis=2))
+    """A picture file → (H, W) bool, True inside; EXIF orientation as in `read_image`.
+
+    The mask is the alpha channel if that varies, else the brightest channel. Of at most _MASK_LEVELS
+    different values, all above 0 are inside; otherwise (JPEG, soft edges) those of at least half the
+    maximum. Raises ImageError if the file cannot be read, or looks like a photo.
+    """
+    with _picture_file(path) as picture:
+        if picture.mode == "P" or picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+        values = np.asarray(picture)
+    if values.ndim == 3:
+        alpha = values[..., -1] if values.shape[2] in (2, 4) and picture.mode[-1] == "A" else None
+        colours = values if alpha is None else values[..., :-1]
+        values = colours.max(axis=2) if alpha is None or alpha.min() == alpha.max() else alpha
+    values = values.astype(np.float32)
+    if len(np.unique(values)) <= _MASK_LEVELS:
+        return np.asarray(values > 0)
+    bright = values >= 0.75 * values.max()
+    soft = ((values > 0.25 * values.max()) & ~bright).mean()
+    if soft > _SOFT_SHARE or soft > max(bright.mean(), _SOFT_SHARE / 5):
+        raise ImageError(
+            f"{path} looks like a photo, not like a mask: {soft:.0%} of its pixels are neither dark nor "
+            "bright; a mask is white on the object and black elsewhere, or opaque and transparent"
+        )
+    return np.asarray(values >= 0.5 * values.max())
+
+
+def open_picture(data: bytes, what: str, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """A picture in memory, of which only the header is decoded. Raises ImageError if it is too large.
+
+    `formats`: those allowed, as Pillow names them. Pillow raises an exception of almost any type if it cannot
+    be read.
+    """
+    with _PILLOW:  # its own limit is lower, and its exception does not tell the size
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            picture = Image.open(io.BytesIO(data), formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    check_picture_size(what, *picture.size, len(data))
+    return picture
+
+
+def load_picture(data: bytes, what: str, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """A picture in memory, decoded, as stored. Exceptions: as of `open_picture`.
+
+    A JPEG that lacks only its end marker is complete: what would follow does not change the pixels.
+    """
+    picture = open_picture(data, what, formats)
+    try:
+        picture.load()
+    except OSError:
+        if picture.format != "JPEG":
+            raise
+        end = b"\xff\xd9"
+        picture = open_picture(data + end, what)
+        if picture.tobytes() != open_picture(data + b"U" * 4096 + end, what).tobytes():
+            raise
+    return picture
+
+
+def rgb(picture: Image.Image) -> NDArray[np.uint8]:
+    """A decoded picture → (H, W, 3) uint8 RGB; see `read_image`."""
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    if picture.mode.startswith(("I", "F")):
+        picture = Image.fromarray(eight_bits(np.asarray(picture)))
+    return np.asarray(picture.convert("RGB"))
+
+
+def eight_bits(values: NDArray[Any], least_bits: int = 8) -> NDArray[np.uint8]:
+    """Values of any range → uint8 of the same shape.
+
+    Unsigned values lose the bits below the upper eight of the range. The range is measured: 8, 10, 12, 14 or
+    16 bits, the smallest that holds the maximum, and at least `least_bits`. Other values, and larger ones,
+    are scaled from their minimum to their maximum; those that are not finite become 0.
+    """
+    if values.dtype == np.uint8:
+        return values
+    values = np.where(np.isfinite(values), values, 0)
+    low, high = values.min(), values.max()
+    if values.dtype.kind in "iu" and low >= 0 and high < 1 << 16:
+        return np.asarray(values >> (range_bits(values, least_bits) - 8)).astype(np.uint8)
+    scaled = (values.astype(np.float64) - low) * (255 / max(float(high) - float(low), 1e-30))
+    return np.asarray(scaled.round().astype(np.uint8))
+
+
+def range_bits(values: NDArray[Any], least_bits: int = 8) -> int:
+    """The bits of a camera whose picture has these values: 8, 10, 12, 14 or 16; see `eight_bits`."""
+    bits = int(values.max(initial=0)).bit_length()
+    return min(16, max(8, least_bits, bits + bits % 2))
+
+
+@contextmanager
+def _picture_file(path: Path) -> Iterator[Image.Image]:
+    """The decoded picture, upright. Whatever goes wrong while it is used is an ImageError in one sentence."""
+    size = check_file(path, "image")
+    check_picture_size(str(path), 0, 0, size)
+    try:
+        yield ImageOps.exif_transpose(load_picture(path.read_bytes(), str(path)))
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"cannot read image {path}: it is no picture in a known format (JPEG, PNG, WebP, TIFF, BMP, …); "
+            "for a video use `pam caption`"
+        ) from None
+    except ValueError as error:  # of text chunks, most of the time
+        raise ImageError(
+            f"cannot read image {path}: {why(error)}; save it again without its metadata"
+        ) from error
+    except Exception as error:  # Pillow's readers raise almost anything for a damaged file
+        raise ImageError(f"cannot read image {path}: {why(error)}") from error
 
 
 def write_mask(path: Path, mask: NDArray[np.bool_]) -> None:
@@ -50,43 +188,56 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     Image.fromarray(image).save(path)
 
 
-def video_stamps_ns(path: Path) -> list[int]:
-    """Presentation stamps of every frame, nanoseconds from the first; no picture is decoded.
+def fitted(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB scaled to another size, whole, with black bars if the shape differs."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(ImageOps.pad(Image.fromarray(image), (width, height)))
 
-    Raises ImageError if the file cannot be read or has no video.
-    """
-    import av.error
 
+# --- files
+
+
+def check_file(path: Path, kind: str) -> int:
+    """Size in bytes of a regular file that is not empty. Raises ImageError that names another way."""
+    name = str(path)
     try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            base = stream.time_base or Fraction(1, 1000)
-            stamps = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
-    except FileNotFoundError:
-        raise ImageError(f"no video file at {path}") from None
-    except (av.error.FFmpegError, IndexError) as error:
-        raise ImageError(f"cannot read video {path}: {error}") from error
-    if not stamps:
-        raise ImageError(f"{path} contains no video frames")
-    return [int((stamp - stamps[0]) * base * NS) for stamp in stamps]
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name):
+            raise ImageError(
+                f"{name.replace(':/', '://', 1)} is a URL, and only files are read; download it, or let a "
+                "ROS driver publish the stream and start the node"
+            ) from None
+        if name.isdecimal() or name.startswith("/dev/"):
+            raise _device_error(name) from None
+        raise ImageError(f"no {kind} file at {path}") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot read {kind} {path}: {why(error)}") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise ImageError(f"{path} is a folder; give one {kind} file")
+    if stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
+        raise _device_error(name)
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageError(f"{path} is a pipe or socket; give a {kind} file")
+    if not found.st_size:
+        raise ImageError(f"cannot read {kind} {path}: the file is empty (0 bytes)")
+    return found.st_size
 
 
-def read_video(path: Path) -> Iterator[Frame]:
-    """Decodes a video; stamps count from its first frame. Raises ImageError if the file cannot be read."""
-    import av.error
+def _device_error(name: str) -> ImageError:
+    return ImageError(
+        f"{name} is a device, not a file; `pam view {name}` shows a webcam, and the node sees what a "
+        "camera's ROS driver publishes"
+    )
 
-    try:
-        with av.open(str(path)) as container:
-            first: int | None = None
-            for frame in container.decode(video=0):
-                pts = frame.pts or 0
-                first = pts if first is None else first
-                stamp_ns = int((pts - first) * (frame.time_base or Fraction(1, 1000)) * NS)
-                yield Frame(image=frame.to_ndarray(format="rgb24"), stamp_ns=stamp_ns)
-    except FileNotFoundError:
-        raise ImageError(f"no video file at {path}") from None
-    except (av.error.FFmpegError, IndexError) as error:
-        raise ImageError(f"cannot read video {path}: {error}") from error
+
+def why(error: Exception) -> str:
+    """What a library says, without error numbers and paths."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+# --- cameras and written videos
 
 
 def read_webcam(which: str) -> Iterator[Frame]:
@@ -113,12 +264,16 @@ def read_webcam(which: str) -> Iterator[Frame]:
 
 
 class VideoWriter:
-    """Writes H.264 in MP4 at the size of the first picture; an odd width or height loses a pixel."""
+    """Writes H.264 in MP4 at the size of the first picture; an odd width or height loses a pixel.
+
+    Pictures of another size are scaled to it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
+        self._size = (0, 0)  # (height, width) of the first picture
         self._last_pts = -1
 
     def __enter__(self) -> VideoWriter:
@@ -136,6 +291,7 @@ class VideoWriter:
         if self._container is None:
             self._open(image)
         assert self._container is not None and self._stream is not None
+        image = fitted(image, *self._size)
         even = np.ascontiguousarray(image[: self._stream.height, : self._stream.width])
         frame = av.VideoFrame.from_ndarray(even, format="rgb24")
         frame.pts = self._last_pts = max(round(stamp_ns / 1e6), self._last_pts + 1)
@@ -145,6 +301,7 @@ class VideoWriter:
     def _open(self, image: NDArray[np.uint8]) -> None:
         import av
 
+        self._size = image.shape[0], image.shape[1]
         self._container = av.open(str(self._path), "w")
         stream = self._container.add_stream(
             "libx264", rate=Fraction(30), options={"crf": "23", "preset": "veryfast"}

@@ -175,7 +175,7 @@ def test_compressed_images_and_the_overlay(tmp_path: Path):
     bag = write_bag(tmp_path / "bag", said)
     steps, problems = run(plan_of(bag, overlay=True))
     assert len(steps) == 4
-    assert "truncated JPEG" in problems[0]
+    assert "cannot decompress" in problems[0]
     drawn = read_bag(tmp_path / "out", "/pam/overlay/compressed", CompressedImage)
     assert len(drawn) >= 4
 

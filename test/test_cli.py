@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pam_ros import media
+from pam_ros import media, videos
 from pam_ros.cli import evaluate, perceive
 from pam_ros.cli.main import main
 
@@ -108,7 +108,7 @@ def test_caption_writes_a_film_and_captions(tmp_path: Path):
         (1, 5, 1, "en"),  # one carried over
     ]
     assert len((tmp_path / "o/regions.jsonl").read_text().splitlines()) == 10
-    assert len(list(media.read_video(tmp_path / "o/overlay.mp4"))) == 10
+    assert len(list(videos.read_video(tmp_path / "o/overlay.mp4"))) == 10
 
 
 @pytest.mark.parametrize(

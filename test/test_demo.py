@@ -16,7 +16,7 @@ from rclpy.qos import qos_profile_sensor_data
 from ros_harness import pam, wait_until
 from sensor_msgs.msg import Image
 
-from pam_ros import media
+from pam_ros import videos
 from pam_ros.datasets.schema import Kind, SampleRegion
 from pam_ros.evaluation.stream import events_are_right, events_in
 from pam_ros.evaluation.texts import function_is_right, label_is_right
@@ -48,7 +48,7 @@ def check_output(out: Path) -> None:
     with_region = [line["regions"] for line in lines if line["regions"]]
     assert len(with_region) >= 5
     assert all(region["id"] == 1 for regions in with_region for region in regions)
-    assert len(list(media.read_video(out / "overlay.mp4"))) >= 5
+    assert len(list(videos.read_video(out / "overlay.mp4"))) >= 5
 
 
 def true_region() -> tuple[SampleRegion, float]:
@@ -114,7 +114,7 @@ def test_the_demo_runs_on_real_clips(name: str, tmp_path: Path):
     clip = CLIPS / name
     if not clip.is_file():
         pytest.skip(f"no {clip}; it is not part of the repository")
-    height, width = next(media.read_video(clip)).size
+    height, width = next(videos.read_video(clip)).size
     prompt = ["--box", REAL_CLIPS[name]] if REAL_CLIPS[name] else ["--click", f"{width / 2},{height / 2}"]
     result = run("demo", "--clip", str(clip), *prompt, "--out", "out", cwd=tmp_path, timeout_s=380)
     assert result.returncode == 0, result.stdout + result.stderr

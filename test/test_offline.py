@@ -10,7 +10,7 @@ import pytest
 from fakes import FakeModel
 from stepped_engine import stepped
 
-from pam_ros import media
+from pam_ros import media, videos
 from pam_ros.errors import ImageError, InputError, PromptError
 from pam_ros.records import Frame, Language, Prompt, RegionState, Task
 from pam_ros.runtime.offline import caption_video, decode_times, follow_video, perceive_image
@@ -147,8 +147,8 @@ def test_videos_keep_their_frames_and_stamps(tmp_path: Path):
     with media.VideoWriter(path) as film:
         for i, stamp in enumerate(stamps):
             film.write(np.full((49, 65, 3), 40 * i, np.uint8), stamp)
-    assert media.video_stamps_ns(path) == stamps
-    read = list(media.read_video(path))
+    assert videos.video_stamps_ns(path) == stamps
+    read = list(videos.read_video(path))
     assert [frame.stamp_ns for frame in read] == stamps
     assert [frame.size for frame in read] == [(48, 64)] * 4  # H.264 wants even sides
     assert np.allclose([frame.image.mean() for frame in read], [0, 40, 80, 120], atol=4)
@@ -157,7 +157,7 @@ def test_videos_keep_their_frames_and_stamps(tmp_path: Path):
 def test_errors_name_files_that_cannot_be_read(tmp_path: Path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video at all")
-    for read in (media.video_stamps_ns, lambda path: list(media.read_video(path)), media.read_image):
+    for read in (videos.video_stamps_ns, lambda path: list(videos.read_video(path)), media.read_image):
         with pytest.raises(ImageError, match=r"broken\.mp4"):
             read(broken)
         with pytest.raises(ImageError, match=r"missing\.png"):

@@ -151,7 +151,7 @@ def _broken_images() -> dict[str, tuple[Image, str]]:
         "truncated": (image(data=array.array("B", bytes(100))), "truncated: 100 bytes"),
         "wrong step": (image(step=64), "step is 64 bytes, a row of 64 rgb8 pixels has 192"),
         "unknown encoding": (image(encoding="banana"), "encoding 'banana' is not supported (supported: rgb8"),
-        "depth": (image(encoding="16UC1", step=128), "depth encoding"),
+        "depth": (image(encoding="32FC1", step=256), "depth encoding"),
     }
 
 

@@ -41,7 +41,7 @@ from vision_msgs.msg import (
 )
 
 from pam_ros.msg import Prompt, Region, RegionArray, StreamingCaption
-from pam_ros.nodes.images import picture_from_compressed, picture_from_image
+from pam_ros.nodes.images import PictureReader, picture_from_image
 from pam_ros.srv import ClearRegions, RemoveRegion
 
 
@@ -173,7 +173,7 @@ def test_overlay_is_drawn_raw_and_compressed(robot: Client) -> None:
     assert (picture[110:190, 60:140] != 100).any(axis=2).all(), "no tint"
     assert (picture[60:99, 50:100] != 100).any(), "no name"
     assert (picture[205:, 160:] == 100).all(), "drawn where nothing is"
-    assert picture_from_compressed(compressed[-1]).shape == (240, 320, 3)
+    assert PictureReader().from_compressed(compressed[-1]).shape == (240, 320, 3)
 
 
 def test_text_of_a_still_picture_reaches_the_topic(robot: Client) -> None:

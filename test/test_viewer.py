@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from fakes import FakeModel
 
-from pam_ros import media
+from pam_ros import media, videos
 from pam_ros.cli.view import view
 from pam_ros.errors import ImageError, PromptError, StateError
 from pam_ros.geometry import crop_mask
@@ -183,7 +183,7 @@ def test_a_webcam_is_read_with_the_time_of_its_pictures() -> None:
     taken = list(itertools.islice(clip, 3))
     clip.close()
     assert all(one.stamp_ns < other.stamp_ns for one, other in itertools.pairwise(taken))
-    np.testing.assert_allclose(taken[0].image, next(media.read_video(CLIP)).image, atol=12)
+    np.testing.assert_allclose(taken[0].image, next(videos.read_video(CLIP)).image, atol=12)
     with pytest.raises(ImageError, match="cannot open webcam 97"):
         next(media.read_webcam("97"))
 

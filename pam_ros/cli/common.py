@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 console = Console(stderr=True)
 EVERY_S = 2.0  # clip length if neither --every nor --at is given
 
+ImageArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="image file; clicks and boxes are pixels of the picture as viewers show it", metavar="IMAGE"
+    ),
+]
 ClickOption = Annotated[
     list[str] | None,
     typer.Option("--click", help="pixel on the object; repeatable", metavar="X,Y"),
@@ -37,7 +43,9 @@ BoxOption = Annotated[
 MaskOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "--mask", help="mask image, nonzero on the object; repeat for several regions", metavar="FILE"
+        "--mask",
+        help="mask image, white or opaque on the object; repeat for several regions",
+        metavar="FILE",
     ),
 ]
 MaxRegionsOption = Annotated[

@@ -21,6 +21,7 @@ from pam_ros.cli.common import (
     DeviceOption,
     DtypeOption,
     EveryOption,
+    ImageArgument,
     LanguagesOption,
     MaskOption,
     MaxRegionsOption,
@@ -34,6 +35,7 @@ from pam_ros.cli.common import (
     console,
     load,
     named_times,
+    note,
     progress_bar,
     prompts_of,
 )
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
 
 
 def perceive(
-    image: Annotated[Path, typer.Argument(help="image file", metavar="IMAGE")],
+    image: ImageArgument,
     click: ClickOption = None,
     not_: NotOption = None,
     box: BoxOption = None,
@@ -110,7 +112,7 @@ def perceive(
 
 
 def find(
-    image: Annotated[Path, typer.Argument(help="image file", metavar="IMAGE")],
+    image: ImageArgument,
     request: Annotated[
         str, typer.Argument(help='what you need, e.g. "something to cut with"', metavar="REQUEST")
     ],
@@ -191,7 +193,12 @@ def growing_texts() -> Iterator[Callable[[int, Task, Language, str], None]]:
 
 
 def caption(
-    video: Annotated[Path, typer.Argument(help="video file", metavar="VIDEO")],
+    video: Annotated[
+        Path,
+        typer.Argument(
+            help="video file; clicks and boxes are pixels of the picture as players show it", metavar="VIDEO"
+        ),
+    ],
     click: ClickOption = None,
     not_: NotOption = None,
     box: BoxOption = None,
@@ -218,12 +225,12 @@ def caption(
 
     The regions are prompted on the first frame and tracked from there.
     """
-    from pam_ros import media
+    from pam_ros import videos
     from pam_ros.runtime.offline import caption_video, decode_times
 
-    stamps = media.video_stamps_ns(video)
+    stamps = videos.video_stamps_ns(video)
     prompts = prompts_of(click, not_, box, mask)
-    first = next(media.read_video(video))
+    first = next(videos.read_video(video))
     for prompt in prompts:
         prompt.check_size(*first.size)
     every_s, times_ns = clip_length(every, at), decode_times(named_times(at), stamps)
@@ -232,7 +239,7 @@ def caption(
     pam = load(model, device, dtype, sam2)
     steps = caption_video(
         pam,
-        media.read_video(video),
+        videos.read_video(video, note),
         prompts,
         every_s=every_s,
         decode_times_ns=times_ns,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, Sam2Option, console, load
+from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, Sam2Option, console, load, note
 from pam_ros.cli.ros import ros_module
 from pam_ros.errors import InputError, StateError
 from pam_ros.model.descriptions import AUTO, DEMONSTRATION
@@ -70,7 +70,7 @@ def _check_port(host: str, port: int) -> None:
 
 def _video_source(what: str, board: Board, model: str, device: str, dtype: str, sam2: Path | None) -> Source:
     """Checks that the video can be read before the model is loaded."""
-    from pam_ros import media
+    from pam_ros import media, videos
     from pam_ros.model.warm_up import warm_up
     from pam_ros.threads import in_temporary_thread
     from pam_ros.viewer.video_source import VideoSource
@@ -78,7 +78,7 @@ def _video_source(what: str, board: Board, model: str, device: str, dtype: str, 
     live = what.isdecimal() or what.startswith("/dev/")
 
     def frames() -> Iterator[Frame]:
-        return media.read_webcam(what) if live else media.read_video(Path(what))
+        return media.read_webcam(what) if live else videos.read_video(Path(what), note)
 
     if next(frames(), None) is None:
         raise InputError(f"{what} has no frames")

@@ -13,21 +13,34 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import UnidentifiedImageError
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from pam_ros.errors import ImageError
+from pam_ros.media import check_picture_size, eight_bits, load_picture, range_bits, why
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """One plain encoding: interleaved channels in rows of `step` bytes."""
+    """One encoding: interleaved channels in rows of `step` bytes; 8-bit planes of chroma may follow."""
 
     dtype: str  # numpy type without byte order
     channels: int
-    to_rgb: int | None  # OpenCV conversion code; None for RGB
+    to_rgb: int | None  # OpenCV conversion code, of 8-bit pixels; None for RGB
+    chroma_step: int = 0  # columns and rows of Y per pair of chroma in the second plane; 0 without one
 
 
+# OpenCV names a Bayer pattern by its second row and column, ROS by its first: RGGB is OpenCV's BG.
+_BAYER = {
+    "rggb": cv2.COLOR_BayerBG2RGB,
+    "bggr": cv2.COLOR_BayerRG2RGB,
+    "gbrg": cv2.COLOR_BayerGR2RGB,
+    "grbg": cv2.COLOR_BayerGB2RGB,
+}
+_UYVY, _YUYV = cv2.COLOR_YUV2RGB_UYVY, cv2.COLOR_YUV2RGB_YUY2
+# Of raw and compressed images: what an encoding of sensor_msgs/image_encodings.hpp holds. OpenCV's own names
+# (8UC3, …) are in its order of channels, BGR.
 _LAYOUTS = {
     "rgb8": _Layout("u1", 3, None),
     "bgr8": _Layout("u1", 3, cv2.COLOR_BGR2RGB),
@@ -35,66 +48,125 @@ _LAYOUTS = {
     "bgra8": _Layout("u1", 4, cv2.COLOR_BGRA2RGB),
     "mono8": _Layout("u1", 1, cv2.COLOR_GRAY2RGB),
     "8UC1": _Layout("u1", 1, cv2.COLOR_GRAY2RGB),
+    "8UC3": _Layout("u1", 3, cv2.COLOR_BGR2RGB),
+    "8UC4": _Layout("u1", 4, cv2.COLOR_BGRA2RGB),
+    "rgb16": _Layout("u2", 3, None),
+    "bgr16": _Layout("u2", 3, cv2.COLOR_BGR2RGB),
+    "rgba16": _Layout("u2", 4, cv2.COLOR_RGBA2RGB),
+    "bgra16": _Layout("u2", 4, cv2.COLOR_BGRA2RGB),
     "mono16": _Layout("u2", 1, cv2.COLOR_GRAY2RGB),
-    # Read here, as cv_bridge from PyPI ignores `step` and fails on YUV.
-    # OpenCV names a Bayer pattern by its second row and column, ROS by its first: RGGB is OpenCV's BG.
-    "bayer_rggb8": _Layout("u1", 1, cv2.COLOR_BayerBG2RGB),
-    "bayer_bggr8": _Layout("u1", 1, cv2.COLOR_BayerRG2RGB),
-    "bayer_gbrg8": _Layout("u1", 1, cv2.COLOR_BayerGR2RGB),
-    "bayer_grbg8": _Layout("u1", 1, cv2.COLOR_BayerGB2RGB),
-    "yuv422": _Layout("u1", 2, cv2.COLOR_YUV2RGB_UYVY),
-    "uyvy": _Layout("u1", 2, cv2.COLOR_YUV2RGB_UYVY),
-    "yuv422_yuy2": _Layout("u1", 2, cv2.COLOR_YUV2RGB_YUY2),
-    "yuyv": _Layout("u1", 2, cv2.COLOR_YUV2RGB_YUY2),
+    "16UC1": _Layout("u2", 1, cv2.COLOR_GRAY2RGB),
+    "16UC3": _Layout("u2", 3, cv2.COLOR_BGR2RGB),
+    "16UC4": _Layout("u2", 4, cv2.COLOR_BGRA2RGB),
+    **{f"bayer_{pattern}8": _Layout("u1", 1, code) for pattern, code in _BAYER.items()},
+    **{f"bayer_{pattern}16": _Layout("u2", 1, code) for pattern, code in _BAYER.items()},
+    "yuv422": _Layout("u1", 2, _UYVY),
+    "uyvy": _Layout("u1", 2, _UYVY),
+    "yuv422_yuy2": _Layout("u1", 2, _YUYV),
+    "yuyv": _Layout("u1", 2, _YUYV),
+    "nv12": _Layout("u1", 1, cv2.COLOR_YUV2RGB_NV12, chroma_step=2),
+    "nv21": _Layout("u1", 1, cv2.COLOR_YUV2RGB_NV21, chroma_step=2),
+    "nv24": _Layout("u1", 1, cv2.COLOR_YUV2RGB_NV12, chroma_step=1),
 }
 # As REP 118 defines them: metres per unit.
 _DEPTH_UNITS_M = {"16UC1": 1e-3, "32FC1": 1.0}
 _DEPTH_LAYOUTS = {"16UC1": _Layout("u2", 1, None), "32FC1": _Layout("f4", 1, None)}
 _DEPTH_HEADER = struct.Struct("<iff")  # of compressedDepth: format, and two numbers of the inverse depth
 _MASK_ENCODINGS = ("mono8", "8UC1")
+_PNG_DEPTH = 24  # the byte of a PNG that holds the bits of a channel
+_COMPRESSED_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")  # of Pillow's, those that are sent
+
+
+class PictureReader:
+    """Image messages of one camera → pictures, `(H, W, 3)` uint8 RGB.
+
+    16-bit pixels lose the bits below the upper eight of the camera's range: 8, 10, 12, 14 or 16 bits, the
+    smallest that holds every value so far. So a dark frame after a bright one stays dark.
+    """
+
+    def __init__(self) -> None:
+        self._bits = 8
+
+    def from_image(self, message: Image) -> NDArray[np.uint8]:
+        """Reads a raw image in an encoding of the table above, unpadded rgb8 without a copy.
+
+        Raises ImageError for others, depth as metres included, and for data that does not fit the header.
+        """
+        _check_extent(message)
+        layout = _LAYOUTS.get(message.encoding)
+        if layout is None:
+            raise _unknown_encoding(message.encoding)
+        pixels = _pixels(message, layout)
+        if layout.chroma_step:
+            return _planes_to_rgb(pixels, message, layout)
+        return self._to_rgb(pixels, layout)
+
+    def from_compressed(self, message: CompressedImage) -> NDArray[np.uint8]:
+        """Decompresses a JPEG, PNG, … image as stored: ignores EXIF orientation, as camera_info does.
+
+        `format` is that of compressed_image_transport: "<encoding>; jpeg compressed <stored order>". A Bayer
+        pattern stored in grey is demosaiced; channels stored in the order RGB are swapped back. Raises
+        ImageError for depth, and for data that cannot be decoded.
+        """
+        encoding, _, transport = (part.strip() for part in message.format.partition(";"))
+        if "compressedDepth" in transport or (transport and encoding in _DEPTH_UNITS_M):
+            raise ImageError(f"{message.format!r} is a depth format; send JPEG or PNG colour images")
+        pixels = _decompressed(message)
+        if pixels.ndim == 2:
+            bayer = encoding in _LAYOUTS and encoding.startswith("bayer_")
+            return self._to_rgb(pixels, _LAYOUTS[encoding if bayer else "mono8"])
+        # Who compresses RGB as if it were BGR says so.
+        return self._to_rgb(pixels, _LAYOUTS["bgr8" if "compressed rgb" in transport else "rgb8"])
+
+    def _to_rgb(self, pixels: NDArray[Any], layout: _Layout) -> NDArray[np.uint8]:
+        """(H, W) or (H, W, C), 8 or 16 bits → (H, W, 3) uint8 RGB."""
+        if pixels.dtype == np.uint16:
+            self._bits = range_bits(pixels, self._bits)
+            pixels = eight_bits(pixels, self._bits)
+        pixels = np.ascontiguousarray(pixels)
+        if layout.to_rgb is None:
+            return pixels
+        if layout.to_rgb in _BAYER.values() and min(pixels.shape[:2]) < 3:
+            size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+            raise ImageError(f"a Bayer image of {size} pixels cannot be demosaiced; it needs at least 3x3")
+        width = pixels.shape[1]
+        if layout.channels == 2 and width % 2:  # the last pixel lacks one chroma value: its neighbour's
+            neighbour = pixels[:, -2:-1] if width > 1 else np.full_like(pixels, 128)
+            pixels = np.concatenate([pixels, neighbour], axis=1)
+        return np.ascontiguousarray(cv2.cvtColor(pixels, layout.to_rgb)[:, :width], np.uint8)
 
 
 def picture_from_image(message: Image) -> NDArray[np.uint8]:
-    """Reads a camera image, unpadded rgb8 without a copy; mono16 becomes 8 bits, depth images are refused."""
-    _check_extent(message)
-    if message.encoding in _DEPTH_LAYOUTS:
-        raise ImageError(
-            f"{message.encoding!r} is a depth encoding; "
-            "send colour (rgb8, bgr8, …) or grey (mono8, mono16) images"
-        )
-    layout = _LAYOUTS.get(message.encoding)
-    if layout is None:
-        return _picture_through_cv_bridge(message)
-    pixels = _pixels(message, layout)
-    if pixels.dtype.itemsize == 2:
-        pixels = (pixels >> 8).astype(np.uint8)
-    if layout.to_rgb is None:
-        return np.ascontiguousarray(pixels)
-    try:
-        return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), layout.to_rgb), np.uint8)
-    except cv2.error as error:
-        raise ImageError(
-            f"cannot read a {message.width}x{message.height} image as {message.encoding!r}: {error}"
-        ) from None
+    """One image of a camera whose range is not known from others; see PictureReader."""
+    return PictureReader().from_image(message)
 
 
-def picture_from_compressed(message: CompressedImage) -> NDArray[np.uint8]:
-    """Decompresses a JPEG, PNG, … image as stored: ignores EXIF orientation, as camera_info does."""
-    data = np.frombuffer(message.data, np.uint8)
-    if not data.size:
+def _decompressed(message: CompressedImage) -> NDArray[Any]:
+    """(H, W), or (H, W, 3) in the order RGB, 8 or 16 bits, as stored; alpha is dropped."""
+    data = bytes(message.data)
+    if not data:
         raise ImageError(f"the compressed image ({message.format!r}) has no data")
-    if "compressedDepth" in message.format:
-        raise ImageError(f"{message.format!r} is a depth format; send JPEG or PNG colour images")
-    # OpenCV fills the missing part of a truncated JPEG with grey and calls that success.
-    if data[:2].tobytes() == b"\xff\xd8" and data.tobytes().rfind(b"\xff\xd9") < 0:
-        raise ImageError(f"truncated JPEG: {data.size} bytes without an end marker")
+    what = f"the compressed image ({message.format!r}, {len(data)} bytes)"
     try:
-        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        bgr = None
-    if bgr is None:
-        raise ImageError(f"cannot decompress {data.size} bytes of format {message.format!r}; use JPEG or PNG")
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+        # Not by OpenCV, which fills the missing part of a truncated JPEG with grey and calls that success.
+        picture = load_picture(data, what, _COMPRESSED_FORMATS)
+        if picture.mode == "1":
+            picture = picture.convert("L")
+        if picture.mode == "L" or picture.mode.startswith("I;16"):
+            pixels = np.asarray(picture)
+            return pixels if pixels.dtype.isnative else pixels.astype(np.uint16)
+        if picture.format == "PNG" and data[_PNG_DEPTH] == 16:  # Pillow reduces 16-bit colour to 8 bits
+            colour = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
+            return np.asarray(colour)[..., ::-1]
+        if picture.mode in ("I", "F"):
+            raise ImageError(f"{what} has 32-bit pixels; send JPEG or PNG of 8 or 16 bits")
+        return np.asarray(picture.convert("RGB"))
+    except UnidentifiedImageError:
+        raise ImageError(f"cannot decompress {what}: it is neither JPEG nor PNG; send one of them") from None
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's readers raise almost anything for damaged data
+        raise ImageError(f"cannot decompress {what}: {why(error)}") from None
 
 
 def mask_from_image(message: Image) -> NDArray[np.bool_]:
@@ -122,20 +194,22 @@ def depth_from_compressed(message: CompressedImage) -> NDArray[np.float32]:
     """Reads what compressed_depth_image_transport sends as PNG; 0 and NaN mean not measured.
 
     Behind a header of 12 bytes lies a 16-bit PNG: of millimetres for 16UC1, for 32FC1 of a / depth + b with
-    a and b of the header.
+    a and b of the header. "16UC1; png compressed", as compressed_image_transport sends it, has no header.
     """
-    encoding, _, transport = message.format.partition(";")
-    if "compressedDepth" not in transport or encoding not in _DEPTH_UNITS_M or transport.endswith("rvl"):
+    encoding, _, transport = (part.strip() for part in message.format.partition(";"))
+    plain = encoding == "16UC1" and transport.startswith("png compressed")
+    if not plain and (
+        "compressedDepth" not in transport or encoding not in _DEPTH_UNITS_M or transport.endswith("rvl")
+    ):
         raise ImageError(
             f"depth must have format '16UC1; compressedDepth png' or '32FC1; compressedDepth png', "
             f"not {message.format!r}"
         )
     data = bytes(message.data)
-    pixels = None
-    if len(data) > _DEPTH_HEADER.size:
-        png = np.frombuffer(data, np.uint8, offset=_DEPTH_HEADER.size)
-        pixels = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 2:
+    header_bytes = 0 if plain else _DEPTH_HEADER.size
+    png = CompressedImage(format=message.format, data=_byte_array(data[header_bytes:]))
+    pixels = _decompressed(png)
+    if pixels.dtype != np.uint16 or pixels.ndim != 2:
         raise ImageError(
             f"cannot decompress {len(data)} bytes of format {message.format!r}; publish 16-bit PNG"
         )
@@ -179,6 +253,7 @@ def _check_extent(message: Image) -> None:
         raise ImageError(
             f"the image is empty: {message.width}x{message.height} pixels, {len(message.data)} bytes of data"
         )
+    check_picture_size("the image", message.width, message.height, len(message.data))
 
 
 def _pixels(message: Image, layout: _Layout) -> NDArray[Any]:
@@ -188,12 +263,15 @@ def _pixels(message: Image, layout: _Layout) -> NDArray[Any]:
     if message.step < row_bytes:
         row = f"{message.width} {message.encoding} pixels"
         raise ImageError(f"step is {message.step} bytes, a row of {row} has {row_bytes}")
-    needed = message.step * message.height
+    planes, needed = "", message.step * message.height
+    if layout.chroma_step:
+        rows, _, step = _chroma_extent(message, layout)
+        planes, needed = f" and {step} x {rows} of chroma", needed + rows * step
     if len(message.data) != needed:
         problem = "truncated" if len(message.data) < needed else "too long"
         raise ImageError(
             f"the image data is {problem}: {len(message.data)} bytes, "
-            f"expected step {message.step} x height {message.height} = {needed}"
+            f"expected step {message.step} x height {message.height}{planes} = {needed}"
         )
     shape, strides = [message.height, message.width], [message.step, layout.channels * dtype.itemsize]
     if layout.channels > 1:
@@ -203,23 +281,33 @@ def _pixels(message: Image, layout: _Layout) -> NDArray[Any]:
     return view if dtype.isnative else view.astype(dtype.newbyteorder("="))
 
 
-def _picture_through_cv_bridge(message: Image) -> NDArray[np.uint8]:
-    try:
-        from cv_bridge import CvBridge
-    except ImportError:
-        raise _unknown_encoding(
-            message, "and cv_bridge, which converts more encodings, is not installed"
-        ) from None
-    try:
-        picture = np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
-    except Exception as error:  # CvBridgeError, KeyError, ImportError, …
-        raise _unknown_encoding(message, f"and cv_bridge cannot read it: {error}") from None
-    if picture.shape != (message.height, message.width, 3) or picture.dtype != np.uint8:
-        raise _unknown_encoding(message, f"and cv_bridge converted it to {picture.shape} {picture.dtype}")
-    return picture
+def _chroma_extent(message: Image, layout: _Layout) -> tuple[int, int, int]:
+    """Rows and pairs per row of the second plane, and bytes from row to row."""
+    rows, pairs = (-(-extent // layout.chroma_step) for extent in (message.height, message.width))
+    return rows, pairs, max(2 * pairs, 2 * message.step // layout.chroma_step)
 
 
-def _unknown_encoding(message: Image, why: str) -> ImageError:
-    return ImageError(
-        f"encoding {message.encoding!r} is not supported (supported: {', '.join(_LAYOUTS)}), {why}"
+def _planes_to_rgb(luma: NDArray[np.uint8], message: Image, layout: _Layout) -> NDArray[np.uint8]:
+    """(H, W) of Y and the plane behind it → (H, W, 3) uint8 RGB."""
+    rows, pairs, step = _chroma_extent(message, layout)
+    assert layout.to_rgb is not None
+    start = message.step * message.height
+    chroma: NDArray[np.uint8] = np.ndarray((rows, pairs, 2), np.uint8, message.data, start, (step, 2, 1))
+    # OpenCV wants two columns and rows of Y per pair of chroma: Y is repeated, at odd edges or everywhere.
+    if layout.chroma_step == 1:
+        filled = luma.repeat(2, axis=0).repeat(2, axis=1)
+    else:
+        filled = np.pad(luma, ((0, luma.shape[0] % 2), (0, luma.shape[1] % 2)), "edge")
+    rgb = cv2.cvtColorTwoPlane(filled, np.ascontiguousarray(chroma), layout.to_rgb)
+    stride = 3 - layout.chroma_step  # 1 or 2 columns and rows of Y to a pixel
+    return np.ascontiguousarray(
+        rgb[: stride * luma.shape[0] : stride, : stride * luma.shape[1] : stride], np.uint8
     )
+
+
+def _unknown_encoding(encoding: str) -> ImageError:
+    if encoding in _DEPTH_LAYOUTS:
+        return ImageError(
+            f"{encoding!r} is a depth encoding; send colour (rgb8, bgr8, …) or grey (mono8, mono16) images"
+        )
+    return ImageError(f"encoding {encoding!r} is not supported (supported: {', '.join(_LAYOUTS)})")

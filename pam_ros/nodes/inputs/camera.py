@@ -13,7 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from pam_ros.errors import PamError
 from pam_ros.nodes.conversions import stamp_ns
-from pam_ros.nodes.images import picture_from_compressed, picture_from_image
+from pam_ros.nodes.images import PictureReader
 from pam_ros.nodes.link import EngineLink
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import listen, topic_beside
@@ -51,6 +51,7 @@ class CameraInput:
         self._camera = camera
         self._link = link
         self._log = log
+        self._pictures = PictureReader()
         self.base_topic: str = node.resolve_topic_name(f"{prefix}image")
         self.topic: str = self.base_topic
         # Depth 1: an image that waits in a queue is stale when it is read.
@@ -61,10 +62,10 @@ class CameraInput:
             listen(node, log, Image, f"{prefix}image", self._on_image, depth=1, best_effort=True)
 
     def _on_image(self, message: Image) -> None:
-        self._submit(message, picture_from_image)
+        self._submit(message, self._pictures.from_image)
 
     def _on_compressed(self, message: CompressedImage) -> None:
-        self._submit(message, picture_from_compressed)
+        self._submit(message, self._pictures.from_compressed)
 
     def _submit(self, message: Message, picture_from: Callable[[Message], NDArray[np.uint8]]) -> None:
         if not self._link.active and self._link.starting:

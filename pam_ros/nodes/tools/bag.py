@@ -37,7 +37,7 @@ from pam_ros.nodes.conversions import (
     stamp_or_newest,
     time_message,
 )
-from pam_ros.nodes.images import jpeg_message, picture_from_compressed, picture_from_image
+from pam_ros.nodes.images import PictureReader, jpeg_message
 from pam_ros.output_files import writable_folder
 from pam_ros.records import Frame, Prompt, Region, Task
 from pam_ros.runtime.events import FrameResult
@@ -125,7 +125,7 @@ def inspect(plan: BagPlan) -> BagInput:
         first = next(messages, None)
         if first is None:
             raise InputError(f"{images.topic} has no images in {plan.bag}")
-        frame = _frame(images, first[1], first[2])
+        frame = _frame(PictureReader(), images, first[1], first[2])
         for prompt in plan.prompts:
             prompt.check_size(*frame.size)
         times_ns: tuple[int, ...] = ()
@@ -156,6 +156,7 @@ def run_bag(
     ):
         results = _Results(writer, plan, {connection.topic for connection in reader.connections})
         copies = {each.id: results.copy_of(each) for each in reader.connections}
+        pictures = PictureReader()
         step: VideoStep | None = None
         bag_ns = 0
         for connection, time_ns, data in reader.messages():
@@ -165,7 +166,7 @@ def run_bag(
             frame: Frame | None = None
             try:
                 if connection.id == given.images.id:
-                    frame = _frame(connection, time_ns, data)
+                    frame = _frame(pictures, connection, time_ns, data)
                 elif connection.topic == plan.detections:
                     _detections(playback, plan, deserialize_message(data, Detection2DArray), report)
                 elif connection.topic == f"{plan.node}/prompt" and connection.msgtype == PROMPTS:
@@ -214,10 +215,10 @@ def _image_connection(reader: Reader, plan: BagPlan) -> Connection:
     raise InputError(f"{what} in {plan.bag}; image topics: {listed}; choose one with --image")
 
 
-def _frame(connection: Connection, time_ns: int, data: bytes) -> Frame:
+def _frame(pictures: PictureReader, connection: Connection, time_ns: int, data: bytes) -> Frame:
     """An image message → frame; the time of recording stands in for a stamp of zero."""
     message: Any = deserialize_message(data, PICTURES[connection.msgtype])
-    read = picture_from_image if isinstance(message, Image) else picture_from_compressed
+    read = pictures.from_image if isinstance(message, Image) else pictures.from_compressed
     return Frame(
         image=read(message),
         stamp_ns=stamp_ns(message.header.stamp) or time_ns,

@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
-from pam_ros import media
+from pam_ros import videos
 from pam_ros.errors import PamError
 from pam_ros.nodes.images import image_message
 from pam_ros.records import Frame
@@ -34,9 +34,9 @@ class ClipCamera(Node):
         self._rate = float(self.declare_parameter("rate", 1.0).value)
         self._holding = bool(self.declare_parameter("hold", False).value)
         self._frame_id = str(self.declare_parameter("frame_id", "camera_optical_frame").value)
-        stamps = media.video_stamps_ns(clip)
+        stamps = videos.video_stamps_ns(clip)
         self._period_s = (stamps[-1] - stamps[0]) / max(len(stamps) - 1, 1) / 1e9 / self._rate or 0.1
-        self._frames: Iterator[Frame] = media.read_video(clip)
+        self._frames: Iterator[Frame] = videos.read_video(clip)
         self._frame = next(self._frames)
         self._publisher = self.create_publisher(Image, "image", qos_profile_sensor_data)
         self.create_service(Trigger, "~/play", self._play)
