@@ -51,6 +51,7 @@ MODEL = {
 
 # The built interfaces, the installed executables or a browser are needed.
 ROS = {
+    "test_bench_node",
     "test_bag",
     "test_annotations",
     "test_calibration",

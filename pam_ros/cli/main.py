@@ -36,6 +36,7 @@ for command in (
     ros.bag,
     ros.demo,
     ros.soak,
+    ros.bench_node,
 ):
     app.command()(command)
 app.add_typer(scenes_app, name="scenes")

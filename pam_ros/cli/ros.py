@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -34,7 +36,7 @@ from pam_ros.cli.common import (
 )
 from pam_ros.errors import PromptError, StateError
 from pam_ros.model.descriptions import AUTO
-from pam_ros.output_files import writable_folder
+from pam_ros.output_files import writable_file, writable_folder
 from pam_ros.records import Language, image_tasks
 
 
@@ -109,6 +111,56 @@ def soak(
     )
     if not result.growth <= limit / 100:
         raise typer.Exit(1)
+
+
+def bench_node(
+    size: Annotated[
+        str, typer.Option("--size", help="size of the pictures, pixels", metavar="WIDTH,HEIGHT")
+    ] = "1280,720",
+    rate: Annotated[float, typer.Option("--rate", min=0.1, max=240, help="pictures per second")] = 30.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=1.0, help="length of each window")] = 10.0,
+    random_weights: Annotated[
+        bool,
+        typer.Option("--random-weights", help="pam-3b or pam-1.5b with random weights, without a download"),
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="write all figures to this JSON file", metavar="FILE")
+    ] = None,
+    model: ModelOption = AUTO,
+    device: DeviceOption = "auto",
+    out: Annotated[Path, typer.Option("--out", help="folder for the node's log", metavar="FOLDER")] = Path(
+        "out/bench_node"
+    ),
+) -> None:
+    """Measure the real node over DDS: a camera, one region, texts (needs ROS 2).
+
+    docs/bench/README.md says what the figures mean.
+    """
+    width, height = (int(number) for number in numbers(size, 2, "--size"))
+    if min(width, height) < 16:
+        raise PromptError(f"--size {size!r} is too small; give at least 16,16")
+    if not random_weights:
+        check_model(model)
+    module = ros_module("bench_node", "bench-node")
+    writable_folder(out)
+    if json_file is not None:
+        writable_file(json_file)
+    with TemporaryDirectory() as folder:
+        if random_weights:
+            from pam_ros.model.loading.random_weights import save_random_model
+
+            save_random_model(model, Path(folder), device=device)
+        result = module.run_bench_node(
+            out,
+            model=folder if random_weights else model,
+            device=device,
+            size=(height, width),
+            rate_hz=rate,
+            seconds=seconds,
+        )
+    if json_file is not None:
+        about = {"model": model, "random_weights": random_weights, "size": size, "rate_hz": rate}
+        json_file.write_text(json.dumps({"about": about, **result}, indent=1) + "\n", encoding="utf-8")
 
 
 def bag(

@@ -31,9 +31,8 @@ from pam_ros.evaluation.bench_device import (
 )
 from pam_ros.evaluation.bench_paths import CLIP_FRAMES, BenchPath, FastPath, PlainPath, noise_frames
 from pam_ros.model.engines import Engines
-from pam_ros.model.loading.checkpoint import read_tokenizer, save_model
 from pam_ros.model.loading.device import parse_device
-from pam_ros.model.loading.files import find_files
+from pam_ros.model.loading.random_weights import write_model
 from pam_ros.model.pam import Pam
 
 FRAMES = 8  # different ones, in turn
@@ -296,9 +295,7 @@ class _Bench:
         info, source = self._model.info, self._plan.source
         with tempfile.TemporaryDirectory() as temporary:
             if not source:
-                if self._model.language.tokenizer is None:
-                    self._model.language.tokenizer = read_tokenizer(find_files("pam-tiny", None).folder)
-                save_model(self._model, Path(temporary), dtype=self._model.segmenter.dtype)
+                write_model(self._model, Path(temporary))
             try:
                 first, again = measure_configure(source or temporary, device=info.device, dtype=info.dtype)
             except InferenceError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from pam_ros.errors import ModelNotFoundError
 from pam_ros.model.config import Architecture, sam2_config
 from pam_ros.model.interface import ModelInfo
+from pam_ros.model.loading.checkpoint import read_tokenizer, save_model
 from pam_ros.model.loading.device import GIB, check_memory, parse_device, parse_dtype
-from pam_ros.model.loading.files import OFFICIAL_SAM2
+from pam_ros.model.loading.files import OFFICIAL_SAM2, find_files
 from pam_ros.model.pam import Pam, language_arguments
 
 VISION_PARAMETERS = 300_000_000  # of SAM 2.1 Large, Perceiver and projector, rounded up
@@ -78,3 +80,15 @@ def random_model(name: str, *, device: str = "auto", dtype: str = "auto", seed: 
         licence="random weights",
     )
     return model
+
+
+def save_random_model(name: str, folder: Path, *, device: str = "auto", dtype: str = "auto") -> None:
+    """Writes `random_model` with pam-tiny's tokenizer to a folder that `load_model` reads."""
+    write_model(random_model(name, device=device, dtype=dtype), folder)
+
+
+def write_model(model: Pam, folder: Path) -> None:
+    """Writes a model in its own dtype; with pam-tiny's tokenizer if it has none."""
+    if model.language.tokenizer is None:
+        model.language.tokenizer = read_tokenizer(find_files("pam-tiny", None).folder)
+    save_model(model, folder, dtype=model.segmenter.dtype)
