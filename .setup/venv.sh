@@ -44,7 +44,7 @@ done
 if [[ $route == wheels ]]; then
   requirements+=(--requirement "$pins/arrays.txt" --requirement "$pins/ros_wheels.txt")
 else
-  # The distribution's cv_bridge is compiled against its NumPy: pip must not bring a newer one.
+  # The distribution's OpenCV is compiled against its NumPy: pip must not bring a newer one.
   system_numpy=$("$python" -c 'import numpy; print(numpy.__version__)') ||
     fail "the distribution's NumPy is missing; install this package's dependencies first: rosdep install --from-paths . -y"
   requirements+=("numpy==$system_numpy")

@@ -8,18 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
 from rclpy.qos import qos_profile_sensor_data
-from ros_harness import pam, wait_until
+from ros_harness import pam, stamp_of, wait_until
 from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
 
 from pam_ros import videos
 from pam_ros.datasets.schema import Kind, SampleRegion
 from pam_ros.evaluation.stream import events_are_right, events_in
 from pam_ros.evaluation.texts import function_is_right, label_is_right
+from pam_ros.media import VideoWriter
 from pam_ros.records import Language
 from pam_ros.simulator.ontology import ontology
 
@@ -129,6 +132,27 @@ def test_the_camera_ends_quietly_when_it_is_interrupted():
         wait_until(lambda: pictures, "a picture")
         assert camera.end() == 0
         assert "Traceback" not in camera.log()
+
+
+def test_the_camera_plays_every_frame_at_its_own_time(tmp_path: Path):
+    """Never early: a machine that is busy is late."""
+    times_s = (0.0, 1.2, 1.3, 1.4)  # on average, the second would come at 0.47 s
+    with VideoWriter(tmp_path / "clip.mp4") as film:
+        for i, at_s in enumerate(times_s):
+            film.write(np.full((48, 64, 3), 60 * i, np.uint8), round(at_s * 1e9))
+    script = ("-m", "pam_ros.nodes.tools.clip_camera")
+    with pam(f"clip:={tmp_path / 'clip.mp4'}", "hold:=true", script=script) as (robot, camera):
+        pictures = robot.collect(Image, "/image", qos_profile_sensor_data)
+        wait_until(lambda: pictures, "a picture")
+        assert robot.call(Trigger, "/clip_camera/play", Trigger.Request()).success
+        wait_until(lambda: camera.exit_code is not None, "the end of the clip")
+        assert camera.exit_code == 0
+    shades = np.array([round(picture.data[0] / 60) for picture in pictures])
+    stamps_s = np.array([stamp_of(picture) / 1e9 for picture in pictures])
+    begin_s = stamps_s[shades == 0][-1]  # the clip began with this picture, the others were held
+    assert set(shades) >= {0, 1, 2}
+    for shade, at_s in list(enumerate(times_s))[1:]:
+        assert (stamps_s[shades == shade] - begin_s > at_s - 0.02).all()
 
 
 def test_a_prompt_outside_the_clip_is_refused(tmp_path: Path):

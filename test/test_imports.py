@@ -54,7 +54,7 @@ ABOVE = {"pam_ros.training.ablations": {"evaluation"}}
 
 # Packages that only some rooms may import: ROS in nodes and examples, PyTorch where networks compute.
 ROS = {
-    "ament_index_python", "cv_bridge", "launch", "launch_ros", "message_filters", "rclpy", "std_srvs",
+    "ament_index_python", "launch", "launch_ros", "message_filters", "rclpy", "std_srvs",
     "tf2_ros",
 }  # fmt: skip
 ROS_ROOMS = {"nodes", "examples"}

@@ -27,7 +27,7 @@ SYSTEM_KEYS = {
 # ROS packages, each looked up in the index of Jazzy, Kilted and Lyrical.
 ROS_PACKAGES = {
     "action_msgs", "ament_cmake", "ament_cmake_pytest", "ament_cmake_python", "ament_index_python",
-    "builtin_interfaces", "cv_bridge", "diagnostic_msgs", "geometry_msgs", "launch", "launch_ros",
+    "builtin_interfaces", "diagnostic_msgs", "geometry_msgs", "launch", "launch_ros",
     "lifecycle_msgs", "rcl_interfaces", "rclpy", "ros2launch", "rosidl_default_generators",
     "rosidl_default_runtime", "sensor_msgs", "std_msgs", "std_srvs", "tf2_msgs", "tf2_ros_py", "vision_msgs",
     "visualization_msgs",

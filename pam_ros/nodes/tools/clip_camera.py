@@ -1,4 +1,4 @@
-"""Plays a video file once as a camera on `image`, then exits.
+"""Plays a video file once as a camera on `image`, each frame at its own time, then exits.
 
 With the parameter `hold` it repeats the first frame until the service `~/play` is called, so that there is
 time to prompt an object on it. The message of the answer is the stamp at which it starts, nanoseconds.
@@ -7,6 +7,7 @@ time to prompt an object on it. The message of the answer is the stamp at which 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -36,11 +37,12 @@ class ClipCamera(Node):
         self._frame_id = str(self.declare_parameter("frame_id", "camera_optical_frame").value)
         stamps = videos.video_stamps_ns(clip)
         self._period_s = (stamps[-1] - stamps[0]) / max(len(stamps) - 1, 1) / 1e9 / self._rate or 0.1
-        self._frames: Iterator[Frame] = videos.read_video(clip)
+        self._frames: Iterator[Frame] = videos.read_video(clip, self.get_logger().warning)
         self._frame = next(self._frames)
+        self._start_s: float | None = None  # of the clip, on the monotonic clock; None before it plays
         self._publisher = self.create_publisher(Image, "image", qos_profile_sensor_data)
         self.create_service(Trigger, "~/play", self._play)
-        self.create_timer(self._period_s, self._tick)
+        self._timer = self.create_timer(self._period_s, self._tick)
         self.finished = False
 
     def _play(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -56,8 +58,14 @@ class ClipCamera(Node):
         following = next(self._frames, None)
         if following is None:
             self.finished = True
-        else:
-            self._frame = following
+            return
+        now_s = time.monotonic()
+        if self._start_s is None:
+            self._start_s = now_s - self._frame.stamp_ns / 1e9 / self._rate
+        self._frame = following
+        wait_s = self._start_s + following.stamp_ns / 1e9 / self._rate - now_s
+        self._timer.timer_period_ns = max(1, round(wait_s * 1e9))
+        self._timer.reset()
 
 
 def main() -> int:
