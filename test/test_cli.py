@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from pam_ros import media, videos
 from pam_ros.cli import evaluate, perceive
@@ -111,10 +113,71 @@ def test_caption_writes_a_film_and_captions(tmp_path: Path):
     assert len(list(videos.read_video(tmp_path / "o/overlay.mp4"))) == 10
 
 
+@pytest.fixture(scope="module")
+def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("huge") / "huge.png"
+    Image.new("1", (20000, 20000)).save(path)
+    return path
+
+
+@pytest.fixture
+def broken(picture: Path, huge: Path, tmp_path: Path) -> None:
+    """Picture files that cannot be used."""
+    (tmp_path / "huge.png").symlink_to(huge)
+    data = picture.read_bytes()
+    (tmp_path / "half.png").write_bytes(data[: len(data) // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+
+
+KETTLE = ("--box", "329,193,452,313")  # on the demo clip's first frame
+KETTLE_PX = 8630
+DEMO_CLIP = Path(__file__).resolve().parents[1] / "config" / "demo" / "clip.mp4"
+
+
+def test_boxes_are_about_the_picture_as_viewers_show_it(tmp_path: Path):
+    upright = Image.fromarray(next(videos.read_video(DEMO_CLIP)).image)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying: viewers turn it clockwise
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "phone.jpg", quality=95, exif=exif)
+    result = pam("perceive", "phone.jpg", *KETTLE, "--out", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (region,) = json.loads((tmp_path / "out/result.json").read_text())["regions"]
+    assert region["area_px"] == pytest.approx(KETTLE_PX, rel=0.03)
+    assert "kettle" in result.stdout
+    assert media.read_image(tmp_path / "out/overlay.png").shape == (480, 640, 3)
+
+
+def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
+    """As a phone writes it: stored lying, with a display matrix."""
+    with av.open(str(tmp_path / "phone.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"bf": "0"})
+        stream.height, stream.width, stream.pix_fmt = 640, 480, "yuv420p"
+        stream.set_display_rotation(-90)
+        for frame, _ in zip(videos.read_video(DEMO_CLIP), range(4), strict=False):
+            lying = np.ascontiguousarray(np.rot90(frame.image))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(lying, format="rgb24")))
+        container.mux(stream.encode())
+    result = pam("caption", "phone.mp4", *KETTLE, "--out", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    regions = [json.loads(line) for line in (tmp_path / "out/regions.jsonl").read_text().splitlines()]
+    assert [round(line["stamp_ns"] / 1e8) for line in regions] == [0, 1, 2, 3]
+    assert regions[0]["regions"][0]["area_px"] == pytest.approx(KETTLE_PX, rel=0.03)
+    (caption,) = (json.loads(line) for line in (tmp_path / "out/captions.jsonl").read_text().splitlines())
+    assert caption["clip_end_ns"] == regions[-1]["stamp_ns"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["perceive", "picture.png"], "no region given"),
+        (["perceive", "huge.png", "--click", "3,4"], "20000x20000 = 400 megapixels; at most 100 megapixels"),
+        (["perceive", "half.png", "--click", "3,4"], "cannot read image half.png: image file is truncated"),
+        (["perceive", "empty.png", "--click", "3,4"], "the file is empty"),
+        (["perceive", "clip.mp4", "--click", "3,4"], "for a video use `pam caption`"),
+        (["perceive", "picture.png", "--mask", "picture.png"], "looks like a photo"),
+        (["caption", "empty.png", "--click", "3,4"], "the file is empty"),
+        (["caption", "rtsp://camera/1", "--click", "3,4"], "rtsp://camera/1 is a URL"),
+        (["caption", "/dev/video97", "--click", "3,4"], "`pam view /dev/video97` shows a webcam"),
         (["perceive", "nothing.png", "--click", "3,4"], "no image file at nothing.png"),
         (["perceive", "picture.png", "--click", "3"], "--click takes 2 comma-separated numbers"),
         (["perceive", "picture.png", "--click", "nan,4"], "must be finite"),
@@ -150,7 +213,7 @@ def test_caption_writes_a_film_and_captions(tmp_path: Path):
         (["fetch", "pam-huge"], "available: "),
     ],
 )
-@pytest.mark.usefixtures("picture", "clip")
+@pytest.mark.usefixtures("picture", "clip", "broken")
 def test_bad_input_gets_one_clear_line(
     arguments: list[str],
     words: str,
