@@ -7,6 +7,7 @@ import re
 import stat
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -25,6 +26,9 @@ from pam_ros.records import Frame
 if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
+
+# Pillow warns of odd metadata, which changes no pixel; what matters becomes an ImageError.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 NS = 1_000_000_000
 MAX_PIXELS = 100_000_000  # of one picture; the largest phone cameras have as many

@@ -176,6 +176,7 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
         (["perceive", "clip.mp4", "--click", "3,4"], "for a video use `pam caption`"),
         (["perceive", "picture.png", "--mask", "picture.png"], "looks like a photo"),
         (["caption", "empty.png", "--click", "3,4"], "the file is empty"),
+        (["demo", "--clip", "nothing.mp4", "--click", "3,4"], "no video file at nothing.mp4"),
         (["caption", "rtsp://camera/1", "--click", "3,4"], "rtsp://camera/1 is a URL"),
         (["caption", "/dev/video97", "--click", "3,4"], "`pam view /dev/video97` shows a webcam"),
         (["perceive", "nothing.png", "--click", "3,4"], "no image file at nothing.png"),

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from random import Random
 
 import av
 import numpy as np
@@ -317,3 +318,51 @@ def test_a_file_without_video_says_what_it_holds(tmp_path: Path) -> None:
         assert "has no video stream, only audio" in refused(read, tmp_path / "sound.mp4")
     (tmp_path / "empty.mp4").write_bytes(b"")
     assert "is empty" in refused(videos.video_stamps_ns, tmp_path / "empty.mp4")
+
+
+# ---- anything
+
+
+def damaged(data: bytes, random: Random) -> bytes:
+    """Cut, or with some bytes changed, most of them in the header."""
+    if random.random() < 0.25:
+        return data[: random.randrange(len(data))]
+    changed = bytearray(data)
+    for _ in range(random.choice((1, 3, 20, 200))):
+        changed[random.randrange(min(len(data), random.choice((64, len(data)))))] = random.randrange(256)
+    return bytes(changed)
+
+
+def refusal(read: Callable[[Path], object], path: Path) -> str:
+    """Why a file is refused; "" if it is read."""
+    try:
+        read(path)
+    except ImageError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "TGA"])
+def test_a_damaged_picture_is_read_or_refused(tmp_path: Path, form: str) -> None:
+    random, good = Random(form), encoded(Image.fromarray(picture()), form)
+    said = set()
+    for _ in range(60):
+        (tmp_path / "damaged").write_bytes(damaged(good, random))
+        said |= {refusal(read, tmp_path / "damaged") for read in (media.read_image, media.read_mask)}
+    assert len(said) > 1
+    assert not [words for words in said if "\n" in words or "Errno" in words or ".py" in words]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "ts", "mkv", "avi"])
+def test_a_damaged_video_is_read_or_refused(tmp_path: Path, suffix: str) -> None:
+    random, path = Random(suffix), tmp_path / f"clip.{suffix}"
+    write_clip(path)
+    good = path.read_bytes()
+    said = set()
+    for _ in range(30):
+        path.write_bytes(damaged(good, random))
+        said |= {refusal(lambda path: list(videos.read_video(path)), path)}
+        said |= {refusal(videos.video_stamps_ns, path)}
+    assert "" in said and len(said) > 1
+    assert not [words for words in said if "\n" in words or "Errno" in words]

@@ -67,6 +67,8 @@ def demo(
 
     Prompts an object on the first frame and prints its captions.
     """
+    from pam_ros import videos
+
     check_model(model)
     demo_module = ros_module("demo", "demo")
     if clip is None and not box and not click:
@@ -80,6 +82,7 @@ def demo(
             click_xy=tuple(numbers(click, 2, "--click")) if click else (),
         )
     Language.parse(language)
+    next(videos.read_video(chosen.clip))  # raises before any process starts
     writable_folder(out)
     demo_module.run_demo(chosen, out, model=model, device=device, period_s=period, language=language)
 
