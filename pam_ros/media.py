@@ -33,6 +33,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 NS = 1_000_000_000
 MAX_PIXELS = 100_000_000  # of one picture; the largest phone cameras have as many
 MAX_BYTES = 1 << 30  # of one picture, compressed or not
+JPEG_END = b"\xff\xd9"  # the marker at the end of the file
 _MASK_LEVELS = 16  # a picture of so few values is drawn, not taken: every value above 0 is inside
 _SOFT_SHARE = 0.1  # most of a mask that may be neither dark nor bright
 _PILLOW = threading.Lock()  # its limit of pixels is one for the whole process
@@ -120,9 +121,8 @@ def load_picture(data: bytes, what: str, formats: tuple[str, ...] | None = None)
     except OSError:
         if picture.format != "JPEG":
             raise
-        end = b"\xff\xd9"
-        picture = open_picture(data + end, what)
-        if picture.tobytes() != open_picture(data + b"U" * 4096 + end, what).tobytes():
+        picture = open_picture(data + JPEG_END, what)
+        if picture.tobytes() != open_picture(data + b"U" * 4096 + JPEG_END, what).tobytes():
             raise
     return picture
 

@@ -18,7 +18,15 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from pam_ros.errors import ImageError
-from pam_ros.media import check_picture_size, eight_bits, load_picture, range_bits, why
+from pam_ros.media import (
+    JPEG_END,
+    check_picture_size,
+    eight_bits,
+    load_picture,
+    open_picture,
+    range_bits,
+    why,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,7 @@ _DEPTH_UNITS_M = {"16UC1": 1e-3, "32FC1": 1.0}
 _DEPTH_LAYOUTS = {"16UC1": _Layout("u2", 1, None), "32FC1": _Layout("f4", 1, None)}
 _DEPTH_HEADER = struct.Struct("<iff")  # of compressedDepth: format, and two numbers of the inverse depth
 _MASK_ENCODINGS = ("mono8", "8UC1")
+_JPEG_START = b"\xff\xd8"
 _PNG_DEPTH = 24  # the byte of a PNG that holds the bits of a channel
 _COMPRESSED_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")  # of Pillow's, those that are sent
 
@@ -148,7 +157,10 @@ def _decompressed(message: CompressedImage) -> NDArray[Any]:
         raise ImageError(f"the compressed image ({message.format!r}) has no data")
     what = f"the compressed image ({message.format!r}, {len(data)} bytes)"
     try:
-        # Not by OpenCV, which fills the missing part of a truncated JPEG with grey and calls that success.
+        if data.startswith(_JPEG_START) and data.endswith(JPEG_END):
+            open_picture(data, what, _COMPRESSED_FORMATS)  # checks the size
+            return _rgb_of_opencv(data)
+        # Not by OpenCV, though it is faster: it fills the missing part of a truncated JPEG with grey.
         picture = load_picture(data, what, _COMPRESSED_FORMATS)
         if picture.mode == "1":
             picture = picture.convert("L")
@@ -156,8 +168,7 @@ def _decompressed(message: CompressedImage) -> NDArray[Any]:
             pixels = np.asarray(picture)
             return pixels if pixels.dtype.isnative else pixels.astype(np.uint16)
         if picture.format == "PNG" and data[_PNG_DEPTH] == 16:  # Pillow reduces 16-bit colour to 8 bits
-            colour = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
-            return np.asarray(colour)[..., ::-1]
+            return _rgb_of_opencv(data)
         if picture.mode in ("I", "F"):
             raise ImageError(f"{what} has 32-bit pixels; send JPEG or PNG of 8 or 16 bits")
         return np.asarray(picture.convert("RGB"))
@@ -167,6 +178,16 @@ def _decompressed(message: CompressedImage) -> NDArray[Any]:
         raise
     except Exception as error:  # Pillow's readers raise almost anything for damaged data
         raise ImageError(f"cannot decompress {what}: {why(error)}") from None
+
+
+def _rgb_of_opencv(data: bytes) -> NDArray[Any]:
+    """A picture in memory → (H, W), or (H, W, 3) in the order RGB. Raises ValueError if it is damaged."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ValueError("the data is damaged")
+    if pixels.ndim == 2:
+        return np.asarray(pixels)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGB))
 
 
 def mask_from_image(message: Image) -> NDArray[np.bool_]:
