@@ -22,8 +22,8 @@ from pam_ros.evaluation.samples import Samples, read_data
 from pam_ros.evaluation.stream import evaluate_stream
 from pam_ros.evaluation.texts import evaluate_texts, open_similarity
 from pam_ros.evaluation.video import evaluate_video
-from pam_ros.model.loading.checkpoint import load_model
-from pam_ros.model.pam import Pam
+from pam_ros.model.fast_model import open_model
+from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Language
 
 DESCRIBED, TRACKED = 16, 4  # of 32 images and 8 videos, for the slow metrics
@@ -35,29 +35,29 @@ def first(source: SampleSource, count: int) -> SampleSource:
     return SelectedSource(source, range(count))
 
 
-def masks(model: Pam, samples: Samples, findings: Findings) -> None:
+def masks(model: PerceptionModel, samples: Samples, findings: Findings) -> None:
     evaluate_masks(model, samples.images, findings)
 
 
-def tracking(model: Pam, samples: Samples, findings: Findings) -> None:
+def tracking(model: PerceptionModel, samples: Samples, findings: Findings) -> None:
     evaluate_video(model, first(samples.videos, TRACKED), findings)
 
 
-def texts(model: Pam, samples: Samples, findings: Findings) -> None:
+def texts(model: PerceptionModel, samples: Samples, findings: Findings) -> None:
     evaluate_texts(model, first(samples.images, DESCRIBED), findings, similarity=open_similarity(None))
 
 
-def streaming(model: Pam, samples: Samples, findings: Findings) -> None:
+def streaming(model: PerceptionModel, samples: Samples, findings: Findings) -> None:
     evaluate_stream(model, samples.videos, findings, open_judge(), languages=[Language.EN])
 
 
-Evaluation = Callable[[Pam, Samples, Findings], None]
+Evaluation = Callable[[PerceptionModel, Samples, Findings], None]
 
 
 def scores_of(evaluation: Evaluation) -> Mapping[str, float | None]:
-    """Runs an evaluation on a model of its own."""
+    """Runs an evaluation on a model of its own, as the node opens it."""
     findings = Findings()
-    evaluation(load_model("pam-tiny", device="cpu"), read_data(SMALL_SET), findings)
+    evaluation(open_model("pam-tiny", device="cpu"), read_data(SMALL_SET), findings)
     return findings.scores()
 
 

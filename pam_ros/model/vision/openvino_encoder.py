@@ -10,6 +10,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
+_CONVERTING = threading.Lock()  # tracing changes the state of the process
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
 
 
@@ -39,8 +41,9 @@ class OpenVinoEncoder:
         self._levels: int = sam2.num_feature_levels
         folder = cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pam_ros"
         path = folder / "openvino" / f"{_checksum(sam2, openvino.__version__)}.xml"
-        if not path.is_file():
-            _save(openvino, sam2, path)
+        with _CONVERTING:
+            if not path.is_file():
+                _save(openvino, sam2, path)
         threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
         compiled = openvino.Core().compile_model(str(path), "CPU", SETTINGS | threads)
         self._request = compiled.create_infer_request()
