@@ -117,7 +117,7 @@ def test_watch_region_cancels_when_its_patience_ends_or_it_is_interrupted(
     robot: Client, tmp_path: Path
 ) -> None:
     box = ("--box", "10", "20", "200", "220", "--seconds", "60")
-    late = run(robot, tmp_path, "watch_region", *box, "--patience", "2")
+    late = run(robot, tmp_path, "watch_region", *box, "--patience", "4")
     assert late.returncode == 1
     assert "was cancelled" in late.stderr
     command = [sys.executable, "-m", "pam_ros.examples.watch_region", *box]

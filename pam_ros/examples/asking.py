@@ -1,4 +1,4 @@
-"""What the examples share: calls a service of the node, again while the model loads or no frame has come."""
+"""What the examples share: a call that is repeated while the model loads; spinning until a signal."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import time
 from typing import Any
 
 import rclpy
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 from pam_ros.msg import Status
 
 RETRY_S = 1.0
+# A server is found before it knows where its answers go; without a pause the first one can be lost.
+SETTLE_S = 0.3
 
 
 def ask(node: Node, kind: Any, service: str, request: Any, timeout_s: float) -> Any:
@@ -19,6 +22,7 @@ def ask(node: Node, kind: Any, service: str, request: Any, timeout_s: float) -> 
     until_s = time.monotonic() + timeout_s
     response = None
     while client.wait_for_service(max(0.0, until_s - time.monotonic())):
+        time.sleep(SETTLE_S)
         future = client.call_async(request)
         rclpy.spin_until_future_complete(node, future, timeout_sec=max(0.0, until_s - time.monotonic()))
         response = future.result() if future.done() else response
@@ -31,3 +35,15 @@ def ask(node: Node, kind: Any, service: str, request: Any, timeout_s: float) -> 
     if response.status.code != Status.OK:
         raise SystemExit(response.status.message)
     return response
+
+
+def spin(node: Node) -> None:
+    """Runs the node's callbacks until SIGINT or SIGTERM."""
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except Exception:
+        if rclpy.ok():  # else the signal came while a callback was publishing
+            raise
+    rclpy.try_shutdown()

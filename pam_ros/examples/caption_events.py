@@ -7,13 +7,12 @@ parameter `rules` holds "name=words|other words" entries. The manager's `streami
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from std_msgs.msg import String
 
+from pam_ros.examples.asking import spin
 from pam_ros.msg import StreamingCaption
 
 RULES = ["gone=leaves|out of the picture|离开|移出", "moved=slides|pushed|lifted|falls|滑|推|提起|掉落"]
@@ -43,10 +42,7 @@ class CaptionEvents(Node):
 def main() -> int:
     """Runs until SIGINT or SIGTERM."""
     rclpy.init(args=sys.argv)
-    node = CaptionEvents()
-    with suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(node)
-    rclpy.try_shutdown()
+    spin(CaptionEvents())
     return 0
 
 

@@ -7,12 +7,10 @@ makes regions of new objects, and their `source_id` and `source_class` say which
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 
 import cv2
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
@@ -26,6 +24,7 @@ from vision_msgs.msg import (
     Pose2D,
 )
 
+from pam_ros.examples.asking import spin
 from pam_ros.msg import RegionArray
 
 MIN_SATURATION = 140  # of 255
@@ -79,10 +78,7 @@ class ColourDetector(Node):
 def main() -> int:
     """Runs until SIGINT or SIGTERM."""
     rclpy.init(args=sys.argv)
-    node = ColourDetector()
-    with suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(node)
-    rclpy.try_shutdown()
+    spin(ColourDetector())
     return 0
 
 

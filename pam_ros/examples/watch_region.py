@@ -17,6 +17,7 @@ from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 
 from pam_ros.action import CaptionClip
+from pam_ros.examples.asking import SETTLE_S
 from pam_ros.msg import Prompt
 
 
@@ -43,6 +44,7 @@ def watch(node: Node, options: argparse.Namespace) -> CaptionClip.Result | None:
     until_s = time.monotonic() + options.patience
     if not client.wait_for_server(options.patience):
         return None
+    time.sleep(SETTLE_S)
     goal = CaptionClip.Goal(
         prompt=Prompt(box=options.box), duration_s=options.seconds, language=options.language
     )
