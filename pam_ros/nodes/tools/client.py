@@ -38,7 +38,7 @@ _TRANSITIONS = {
     "deactivate": Transition.TRANSITION_DEACTIVATE,
     "shutdown when inactive": Transition.TRANSITION_INACTIVE_SHUTDOWN,
 }
-_SETTLE_S = 0.1  # a server may not know yet where to send its first answer
+_SETTLE_S = 0.1  # the other side may not know this one yet: a first answer or message would be lost
 
 
 class Client:
@@ -99,10 +99,13 @@ class Client:
 
     def publisher(self, kind: type, topic: str, qos: QoSProfile | int = 10, subscribers: int = 1) -> Any:
         """A publisher, as soon as it has that many subscribers."""
-        if topic not in self._publishers:
+        new = topic not in self._publishers
+        if new:
             self._publishers[topic] = self.node.create_publisher(kind, topic, qos)
         publisher = self._publishers[topic]
         self.wait(lambda: publisher.get_subscription_count() >= subscribers, f"a subscriber of {topic}")
+        if new:
+            time.sleep(_SETTLE_S)
         return publisher
 
     def drop_publisher(self, topic: str) -> None:
