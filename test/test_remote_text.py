@@ -327,7 +327,7 @@ def test_the_servers_context_bounds_prompts(stack: ExitStack, pam: Pam) -> None:
     wait_for(lambda: generator.server.context_length == prompt_tokens)
     with pytest.raises(CapacityError, match=f"context length {prompt_tokens}"):
         start(generator, frame)
-    assert not generator.busy and len(generator._prompts) == 1  # whoever opened it releases it
+    assert not generator.busy and len(generator._prompts) == 1  # its owner releases it
 
 
 def test_closing_ends_everything(stack: ExitStack, pam: Pam) -> None:

@@ -43,7 +43,7 @@ EN, ZH = Language.EN, Language.ZH
             EN,
             "The red mug moves leftward. Next, the mug falls.",
         ),
-        # What happens again is told again; so are different directions.
+        # What happens again is included again; so are different directions.
         (
             ["The mug is lifted.", "Then the mug is put down.", "Then the mug is lifted."],
             EN,

@@ -1,8 +1,8 @@
 """One description of a whole stream from its clips' captions, in order, without repetitions (paper, D.3).
 
 Clips overlap in what they tell: an event that crosses a decode timestamp ends one caption and begins the
-next, and a state that goes on is told in every clip. Captions are split into clauses; one that repeats what
-was told just before is left out. What happens again after something else is told again.
+next, and a state that goes on appears in every clip. Captions are split into clauses; one that repeats the
+clause just before is left out. What happens again after something else is included again.
 """
 
 from __future__ import annotations

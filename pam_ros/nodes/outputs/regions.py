@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rclpy.node import Node
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
@@ -16,16 +18,19 @@ from pam_ros.nodes.topics import advertise
 _DEPTH = 5  # frames that may wait for a slow subscriber, in the sink and in the publisher
 
 
-class RegionsOutput:
-    """`~/regions`, published whether anybody subscribes or not: recorders may match late."""
+class _FrameOutput:
+    """A topic with one message for every frame."""
 
-    def __init__(self, node: Node, log: ThrottledLog, surfaces: Surfaces) -> None:
-        self._surfaces = surfaces
-        self._publisher = advertise(node, RegionArray, "~/regions", depth=_DEPTH)
-        self.sink = Sink("~/regions", self._publish, log.warn, capacity=_DEPTH)
+    def __init__(
+        self, node: Node, log: ThrottledLog, kind: type, topic: str, *, always: bool = False
+    ) -> None:
+        """`always`: published whether anybody subscribes or not."""
+        self._always = always
+        self._publisher = advertise(node, kind, topic, depth=_DEPTH)
+        self.sink = Sink(topic, self._publish, log.warn, capacity=_DEPTH)
 
     def on_frame(self, snapshot: Snapshot) -> None:
-        """Queues the regions; a text about a frame that still waits is published with it."""
+        """Queues a frame; a text about a frame that still waits is published with it."""
         self.sink.offer(snapshot, key=snapshot.result.stamp_ns)
 
     def clear(self) -> None:
@@ -33,49 +38,41 @@ class RegionsOutput:
         self.sink.discard()
 
     def _publish(self, snapshot: Snapshot) -> None:
-        result = self._surfaces.of_frame(snapshot.result)
-        self._publisher.publish(region_array(result, snapshot.header))
+        if self._always or self._publisher.get_subscription_count():
+            self._publisher.publish(self._message(snapshot))
+
+    def _message(self, snapshot: Snapshot) -> Any:
+        raise NotImplementedError
 
 
-class DetectionsOutput:
-    """`~/detections`, made only for subscribers."""
+class RegionsOutput(_FrameOutput):
+    """`~/regions`. Recorders may match late, so it is always published."""
+
+    def __init__(self, node: Node, log: ThrottledLog, surfaces: Surfaces) -> None:
+        self._surfaces = surfaces
+        super().__init__(node, log, RegionArray, "~/regions", always=True)
+
+    def _message(self, snapshot: Snapshot) -> RegionArray:
+        return region_array(self._surfaces.of_frame(snapshot.result), snapshot.header)
+
+
+class DetectionsOutput(_FrameOutput):
+    """`~/detections`."""
 
     def __init__(self, node: Node, log: ThrottledLog) -> None:
-        self._publisher = advertise(node, Detection2DArray, "~/detections", depth=_DEPTH)
-        self.sink = Sink("~/detections", self._publish, log.warn, capacity=_DEPTH)
+        super().__init__(node, log, Detection2DArray, "~/detections")
 
-    def on_frame(self, snapshot: Snapshot) -> None:
-        """Queues the detections."""
-        self.sink.offer(snapshot, key=snapshot.result.stamp_ns)
-
-    def clear(self) -> None:
-        """The regions are gone."""
-        self.sink.discard()
-
-    def _publish(self, snapshot: Snapshot) -> None:
-        if self._publisher.get_subscription_count():
-            self._publisher.publish(
-                detections_message(snapshot.result.regions, snapshot.names, snapshot.header)
-            )
+    def _message(self, snapshot: Snapshot) -> Detection2DArray:
+        return detections_message(snapshot.result.regions, snapshot.names, snapshot.header)
 
 
-class Detections3DOutput:
-    """`~/detections_3d`, made only for subscribers; empty without depth."""
+class Detections3DOutput(_FrameOutput):
+    """`~/detections_3d`; empty without depth."""
 
     def __init__(self, node: Node, log: ThrottledLog, surfaces: Surfaces) -> None:
         self._surfaces = surfaces
-        self._publisher = advertise(node, Detection3DArray, "~/detections_3d", depth=_DEPTH)
-        self.sink = Sink("~/detections_3d", self._publish, log.warn, capacity=_DEPTH)
+        super().__init__(node, log, Detection3DArray, "~/detections_3d")
 
-    def on_frame(self, snapshot: Snapshot) -> None:
-        """Queues the detections."""
-        self.sink.offer(snapshot, key=snapshot.result.stamp_ns)
-
-    def clear(self) -> None:
-        """The regions are gone."""
-        self.sink.discard()
-
-    def _publish(self, snapshot: Snapshot) -> None:
-        if self._publisher.get_subscription_count():
-            regions = self._surfaces.of_frame(snapshot.result).regions
-            self._publisher.publish(detections_3d_message(regions, snapshot.names, snapshot.header))
+    def _message(self, snapshot: Snapshot) -> Detection3DArray:
+        regions = self._surfaces.of_frame(snapshot.result).regions
+        return detections_3d_message(regions, snapshot.names, snapshot.header)
