@@ -6,6 +6,7 @@ import gc
 import json
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import pam_ros.model.loading.checkpoint as checkpoint
 from pam_ros.errors import CheckpointError, DeviceError, MemoryLimitError, ModelNotFoundError, PamError
 from pam_ros.model.interface import FIRST_FRAME_STRIDE
 from pam_ros.model.loading.checkpoint import load_model, load_official, save_model
-from pam_ros.model.loading.device import needed_gib
+from pam_ros.model.loading.device import needed_gib, parse_dtype
 from pam_ros.model.loading.files import find_files
 from pam_ros.model.pam import Pam
 from pam_ros.records import IMAGE_TASKS, Language
@@ -158,6 +159,16 @@ def test_unknown_devices_and_dtypes_are_refused() -> None:
             load_model("pam-tiny", device=device)
     with pytest.raises(DeviceError, match="unknown dtype 'int8'; allowed: auto, float32, bfloat16, float16"):
         load_model("pam-tiny", dtype="int8")
+
+
+@pytest.mark.parametrize(("native", "kind"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_card_without_bfloat16_computes_in_float16(
+    native: bool, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert parse_dtype("auto", torch.device("cuda")) is kind
+    assert parse_dtype("auto", torch.device("cpu")) is torch.float32
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:99"])

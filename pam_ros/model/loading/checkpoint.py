@@ -77,7 +77,7 @@ def load_model(
     Args:
         name_or_path: `auto` takes the best official model that is on this disk and fits, see `choice`.
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, …
-        dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32`, `bfloat16`, `float16`.
+        dtype: `auto` (see `parse_dtype`), `float32`, `bfloat16`, `float16`.
         sam2: SAM 2's weights, where they are not in the model's folder.
         memory_limit_gib: at most this much memory may be used; 0 = what is free.
         decoder: False leaves out the language model's decoder, see `model.remote_text`.
@@ -89,6 +89,8 @@ def load_model(
     report = progress or (lambda line: None)
     target = parse_device(device)
     kind = parse_dtype(dtype, target)
+    if dtype == "auto" and kind is torch.float16:
+        report("this card does not compute in bfloat16; float16 is used, whose results differ a little more")
     sam2_weights = None if sam2 is None else Path(sam2)
     if name_or_path == AUTO:
         name_or_path = choose_model(

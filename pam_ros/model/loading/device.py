@@ -49,9 +49,16 @@ def _check_cuda(name: str) -> None:
 
 
 def parse_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Raises DeviceError for an unknown name."""
+    """`auto`: bfloat16 on a card that computes in it, float16 on an older one, float32 on a CPU.
+
+    Raises DeviceError for an unknown name.
+    """
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        if device.type != "cuda":
+            return torch.float32
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     if name not in DTYPES:
         raise DeviceError(f"unknown dtype {name!r}; allowed: auto, {', '.join(DTYPES)}")
     return DTYPES[name]
