@@ -6,9 +6,10 @@ How a node of your own uses the action `~/caption_clip`, with feedback; Ctrl-C o
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 import time
-from contextlib import suppress
 from typing import Any
 
 import rclpy
@@ -19,6 +20,8 @@ from rclpy.utilities import remove_ros_args
 from pam_ros.action import CaptionClip
 from pam_ros.examples.asking import SETTLE_S
 from pam_ros.msg import Prompt
+
+LOOK_S = 0.2  # between two looks at Ctrl-C
 
 
 def arguments() -> argparse.Namespace:
@@ -38,12 +41,13 @@ def show(message: Any) -> None:
     print(f"{feedback.recorded_s:.1f} s recorded {feedback.partial_text}".rstrip(), flush=True)
 
 
-def watch(node: Node, options: argparse.Namespace) -> CaptionClip.Result | None:
-    """The action's result; None if the server is absent or refuses the goal."""
+def watch(node: Node, options: argparse.Namespace, stopped: threading.Event) -> CaptionClip.Result | None:
+    """The action's result; None if the server is absent or refuses the goal. `stopped` cancels the goal."""
     client = ActionClient(node, CaptionClip, options.action)
     until_s = time.monotonic() + options.patience
-    if not client.wait_for_server(options.patience):
-        return None
+    while not client.wait_for_server(LOOK_S):
+        if stopped.is_set() or time.monotonic() > until_s:
+            return None
     time.sleep(SETTLE_S)
     goal = CaptionClip.Goal(
         prompt=Prompt(box=options.box), duration_s=options.seconds, language=options.language
@@ -54,8 +58,8 @@ def watch(node: Node, options: argparse.Namespace) -> CaptionClip.Result | None:
     if handle is None or not handle.accepted:
         return None
     result = handle.get_result_async()
-    with suppress(KeyboardInterrupt):
-        rclpy.spin_until_future_complete(node, result, timeout_sec=max(0.0, until_s - time.monotonic()))
+    while not (result.done() or stopped.is_set()) and time.monotonic() < until_s:
+        rclpy.spin_until_future_complete(node, result, timeout_sec=LOOK_S)
     if not result.done():  # the node stops recording and generating, and says so in the result
         handle.cancel_goal_async()
         rclpy.spin_until_future_complete(node, result, timeout_sec=options.patience)
@@ -66,10 +70,13 @@ def watch(node: Node, options: argparse.Namespace) -> CaptionClip.Result | None:
 def main() -> int:
     """Prints the caption; exit status 1, with the reason, without one."""
     options = arguments()
-    # Ctrl-C must reach `watch`, which still has a goal to cancel.
+    # Ctrl-C sets a flag: `watch` still has a goal to cancel, and an exception in the middle of a callback
+    # would leave the executor unable to go on.
     rclpy.init(args=sys.argv, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
+    stopped = threading.Event()
+    signal.signal(signal.SIGINT, lambda number, frame: stopped.set())
     try:
-        result = watch(rclpy.create_node("watch_region"), options)
+        result = watch(rclpy.create_node("watch_region"), options, stopped)
     finally:
         rclpy.try_shutdown()
     if result is None:
