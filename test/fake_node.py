@@ -15,6 +15,7 @@ import numpy as np
 from fakes import Costs, FakeModel
 
 from pam_ros import errors
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.nodes.main import run
 from pam_ros.nodes.manager_node import Progress
 
@@ -34,35 +35,26 @@ class BallastModel(FakeModel):
             raise RuntimeError("close was told to fail")
 
 
-def load_fake(
-    name_or_path: str,
-    *,
-    device: str,
-    dtype: str,
-    memory_limit_gib: float,
-    text_server: str,
-    regions: int,
-    progress: Progress | None,
-) -> FakeModel:
-    """Builds the model that the name describes; `text_server` is not asked."""
-    kind, _, details = name_or_path.partition(":")
+def load_fake(options: LoadOptions, *, progress: Progress | None) -> FakeModel:
+    """Builds the model that the name describes; a text server is not asked."""
+    kind, _, details = options.model.partition(":")
     if kind == "fail":
         held = np.ones(100 << 20, np.uint8)  # what a loader has read when it fails
         error = getattr(errors, details, RuntimeError)
         raise error(f"{details} was asked for, {held.nbytes >> 20} MiB were read")
-    options = dict(part.split("=") for part in details.split(",") if part)
-    until_s = time.monotonic() + float(options.get("load_s", 0))
+    behaviour = dict(part.split("=") for part in details.split(",") if part)
+    until_s = time.monotonic() + float(behaviour.get("load_s", 0))
     while time.monotonic() < until_s:
         if progress is not None:
             progress("loading the fake")
         time.sleep(0.1)
     model = BallastModel(
-        words=int(options.get("words", 3)),
+        words=int(behaviour.get("words", 3)),
         things=list(THINGS),
-        costs=Costs(step_s=float(options.get("step_s", 0)), track_s=float(options.get("track_s", 0))),
+        costs=Costs(step_s=float(behaviour.get("step_s", 0)), track_s=float(behaviour.get("track_s", 0))),
     )
-    model.ballast = np.ones(int(options.get("ballast_mib", 0)) << 20, np.uint8)
-    model.close_fails = "close" in options
+    model.ballast = np.ones(int(behaviour.get("ballast_mib", 0)) << 20, np.uint8)
+    model.close_fails = "close" in behaviour
     return model
 
 

@@ -28,6 +28,7 @@ from pam_ros.evaluation.texts import evaluate_texts
 from pam_ros.media import write_image
 from pam_ros.model.interface import FIRST_FRAME_STRIDE
 from pam_ros.model.loading.checkpoint import architecture_of, load_model, save_model
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.pam import Pam
 from pam_ros.model.vision.features import of_regions
 from pam_ros.records import Language, Task
@@ -77,7 +78,7 @@ def test_any_number_of_semantic_tokens(count: int, tmp_path: Path) -> None:
     while not decode.done:
         decode.step()
     save_model(pam, tmp_path, dtype=torch.float32)
-    again = load_model(str(tmp_path), device="cpu", dtype="float32")
+    again = load_model(LoadOptions(str(tmp_path), device="cpu", dtype="float32"))
     assert again.architecture.perceiver.semantic_tokens == count
     tensors = again.state_dict()
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in pam.state_dict().items())
@@ -158,7 +159,7 @@ def test_training_reads_what_inference_reads(name: str) -> None:
 def test_the_input_is_kept_and_checked(tmp_path: Path) -> None:
     save_model(pam_with(input="image_before"), tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["mm_perceiver"]["input"] == "image_before"
-    assert load_model(str(tmp_path)).segmenter.perceiver_input.value == "image_before"
+    assert load_model(LoadOptions(str(tmp_path))).segmenter.perceiver_input.value == "image_before"
     with pytest.raises(CheckpointError, match=r"'beside'.*after, image_before, before"):
         pam_with(input="beside")
     assert Pam(architecture_of(LANGUAGE, sam2_tiny())).segmenter.perceiver_input.value == "after"
@@ -232,7 +233,9 @@ def test_variants_share_what_they_can(
         assert scores["steps"] == 2 and 0 <= scores["token"] <= 1 and scores["loss"] > 0
         assert set(CHECKED) <= set(scores)
     assert results["carry_over_off_later"]["loss"] == results["standard"]["loss"]
-    model = load_model(str(out / "tokens_0-after-stage1-stage1_5-stage2" / "model"), device="cpu")
+    model = load_model(
+        LoadOptions(str(out / "tokens_0-after-stage1-stage1_5-stage2" / "model"), device="cpu")
+    )
     assert model.architecture.perceiver.semantic_tokens == 0
     table = (out / "ablations.md").read_text()
     assert [line.split(" | ")[0][2:] for line in table.splitlines()[2:]] == names.split(",")
@@ -267,7 +270,7 @@ def test_errors_name_wrong_arguments(base: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_a_new_perceiver_on_the_same_segmenter_and_language_model(base: Path) -> None:
-    old = load_model(str(base), device="cpu", dtype="float32")
+    old = load_model(LoadOptions(str(base), device="cpu", dtype="float32"))
     new, same = renewed(old, BY_NAME["standard"]), renewed(old, BY_NAME["standard"])
     before, after = old.state_dict(), new.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in same.state_dict().items())

@@ -32,6 +32,7 @@ from pam_ros.model.interface import FIRST_FRAME_STRIDE
 from pam_ros.model.loading.checkpoint import load_model, load_official, save_model
 from pam_ros.model.loading.device import needed_gib, parse_dtype
 from pam_ros.model.loading.files import find_files
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.pam import Pam
 from pam_ros.records import IMAGE_TASKS, Language
 
@@ -66,7 +67,7 @@ def test_every_layout_loads(
         for path in folder.glob("*.safetensors"):
             content = load_file(path)
             save_file({n: t + 1 if n.startswith(TOWER) else t for n, t in content.items()}, path)
-    pam = load_model(str(tmp_path))
+    pam = load_model(LoadOptions(str(tmp_path)))
     assert_loaded(pam, tensors)
     assert pam.info.name == folder.name
     assert pam.info.dtype == "float32"
@@ -79,17 +80,17 @@ def test_the_sam2_file_is_given_or_found_beside_the_subfolder(
     write_official(tmp_path / "hub" / "PAM-tiny", tensors)
     file = tmp_path / "hub" / "PAM-tiny" / "sam2.1_tiny.pt"
     file.rename(tmp_path / "hub" / file.name)
-    assert_loaded(load_model(str(tmp_path / "hub")), tensors)
+    assert_loaded(load_model(LoadOptions(str(tmp_path / "hub"))), tensors)
     (tmp_path / "hub" / file.name).rename(tmp_path / "elsewhere.pt")
-    assert_loaded(load_model(str(tmp_path / "hub"), sam2=tmp_path / "elsewhere.pt"), tensors)
+    assert_loaded(load_model(LoadOptions(str(tmp_path / "hub"), sam2=tmp_path / "elsewhere.pt")), tensors)
     with pytest.raises(ModelNotFoundError, match="no SAM 2 weights at"):
-        load_model(str(tmp_path / "hub"), sam2=tmp_path / "nowhere.pt")
+        load_model(LoadOptions(str(tmp_path / "hub"), sam2=tmp_path / "nowhere.pt"))
 
 
 def test_a_stray_file_above_the_folder_is_ignored(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     write_official(tmp_path / "mine", tensors, sam2_file=False, tower=True)
     torch.save({"model": {"stray": torch.zeros(1)}}, tmp_path / "sam2.1_hiera_large.pt")
-    assert_loaded(load_model(str(tmp_path / "mine")), tensors)
+    assert_loaded(load_model(LoadOptions(str(tmp_path / "mine"))), tensors)
 
 
 @pytest.mark.parametrize("head", ["absent", "present", "other"])
@@ -100,7 +101,7 @@ def test_a_tied_head_shares_the_embedding(tmp_path: Path, tensors: dict[str, Ten
     elif head == "present":
         stored["lm_head.weight"] = stored[EMBEDDING].clone()
     write_official(tmp_path, stored, config=LANGUAGE | {"tie_word_embeddings": True})
-    pam = load_model(str(tmp_path))
+    pam = load_model(LoadOptions(str(tmp_path)))
     assert pam.language.transformer.lm_head.weight is pam.language.transformer.model.embed_tokens.weight
     assert_loaded(pam, {**tensors, "lm_head.weight": tensors[EMBEDDING]})
 
@@ -111,7 +112,7 @@ def test_a_trimmed_vocabulary_loads(tmp_path: Path, tensors: dict[str, Tensor], 
     assert rows < LANGUAGE["vocab_size"]
     stored = {n: t[:rows].clone() if n in (EMBEDDING, "lm_head.weight") else t for n, t in tensors.items()}
     write_official(tmp_path, stored, config=LANGUAGE | {"tie_word_embeddings": tied})
-    pam = load_model(str(tmp_path))
+    pam = load_model(LoadOptions(str(tmp_path)))
     assert pam.language.transformer.model.embed_tokens.weight.shape[0] == rows
     assert torch.equal(pam.language.transformer.model.embed_tokens.weight, stored[EMBEDDING])
 
@@ -144,7 +145,7 @@ def test_models_load_from_the_hub_cache(
     # the required working memory, and SAM 2's checksum, are those of the full-size model
     monkeypatch.setattr(checkpoint, "verify_files", lambda *_: None)
     monkeypatch.setattr(checkpoint, "check_memory", lambda *_: None)
-    pam = load_model({"name": "pam-3b", "hub id": "Perceive-Anything/PAM-3B"}[key])
+    pam = load_model(LoadOptions({"name": "pam-3b", "hub id": "Perceive-Anything/PAM-3B"}[key]))
     assert_loaded(pam, tensors)
     assert pam.info.name == "pam-3b"
     assert "Qwen RESEARCH" in pam.info.licence
@@ -156,9 +157,9 @@ def test_models_load_from_the_hub_cache(
 def test_unknown_devices_and_dtypes_are_refused() -> None:
     for device in ("gpu", "cuda:x", "", "meta", "cpu:1"):
         with pytest.raises(DeviceError, match=r"unknown device .* available: auto, cpu"):
-            load_model("pam-tiny", device=device)
+            load_model(LoadOptions("pam-tiny", device=device))
     with pytest.raises(DeviceError, match="unknown dtype 'int8'; allowed: auto, float32, bfloat16, float16"):
-        load_model("pam-tiny", dtype="int8")
+        load_model(LoadOptions("pam-tiny", dtype="int8"))
 
 
 @pytest.mark.parametrize(("native", "kind"), [(True, torch.bfloat16), (False, torch.float16)])
@@ -180,7 +181,7 @@ def test_the_error_for_an_absent_gpu_says_what_to_check(
     monkeypatch.setattr(torch.version, "cuda", built_for)
     monkeypatch.setattr(torch.version, "hip", None)
     with pytest.raises(DeviceError, match=f"torch finds no CUDA GPU.*{words}.* use device cpu"):
-        load_model("pam-tiny", device=device)
+        load_model(LoadOptions("pam-tiny", device=device))
 
 
 def test_a_model_above_the_memory_limit_is_refused(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
@@ -189,8 +190,8 @@ def test_a_model_above_the_memory_limit_is_refused(tmp_path: Path, tensors: dict
         MemoryLimitError,
         match=r"needs 0\.\d+ GiB on cpu but only \d+\.\d+ GiB are free \(memory_limit_gib allows 0\.10",
     ):
-        load_model(str(tmp_path), memory_limit_gib=0.1)
-    load_model(str(tmp_path), memory_limit_gib=0.3)
+        load_model(LoadOptions(str(tmp_path), memory_limit_gib=0.1))
+    load_model(LoadOptions(str(tmp_path), memory_limit_gib=0.3))
 
 
 def test_needed_memory_follows_the_dtype_and_counts_sam2_once(
@@ -202,7 +203,8 @@ def test_needed_memory_follows_the_dtype_and_counts_sam2_once(
     monkeypatch.setattr("pam_ros.model.loading.device.WORKING_MEMORY_GIB", 0.0)
     for dtype in (torch.float32, torch.bfloat16):
         exact = numbers * dtype.itemsize / 2**30
-        assert exact <= needed_gib(files, dtype) < 1.1 * exact  # the zip container of the .pt adds a little
+        # The zip container of the .pt adds a little.
+        assert exact <= needed_gib(files, dtype, LoadOptions()) < 1.1 * exact
 
 
 def test_a_failed_load_frees_the_model(
@@ -220,7 +222,7 @@ def test_a_failed_load_frees_the_model(
     write_official(tmp_path, {name: t for name, t in tensors.items() if name != "model.norm.weight"})
     held: PamError | None = None
     try:
-        load_model(str(tmp_path))
+        load_model(LoadOptions(str(tmp_path)))
     except CheckpointError as error:
         held = error
     assert "model.norm.weight" in str(held)
@@ -235,7 +237,7 @@ def test_bfloat16_keeps_positions_and_prompt_embeddings_exact(
     tmp_path: Path, tensors: dict[str, Tensor]
 ) -> None:
     write_official(tmp_path, tensors)
-    pam = load_model(str(tmp_path), dtype="bfloat16")
+    pam = load_model(LoadOptions(str(tmp_path), dtype="bfloat16"))
     assert pam.info.dtype == "bfloat16"
     for name, tensor in official_tensors(pam).items():
         exact = "sam_prompt_encoder" in name or "gaussian" in name
@@ -254,7 +256,7 @@ def answers(pam: Pam) -> list[str]:
 def test_saved_models_load_unchanged(tmp_path: Path, tied: bool) -> None:
     pam = tiny_pam("saved.", tie_word_embeddings=tied, sliding_window=30)
     save_model(pam, tmp_path / "exact", dtype=torch.float32)
-    again = load_model(str(tmp_path / "exact"))
+    again = load_model(LoadOptions(str(tmp_path / "exact")))
     assert_loaded(again, official_tensors(pam))
     assert answers(again) == answers(pam)
     assert again.language.window == pam.language.window == 31
@@ -262,7 +264,10 @@ def test_saved_models_load_unchanged(tmp_path: Path, tied: bool) -> None:
     assert ("lm_head.weight" in load_file(tmp_path / "exact" / "model.safetensors")) is not tied
 
     save_model(pam, tmp_path / "small")
-    small, expected = official_tensors(load_model(str(tmp_path / "small"))), official_tensors(pam)
+    small, expected = (
+        official_tensors(load_model(LoadOptions(str(tmp_path / "small")))),
+        official_tensors(pam),
+    )
     for name, tensor in small.items():
         exact = "sam_prompt_encoder" in name or "gaussian" in name
         assert torch.equal(tensor, expected[name] if exact else expected[name].half().float()), name
@@ -274,16 +279,16 @@ def test_a_saved_half_precision_model_loads(tmp_path: Path) -> None:
     pam = tiny_pam()
     pam.place(torch.device("cpu"), torch.bfloat16)
     save_model(pam, tmp_path, dtype=torch.bfloat16)
-    assert_loaded(load_model(str(tmp_path), dtype="bfloat16"), official_tensors(pam))
+    assert_loaded(load_model(LoadOptions(str(tmp_path), dtype="bfloat16")), official_tensors(pam))
 
 
 def test_pam_tiny_is_the_same_at_every_load() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = load_model("pam-tiny")
+    first = load_model(LoadOptions("pam-tiny"))
     assert torch.equal(torch.get_rng_state(), before)  # loading leaves the global generator alone
     torch.manual_seed(6)
-    second = load_model("pam-tiny")
+    second = load_model(LoadOptions("pam-tiny"))
     assert_loaded(second, official_tensors(first))
     assert first.info == second.info
     assert first.info.name == "pam-tiny"
@@ -296,7 +301,7 @@ def test_models_may_be_loaded_by_several_threads_at_once() -> None:
     """Building replaces torch.nn.init for the whole process, and must put it back."""
     before = {name: getattr(torch.nn.init, name) for name in dir(torch.nn.init) if name.endswith("_")}
     with ThreadPoolExecutor(4) as pool:
-        models = list(pool.map(lambda _: load_model("pam-tiny"), range(4)))
+        models = list(pool.map(lambda _: load_model(LoadOptions("pam-tiny")), range(4)))
 
     assert {name: getattr(torch.nn.init, name) for name in before} == before
     first, *others = (model.state_dict() for model in models)

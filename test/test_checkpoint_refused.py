@@ -24,6 +24,7 @@ from torch import Tensor
 from pam_ros.errors import CheckpointError, ModelNotFoundError
 from pam_ros.model.config import sam2_config
 from pam_ros.model.loading.checkpoint import load_model
+from pam_ros.model.loading.options import LoadOptions
 
 TOWER = "model.vision_tower.sam2_model_predictor."
 EMBEDDING = "model.embed_tokens.weight"
@@ -37,7 +38,7 @@ def tensors() -> dict[str, Tensor]:
 def refused(folder: Path, *words: str) -> str:
     """Loads the folder, which must fail with these words; returns the message."""
     with pytest.raises(CheckpointError) as caught:
-        load_model(str(folder))
+        load_model(LoadOptions(str(folder)))
     message = str(caught.value)
     for word in words:
         assert word in message
@@ -220,20 +221,20 @@ def test_missing_models_and_files(
     with pytest.raises(
         ModelNotFoundError, match=r"unknown model 'pam-9b'; give auto, one of .*pam-3b.*pam-tiny"
     ):
-        load_model("pam-9b")
+        load_model(LoadOptions("pam-9b"))
     with pytest.raises(
         ModelNotFoundError, match=r"Perceive-Anything/PAM-9B is neither a folder.*knows .*/PAM-3B"
     ):
-        load_model("Perceive-Anything/PAM-9B")
+        load_model(LoadOptions("Perceive-Anything/PAM-9B"))
     with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
-        load_model(str(tmp_path))
+        load_model(LoadOptions(str(tmp_path)))
     write_official(tmp_path, tensors)
     (tmp_path / "sam2.1_tiny.pt").unlink()
     with pytest.raises(ModelNotFoundError, match=r"no SAM 2 weights.*sam2\.1_hiera_large\.pt beside"):
-        load_model(str(tmp_path))
+        load_model(LoadOptions(str(tmp_path)))
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelNotFoundError, match=r"no \*\.safetensors"):
-        load_model(str(tmp_path))
+        load_model(LoadOptions(str(tmp_path)))
 
     def offline(hub_id: str, **options: Any) -> str:
         raise LocalEntryNotFoundError("not cached")
@@ -243,4 +244,4 @@ def test_missing_models_and_files(
     with pytest.raises(
         ModelNotFoundError, match=r"PAM-3B is not on this disk .*; download it with: pam fetch"
     ):
-        load_model("pam-3b")
+        load_model(LoadOptions("pam-3b"))

@@ -130,6 +130,7 @@ CHILD = """
 import json, sys, zlib
 import torch
 from pam_ros.model.loading.checkpoint import load_model
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.loading.weights import official_name
 
 folder, device = sys.argv[1:]
@@ -142,7 +143,7 @@ if device != "cpu":
     (ones @ ones).sum().item()  # CUDA's own memory is there before
 before = status("VmRSS:")
 open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
-pam = load_model(folder, device=device, dtype="bfloat16")
+pam = load_model(LoadOptions(folder, device=device, dtype="bfloat16"))
 peak = status("VmHWM:")
 state = pam.state_dict()
 firsts = {official_name(name): float(tensor.flatten()[0]) for name, tensor in state.items() if tensor.numel()}

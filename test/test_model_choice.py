@@ -18,6 +18,7 @@ from pam_ros.model.loading import device
 from pam_ros.model.loading.checkpoint import load_model
 from pam_ros.model.loading.checksums import RECORD, Expected, Record
 from pam_ros.model.loading.choice import choose_model
+from pam_ros.model.loading.options import LoadOptions
 
 CPU = torch.device("cpu")
 
@@ -53,7 +54,7 @@ def put(models: Path, name: str) -> Path:
 def chosen() -> tuple[str, str]:
     """The choice, and what was said about it."""
     lines: list[str] = []
-    return choose_model(CPU, torch.float32, None, 0.0, lines.append), " ".join(lines)
+    return choose_model(LoadOptions(), CPU, torch.float32, lines.append), " ".join(lines)
 
 
 def test_the_bundled_model_says_that_it_is_a_demonstration(models: Path) -> None:
@@ -74,7 +75,7 @@ def test_the_best_model_on_the_disk_is_loaded(models: Path) -> None:
     assert chosen()[0] == "pam-3b"
     notes: list[str] = []
     steps: list[str] = []
-    pam = load_model("auto", device="cpu", progress=steps.append, note=notes.append)
+    pam = load_model(LoadOptions("auto", device="cpu"), progress=steps.append, note=notes.append)
     assert pam.info.name == "pam-3b"
     assert notes[0].startswith("model auto takes pam-3b: ")
     assert steps[0].startswith("verifying the checksums of ")
@@ -102,13 +103,13 @@ def test_an_unfinished_model_is_passed_over(models: Path) -> None:
 
 def test_changed_weights_are_not_loaded(models: Path) -> None:
     path = put(models, "PAM-3B") / "PAM-3B" / "model.safetensors"
-    load_model("pam-3b", device="cpu")
+    load_model(LoadOptions("pam-3b", device="cpu"))
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     for name in ("pam-3b", "auto", str(models / "PAM-3B")):
         with pytest.raises(CheckpointError, match=r"model\.safetensors has checksum"):
-            load_model(name, device="cpu")
+            load_model(LoadOptions(name, device="cpu"))
 
 
 def test_sam2_is_verified_by_its_known_checksum(models: Path) -> None:
@@ -120,4 +121,4 @@ def test_sam2_is_verified_by_its_known_checksum(models: Path) -> None:
     del record["files"]["PAM-3B/sam2.1_tiny.pt"]
     (folder / RECORD).write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match=r"sam2\.1_hiera_large\.pt has \d+ bytes, expected 898083611"):
-        load_model("pam-3b", device="cpu")
+        load_model(LoadOptions("pam-3b", device="cpu"))

@@ -22,8 +22,9 @@ from pam_ros.evaluation.samples import Samples, read_data
 from pam_ros.evaluation.stream import evaluate_stream
 from pam_ros.evaluation.texts import evaluate_texts, open_similarity
 from pam_ros.evaluation.video import evaluate_video
-from pam_ros.model.fast_model import open_model
 from pam_ros.model.interface import PerceptionModel
+from pam_ros.model.loading.options import LoadOptions
+from pam_ros.model.opening import open_model
 from pam_ros.records import Language
 
 DESCRIBED, TRACKED = 16, 4  # of 32 images and 8 videos, for the slow metrics
@@ -57,7 +58,7 @@ Evaluation = Callable[[PerceptionModel, Samples, Findings], None]
 def scores_of(evaluation: Evaluation) -> Mapping[str, float | None]:
     """Runs an evaluation on a model of its own, as the node opens it."""
     findings = Findings()
-    evaluation(open_model("pam-tiny", device="cpu"), read_data(SMALL_SET), findings)
+    evaluation(open_model(LoadOptions("pam-tiny", device="cpu")), read_data(SMALL_SET), findings)
     return findings.scores()
 
 

@@ -19,6 +19,7 @@ from pam_ros.evaluation.cases import Findings
 from pam_ros.evaluation.finding import WORDINGS, _fits, evaluate_finding, requests
 from pam_ros.evaluation.samples import divided
 from pam_ros.model.loading.checkpoint import load_model, save_model
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.pam import Pam
 from pam_ros.model.text import judging
 from pam_ros.model.text.judging import NO, QUESTION, YES, LikelihoodJudge
@@ -92,7 +93,7 @@ def test_a_model_without_a_decoder_says_that_it_cannot_judge() -> None:
 
 
 def test_pam_tiny_ranks_by_function_in_both_languages() -> None:
-    judge = load_model("pam-tiny", device="cpu").judge
+    judge = load_model(LoadOptions("pam-tiny", device="cpu")).judge
     for wanted, purpose in ((KNIFE, "something to cut with"), (MUG, "what can I drink my coffee out of")):
         scores = judge.fits(purpose, [BOOK, KNIFE, MUG], Language.EN)
         assert [BOOK, KNIFE, MUG][int(np.argmax(scores))] == wanted
@@ -103,10 +104,10 @@ def test_pam_tiny_ranks_by_function_in_both_languages() -> None:
 
 
 def test_the_matcher_is_saved_with_its_model(tmp_path: Path) -> None:
-    model = load_model("pam-tiny", device="cpu")
+    model = load_model(LoadOptions("pam-tiny", device="cpu"))
     save_model(model, tmp_path / "copy")
     assert model.matcher is not None
-    copy = load_model(str(tmp_path / "copy"), device="cpu")
+    copy = load_model(LoadOptions(str(tmp_path / "copy"), device="cpu"))
     assert copy.judge.fits("a novel", [BOOK], Language.EN) == pytest.approx(
         model.judge.fits("a novel", [BOOK], Language.EN)
     )

@@ -36,6 +36,7 @@ from pam_ros.model.loading.checkpoint import architecture_of
 from pam_ros.model.loading.device import needed_gib
 from pam_ros.model.loading.files import find_files
 from pam_ros.model.loading.language_export import export_language, served_name
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.pam import Pam, RegionEmbeddings
 from pam_ros.model.remote_text import RemoteTextModel, load_with_text_server
 from pam_ros.model.text.remote import RemoteGenerator
@@ -356,7 +357,8 @@ def test_a_robot_loads_no_decoder(stack: ExitStack, pam: Pam, folder: Path) -> N
     behaviour = Behaviour([name])
     url = stack.enter_context(text_server(pam.language, behaviour))
     lines: list[str] = []
-    model = load_with_text_server(str(folder), url, device="cpu", patience=QUICK, progress=lines.append)
+    options = LoadOptions(str(folder), text_server=url, device="cpu")
+    model = load_with_text_server(options, patience=QUICK, progress=lines.append)
     stack.callback(model.close)
     assert f"texts come from {url}, which serves {name}" in lines
     assert model.info.text_server == url
@@ -368,7 +370,7 @@ def test_a_robot_loads_no_decoder(stack: ExitStack, pam: Pam, folder: Path) -> N
     assert {key for key in pam.state_dict() if not key.startswith("language.")} < loaded.keys()
     assert all(torch.equal(loaded[key], kept[key]) for key in loaded)
     files = find_files(str(folder), None)
-    assert needed_gib(files, torch.float32, decoder=False) < needed_gib(files, torch.float32)
+    assert needed_gib(files, torch.float32, options) < needed_gib(files, torch.float32, LoadOptions())
     (frame,) = frames_of(pam, 1)
     (mine,) = frames_of(model._sight, 1)
     assert torch.equal(mine.tensor, frame.tensor)
@@ -397,7 +399,8 @@ def test_the_fast_vision_engine_goes_with_a_server(stack: ExitStack, pam: Pam) -
 def test_a_model_loads_although_its_server_is_gone(stack: ExitStack, pam: Pam, folder: Path) -> None:
     lines: list[str] = []
     url = f"http://127.0.0.1:{free_port()}"
-    model = load_with_text_server(str(folder), url, device="cpu", patience=QUICK, progress=lines.append)
+    options = LoadOptions(str(folder), text_server=url, device="cpu")
+    model = load_with_text_server(options, patience=QUICK, progress=lines.append)
     stack.callback(model.close)
     assert model.text.problem in lines and url in model.text.problem
 

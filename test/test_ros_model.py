@@ -27,6 +27,7 @@ from ros_harness import (
 )
 
 from pam_ros.action import CaptionClip
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.msg import Prompt, RegionArray, Status
 
 SLOW_S = 120.0  # to load a model on a busy machine
@@ -41,7 +42,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     root = tmp_path_factory.mktemp("models")
     good = root / "good"
-    save_model(load_model("pam-tiny", device="cpu"), good)
+    save_model(load_model(LoadOptions("pam-tiny", device="cpu")), good)
     made = {"good": good}
     for name in ("truncated", "misshaped", "incomplete"):
         made[name] = root / name

@@ -135,6 +135,7 @@ def test_removed_regions_leave_nothing_behind():
     assert rig.engine._captions._rolling == {}
     assert rig.engine._recorder.count == 0
     assert rig.engine._handles == set()
+    assert rig.model.prompts == {}
 
 
 def test_a_stop_leaves_nothing_behind():

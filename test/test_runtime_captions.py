@@ -132,6 +132,7 @@ def test_slow_generation_skips_clips_and_queues_at_most_one():
     assert captions(rig)[1].endswith("<clip-en-r1f100c103c104")  # as known when it starts
     skipped = [message for _, message in rig.events.warnings if "skipped caption" in message]
     assert [message.split("caption ")[1].split(",")[0] for message in skipped] == ["1", "2", "3"]
+    assert len(rig.model.prompts) == 1  # of the clip that is recorded
 
 
 def test_a_queued_clip_is_replaced_by_a_newer_one():

@@ -8,6 +8,7 @@ import numpy as np
 
 from pam_ros.evaluation.surfaces import GOOD_MASK, SurfaceError, line, surface_errors
 from pam_ros.model.loading.checkpoint import load_model
+from pam_ros.model.loading.options import LoadOptions
 
 SEEDS = range(9_000_000, 9_000_012)
 
@@ -15,7 +16,7 @@ SEEDS = range(9_000_000, 9_000_012)
 @cache
 def errors(model: str) -> list[SurfaceError]:
     """Of all objects; "" stands for true masks."""
-    return surface_errors(load_model(model, device="cpu") if model else None, SEEDS)
+    return surface_errors(load_model(LoadOptions(model, device="cpu")) if model else None, SEEDS)
 
 
 def right(found: list[SurfaceError]) -> float:

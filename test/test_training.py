@@ -23,6 +23,7 @@ from pam_ros.datasets.schema import Clip, Kind, LoadedPicture, Sample, SampleReg
 from pam_ros.datasets.shards import ShardWriter
 from pam_ros.errors import InputError
 from pam_ros.model.loading.checkpoint import load_model, save_model
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.pam import Pam
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
 from pam_ros.model.vision.features import of_regions
@@ -141,7 +142,7 @@ def segmented(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     """A trained model's weights."""
-    return load_model(str(folder), device="cpu", dtype="float32").state_dict()
+    return load_model(LoadOptions(str(folder), device="cpu", dtype="float32")).state_dict()
 
 
 def changed_parts(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
@@ -204,7 +205,7 @@ def constant(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def attentive(segmented: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose frozen language model can be steered: with smaller weights it ignores its context."""
-    pam = load_model(str(segmented / "model"), device="cpu", dtype="float32")
+    pam = load_model(LoadOptions(str(segmented / "model"), device="cpu", dtype="float32"))
     with torch.no_grad():
         for name, parameter in pam.language.named_parameters():
             if parameter.ndim > 1 and ("self_attn" in name or "mlp" in name):
@@ -395,7 +396,7 @@ def test_how_far_an_object_has_moved() -> None:
 
 
 def test_events_are_predicted_after_the_last_embedding_of_a_frame(segmented: Path) -> None:
-    pam = load_model(str(segmented / "model"), device="cpu", dtype="float32")
+    pam = load_model(LoadOptions(str(segmented / "model"), device="cpu", dtype="float32"))
     config = stage(segmented, segmented, kind="caption", train=["perceiver"], steps=1)
     module = CaptionStage(pam, None, config, Events([]))
     frames, grid, width = 3, pam.segmenter.grid_size, pam.segmenter.width
@@ -434,8 +435,8 @@ def test_small_objects_weigh_as_much_as_large_ones_in_cells() -> None:
 
 def test_a_deeper_encoder_computes_the_same(segmented: Path, tmp_path: Path) -> None:
     main(["--blocks", "2", str(segmented / "model"), str(tmp_path)])
-    old = load_model(str(segmented / "model"), device="cpu", dtype="float32")
-    new = load_model(str(tmp_path), device="cpu", dtype="float32")
+    old = load_model(LoadOptions(str(segmented / "model"), device="cpu", dtype="float32"))
+    new = load_model(LoadOptions(str(tmp_path), device="cpu", dtype="float32"))
     trunk = new.segmenter.sam2.image_encoder.trunk
     assert len(trunk.blocks) == len(old.segmenter.sam2.image_encoder.trunk.blocks) + 2
     assert [number for number, block in enumerate(trunk.blocks) if block.window_size == 0] == [3, 5]
@@ -456,7 +457,7 @@ def test_weights_move_back_towards_an_older_model(
 ) -> None:
     trained = segmented / "model"
     export_model(trained, tmp_path / "older")
-    older = load_model(str(tmp_path / "older"), device="cpu", dtype="float32")
+    older = load_model(LoadOptions(str(tmp_path / "older"), device="cpu", dtype="float32"))
     for parameter in older.parameters():
         parameter.add_(1.0)
     save_model(older, tmp_path / "older", dtype=torch.float32)
@@ -509,7 +510,7 @@ def test_rare_events_come_as_their_balance_says(segmented: Path, balance: float,
     ]
     region = SampleRegion(clips=(tuple(clips),), segments=moving)
     source = [replace(open_sources(["shapes:1:20"])[0], regions=(region,))]
-    tokenisation = Tokenisation(load_model("pam-tiny", device="cpu").language)
+    tokenisation = Tokenisation(load_model(LoadOptions("pam-tiny", device="cpu")).language)
     region_features = FeatureIndex(1, starts={(0, 0, 0): 0}, usable={(0, 0)})
     dataset = CaptionDataset(
         source,
@@ -530,7 +531,7 @@ def test_rare_events_come_as_their_balance_says(segmented: Path, balance: float,
 
 @pytest.mark.parametrize("balance", [0.0, 1.0])
 def test_answer_balance_weighs_tokens_or_answers(balance: float) -> None:
-    language = load_model("pam-tiny", device="cpu").language
+    language = load_model(LoadOptions("pam-tiny", device="cpu")).language
     examples = [
         QAExample((0,), "?", "a", Task.LABEL),
         QAExample((0,), "?", "a long answer of many more tokens than the other", Task.DETAIL),
@@ -545,7 +546,7 @@ def test_answer_balance_weighs_tokens_or_answers(balance: float) -> None:
 
 
 def test_questions_of_one_sample_do_not_attend_to_each_other(segmented: Path) -> None:
-    pam = load_model(str(segmented / "model"), device="cpu", dtype="float32")
+    pam = load_model(LoadOptions(str(segmented / "model"), device="cpu", dtype="float32"))
     config = stage(segmented, segmented, kind="caption", train=["perceiver"], steps=1)
     module = CaptionStage(pam, None, config, Events([]))
     examples = [
@@ -627,7 +628,7 @@ def test_features_are_kept_of_the_regions_with_captions(tiny: Path, segmented: P
     captioned, silent = source[3].regions[-1], source[3].regions[:-1]
     source[3] = replace(source[3], regions=(*(replace(each, clips=()) for each in silent), captioned))
     config = stage(tiny, segmented, kind="caption", train=["perceiver"], steps=1, cache_features=1)
-    segmenter = load_model(str(segmented / "model"), device="cpu", dtype="float32").segmenter
+    segmenter = load_model(LoadOptions(str(segmented / "model"), device="cpu", dtype="float32")).segmenter
     outlines = outlines_of(source)
     store = FeatureStore(outlines, segmenter, 1, torch.float32)
     assert sum(fill_store(store, source, outlines, segmenter, config)) == 5
@@ -657,7 +658,7 @@ def test_masks_are_padded_for_samples_with_fewer_regions() -> None:
 def test_features_of_small_regions_are_those_of_their_crops(tiny: Path, segmented: Path) -> None:
     source = open_sources(["shapes:6", "shapes:2:4"])
     config = stage(tiny, segmented, kind="caption", train=["perceiver"], steps=1, cache_features=2)
-    segmenter = load_model(str(segmented / "model"), device="cpu", dtype="float32").segmenter
+    segmenter = load_model(LoadOptions(str(segmented / "model"), device="cpu", dtype="float32")).segmenter
     segmenter.crop_small_regions = True
     outlines = outlines_of(source)
     store = FeatureStore(outlines, segmenter, 2, torch.float32)

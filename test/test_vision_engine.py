@@ -13,6 +13,7 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from pam_ros.model.config import sam2_config
 from pam_ros.model.loading.checkpoint import load_model
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.vision.fast.image_encoder import ImageEncoder
 from pam_ros.model.vision.fast.sam2_ops import BatchedMemory, Tile, _split_attention
 from pam_ros.model.vision.fast.vision_engine import MaskBatch, VisionEngine
@@ -33,7 +34,7 @@ def _float32_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tiny_sam2() -> SAM2Base:
     """pam-tiny's: with random weights masks are noise."""
-    return load_model("pam-tiny", device=DEVICE.type, dtype="float32").segmenter.sam2
+    return load_model(LoadOptions("pam-tiny", device=DEVICE.type, dtype="float32")).segmenter.sam2
 
 
 def clip(count: int) -> list[NDArray[np.uint8]]:

@@ -31,6 +31,7 @@ from pam_ros.evaluation.bench_text_server import bench_text_server
 from pam_ros.evaluation.samples import read_data
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
 from pam_ros.model.loading.language_export import export_language
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.pam import Pam
 from pam_ros.model.remote_text import RemoteTextModel, load_with_text_server
 from pam_ros.model.text.text_server import Patience
@@ -129,7 +130,9 @@ def local() -> Iterator[Pam]:
 @pytest.fixture
 def remote(server: Server) -> Iterator[RemoteTextModel]:
     patience = Patience(connect_s=10.0, silence_s=20.0, watch_s=0.5, retry_s=0.2)
-    model = load_with_text_server("pam-tiny", server.url, device="cpu", patience=patience)
+    model = load_with_text_server(
+        LoadOptions("pam-tiny", text_server=server.url, device="cpu"), patience=patience
+    )
     assert model.text.problem == ""
     yield model
     model.close()
@@ -212,7 +215,9 @@ def test_bytes_and_milliseconds(remote: RemoteTextModel) -> None:
 def test_a_paused_and_a_restarted_server(local: Pam, server: Server) -> None:
     """Last: it stops the server that the others use."""
     impatient = Patience(connect_s=2.0, silence_s=4.0, watch_s=0.2, retry_s=0.2)
-    model = load_with_text_server("pam-tiny", server.url, device="cpu", patience=impatient)
+    model = load_with_text_server(
+        LoadOptions("pam-tiny", text_server=server.url, device="cpu"), patience=impatient
+    )
     try:
         (text,) = wanted_texts(local, 1)[:1]
         expected = finish(TextRun(local, [text]))

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pam_ros.evaluation.parity import rule_tensor
 from pam_ros.model.loading.checkpoint import architecture_of, load_model, read_tokenizer
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.loading.weights import SAM2_PREFIX, official_name
 from pam_ros.model.pam import Pam
 from pam_ros.model.vision.segmenter import FrameFeatures, Observation
@@ -177,7 +178,7 @@ def shipped_model() -> Iterator[Pam]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield load_model("pam-tiny", device="cpu")
+        yield load_model(LoadOptions("pam-tiny", device="cpu"))
     finally:
         torch.set_num_threads(threads)
 

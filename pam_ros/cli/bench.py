@@ -13,6 +13,7 @@ from rich.table import Table
 from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, Sam2Option, check_model, console
 from pam_ros.errors import InputError
 from pam_ros.model.descriptions import AUTO
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.output_files import writable_file
 
 LIMITS = ("copy_tb_s", "read_tb_s", "matmul_tflop_s")  # of the device, printed first
@@ -65,13 +66,10 @@ def bench(
     plan = BenchPlan(EngineKind(engine), repeats, names, random_weights, "" if random_weights else model)
     if json_file is not None:
         writable_file(json_file)
+    options = LoadOptions(model, device, dtype, sam2)
     with console.status("loading") as status:
         result = run_bench(
-            lambda: (
-                random_model(model, device=device, dtype=dtype)
-                if random_weights
-                else load_model(model, device=device, dtype=dtype, sam2=sam2)
-            ),
+            lambda: random_model(options) if random_weights else load_model(options),
             plan,
             device=device,
             progress=status.update,

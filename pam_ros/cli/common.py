@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pam_ros.errors import PromptError
 from pam_ros.model.descriptions import AUTO
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.records import Prompt
 
 if TYPE_CHECKING:
@@ -160,16 +161,14 @@ def check_model(name: str, sam2: Path | None = None) -> None:
         find_files(name, sam2)
 
 
-def load(name: str, device: str, dtype: str, sam2: Path | None) -> PerceptionModel:
+def load(options: LoadOptions) -> PerceptionModel:
     """Opens a model as the node does, on the fastest path; shows progress on stderr."""
-    check_model(name, sam2)
-    from pam_ros.model.fast_model import open_model
+    check_model(options.model, options.sam2)
+    from pam_ros.model.opening import open_model
     from pam_ros.threads import in_temporary_thread
 
-    with console.status(f"loading {name}") as status:
-        return in_temporary_thread(
-            lambda: open_model(name, device=device, dtype=dtype, sam2=sam2, progress=status.update, note=note)
-        )
+    with console.status(f"loading {options.model}") as status:
+        return in_temporary_thread(lambda: open_model(options, progress=status.update, note=note))
 
 
 def caption_line(caption: CaptionEvent, zero_ns: int = 0) -> str:

@@ -21,6 +21,7 @@ from pam_ros.cli.common import (
 )
 from pam_ros.errors import PromptError
 from pam_ros.model.descriptions import AUTO
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.output_files import writable_file, writable_folder
 
 SeedOption = Annotated[
@@ -137,7 +138,7 @@ def evaluate(
     for folder in (page, cache):
         if folder is not None:
             writable_folder(folder)
-    pam = load(model, device, dtype, sam2)
+    pam = load(LoadOptions(model, device, dtype, sam2))
     with console.status("evaluating") as status, evaluation(pam, plan, status.update) as found:
         rows = rows_of(found, parts)
         if json_file is not None:

@@ -43,6 +43,7 @@ from pam_ros.errors import PromptError
 from pam_ros.geometry import full_mask
 from pam_ros.json_results import caption_json, region_json
 from pam_ros.model.descriptions import AUTO
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.output_files import writable_folder
 from pam_ros.records import Language, Region, Task, image_tasks, language_of
 
@@ -94,7 +95,7 @@ def perceive(
     tasks = image_tasks(task or ["label"])
     languages = [Language.parse(code) for code in language or ["en"]]
     writable_folder(out)
-    pam = load(model, device, dtype, sam2)
+    pam = load(LoadOptions(model, device, dtype, sam2))
     with growing_texts() as show:
         if everything:
             survey = SurveyRequest(tasks, tuple(languages), boxes_xyxy=boxes_of(box), max_regions=max_regions)
@@ -157,7 +158,7 @@ def find(
         raise PromptError("the request is empty; say what you need, e.g. 'something to cut with'")
     spoken = Language.parse(language) if language else language_of(request)
     writable_folder(out)
-    pam = load(model, device, dtype, sam2)
+    pam = load(LoadOptions(model, device, dtype, sam2))
     survey = SurveyRequest(
         languages=(spoken,),
         purpose=request,
@@ -236,7 +237,7 @@ def caption(
     every_s, times_ns = clip_length(every, at), decode_times(named_times(at), stamps)
     spoken = Language.parse(language)
     writable_folder(out)
-    pam = load(model, device, dtype, sam2)
+    pam = load(LoadOptions(model, device, dtype, sam2))
     steps = caption_video(
         pam,
         videos.read_video(video, note),

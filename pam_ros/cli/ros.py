@@ -36,6 +36,7 @@ from pam_ros.cli.common import (
 )
 from pam_ros.errors import PromptError, StateError
 from pam_ros.model.descriptions import AUTO
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.output_files import writable_file, writable_folder
 from pam_ros.records import Language, image_tasks
 
@@ -152,7 +153,7 @@ def bench_node(
         if random_weights:
             from pam_ros.model.loading.random_weights import save_random_model
 
-            save_random_model(model, Path(folder), device=device)
+            save_random_model(LoadOptions(model, device=device), Path(folder))
         result = module.run_bench_node(
             out,
             model=folder if random_weights else model,
@@ -224,7 +225,7 @@ def bag(
         overlay=overlay,
     )
     found = module.inspect(plan)
-    pam = load(model, device, dtype, sam2)
+    pam = load(LoadOptions(model, device, dtype, sam2))
     with progress_bar("images", found.count) as advance:
         for step in module.run_bag(pam, plan, found, note):
             for each in step.captions:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, console
 from pam_ros.model.descriptions import AUTO
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.output_files import writable_file
 
 
@@ -53,7 +54,9 @@ def text_server(
     if json_file is not None:
         writable_file(json_file)
     with console.status("loading") as status:
-        loaded = load_with_text_server(model, url, device=device, dtype=dtype, progress=status.update)
+        loaded = load_with_text_server(
+            LoadOptions(model, text_server=url, device=device, dtype=dtype), progress=status.update
+        )
         try:
             figures = bench_text_server(loaded, repeats=repeats, progress=status.update)
         finally:

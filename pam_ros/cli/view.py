@@ -13,6 +13,7 @@ from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, Sam2Optio
 from pam_ros.cli.ros import ros_module
 from pam_ros.errors import InputError, StateError
 from pam_ros.model.descriptions import AUTO, DEMONSTRATION
+from pam_ros.model.loading.options import LoadOptions
 
 if TYPE_CHECKING:
     from pam_ros.records import Frame
@@ -82,7 +83,7 @@ def _video_source(what: str, board: Board, model: str, device: str, dtype: str, 
 
     if next(frames(), None) is None:
         raise InputError(f"{what} has no frames")
-    pam = load(model, device, dtype, sam2)
+    pam = load(LoadOptions(model, device, dtype, sam2))
     with console.status("warming up"):
         in_temporary_thread(lambda: warm_up(pam))
     title = f"{'webcam ' if live else ''}{what}, {pam.info.name} on {pam.info.device}"

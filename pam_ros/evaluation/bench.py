@@ -32,6 +32,7 @@ from pam_ros.evaluation.bench_device import (
 from pam_ros.evaluation.bench_paths import CLIP_FRAMES, BenchPath, FastPath, PlainPath, noise_frames
 from pam_ros.model.engines import Engines
 from pam_ros.model.loading.device import parse_device
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.loading.random_weights import write_model
 from pam_ros.model.pam import Pam
 
@@ -297,7 +298,7 @@ class _Bench:
             if not source:
                 write_model(self._model, Path(temporary))
             try:
-                first, again = measure_configure(source or temporary, device=info.device, dtype=info.dtype)
+                first, again = measure_configure(LoadOptions(source or temporary, info.device, info.dtype))
             except InferenceError as error:
                 self._lack(f"failed: {error}", *names)
                 return

@@ -1,7 +1,7 @@
 """How long a model takes from a process's start until it answers, and until all its graphs are captured.
 
-Run as a module with arguments SOURCE DEVICE DTYPE BEGIN_S, it is the process that is measured: it prints the
-seconds since BEGIN_S (of the epoch) as JSON.
+Run as a module with arguments OPTIONS BEGIN_S, it is the process that is measured: it prints the
+seconds since BEGIN_S (of the epoch) as JSON. OPTIONS: `LoadOptions` as JSON.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pam_ros.errors import InferenceError
+from pam_ros.model.loading.options import LoadOptions
 
 POLL_S = 0.05
 LONGEST_S = 900.0  # of one process
@@ -29,35 +30,36 @@ class Configured:
     prepared_s: float  # until all graphs were captured
 
 
-def measure_configure(source: str, *, device: str, dtype: str) -> tuple[Configured, Configured]:
-    """Loads a model by name or folder in two fresh processes: without, then with compiled kernels on disk.
+def measure_configure(options: LoadOptions) -> tuple[Configured, Configured]:
+    """Loads a model in two fresh processes: without, then with compiled kernels on disk.
 
     Raises InferenceError if a process fails or takes longer than `LONGEST_S`.
     """
     with tempfile.TemporaryDirectory() as cache:
-        first, again = (_measured(source, device, dtype, Path(cache)) for _ in range(2))
+        first, again = (_measured(options, Path(cache)) for _ in range(2))
         return first, again
 
 
-def _measured(source: str, device: str, dtype: str, cache: Path) -> Configured:
-    command = [sys.executable, "-m", __name__, source, device, dtype, repr(time.time())]
+def _measured(options: LoadOptions, cache: Path) -> Configured:
+    command = [sys.executable, "-m", __name__, json.dumps(asdict(options)), repr(time.time())]
     environment = os.environ | {"TRITON_CACHE_DIR": str(cache / "triton")}
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=LONGEST_S, check=True
         )
     except subprocess.TimeoutExpired:
-        raise InferenceError(f"loading {source} took more than {LONGEST_S:.0f} s") from None
+        raise InferenceError(f"loading {options.model} took more than {LONGEST_S:.0f} s") from None
     except subprocess.CalledProcessError as error:
-        raise InferenceError(f"loading {source} failed: {error.stderr.strip()[-500:]}") from None
+        raise InferenceError(f"loading {options.model} failed: {error.stderr.strip()[-500:]}") from None
     return Configured(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _main(source: str, device: str, dtype: str, begin: str) -> None:
-    from pam_ros.model.fast_model import FastModel, open_model
+def _main(options: str, begin: str) -> None:
+    from pam_ros.model.fast_model import FastModel
+    from pam_ros.model.opening import open_model
     from pam_ros.model.warm_up import warm_up
 
-    model = open_model(source, device=device, dtype=dtype)
+    model = open_model(LoadOptions(**json.loads(options)))
     warm_up(model)
     answers_s = time.time() - float(begin)
     while isinstance(model, FastModel) and not model.prepared:

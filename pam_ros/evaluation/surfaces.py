@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pam_ros.geometry import Mask, crop_mask, ends, full_mask, mask_iou, measure_surface, pixel_rays
 from pam_ros.model.interface import PerceptionModel
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.records import CameraModel, Prompt
 from pam_ros.runtime.offline import perceive_image
 from pam_ros.simulator.depth_noise import sensor_depth
@@ -124,7 +125,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60, help="number of scenes")
     options = parser.parse_args()
     seeds = range(options.seed * 1_000_000, options.seed * 1_000_000 + options.count)
-    predicted = surface_errors(load_model(options.model), seeds)
+    predicted = surface_errors(load_model(LoadOptions(options.model)), seeds)
     print("| mask | objects | position right | median / 95 % | size right x / y / z | median x / y / z |")
     print("|---|---|---|---|---|---|")
     print(line("true", surface_errors(None, seeds)))

@@ -1,4 +1,4 @@
-"""`FastModel`: a model on the fast engines; `open_model`, which falls back to the plain path by itself."""
+"""`FastModel`: a model on the fast engines; `accelerated`, which falls back to the plain path by itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 
@@ -24,7 +23,7 @@ from pam_ros.model.interface import (
     TextRequest,
     VisionModel,
 )
-from pam_ros.model.loading.checkpoint import load_model
+from pam_ros.model.loading.options import REGIONS
 from pam_ros.model.pam import Pam, RegionEmbeddings
 from pam_ros.model.text.fast.background_generator import BackgroundGenerator
 from pam_ros.model.vision.fast.engine_vision import EngineVision
@@ -35,7 +34,6 @@ from pam_ros.records import Language, Task
 LOGGER = logging.getLogger(__name__)
 Progress = Callable[[str], None]
 MIN_CAPABILITY = (8, 0)  # Ampere: bfloat16 in hardware
-REGIONS = 16  # remembered at a time, unless asked otherwise
 SPARE_REGIONS = 4  # for images that callers send along
 
 
@@ -183,40 +181,6 @@ class FastModel:
             LOGGER.info(
                 "all CUDA graphs are captured, %.0f s after loading", time.monotonic() - self._began_s
             )
-
-
-def open_model(
-    name_or_path: str,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    sam2: str | Path | None = None,
-    memory_limit_gib: float = 0.0,
-    regions: int = REGIONS,
-    progress: Progress | None = None,
-    note: Progress | None = None,
-) -> PerceptionModel:
-    """Loads a model as `load_model` does, on the fast engines where device and model allow it; warms it up.
-
-    `regions`: most regions that are tracked at a time, over all cameras. `progress` says which path runs.
-    """
-    report = progress or (lambda line: None)
-    model = load_model(
-        name_or_path,
-        device=device,
-        dtype=dtype,
-        sam2=sam2,
-        memory_limit_gib=memory_limit_gib,
-        progress=progress,
-        note=note,
-    )
-    if model.device.type == "cpu" and model.segmenter.dtype is torch.float32:
-        use_openvino(model, report)
-    best = accelerated(model, regions=regions, report=report)
-    if best is model:
-        report("warming up")
-        warm_up(model)
-    return best
 
 
 def accelerated(

@@ -9,11 +9,12 @@ import torch
 
 from pam_ros.errors import CheckpointError
 from pam_ros.model.descriptions import AUTO
-from pam_ros.model.fast_model import REGIONS, accelerated
+from pam_ros.model.fast_model import accelerated
 from pam_ros.model.interface import ModelInfo, PerceptionModel, PurposeJudge, VisionModel
 from pam_ros.model.loading.checkpoint import Progress, load_model
 from pam_ros.model.loading.files import find_files
 from pam_ros.model.loading.language_export import served_name
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
 from pam_ros.model.text.remote import RemoteGenerator
 from pam_ros.model.text.text_server import KEY_VARIABLE, Patience, TextServer
@@ -53,38 +54,27 @@ class RemoteTextModel:
 
 
 def load_with_text_server(
-    name_or_path: str,
-    url: str,
+    options: LoadOptions,
     *,
-    device: str = "auto",
-    dtype: str = "auto",
-    memory_limit_gib: float = 0.0,
-    regions: int = REGIONS,
     patience: Patience | None = None,
     progress: Progress | None = None,
+    note: Progress | None = None,
 ) -> RemoteTextModel:
-    """Loads a model without its decoder, for texts from the server at `url`, and warms it up.
+    """Loads a model without its decoder, for texts from `options.text_server`, and warms it up.
 
     A server that cannot be used is no error: `model.text.problem` says what is wrong, and texts are generated
-    as soon as it can. The other arguments and errors are those of `open_model`.
+    as soon as it can. The other arguments and errors are those of `load_model`.
     """
     report = progress or (lambda line: None)
-    pam = load_model(
-        name_or_path,
-        device=device,
-        dtype=dtype,
-        memory_limit_gib=memory_limit_gib,
-        decoder=False,
-        progress=progress,
-    )
-    files = find_files(pam.info.name if name_or_path == AUTO else name_or_path, None)
+    pam = load_model(options, progress=progress, note=note)
+    files = find_files(pam.info.name if options.model == AUTO else options.model, options.sam2)
     if pam.language.tokenizer is None:
         raise CheckpointError(f"{files.folder} has no tokenizer; texts need one")
     pam.language.to("cpu")  # prompts are put together on the host
     with torch.inference_mode():
         probe = pam.language.embed(pam.language.encode_text(TEXT_BEFORE_IMAGE))
     server = TextServer(
-        url,
+        options.text_server,
         served_name(files),
         stop_ids=sorted(pam.language.stop_ids),
         probe=probe,
@@ -96,7 +86,7 @@ def load_with_text_server(
     longest = MAX_NEW_TOKENS if files.description is None else files.description.max_new_tokens
     text = RemoteGenerator(pam.language, pam.projector, server, max_new_tokens=longest)
     pam.info = replace(pam.info, text_server=server.url)
-    sight = accelerated(pam, regions=regions, report=report, texts=False)
+    sight = accelerated(pam, regions=options.regions, report=report, texts=False)
     model = RemoteTextModel(sight, text)
     if sight is pam:
         report("warming up")

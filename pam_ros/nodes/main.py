@@ -33,6 +33,7 @@ from rclpy.utilities import remove_ros_args
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.model.loading.files import find_files
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.nodes.manager_node import ManagerNode, ModelFactory, Progress
 from pam_ros.nodes.parameters import unknown_overrides
 from pam_ros.nodes.perception_node import PerceptionNode
@@ -206,41 +207,13 @@ def _shut_down(
     rclpy.try_shutdown()
 
 
-def _open_model(
-    name_or_path: str,
-    *,
-    device: str,
-    dtype: str,
-    memory_limit_gib: float,
-    text_server: str,
-    regions: int,
-    progress: Progress | None,
-) -> PerceptionModel:
+def _open_model(options: LoadOptions, *, progress: Progress | None) -> PerceptionModel:
     """Imports torch here, so that the nodes are up and answer "not active" before."""
-    if name_or_path != AUTO:
-        find_files(name_or_path, None)  # a wrong name is refused before the imports, which take seconds
-    if text_server:
-        from pam_ros.model.remote_text import load_with_text_server
+    if options.model != AUTO:
+        find_files(options.model, options.sam2)  # refuses a wrong name before the imports, which take seconds
+    from pam_ros.model.opening import open_model
 
-        return load_with_text_server(
-            name_or_path,
-            text_server,
-            device=device,
-            dtype=dtype,
-            memory_limit_gib=memory_limit_gib,
-            regions=regions,
-            progress=progress,
-        )
-    from pam_ros.model.fast_model import open_model
-
-    return open_model(
-        name_or_path,
-        device=device,
-        dtype=dtype,
-        memory_limit_gib=memory_limit_gib,
-        regions=regions,
-        progress=progress,
-    )
+    return open_model(options, progress=progress)
 
 
 def main() -> None:

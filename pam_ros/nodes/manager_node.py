@@ -25,6 +25,7 @@ from std_msgs.msg import Header
 
 from pam_ros.errors import CancelledError, ModelError
 from pam_ros.model.interface import PerceptionModel
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.nodes.link import CameraDispatch, EngineLink
 from pam_ros.nodes.outputs.diagnostics import Health, Phase, report
 from pam_ros.nodes.parameters import MANAGER, ManagerSettings, declare, manager_settings
@@ -46,19 +47,9 @@ class Progress(Protocol):
 
 
 class ModelFactory(Protocol):
-    """`pam_ros.model.fast_model.open_model` or a test's fake: a warmed-up model. Raises a ModelError."""
+    """`pam_ros.model.opening.open_model` or a test's fake: a warmed-up model. Raises a ModelError."""
 
-    def __call__(
-        self,
-        name_or_path: str,
-        *,
-        device: str,
-        dtype: str,
-        memory_limit_gib: float,
-        text_server: str,
-        regions: int,
-        progress: Progress | None,
-    ) -> PerceptionModel: ...
+    def __call__(self, options: LoadOptions, *, progress: Progress | None) -> PerceptionModel: ...
 
 
 Transition = Callable[["ManagerNode", LifecycleState], TransitionCallbackReturn]
@@ -187,7 +178,7 @@ class ManagerNode(LifecycleNode):
 
     def _configure_or_say_why(self, settings: ManagerSettings) -> _Problem | None:
         """The caller frees what a failure leaves, once the exception that refers to it is gone."""
-        self._enter(Phase.CONFIGURING, f"loading {settings.model}")
+        self._enter(Phase.CONFIGURING, f"loading {settings.load.model}")
         try:
             self._configure(settings)
         except ModelError as error:
@@ -200,10 +191,11 @@ class ManagerNode(LifecycleNode):
         return None
 
     def _configure(self, settings: ManagerSettings) -> None:
-        self.get_logger().info(
-            f"loading model {settings.model!r} (device {settings.device}, dtype {settings.dtype})"
+        load = settings.load
+        self.get_logger().info(f"loading model {load.model!r} (device {load.device}, dtype {load.dtype})")
+        self._model = model = in_temporary_thread(
+            lambda: self._load_model(load, progress=self._show_progress)
         )
-        self._model = model = in_temporary_thread(lambda: self._open_model(settings))
         self._engine = Engine(
             model=model,
             cameras=self.cameras,
@@ -212,17 +204,6 @@ class ManagerNode(LifecycleNode):
         )
         info = model.info
         self.get_logger().info(f"model {info.name} is ready: {info.dtype} on {info.device}")
-
-    def _open_model(self, settings: ManagerSettings) -> PerceptionModel:
-        return self._load_model(
-            settings.model,
-            device=settings.device,
-            dtype=settings.dtype,
-            memory_limit_gib=settings.memory_limit_gib,
-            text_server=settings.text_server,
-            regions=len(self.cameras) * settings.options.max_regions,
-            progress=self._show_progress,
-        )
 
     def _show_progress(self, line: str) -> None:
         if self._stopping.is_set():

@@ -20,6 +20,7 @@ from rclpy.parameter import Parameter as RosParameter
 
 from pam_ros.errors import PamError
 from pam_ros.model.descriptions import AUTO
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.nodes.conversions import PromptDefaults, languages_of
 from pam_ros.records import IMAGE_TASKS, Language, image_tasks
 from pam_ros.runtime.options import EngineOptions
@@ -238,11 +239,7 @@ PERCEPTION = (
 class ManagerSettings:
     """The manager's parameters, as configure reads them."""
 
-    model: str
-    device: str
-    dtype: str
-    memory_limit_gib: float  # 0 = what is free
-    text_server: str  # empty = this process
+    load: LoadOptions
     options: EngineOptions
 
 
@@ -300,14 +297,16 @@ def manager_settings(node: Node) -> ManagerSettings:
     """The manager's parameters as they are now."""
     values = {parameter.field: _value(node, parameter.name) for parameter in MANAGER if parameter.field}
     values["caption_language"] = Language.parse(values["caption_language"])
-    return ManagerSettings(
+    options = EngineOptions(**values)
+    load = LoadOptions(
         model=_value(node, "model"),
         device=_value(node, "device"),
         dtype=_value(node, "dtype"),
         memory_limit_gib=_value(node, "memory_limit_gib"),
+        regions=len(_value(node, "cameras")) * options.max_regions,
         text_server=_value(node, "texts.server"),
-        options=EngineOptions(**values),
     )
+    return ManagerSettings(load, options)
 
 
 def perception_settings(node: Node) -> PerceptionSettings:

@@ -10,9 +10,10 @@ from pam_ros.errors import PamError, TextServerError
 from pam_ros.model.interface import TextRequest
 from pam_ros.records import Language, Task
 from pam_ros.runtime.clip_buffer import ClipFrame
+from pam_ros.runtime.clip_prompts import ClipPrompt
 from pam_ros.runtime.embedding_plan import EmbeddedFrame
 from pam_ros.runtime.events import CaptionEvent
-from pam_ros.runtime.generation_queue import ClipPrompt, EventReporter
+from pam_ros.runtime.generation_queue import EventReporter
 from pam_ros.runtime.requests import RequestHandle
 
 
@@ -92,7 +93,6 @@ class CaptionJob:
 
     def end(self, error: PamError | None) -> None:
         """See Job."""
-        self.discard()
         if self.final is not None:
             self.reporter.text_latency_s.add(self.final.latency_s)
             if self.handle is not None:
@@ -104,8 +104,3 @@ class CaptionJob:
                 self.camera, f"region {self.region_id} gets no caption: {error}"
             )
         self.ended(self)
-
-    def discard(self) -> None:
-        """The caption is not wanted any more."""
-        if self.prompt is not None:
-            self.prompt.close()

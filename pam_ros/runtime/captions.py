@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from pam_ros.errors import CancelledError, NoFrameError, PamError
 from pam_ros.model.interface import FIRST_FRAME_STRIDE
 from pam_ros.records import Language
 from pam_ros.runtime.caption_job import CaptionJob
 from pam_ros.runtime.clip_buffer import ClipBuffer, ClipFrame
+from pam_ros.runtime.clip_prompts import ClipPrompt
 from pam_ros.runtime.clip_sampler import EARLY_NS
 from pam_ros.runtime.embedding_plan import EmbeddingPlan
 from pam_ros.runtime.events import CaptionEvent
@@ -55,11 +58,14 @@ class _Rolling:
 
     def drop(self) -> None:
         """Drops the clip and the caption that waits."""
-        if self.clip is not None:
-            self.clip.close()
-        if self.following is not None:
-            self.following.discard()
         self.clip = self.following = None
+
+    def held(self) -> Iterator[ClipPrompt | None]:
+        """See `ClipPrompts.add_holder`."""
+        if self.clip is not None:
+            yield self.clip.prompt
+        if self.following is not None:
+            yield self.following.prompt
 
     def keep(self, caption: CaptionEvent) -> None:
         """Keeps a caption for the summary; one in another language begins a new summary."""
@@ -119,6 +125,7 @@ class Captions:
         self._queue = queue
         self._reporter = reporter
         self._rolling: dict[tuple[str, int], _Rolling] = {}  # by camera and region id
+        queue.clip_prompts.add_holder(lambda: chain.from_iterable(map(_Rolling.held, self._rolling.values())))
 
     # A new frame, in two halves: which embeddings are needed, and what becomes of them
 
@@ -152,8 +159,6 @@ class Captions:
             if clip is not None and clip.new_frames and self.options.streaming:
                 job = self._job(camera.name, rolling, clip, batch, self.options.caption_language)
                 self._submit(rolling, job)
-            elif clip is not None:
-                clip.close()
             rolling.ending = True
             if rolling.active is None:
                 self._sum_up(rolling)
@@ -185,7 +190,6 @@ class Captions:
                 job.handle = request.handle
                 self._queue.submit(job)
             else:
-                clip.close()
                 request.handle.fail(
                     failure or NoFrameError(f"region {request.region_id} has not been observed yet")
                 )
@@ -229,7 +233,7 @@ class Captions:
             start_ns=start_ns,
             period_s=period_s,
             max_frames=self.options.clip_frames,
-            prompt=self._queue.open_clip(self.options.clip_frames),
+            prompt=self._queue.clip_prompts.open(self.options.clip_frames),
             carried=carried,
         )
 
@@ -239,8 +243,6 @@ class Captions:
         if self.options.streaming and step.clip.new_frames:
             job = self._job(camera, step.rolling, step.clip, batch, self.options.caption_language)
             self._submit(step.rolling, job)
-        else:
-            step.clip.close()
 
     def _begin_next(self, step: ClipStep, stamp_ns: int, plan: EmbeddingPlan) -> None:
         """The paper's section 3.1: the last frame, at first-frame density, starts the next clip."""
@@ -266,7 +268,6 @@ class Captions:
         else:
             skipped, rolling.following = rolling.following, job
         if skipped is not None:
-            skipped.discard()
             self._reporter.listener.on_warning(
                 job.camera,
                 f"region {job.region_id}: skipped caption {skipped.sequence}, because generation takes "
@@ -322,8 +323,6 @@ class Captions:
         """The camera's stamps jumped back: clips start anew, without a previous caption."""
         for track in camera.regions.values():
             rolling = self._rolling_of(camera.name, track)
-            if rolling.clip is not None:
-                rolling.clip.close()
             rolling.clip = rolling.previous = None
 
     def forget(self, camera: str, region_id: int) -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from pam_ros.errors import PamError
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
+from pam_ros.runtime.clip_prompts import ClipPrompt
 from pam_ros.runtime.clip_sampler import ClipSampler
 from pam_ros.runtime.embedding_plan import EmbeddedFrame, EmbeddingPlan
-from pam_ros.runtime.generation_queue import ClipPrompt
 from pam_ros.runtime.tracks import TrackObservation
 
 
@@ -92,8 +92,3 @@ class ClipBuffer:
         self.last = observation
         self._sampler.take(observation.stamp_ns)
         return None
-
-    def close(self) -> None:
-        """The clip will not be captioned."""
-        if self.prompt is not None:
-            self.prompt.close()

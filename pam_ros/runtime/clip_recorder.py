@@ -29,11 +29,6 @@ class _Recording:
     clip: ClipBuffer | None = None
     recorded_s: float = 0.0
 
-    def drop(self) -> None:
-        """The clip will not be captioned."""
-        if self.clip is not None:
-            self.clip.close()
-
 
 @dataclass(slots=True, eq=False)
 class RecordingStep:
@@ -53,6 +48,9 @@ class ClipRecorder:
         self._queue = queue
         self._reporter = reporter
         self._recordings: list[_Recording] = []
+        queue.clip_prompts.add_holder(
+            lambda: (each.clip.prompt for each in self._recordings if each.clip is not None)
+        )
 
     @property
     def count(self) -> int:
@@ -101,19 +99,13 @@ class ClipRecorder:
         """The region is gone, and its recordings with it."""
         for recording in self._open(lambda each: (each.camera, each.track.region_id) == (camera, region_id)):
             self._recordings.remove(recording)
-            recording.drop()
             recording.request.handle.fail(error)
 
     def clear(self) -> None:
         """All regions are gone; the callers have been answered."""
-        for recording in self._recordings:
-            recording.drop()
         self._recordings.clear()
 
     def _open(self, chosen: Callable[[_Recording], bool]) -> list[_Recording]:
-        for recording in self._recordings:
-            if recording.request.handle.done:
-                recording.drop()
         self._recordings = [each for each in self._recordings if not each.request.handle.done]
         return [each for each in self._recordings if chosen(each)]
 
@@ -124,7 +116,7 @@ class ClipRecorder:
                 start_ns=stamp_ns,
                 period_s=recording.request.duration_s,
                 max_frames=self.options.clip_frames,
-                prompt=self._queue.open_clip(self.options.clip_frames),
+                prompt=self._queue.clip_prompts.open(self.options.clip_frames),
             )
         enters = recording.track.observed_at(stamp_ns) if clip.wants(stamp_ns) else None
         return RecordingStep(recording, clip, enters, clip.ends(stamp_ns))
@@ -138,7 +130,6 @@ class ClipRecorder:
         clip = recording.clip
         frames = tuple(clip.frames) if clip is not None and clip.in_view else ()
         if not frames:
-            recording.drop()
             region = f"region {recording.track.region_id} of camera {recording.camera!r}"
             recording.request.handle.fail(NoFrameError(f"there is no clip of {region}: {why_empty}"))
             return

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 from pam_ros.errors import CancelledError, InferenceError, PamError
 from pam_ros.model.interface import TextDelta, TextGenerator, TextRequest
+from pam_ros.runtime.clip_prompts import ClipPrompt, ClipPrompts
 from pam_ros.runtime.embedding_plan import EmbeddedFrame
 from pam_ros.runtime.failures import FaultLog, GuardedListener
 from pam_ros.runtime.requests import RequestHandle
@@ -28,40 +29,6 @@ class EventReporter:
     text_latency_s: Smoothed = field(default_factory=Smoothed)
 
 
-class ClipPrompt:
-    """A clip's prompt, which the generator may prefill while the frames arrive."""
-
-    def __init__(self, generator: TextGenerator, faults: FaultLog, max_frames: int) -> None:
-        self._generator = generator
-        self._faults = faults
-        self._max_frames = max_frames
-        self._prompt_id: int | None = None
-        self._frames: list[EmbeddedFrame] = []
-        self._broken = False
-
-    def extend(self, frame: EmbeddedFrame) -> None:
-        """Appends a frame. If the generator fails, texts will start from a prompt of their own."""
-        if not self._broken:
-            failure = self._faults.attempt("extending a prompt", lambda: self._extend(frame))
-            self._broken = isinstance(failure, PamError)
-        self._frames.append(frame)
-
-    def holds(self, frames: Sequence[EmbeddedFrame]) -> int | None:
-        """The prompt's id if it is about these frames and nothing else."""
-        return self._prompt_id if not self._broken and self._frames == list(frames) else None
-
-    def close(self) -> None:
-        """No text will start from it any more. Idempotent."""
-        if self._prompt_id is not None:
-            self._generator.release_prompt(self._prompt_id)
-        self._prompt_id, self._broken = None, True
-
-    def _extend(self, frame: EmbeddedFrame) -> None:
-        if self._prompt_id is None:
-            self._prompt_id = self._generator.open_prompt(clip=True, frames=self._max_frames)
-        self._generator.extend_prompt(self._prompt_id, frame.embeddings)
-
-
 class Job(Protocol):
     """The texts of one request, about one region."""
 
@@ -69,7 +36,7 @@ class Job(Protocol):
     region_id: int
     batch: int  # waiting jobs with the same number start together, see `GenerationQueue.new_batch`
     clip: ClassVar[bool]  # whether the texts are about a clip
-    prompt: ClipPrompt | None  # that was extended by the frames already; closed when the texts start
+    prompt: ClipPrompt | None  # that was extended by the frames already; unused once the texts have started
 
     @property
     def frames(self) -> tuple[EmbeddedFrame, ...]:
@@ -106,6 +73,8 @@ class GenerationQueue:
         self._faults = faults
         self._ids = count(1)  # of jobs and batches
         self._waiting: dict[int, Job] = {}  # by job id, first in line first
+        self.clip_prompts = ClipPrompts(generator, faults)
+        self.clip_prompts.add_holder(lambda: (job.prompt for job in self._waiting.values()))
         self._running: dict[int, _Running] = {}  # by job id
         self._job_of: dict[int, int] = {}  # text id → job id
         self.queued = 0  # callers' requests that wait
@@ -116,10 +85,6 @@ class GenerationQueue:
     def in_background(self) -> bool:
         """Whether texts are being generated that `step` only reports on."""
         return self._generator.in_background and bool(self._running)
-
-    def open_clip(self, max_frames: int) -> ClipPrompt:
-        """A prompt that is extended while a clip is recorded, by `max_frames` at most."""
-        return ClipPrompt(self._generator, self._faults, max_frames)
 
     def new_batch(self) -> int:
         """A number for jobs that are to start together."""
@@ -147,6 +112,7 @@ class GenerationQueue:
     def clear(self, error: PamError) -> None:
         """Ends every job."""
         self._end_if(lambda job: True, error)
+        self.clip_prompts.release_unheld()
 
     def step(self) -> bool:
         """One bounded piece of work: a prefill chunk, or a token for one batch. False if there is none."""
@@ -156,6 +122,7 @@ class GenerationQueue:
         started = bool(self._waiting) and len({each.job.batch for each in self._running.values()}) < most
         if started:
             self._start()
+        self.clip_prompts.release_unheld()
         if not self._running:
             self._count()
             return False
@@ -218,9 +185,6 @@ class GenerationQueue:
         finally:
             for prompt_id in opened:
                 self._generator.release_prompt(prompt_id)
-            for job in jobs.values():
-                if job.prompt is not None:
-                    job.prompt.close()
 
     # ---- results
 

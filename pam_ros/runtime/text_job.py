@@ -9,9 +9,10 @@ from typing import ClassVar
 from pam_ros.errors import PamError, TextServerError
 from pam_ros.model.interface import TextRequest
 from pam_ros.records import Language, Region, Task, Text
+from pam_ros.runtime.clip_prompts import ClipPrompt
 from pam_ros.runtime.embedding_plan import EmbeddedFrame
 from pam_ros.runtime.events import TextEvent
-from pam_ros.runtime.generation_queue import ClipPrompt, EventReporter
+from pam_ros.runtime.generation_queue import EventReporter
 from pam_ros.runtime.requests import RequestHandle
 from pam_ros.runtime.tracks import Track
 

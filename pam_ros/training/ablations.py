@@ -26,6 +26,7 @@ from pam_ros.evaluation.texts import function_is_right, label_is_right
 from pam_ros.model.config import PerceiverInput
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.model.loading.checkpoint import load_model, save_model
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.pam import Pam
 from pam_ros.records import Language, Task
 from pam_ros.runtime.offline import perceive_image
@@ -92,7 +93,7 @@ def run_ablations(plan: Plan, variants: Sequence[Variant]) -> Results:
     """
     results = _read_results(plan)
     samples = None if plan.test is None else read_data(plan.test)
-    base = load_model(str(plan.model), device="cpu", dtype="float32")
+    base = load_model(LoadOptions(str(plan.model), device="cpu", dtype="float32"))
     cache = StageCache()
     for variant in variants:
         if variant.name not in results:
@@ -100,7 +101,7 @@ def run_ablations(plan: Plan, variants: Sequence[Variant]) -> Results:
             scores = teacher_forced(folder / "figures.jsonl")
             if samples is not None:
                 print(f"{variant.name}: checking its texts", flush=True)
-                pam = load_model(str(folder / "model"))  # on a GPU if there is one
+                pam = load_model(LoadOptions(str(folder / "model")))  # on a GPU if there is one
                 pam.text.max_new_tokens = ANSWER_TOKENS
                 scores |= check(pam, samples, carry_over=variant.carry_over_tested)
                 pam.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from pam_ros.model.loading.checkpoint import load_model, save_model
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.pam import Pam
 from pam_ros.training.config import TrainingError
 from pam_ros.training.modules import part_of
@@ -65,7 +66,7 @@ def blend(model: Pam, older: Pam, fraction: float, what: Blended = Blended.TRACK
 
 
 def _opened(folder: Path) -> Pam:
-    return load_model(str(folder), device="cpu", dtype="float32")
+    return load_model(LoadOptions(str(folder), device="cpu", dtype="float32"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,6 +17,7 @@ from pam_ros.model.config import sam2_config
 from pam_ros.model.descriptions import list_models
 from pam_ros.model.loading.checkpoint import architecture_of, load_model, read_config, read_tokenizer
 from pam_ros.model.loading.files import OFFICIAL_SAM2
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.pam import Pam
 from pam_ros.model.vision.segmenter import Segmenter
 from pam_ros.training.config import PARTS, StageConfig
@@ -26,7 +27,11 @@ NO_DECAY_DIMENSIONS = 1  # biases, norms and single vectors are not decayed
 
 def open_model(config: StageConfig) -> Pam:
     """The model a stage starts from, float32 on the CPU; `fresh` draws its weights from the seed."""
-    pam = _fresh(config) if config.fresh else load_model(config.model, device="cpu", dtype="float32")
+    pam = (
+        _fresh(config)
+        if config.fresh
+        else load_model(LoadOptions(config.model, device="cpu", dtype="float32"))
+    )
     for module in pam.modules():
         if isinstance(module, PositionEmbeddingSine):
             module.cache.clear()  # it was filled in inference mode, through which gradients cannot flow

@@ -34,6 +34,7 @@ from pam_ros.model.interface import ModelInfo
 from pam_ros.model.loading.choice import choose_model
 from pam_ros.model.loading.device import check_memory, needed_gib, parse_device, parse_dtype, tensor_shapes
 from pam_ros.model.loading.files import OFFICIAL_SAM2, ModelFiles, find_files, verify_files, with_config
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.loading.weights import (
     EMBEDDING,
     LM_HEAD,
@@ -60,51 +61,36 @@ Progress = Callable[[str], None]
 
 
 def load_model(
-    name_or_path: str,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    sam2: str | Path | None = None,
-    memory_limit_gib: float = 0.0,
-    decoder: bool = True,
-    progress: Progress | None = None,
-    note: Progress | None = None,
+    options: LoadOptions, *, progress: Progress | None = None, note: Progress | None = None
 ) -> Pam:
-    """Loads a model by name (`pam-tiny`), hub id (`Perceive-Anything/PAM-3B`) or folder.
+    """Loads a model by name, hub id or folder; without its decoder if a text server is named.
 
     Nothing is downloaded here: `pam fetch` does that. The checksums it recorded are verified.
 
     Args:
-        name_or_path: `auto` takes the best official model that is on this disk and fits, see `choice`.
-        device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, …
-        dtype: `auto` (see `parse_dtype`), `float32`, `bfloat16`, `float16`.
-        sam2: SAM 2's weights, where they are not in the model's folder.
-        memory_limit_gib: at most this much memory may be used; 0 = what is free.
-        decoder: False leaves out the language model's decoder, see `model.remote_text`.
+        options: `regions` is not used here, see `opening.open_model`.
         progress: called with a line for each step.
         note: called with what a user should read, e.g. which model `auto` took and why; None: `progress` is.
 
     Raises ModelNotFoundError, CheckpointError, DeviceError or MemoryLimitError, which name the cause.
     """
     report = progress or (lambda line: None)
-    target = parse_device(device)
-    kind = parse_dtype(dtype, target)
-    if dtype == "auto" and kind is torch.float16:
+    target = parse_device(options.device)
+    kind = parse_dtype(options.dtype, target)
+    if options.dtype == "auto" and kind is torch.float16:
         report("this card does not compute in bfloat16; float16 is used, whose results differ a little more")
-    sam2_weights = None if sam2 is None else Path(sam2)
-    if name_or_path == AUTO:
-        name_or_path = choose_model(
-            target, kind, sam2_weights, memory_limit_gib, note or report, decoder=decoder
-        )
-    files = find_files(name_or_path, sam2_weights)
+    name = options.model
+    if name == AUTO:
+        name = choose_model(options, target, kind, note or report)
+    files = find_files(name, options.sam2)
     verify_files(files, report)
-    check_memory(files.name, needed_gib(files, kind, decoder=decoder), target, memory_limit_gib)
-    report(f"building {name_or_path} on {target} in {str(kind).removeprefix('torch.')}")
+    check_memory(files.name, needed_gib(files, kind, options), target, options.memory_limit_gib)
+    report(f"building {name} on {target} in {str(kind).removeprefix('torch.')}")
     try:
-        model = _loaded(files, device=target, dtype=kind, decoder=decoder, report=report)
+        model = _loaded(files, device=target, dtype=kind, decoder=options.decoder, report=report)
         model.info = _info(model, files, target, kind)
     except torch.OutOfMemoryError as error:
-        raise MemoryLimitError(f"{name_or_path} does not fit on {target}: {error}") from None
+        raise MemoryLimitError(f"{name} does not fit on {target}: {error}") from None
     except PamError as error:
         # The frames of its traceback hold the half-filled model, for as long as the caller holds the error.
         raise error.with_traceback(None) from None

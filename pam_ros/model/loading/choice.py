@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -11,34 +10,24 @@ from pam_ros.errors import MemoryLimitError, ModelError, ModelNotFoundError
 from pam_ros.model.descriptions import DEMONSTRATION
 from pam_ros.model.loading.device import check_memory, needed_gib
 from pam_ros.model.loading.files import find_files
+from pam_ros.model.loading.options import LoadOptions
 
 BEST_FIRST = ("pam-3b", "pam-1.5b", "pam-tiny")
 BUNDLED = BEST_FIRST[-1]
 
 
 def choose_model(
-    device: torch.device,
-    dtype: torch.dtype,
-    sam2: Path | None,
-    memory_limit_gib: float,
-    report: Callable[[str], None],
-    *,
-    decoder: bool = True,
+    options: LoadOptions, device: torch.device, dtype: torch.dtype, report: Callable[[str], None]
 ) -> str:
     """Name of the first of BEST_FIRST that can be used here; `report` gets a line that says why.
-
-    Args:
-        sam2: SAM 2's weights, if they are not beside the model.
-        memory_limit_gib: at most this much memory may be used; 0 = what is free.
-        decoder: False if the language model's decoder is not loaded.
 
     Raises a ModelError if not even the bundled model can be used.
     """
     passed_over: list[str] = []
     for name in BEST_FIRST:
         try:
-            needed = needed_gib(find_files(name, sam2), dtype, decoder=decoder)
-            check_memory(name, needed, device, memory_limit_gib)
+            needed = needed_gib(find_files(name, options.sam2), dtype, options)
+            check_memory(name, needed, device, options.memory_limit_gib)
         except ModelError as error:
             if name == BUNDLED:
                 raise

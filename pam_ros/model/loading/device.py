@@ -9,6 +9,7 @@ import torch
 
 from pam_ros.errors import DeviceError, MemoryLimitError, ModelNotFoundError
 from pam_ros.model.loading.files import ModelFiles
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.loading.weights import VISION_TOWER, is_decoder, shapes_of
 
 WORKING_MEMORY_GIB = 0.25  # beside the weights of a model without a description
@@ -64,15 +65,15 @@ def parse_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def needed_gib(files: ModelFiles, dtype: torch.dtype, *, decoder: bool = True) -> float:
+def needed_gib(files: ModelFiles, dtype: torch.dtype, options: LoadOptions) -> float:
     """Memory for the weights in `dtype`, by the files' headers, and for working with them.
 
-    `decoder`: False leaves out the language model's decoder.
+    `options`: whether there is a decoder.
 
     Raises CheckpointError for a file that cannot be read, ModelNotFoundError if SAM 2's weights are nowhere.
     """
     shapes = tensor_shapes(files)
-    if not decoder:
+    if not options.decoder:
         shapes = {name: shape for name, shape in shapes.items() if not is_decoder(name)}
     numbers = 0
     if files.sam2_weights is not None:
@@ -80,7 +81,7 @@ def needed_gib(files: ModelFiles, dtype: torch.dtype, *, decoder: bool = True) -
         shapes = {name: shape for name, shape in shapes.items() if not name.startswith(VISION_TOWER)}
     numbers += sum(math.prod(shape) for shape in shapes.values())
     working = WORKING_MEMORY_GIB if files.description is None else files.description.working_memory_gib
-    if not decoder:
+    if not options.decoder:
         working = min(working, VISION_MEMORY_GIB)
     return numbers * dtype.itemsize / GIB + working
 

@@ -15,6 +15,7 @@ from pam_ros.model.descriptions import DEMONSTRATION, list_models
 from pam_ros.model.loading.choice import BUNDLED, choose_model
 from pam_ros.model.loading.device import GIB, free_gib, needed_gib, parse_device, parse_dtype
 from pam_ros.model.loading.files import find_files, verify_files
+from pam_ros.model.loading.options import LoadOptions
 
 # Chips of embedded boards: code for the desktop chips of the same generation is not made for them.
 EMBEDDED = {"8.7", "10.1", "11.0"}
@@ -105,7 +106,7 @@ def model_findings() -> Iterator[Finding]:
         try:
             files = find_files(name, None)
             verify_files(files, lambda line: None)
-            needed, free = needed_gib(files, dtype), free_gib(device)
+            needed, free = needed_gib(files, dtype, LoadOptions()), free_gib(device)
         except ModelNotFoundError:
             yield Finding("models", name, "not on this disk", Verdict.NOTE, f"pam fetch {name}")
         except ModelError as error:
@@ -117,7 +118,7 @@ def model_findings() -> Iterator[Finding]:
             yield Finding("models", name, value, Verdict.NOTE if small else Verdict.OK, fix)
     lines: list[str] = []
     try:
-        chosen = choose_model(device, dtype, None, 0.0, lines.append)
+        chosen = choose_model(LoadOptions(), device, dtype, lines.append)
     except ModelError as error:
         yield Finding("models", "auto", str(error), Verdict.ERROR, "free memory")
         return

@@ -14,6 +14,7 @@ from pam_ros.model.interface import ModelInfo
 from pam_ros.model.loading.checkpoint import read_tokenizer, save_model
 from pam_ros.model.loading.device import GIB, check_memory, parse_device, parse_dtype
 from pam_ros.model.loading.files import OFFICIAL_SAM2, find_files
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.pam import Pam, language_arguments
 
 VISION_PARAMETERS = 300_000_000  # of SAM 2.1 Large, Perceiver and projector, rounded up
@@ -54,19 +55,21 @@ def random_architecture(name: str) -> Architecture:
     return Architecture(sam2=sam2_config(OFFICIAL_SAM2), language=COMMON | SIZES[name])
 
 
-def random_model(name: str, *, device: str = "auto", dtype: str = "auto", seed: int = 0) -> Pam:
+def random_model(options: LoadOptions, *, seed: int = 0) -> Pam:
     """Builds `pam-3b` or `pam-1.5b` with random weights and without a tokenizer.
 
     The weights are drawn in float32 on the device, then cast.
     Raises ModelNotFoundError for another name, DeviceError, or MemoryLimitError.
     """
+    name = options.model
     architecture = random_architecture(name)
-    target = parse_device(device)
-    kind = parse_dtype(dtype, target)
+    target = parse_device(options.device)
+    kind = parse_dtype(options.dtype, target)
     with torch.device("meta"):
         language = Qwen2ForCausalLM(Qwen2Config(**language_arguments(architecture.language)))
     numbers = VISION_PARAMETERS + sum(parameter.numel() for parameter in language.parameters())
-    check_memory(f"{name} with random weights", numbers * torch.float32.itemsize / GIB, target, 0.0)
+    needed_gib = numbers * torch.float32.itemsize / GIB
+    check_memory(f"{name} with random weights", needed_gib, target, options.memory_limit_gib)
     with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []), target:
         torch.manual_seed(seed)
         model = Pam(architecture)
@@ -82,9 +85,9 @@ def random_model(name: str, *, device: str = "auto", dtype: str = "auto", seed: 
     return model
 
 
-def save_random_model(name: str, folder: Path, *, device: str = "auto", dtype: str = "auto") -> None:
+def save_random_model(options: LoadOptions, folder: Path) -> None:
     """Writes `random_model` with pam-tiny's tokenizer to a folder that `load_model` reads."""
-    write_model(random_model(name, device=device, dtype=dtype), folder)
+    write_model(random_model(options), folder)
 
 
 def write_model(model: Pam, folder: Path) -> None:

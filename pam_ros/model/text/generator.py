@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
-from itertools import count
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from pam_ros.model.interface import TextDelta, TextRequest
 from pam_ros.model.projector import Projector
 from pam_ros.model.text.batch import GenerationBatch, TextSequence
+from pam_ros.model.text.generator_base import PromptKeeper
 from pam_ros.model.text.language_model import LanguageModel
-from pam_ros.model.text.open_prompts import OpenPrompts, task_suffix
+from pam_ros.model.text.open_prompts import task_suffix
 
 
-class InProcessGenerator:
+class InProcessGenerator(PromptKeeper[TextSequence]):
     """Implements `interface.TextGenerator` with the model's own language model.
 
     A prompt is prefilled when its texts start. Texts that start together and whose prompts are equally long
@@ -24,42 +23,8 @@ class InProcessGenerator:
     """
 
     def __init__(self, language: LanguageModel, projector: Projector) -> None:
-        self.max_new_tokens = 512  # bound on every text, as the model's description says
-        self._language = language
-        self._prompts = OpenPrompts(language, projector)
-        self._ids = count(1)  # of texts
+        super().__init__(language, projector)
         self._batches: deque[GenerationBatch] = deque()  # whose turn it is, first in line first
-        self._sequences: dict[int, TextSequence] = {}  # running texts by id
-
-    @property
-    def busy(self) -> bool:
-        """True while a text is not final."""
-        return bool(self._sequences)
-
-    @property
-    def problem(self) -> str:
-        """Always empty: nothing but this process is needed."""
-        return ""
-
-    @property
-    def in_background(self) -> bool:
-        """False: `step` does the work."""
-        return False
-
-    def notify(self, wake: Callable[[], None]) -> None:
-        """Does nothing: `step` does the work."""
-
-    def open_prompt(self, *, clip: bool, frames: int = 1) -> int:
-        """Starts a prompt about one frame, or about a clip; returns its id."""
-        return self._prompts.open(clip=clip)
-
-    def extend_prompt(self, prompt_id: int, embeddings: Any) -> None:
-        """Appends one frame's embeddings, oldest first."""
-        self._prompts.extend(prompt_id, embeddings)
-
-    def release_prompt(self, prompt_id: int) -> None:
-        """No more texts will branch off this prompt. Running texts have what they need."""
-        self._prompts.release(prompt_id)
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[tuple[int, TextRequest]]) -> list[int]:
@@ -85,7 +50,7 @@ class InProcessGenerator:
             batches.append(GenerationBatch(self._language, stacked, sequences, self._language.stop_ids))
         self._batches.extendleft(reversed(batches))
         started = [sequence for members in by_length.values() for _, sequence in members]
-        self._sequences |= {sequence.text_id: sequence for sequence in started}
+        self._unfinished |= {sequence.text_id: sequence for sequence in started}
         return sorted(sequence.text_id for sequence in started)  # ids rise in the order of the requests
 
     def step(self) -> list[TextDelta]:
@@ -104,7 +69,7 @@ class InProcessGenerator:
             self._batches.append(batch)
         for sequence in changed:
             if sequence.finished:
-                del self._sequences[sequence.text_id]
+                del self._unfinished[sequence.text_id]
         return [
             TextDelta(sequence.text_id, self._language.decode_text(sequence.tokens), final=sequence.finished)
             for sequence in changed
@@ -112,14 +77,14 @@ class InProcessGenerator:
 
     def cancel(self, text_id: int) -> None:
         """Ends a text without a report. Does nothing if it has ended already."""
-        sequence = self._sequences.pop(text_id, None)
+        sequence = self._unfinished.pop(text_id, None)
         if sequence is not None:
             sequence.finished = True
         self._batches = deque(batch for batch in self._batches if batch.busy)
 
     def _failed(self, sequence: TextSequence, error: Exception) -> TextDelta:
         sequence.finished = True
-        del self._sequences[sequence.text_id]
+        del self._unfinished[sequence.text_id]
         return TextDelta(
             sequence.text_id, self._language.decode_text(sequence.tokens), final=False, error=error
         )

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
-from typing import Any
 
 import torch
 
 from pam_ros.errors import TextServerError
 from pam_ros.model.interface import TextDelta, TextRequest
 from pam_ros.model.projector import Projector
+from pam_ros.model.text.generator_base import PromptKeeper
 from pam_ros.model.text.language_model import LanguageModel, TextStream
-from pam_ros.model.text.open_prompts import OpenPrompts, task_suffix
+from pam_ros.model.text.open_prompts import task_suffix
 from pam_ros.model.text.text_server import Completion, TextServer
 
 
-class RemoteGenerator:
+class RemoteGenerator(PromptKeeper[TextStream]):
     """Implements `interface.TextGenerator` with a server.
 
     Every text is a request of its own with its whole prompt; the server's prefix cache computes what texts
@@ -27,17 +26,8 @@ class RemoteGenerator:
         self, language: LanguageModel, projector: Projector, server: TextServer, *, max_new_tokens: int
     ) -> None:
         """`language` needs no decoder; `max_new_tokens` bounds every text."""
-        self.max_new_tokens = max_new_tokens
+        super().__init__(language, projector, max_new_tokens=max_new_tokens)
         self.server = server
-        self._language = language
-        self._prompts = OpenPrompts(language, projector)
-        self._ids = count(1)  # of texts
-        self._texts: dict[int, TextStream] = {}  # not final yet
-
-    @property
-    def busy(self) -> bool:
-        """True while a text is not final."""
-        return bool(self._texts)
 
     @property
     def in_background(self) -> bool:
@@ -52,18 +42,6 @@ class RemoteGenerator:
     def notify(self, wake: Callable[[], None]) -> None:
         """Calls `wake`, on another thread, whenever `step` has something to report."""
         self.server.notify(wake)
-
-    def open_prompt(self, *, clip: bool, frames: int = 1) -> int:
-        """Starts a prompt about one frame, or about a clip; returns its id."""
-        return self._prompts.open(clip=clip)
-
-    def extend_prompt(self, prompt_id: int, embeddings: Any) -> None:
-        """Appends one frame's embeddings, oldest first."""
-        self._prompts.extend(prompt_id, embeddings)
-
-    def release_prompt(self, prompt_id: int) -> None:
-        """No more texts will branch off this prompt. Running texts have what they need."""
-        self._prompts.release(prompt_id)
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[tuple[int, TextRequest]]) -> list[int]:
@@ -95,7 +73,7 @@ class RemoteGenerator:
         started = []
         for completion in completions:
             text_id = next(self._ids)
-            self._texts[text_id] = TextStream(self._language)
+            self._unfinished[text_id] = TextStream(self._language)
             self.server.start(text_id, completion)
             started.append(text_id)
         return started
@@ -104,12 +82,12 @@ class RemoteGenerator:
         """Takes what has arrived; returns the texts that changed, at once."""
         changed: dict[int, TextDelta] = {}
         for arrival in self.server.take():
-            text = self._texts.get(arrival.text_id)
+            text = self._unfinished.get(arrival.text_id)
             if text is None:  # cancelled
                 continue
             before = changed.get(arrival.text_id)
             if arrival.finished or arrival.error is not None:
-                del self._texts[arrival.text_id]
+                del self._unfinished[arrival.text_id]
             changed[arrival.text_id] = TextDelta(
                 arrival.text_id,
                 text.add(arrival.tokens),
@@ -121,5 +99,5 @@ class RemoteGenerator:
 
     def cancel(self, text_id: int) -> None:
         """Ends a text without a report and closes its stream. Does nothing if it has ended already."""
-        if self._texts.pop(text_id, None) is not None:
+        if self._unfinished.pop(text_id, None) is not None:
             self.server.cancel(text_id)

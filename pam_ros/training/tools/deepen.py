@@ -22,6 +22,7 @@ from pam_ros.model.loading.checkpoint import (
     read_tokenizer,
     save_model,
 )
+from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.pam import Pam
 
 STAGE = 2  # the third one, of stride 16: that of the features which the mask decoder and the Perceiver read
@@ -39,7 +40,7 @@ def deepened(folder: Path, blocks: int, seed: int = 0) -> Pam:
         raise InputError(f"{folder} has no sam2.yaml: only a model with its own SAM 2 can be deepened")
     if blocks < 1:
         raise InputError(f"blocks is {blocks}; give 1 or more")
-    old = load_model(str(folder), device="cpu", dtype="float32")
+    old = load_model(LoadOptions(str(folder), device="cpu", dtype="float32"))
     sam2 = sam2_config(described)
     trunk = sam2["image_encoder"]["trunk"]
     end = sum(trunk["stages"][: STAGE + 1])  # number of the first new block

@@ -11,7 +11,6 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +20,7 @@ from pam_ros.model.interface import TextDelta, TextRequest
 from pam_ros.model.projector import Projector
 from pam_ros.model.text.fast.text_engine import CachedPrompt, Growth, Text, TextEngine
 from pam_ros.model.text.fast.text_worker import Command, TextWorker
+from pam_ros.model.text.generator_base import GeneratorBase
 from pam_ros.model.text.language_model import LanguageModel, TextStream
 from pam_ros.model.text.open_prompts import task_suffix
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
@@ -74,7 +74,7 @@ class _Waiting:
         return len(self.suffix) + self.max_new_tokens
 
 
-class BackgroundGenerator:
+class BackgroundGenerator(GeneratorBase[None]):
     """Implements `interface.TextGenerator` with a `TextEngine` on a thread of its own."""
 
     def __init__(
@@ -88,14 +88,12 @@ class BackgroundGenerator:
         on_prepared: Command = lambda: None,
     ) -> None:
         """`later_frame_tokens`: of a clip's frame after the first; others: see TextWorker."""
-        self.max_new_tokens = 512  # bound on every text, as the model's description says
-        self._language, self._engine = language, engine
+        super().__init__(language)
+        self._engine = engine
         self._newline = projector.frame_newline.detach()[None]
         self._later_frame_tokens = later_frame_tokens
         self._prefix = engine.embed(language.encode_text(TEXT_BEFORE_IMAGE)).detach()
-        self._ids = count(1)  # of prompts and texts
         self._opened: dict[int, _Opened] = {}
-        self._unfinished: set[int] = set()  # texts, for the caller
         self._wake: Callable[[], None] = lambda: None
         self._arrived: dict[int, TextDelta] = {}
         self._lock = threading.Lock()  # of what has arrived
@@ -115,16 +113,6 @@ class BackgroundGenerator:
         )
 
     # ---- on the caller's thread
-
-    @property
-    def busy(self) -> bool:
-        """True while a text is not final."""
-        return bool(self._unfinished)
-
-    @property
-    def problem(self) -> str:
-        """Always empty: nothing but this process is needed."""
-        return ""
 
     @property
     def in_background(self) -> bool:
@@ -177,7 +165,7 @@ class BackgroundGenerator:
             started.append(
                 _Waiting(next(self._ids), opened.growing, suffix, most, request.temperature),
             )
-        self._unfinished |= {each.text_id for each in started}
+        self._unfinished |= dict.fromkeys(each.text_id for each in started)
         self._worker.submit(lambda: self._start(started))
         return [each.text_id for each in started]
 
@@ -186,13 +174,15 @@ class BackgroundGenerator:
         with self._lock:
             arrived, self._arrived = self._arrived, {}
         deltas = [delta for delta in arrived.values() if delta.text_id in self._unfinished]
-        self._unfinished -= {delta.text_id for delta in deltas if delta.final or delta.error is not None}
+        for delta in deltas:
+            if delta.final or delta.error is not None:
+                del self._unfinished[delta.text_id]
         return deltas
 
     def cancel(self, text_id: int) -> None:
         """Ends a text without a report. Does nothing if it has ended already."""
         if text_id in self._unfinished:
-            self._unfinished.discard(text_id)
+            del self._unfinished[text_id]
             self._worker.submit(lambda: self._cancel(text_id))
 
     def close(self) -> None:

@@ -1,0 +1,32 @@
+"""`open_model`: a model as the node and the command line use it, on the fastest path that works here."""
+
+from __future__ import annotations
+
+import torch
+
+from pam_ros.model.fast_model import Progress, accelerated, use_openvino
+from pam_ros.model.interface import PerceptionModel
+from pam_ros.model.loading.checkpoint import load_model
+from pam_ros.model.loading.options import LoadOptions
+from pam_ros.model.remote_text import load_with_text_server
+from pam_ros.model.warm_up import warm_up
+
+
+def open_model(
+    options: LoadOptions, *, progress: Progress | None = None, note: Progress | None = None
+) -> PerceptionModel:
+    """Loads a model, puts it on the fast engines if device and model allow it, and warms it up.
+
+    `progress` says which path runs; `note` and errors: see `load_model`.
+    """
+    if options.text_server:
+        return load_with_text_server(options, progress=progress, note=note)
+    report = progress or (lambda line: None)
+    model = load_model(options, progress=progress, note=note)
+    if model.device.type == "cpu" and model.segmenter.dtype is torch.float32:
+        use_openvino(model, report)
+    best = accelerated(model, regions=options.regions, report=report)
+    if best is model:
+        report("warming up")
+        warm_up(model)
+    return best
