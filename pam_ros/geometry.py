@@ -63,13 +63,26 @@ def mask_iou(a: Mask, b: Mask) -> float:
     return float(np.count_nonzero(a & b) / union) if union else 1.0
 
 
-def box_iou(a: Iterable[float], b: Iterable[float]) -> float:
-    """Intersection over union of two boxes, 0..1."""
-    ax1, ay1, ax2, ay2 = map(float, a)
-    bx1, by1, bx2, by2 = map(float, b)
-    overlap = max(min(ax2, bx2) - max(ax1, bx1), 0.0) * max(min(ay2, by2) - max(ay1, by1), 0.0)
-    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - overlap
-    return overlap / union if union > 0 else 0.0
+def box_ious(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, 4) and (M, 4) boxes → (N, M) intersections over unions, 0..1."""
+    first, second = np.asarray(a, np.float64)[:, None], np.asarray(b, np.float64)[None]
+    corner = np.maximum(first[..., :2], second[..., :2])
+    overlap = (np.minimum(first[..., 2:], second[..., 2:]) - corner).clip(0).prod(-1)
+    areas = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1)
+    union = areas - overlap
+    ious: NDArray[np.float64] = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return ious
+
+
+def distinct_boxes(boxes: NDArray[np.float32], max_iou: float) -> list[int]:
+    """Places of the (N, 4) boxes that overlap none before them by more than `max_iou`, in order."""
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    open_, kept = np.ones(len(boxes), np.bool_), []
+    for place, box in enumerate(boxes):
+        if open_[place]:
+            kept.append(place)
+            open_ &= box_ious(box[None], boxes)[0] <= max_iou
+    return kept
 
 
 # --- rotations

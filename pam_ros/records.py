@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from pam_ros.errors import GeometryError, ImageError, LanguageError, PromptError, TaskError
 
+MAX_CLICKS = 64  # of one prompt
+
 
 class Task(Enum):
     """A text about a region. Values are the names used on every interface."""
@@ -123,6 +125,8 @@ class Prompt:
     def __post_init__(self) -> None:
         if self.points.ndim != 2 or self.points.shape[1] != 2:
             raise PromptError(f"points must be (N, 2) pixel coordinates, not of shape {self.points.shape}")
+        if len(self.points) > MAX_CLICKS:
+            raise PromptError(f"a prompt has {len(self.points)} clicks; at most {MAX_CLICKS} are read")
         if self.labels.shape != (len(self.points),):
             raise PromptError(
                 f"{len(self.points)} points but {self.labels.size} labels; give one label per point"

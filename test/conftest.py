@@ -66,6 +66,7 @@ ROS = {
     "test_packaging",
     "test_readme",
     "test_ros_bad_input",
+    "test_ros_floods",
     "test_ros_lifecycle",
     "test_ros_markers",
     "test_ros_model",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pam_ros.geometry import box_iou, crop_mask, full_mask, mask_iou
+from pam_ros.geometry import box_ious, crop_mask, distinct_boxes, full_mask, mask_iou
 
 
 def test_a_mask_is_cropped_to_its_tight_box_and_restored() -> None:
@@ -34,21 +34,21 @@ def test_iou_of_masks() -> None:
     assert mask_iou(~a & a, ~a & a) == 1  # both empty
 
 
-@pytest.mark.parametrize(
-    ("other", "iou"),
-    [
-        ((0, 0, 4, 2), 1.0),
-        ((2, 0, 6, 2), 4 / 12),
-        ((1, 0, 3, 2), 0.5),
-        ((4, 0, 8, 2), 0.0),  # they touch
-        ((5, 5, 6, 6), 0.0),
-        ((1, 1, 1, 1), 0.0),
-    ],
-)
-def test_iou_of_boxes(other: tuple[float, ...], iou: float) -> None:
-    assert box_iou((0, 0, 4, 2), other) == pytest.approx(iou)
-    assert box_iou(other, (0, 0, 4, 2)) == pytest.approx(iou)
+def test_iou_of_boxes() -> None:
+    boxes = np.array(
+        [(0, 0, 4, 2), (2, 0, 6, 2), (1, 0, 3, 2), (4, 0, 8, 2), (5, 5, 6, 6), (1, 1, 1, 1)], np.float32
+    )
+    first = [1.0, 4 / 12, 0.5, 0.0, 0.0, 0.0]  # the fourth touches it, the last has no area
+    ious = box_ious(boxes[:1], boxes)
+    assert ious.shape == (1, 6)
+    assert ious[0] == pytest.approx(first)
+    assert box_ious(boxes, boxes[:1])[:, 0] == pytest.approx(first)
+    assert box_ious(boxes[5:], boxes[5:]).tolist() == [[0.0]]
+    assert box_ious(boxes[:0], boxes).shape == (0, 6)
 
 
-def test_empty_boxes_have_no_overlap() -> None:
-    assert box_iou((1, 1, 1, 1), (1, 1, 1, 1)) == 0.0
+def test_of_overlapping_boxes_the_first_stays() -> None:
+    boxes = np.array([(0, 0, 4, 2), (1, 0, 5, 2), (2, 0, 6, 2), (0, 0, 4, 2), (9, 9, 9, 9)], np.float32)
+    assert distinct_boxes(boxes, 0.5) == [0, 2, 4]  # the second overlaps the first by 0.6
+    assert distinct_boxes(boxes, 0.7) == [0, 1, 2, 4]
+    assert distinct_boxes(boxes[:0], 0.5) == []

@@ -88,6 +88,9 @@ BAD_PROMPTS = [
     ("unknown label", click(3, 3, point_labels=[9]), Status.INVALID_INPUT, "labels must be 1"),
     ("inverted box", Prompt(box=[20.0, 5.0, 10.0, 15.0]), Status.INVALID_INPUT, "x1 < x2"),
     ("zero box", Prompt(box=[20.0, 5.0, 20.0, 15.0]), Status.INVALID_INPUT, "x1 < x2"),
+    ("too many clicks", Prompt(points=[Point2D()] * 65), Status.INVALID_INPUT, "65 entries; at most 64 are"),
+    ("too many tasks", click(3, 3, tasks=["label"] * 999), Status.INVALID_INPUT, "tasks has 999 entries"),
+    ("a huge word", click(3, 3, tasks=["x" * 9999]), Status.INVALID_INPUT, "xx … ("),
     ("NaN box", Prompt(box=[NAN, 5.0, 20.0, 15.0]), Status.INVALID_INPUT, "finite"),
     ("half a box", Prompt(box=[1.0, 5.0]), Status.INVALID_INPUT, "not 2"),
     ("box beside the image", Prompt(box=[70.0, 5.0, 90.0, 15.0]), Status.INVALID_INPUT, "outside the 64x48"),
@@ -204,14 +207,15 @@ def test_bad_clicks_masks_and_detections_on_topics(active: tuple[Client, Process
     detections.publish(
         Detection2DArray(detections=[detection(NAN, 5.0), detection(9.0, 0.0), detection(20.0, 8.0)])
     )
-    process.wait_for_log("detection 0 has centre (nan, 20.0)")
-    process.wait_for_log("detection 1 has centre (9.0, 20.0) and size 0.0 x 10.0")
+    process.wait_for_log(
+        "/detections: 2 detections were rejected: detection 0 has centre (nan, 20.0) and size 5.0 x 10.0"
+    )
     wait_until(lambda: messages and len(messages[-1].regions) == 2, "the good detection's region")
 
     late = Detection2DArray(detections=[detection(40.0, 8.0)])
     late.header.stamp.sec = int(time.time()) - 3600
     detections.publish(late)
-    process.wait_for_log("1 detections were rejected")
+    process.wait_for_log("a detection was rejected: the prompt's frame is 3600")
     time.sleep(0.2)
     assert len(messages[-1].regions) == 2
 

@@ -4,6 +4,8 @@ import numpy as np
 from stepped_engine import box, make_frame, ns, stepped
 
 from pam_ros.records import Detection, Language, Task
+from pam_ros.runtime.failures import rejected_detections
+from pam_ros.runtime.requests import MAX_DETECTIONS
 
 
 def test_detections_become_regions_once():
@@ -95,9 +97,10 @@ def test_bad_detections_are_warnings_and_the_others_become_regions():
     rig.events.warnings.clear()
     rig.detect((float("nan"), 1, 5, 5), (9, 9, 3, 12), (500, 500, 600, 600), (5, 5, 15, 15))
     assert rig.reported_ids[-1] == [1]
-    messages = [message for _, message in rig.events.warnings]
-    assert len(messages) == 3
-    assert all(message.startswith("a detection was rejected") for message in messages)
+    malformed, outside = [message for _, message in rig.events.warnings]
+    assert malformed.startswith("2 detections were rejected: a box must be finite")
+    assert "; a box must be (x1, y1, x2, y2) with x1 < x2" in malformed
+    assert outside.startswith("a detection was rejected: box [500.0, 500.0, 600.0, 600.0] is outside")
     rig.detect((20, 20, 30, 30), (40, 20, 50, 30))
     assert rig.reported_ids[-1] == [1, 2]
     assert "the limit is 2" in rig.events.warnings[-1][1]
@@ -138,3 +141,40 @@ def test_detection_messages_do_not_pile_up():
     rig.settle()
     rig.frame(3.0)
     assert rig.reported_ids[-1] == [1, 2, 3, 4]
+
+
+def test_a_flood_of_boxes_costs_little_and_gives_one_line():
+    rig = stepped(max_regions=4)
+    rig.frame(1.0, size=(400, 600))
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 390, (MAX_DETECTIONS, 2))
+    boxes = [(x, y, x + 9, y + 9) for x, y in corners.tolist()]
+    rig.detect(*boxes)
+    assert rig.reported_ids[-1] == [1, 2, 3, 4]
+    assert [count for name, count in rig.model.calls if name == "segment"] == [4]
+    ((_, line),) = rig.events.warnings
+    rejected = int(line.split(" ")[0])
+    assert MAX_DETECTIONS - 60 < rejected <= MAX_DETECTIONS - 4  # some overlap another
+    assert f"has 4 regions, the limit is 4; remove one first ({rejected} times)" in line
+
+    rig.events.warnings.clear()
+    rig.model.calls.clear()
+    rig.detect(*[(1, 1, 5, 5)] * (MAX_DETECTIONS + 1))
+    assert rig.model.calls == []
+    ((_, line),) = rig.events.warnings
+    assert f"a message has {MAX_DETECTIONS + 1} detections; at most {MAX_DETECTIONS} are read" in line
+
+
+def test_rejections_are_summarised_by_kind():
+    problems = [
+        *[f"detection {k} has centre (nan, {k / 3})" for k in range(900)],
+        *[f"box [{k}, 2, 3, 4] is outside the image" for k in range(70)],
+        *[f"class {name!r} is unknown" for name in ("a", "b")],
+        "the model failed",
+        "no room",
+    ]
+    assert rejected_detections(problems) == (
+        "974 detections were rejected: detection 0 has centre (nan, 0.0) (900 times); "
+        "box [0, 2, 3, 4] is outside the image (70 times); class 'a' is unknown (2 times); "
+        "and 2 other reasons"
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pam_ros.errors import TransformError
-from pam_ros.nodes.inputs.transform_buffer import TransformBuffer
+from pam_ros.nodes.inputs.transform_buffer import MOST_FRAMES, MOST_SAMPLES, TransformBuffer
 
 SECOND = 10**9
 STRAIGHT = (0.0, 0.0, 0.0, 1.0)
@@ -102,3 +102,18 @@ def test_what_is_no_pose_is_refused(
         )
     with pytest.raises(TransformError, match="has not been published"):
         buffer.lookup("map", "base", 0)
+
+
+def test_a_flood_of_frames_or_samples_is_bounded() -> None:
+    buffer = TransformBuffer()
+    for number in range(MOST_FRAMES):
+        insert(buffer, 1.0, 0.0, child=f"frame_{number}")
+    with pytest.raises(TransformError, match=f"'one_more' is one frame too many; at most {MOST_FRAMES}"):
+        insert(buffer, 1.0, 0.0, child="one_more")
+    with pytest.raises(TransformError, match="more than 256 characters"):
+        insert(buffer, 1.0, 0.0, child="x" * 300)
+    count = MOST_SAMPLES + 500
+    for sample in range(count):
+        insert(buffer, 1.0 + sample / count, float(sample), child="frame_0")
+    assert len(buffer._edges["frame_0"].poses) == MOST_SAMPLES
+    assert buffer.lookup("map", "frame_0", 2 * SECOND - SECOND // count).translation_m[0] == count - 1

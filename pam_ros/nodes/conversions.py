@@ -5,8 +5,9 @@ Coordinates are pixels of the image, x right, y down. A message's stamp of zero 
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,9 @@ from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import Region as RegionMessage
 from pam_ros.msg import RegionArray, RegionText, Status, StreamingCaption
 from pam_ros.nodes.images import image_message, mask_from_image, picture_from_image
+from pam_ros.nodes.throttled_log import shortened
 from pam_ros.records import (
+    MAX_CLICKS,
     Detection,
     Language,
     Prompt,
@@ -52,10 +55,13 @@ from pam_ros.records import (
 )
 from pam_ros.runtime.engine import PromptRequest
 from pam_ros.runtime.events import CaptionEvent, FrameResult
-from pam_ros.runtime.requests import SurveyRequest, SurveyResult
+from pam_ros.runtime.requests import MAX_DETECTIONS, MAX_SURVEY_REGIONS, SurveyRequest, SurveyResult
 from pam_ros.srv import Find, PerceiveAll
 
 _NS_PER_S = 1_000_000_000
+MAX_NAME = 256  # characters of a frame_id, of a detection's id and of its class
+_MOST_CHARACTERS = 1000  # of a status
+_MAX_CHOICES = 64  # tasks or languages of one request
 LARGEST_LABEL = 0xFFFF  # label images and LabelInfo hold 16-bit ids
 
 _STATUS_CODES = (  # the first class that matches decides
@@ -103,11 +109,18 @@ def status_of(error: BaseException | None) -> Status:
         return Status(code=Status.OK)
     for kind, code in _STATUS_CODES:
         if isinstance(error, kind):
-            return Status(code=code, message=str(error))
-    return Status(code=Status.INTERNAL, message=f"{type(error).__name__}: {error}")
+            return Status(code=code, message=shortened(str(error), _MOST_CHARACTERS))
+    message = shortened(f"{type(error).__name__}: {error}", _MOST_CHARACTERS)
+    return Status(code=Status.INTERNAL, message=message)
 
 
 # --- prompts
+
+
+def check_length(name: str, field: Sized, most: int) -> None:
+    """Raises InputError if a message's field is longer than what is read; before anything looks into it."""
+    if len(field) > most:
+        raise InputError(f"{name} has {len(field)} entries; at most {most} are read")
 
 
 def languages_of(codes: Iterable[str]) -> tuple[Language, ...]:
@@ -119,6 +132,8 @@ def prompt_request(
     message: PromptMessage, defaults: PromptDefaults, image: Image | None = None
 ) -> PromptRequest:
     """Reads a prompt; `image` is the caller's own picture. Raises an InputError if either cannot be used."""
+    check_length("tasks", message.tasks, _MAX_CHOICES)
+    check_length("languages", message.languages, _MAX_CHOICES)
     return PromptRequest(
         prompt=_prompt(message),
         tasks=image_tasks(message.tasks) or defaults.tasks,
@@ -131,6 +146,8 @@ def prompt_request(
 
 def _prompt(message: PromptMessage) -> Prompt | None:
     """None if the message names a region and has no clicks, box or mask."""
+    check_length("points", message.points, MAX_CLICKS)
+    check_length("point_labels", message.point_labels, MAX_CLICKS)
     if len(message.box) not in (0, 4):
         raise PromptError(f"a box has 4 numbers (x1, y1, x2, y2) or none, not {len(message.box)}")
     points = [(point.x, point.y) for point in message.points]
@@ -148,6 +165,9 @@ def _prompt(message: PromptMessage) -> Prompt | None:
 
 def survey_request(message: PerceiveAll.Request, defaults: PromptDefaults) -> SurveyRequest:
     """Reads a request for everything in view. Raises an InputError if it cannot be used."""
+    check_length("tasks", message.tasks, _MAX_CHOICES)
+    check_length("languages", message.languages, _MAX_CHOICES)
+    check_length("boxes", message.boxes, MAX_SURVEY_REGIONS)
     return SurveyRequest(
         tasks=image_tasks(message.tasks) or defaults.tasks,
         languages=languages_of(message.languages) or defaults.languages,
@@ -162,6 +182,8 @@ def survey_request(message: PerceiveAll.Request, defaults: PromptDefaults) -> Su
 
 def find_request(message: Find.Request) -> SurveyRequest:
     """Reads a request for what fits a purpose. Raises an InputError if it cannot be used."""
+    check_length("boxes", message.boxes, MAX_SURVEY_REGIONS)
+    check_length("region_ids", message.region_ids, MAX_SURVEY_REGIONS)
     if not message.request.strip():
         raise InputError("the request is empty; say what you need, e.g. 'something to cut with'")
     language = Language.parse(message.language) if message.language else language_of(message.request)
@@ -201,9 +223,20 @@ def _corners(box: BoundingBox2D) -> tuple[float, float, float, float]:
 
 
 def detections_of(message: Detection2DArray) -> tuple[list[Detection], list[str]]:
-    """The usable detections, and one line for each of the others that says what is wrong with it."""
-    detections, problems = [], []
-    for index, detection in enumerate(message.detections):
+    """The usable detections, and one line for each of the others that says what is wrong with it.
+
+    Of more than MAX_DETECTIONS, those with the highest scores are read.
+    """
+    detections = []
+    chosen: Sequence[int] = range(len(message.detections))
+    left_out = max(len(chosen) - MAX_DETECTIONS, 0)
+    problems = [f"of one message, the {MAX_DETECTIONS} with the highest scores are read"] * left_out
+    if left_out:
+        chosen = sorted(
+            heapq.nlargest(MAX_DETECTIONS, chosen, key=lambda index: _score(message.detections[index]))
+        )
+    for index in chosen:
+        detection = message.detections[index]
         box = detection.bbox
         x, y, width, height = box.center.position.x, box.center.position.y, box.size_x, box.size_y
         if not all(math.isfinite(value) for value in (x, y, width, height)) or width <= 0 or height <= 0:
@@ -212,14 +245,21 @@ def detections_of(message: Detection2DArray) -> tuple[list[Detection], list[str]
                 "both must be finite and the size above 0"
             )
             continue
-        detections.append(
-            Detection(
-                box_xyxy=_corners(box),
-                source_id=detection.id,
-                source_class=_best_class(detection),
+        found = Detection(box_xyxy=_corners(box), source_id=detection.id, source_class=_best_class(detection))
+        longest = max(len(found.source_id), len(found.source_class))
+        if longest > MAX_NAME:
+            problems.append(
+                f"detection {index} has an id or class of {longest} characters; at most {MAX_NAME} are read"
             )
-        )
+            continue
+        detections.append(found)
     return detections, problems
+
+
+def _score(detection: Detection2D) -> float:
+    """The highest score of its hypotheses; 0 if there is none."""
+    scores = [result.hypothesis.score for result in detection.results]
+    return max((score for score in scores if math.isfinite(score)), default=0.0)
 
 
 def _best_class(detection: Detection2D) -> str:

@@ -67,7 +67,7 @@ class PerceptionNode(Node):
             self,
             camera=camera,
             prefix=input_prefix,
-            image_topic=self._images.base_topic,
+            images=self._images,
             link=link,
             log=self._log,
             defaults=lambda: self._settings.defaults,

@@ -1,47 +1,84 @@
-"""Logs each distinct warning of a bad input stream once in a while, not at every message.
+"""Logs warnings of a bad input stream by kind, once in a while: a flood of messages is no flood of lines.
 
 rclpy throttles by call site, so that one noisy topic would hide what is wrong with another.
 """
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
 
-from rclpy.impl.rcutils_logger import RcutilsLogger
+from pam_ros.runtime.failures import kind_of
 
-_PAUSE_S = 5.0
-_MOST_REMEMBERED = 256  # messages; numbers in them may never repeat
+if TYPE_CHECKING:
+    from rclpy.impl.rcutils_logger import RcutilsLogger
+
+PAUSE_S = 5.0  # between two lines of one kind
+MOST_LINES = 60  # within a pause, of all kinds together
+_MOST_KINDS = 256  # remembered
+_MOST_CHARACTERS = 4000  # of a line
 
 
 class ThrottledLog:
-    """Safe to use from any thread: at worst a line is logged twice."""
+    """Safe to use from any thread. Messages of one kind differ in numbers and quoted names only."""
 
     def __init__(self, logger: RcutilsLogger) -> None:
         self._logger = logger
-        self._logged_s: dict[str, float] = {}  # message → when, seconds of the monotonic clock
+        self._lock = threading.Lock()
+        # kind → when it was logged, seconds of the monotonic clock, and how many were left out since
+        self._kinds: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._recent_s: deque[float] = deque(maxlen=MOST_LINES)
 
     def warn(self, message: str) -> None:
-        """Logs a warning, unless it was logged within the last five seconds."""
-        now_s = time.monotonic()
-        if now_s - self._logged_s.get(message, -_PAUSE_S) < _PAUSE_S:
-            return
-        if len(self._logged_s) >= _MOST_REMEMBERED:
-            self._logged_s.clear()
-        self._logged_s[message] = now_s
-        self._logger.warning(message)
+        """Logs a warning, unless one of its kind was logged within the last five seconds."""
+        if line := self._line(message):
+            self._logger.warning(line)
+
+    def error(self, message: str) -> None:
+        """Logs an error in the same way."""
+        if line := self._line(message):
+            self._logger.error(line)
 
     def warn_once(self, message: str) -> None:
-        """Logs a warning, unless it was logged before."""
+        """Logs a warning, unless one of its kind was logged before."""
         if self._is_new(message):
             self._logger.warning(message)
 
     def inform_once(self, message: str) -> None:
-        """Logs information, unless it was logged before."""
+        """Logs information, unless some of its kind was logged before."""
         if self._is_new(message):
             self._logger.info(message)
 
+    def _line(self, message: str) -> str:
+        """What is to be logged; empty if nothing is."""
+        message = shortened(message, _MOST_CHARACTERS)
+        kind, now_s = kind_of(message), time.monotonic()
+        with self._lock:
+            logged_s, left_out = self._kinds.pop(kind, (-PAUSE_S, 0))
+            full = len(self._recent_s) == MOST_LINES and now_s - self._recent_s[0] < PAUSE_S
+            if now_s - logged_s < PAUSE_S or full:
+                self._remember(kind, (logged_s, left_out + 1))
+                return ""
+            self._remember(kind, (now_s, 0))
+            self._recent_s.append(now_s)
+        return f"{message} ({left_out} more like this were left out)" if left_out else message
+
     def _is_new(self, message: str) -> bool:
-        if message in self._logged_s:
-            return False
-        self._logged_s[message] = float("inf")
+        kind = kind_of(message)
+        with self._lock:
+            if kind in self._kinds:
+                return False
+            self._remember(kind, (float("inf"), 0))
         return True
+
+    def _remember(self, kind: str, entry: tuple[float, int]) -> None:
+        self._kinds[kind] = entry
+        if len(self._kinds) > _MOST_KINDS:
+            self._kinds.popitem(last=False)
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or its first `most` characters and how long it was: it may hold what came over the wire."""
+    return text if len(text) <= most else f"{text[:most]} … ({len(text)} characters)"

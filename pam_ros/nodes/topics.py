@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import functools
+import math
+import time
 import traceback
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.serialization import deserialize_message
 
-from pam_ros.errors import PamError
+from pam_ros.errors import CapacityError, InputError, PamError
 from pam_ros.nodes.throttled_log import ThrottledLog
 
 M = TypeVar("M")
+_SHORT_S = 0.01  # what takes less time to read is not rationed
 
 
 def advertise(node: Node, kind: type, topic: str, *, depth: int, latched: bool = False) -> Publisher:
@@ -53,12 +57,14 @@ def listen(
     depth: int,
     best_effort: bool = False,
     latched: bool = False,
+    max_bytes: Callable[[], int] | None = None,
     matched: Callable[[], None] | None = None,
 ) -> None:
     """Subscribes; an exception of the callback becomes a line in the log and goes no further.
 
-    `latched` also gets the newest message of publishers that were there before; `matched` is called whenever
-    a publisher comes or goes.
+    `best_effort` also hears reliable publishers; `latched` also gets the newest message of publishers that
+    were there before; `matched` is called whenever a publisher comes or goes. `max_bytes`, for messages of
+    many small fields: a larger message is refused before it is read, and reading is rationed.
     """
     name = node.resolve_topic_name(topic)
     profile = QoSProfile(depth=depth)
@@ -67,15 +73,45 @@ def listen(
     if latched:
         profile.durability = QoSDurabilityPolicy.TRANSIENT_LOCAL
     options = QoSOverridingOptions.with_default_policies()
+    take: Callable[[Any], None] = callback
+    if max_bytes is not None:
+        take = _BoundedReader(kind, callback, max_bytes)
     on_match = None if matched is None else guarded(log, name, lambda _: matched())
     node.create_subscription(
         kind,
         topic,
-        guarded(log, name, callback),
+        guarded(log, name, take),
         profile,
+        raw=max_bytes is not None,
         qos_overriding_options=options,
         event_callbacks=SubscriptionEventCallbacks(matched=on_match),
     )
+
+
+class _BoundedReader(Generic[M]):
+    """Reads serialised messages, but no larger ones than `max_bytes`, and for a third of the time at most.
+
+    Reading holds the interpreter; without these bounds a flood of messages would hold up services.
+    """
+
+    def __init__(self, kind: type[M], callback: Callable[[M], None], max_bytes: Callable[[], int]) -> None:
+        self._kind = kind
+        self._callback = callback
+        self._max_bytes = max_bytes
+        self._open_s = -math.inf  # when the next message may be read, seconds of the monotonic clock
+
+    def __call__(self, data: bytes) -> None:
+        start_s, most = time.monotonic(), self._max_bytes()
+        if len(data) > most:
+            raise InputError(f"the message has {len(data)} bytes; at most {most} are read")
+        if start_s < self._open_s:
+            raise CapacityError("messages come faster than they can be read; send fewer or smaller ones")
+        try:
+            self._callback(deserialize_message(data, self._kind))
+        finally:
+            end_s = time.monotonic()
+            if end_s - start_s > _SHORT_S:
+                self._open_s = end_s + 2 * (end_s - start_s)
 
 
 def topic_beside(node: Node, name: str, topic: str, suffix: str) -> str:

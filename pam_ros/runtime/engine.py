@@ -14,7 +14,7 @@ from pam_ros.runtime.captions import Captions
 from pam_ros.runtime.clip_recorder import ClipRecorder
 from pam_ros.runtime.embedding_plan import EmbeddingPlan
 from pam_ros.runtime.events import CaptionEvent, FrameResult, Listener
-from pam_ros.runtime.failures import FaultLog, GuardedListener
+from pam_ros.runtime.failures import FaultLog, GuardedListener, rejected_detections
 from pam_ros.runtime.generation_queue import EventReporter, GenerationQueue
 from pam_ros.runtime.inbox import Inbox, Work
 from pam_ros.runtime.masks import Masks, PromptResult
@@ -28,6 +28,7 @@ from pam_ros.runtime.requests import (
     SurveyRequest,
     SurveyResult,
     check_clip,
+    check_detections,
     check_request,
     check_survey,
 )
@@ -275,6 +276,7 @@ class Engine:
         surveyed = self._surveys.step(self._cameras.__getitem__)
         for name in self._inbox.take_ended():
             self._captions.end_stream(self._cameras[name])
+        self._masks.report_rejected()
         self._inbox.hand_over()
         return work is not None or image is not None or surveyed
 
@@ -381,19 +383,23 @@ class Engine:
 
         New objects become regions; those that match a region are left to the tracker. Failures are warnings.
         """
-        requests = []
-        for detection in detections:
-            try:
-                prompt = Prompt.from_clicks(box_xyxy=detection.box_xyxy)
-                request = PromptRequest(prompt, tasks, languages, stamp_ns=stamp_ns)
-                check_request(request)
-                requests.append((detection, request))
-            except PamError as error:
-                self._inbox.put_warning(camera, f"a detection was rejected: {error}")
+        requests: list[tuple[Detection, PromptRequest]] = []
+        problems: list[PamError | str] = []
         try:
+            check_detections(detections)
+            for detection in detections:
+                try:
+                    prompt = Prompt.from_clicks(box_xyxy=detection.box_xyxy)
+                    request = PromptRequest(prompt, tasks, languages, stamp_ns=stamp_ns)
+                    check_request(request)
+                    requests.append((detection, request))
+                except PamError as error:
+                    problems.append(error)
             self._inbox.put_detections(camera, requests, stamp_ns)
         except PamError as error:
-            self._inbox.put_warning(camera, f"{len(requests)} detections were rejected: {error}")
+            problems += [error] * (len(detections) - len(problems))
+        if problems:
+            self._inbox.put_warning(camera, rejected_detections(problems))
 
     def remove_region(self, camera: str, region_id: int) -> None:
         """Removes the region, its texts and running requests. Raises UnknownRegionError."""

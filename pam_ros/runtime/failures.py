@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -14,7 +15,26 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _LOG = logging.getLogger(__name__)
+_VARYING = re.compile(r"""(?<!\w)'[^']*'|"[^"]*"|[-+]?\d+(?:[.,:]\d+)*(?:e[-+]?\d+)?|\b(?:nan|inf)\b""")
+_MOST_KINDS = 3  # named in one line
 LOG_PERIOD_S = 5.0  # a fault that repeats with every frame is written out this often, not more
+
+
+def kind_of(message: str) -> str:
+    """The message without its numbers and quoted names: messages of one kind differ in these only."""
+    return _VARYING.sub("#", message)
+
+
+def rejected_detections(problems: Sequence[PamError | str]) -> str:
+    """One line about any number of rejected detections: the first problem of each kind, and how many."""
+    kinds: dict[str, list[str]] = {}
+    for problem in problems:
+        kinds.setdefault(kind_of(str(problem)), []).append(str(problem))
+    reasons = [f"{each[0]}{f' ({len(each)} times)' if len(each) > 1 else ''}" for each in kinds.values()]
+    if len(reasons) > _MOST_KINDS:
+        reasons[_MOST_KINDS:] = [f"and {len(reasons) - _MOST_KINDS} other reasons"]
+    count = "a detection was" if len(problems) == 1 else f"{len(problems)} detections were"
+    return f"{count} rejected: {'; '.join(reasons)}"
 
 
 class FaultLog:

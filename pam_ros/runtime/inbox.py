@@ -67,6 +67,7 @@ class _Camera:
     taken: Frame | None = None  # the frame taken last
     requests: deque[Request] = field(default_factory=deque)
     detections: deque[list[Request]] = field(default_factory=lambda: deque(maxlen=MAX_DETECTION_MESSAGES))
+    detections_wait: bool = False  # for the callers' requests
     captions: deque[CaptionRequest] = field(default_factory=deque)
     warnings: deque[str] = field(default_factory=lambda: deque(maxlen=16))
     live: set[int] = field(default_factory=set)  # ids that callers may refer to
@@ -445,14 +446,14 @@ class Inbox:
             elif not self._sort_in(work, request, camera.taken):
                 later.append(request)
         camera.requests = later
-        later_messages = [
-            m
-            for m in camera.detections
-            if not all(self._sort_in(work, request, camera.taken) for request in m)
-        ]
-        camera.detections = deque(
-            later_messages, maxlen=MAX_DETECTION_MESSAGES
-        )  # one message means one frame
+        camera.detections_wait = bool(work.current or work.older) and not camera.detections_wait
+        if not camera.detections_wait:  # callers go first; a detector waits for one turn at most
+            later_messages = [  # one message means one frame
+                message
+                for message in camera.detections
+                if not all(self._sort_in(work, request, camera.taken) for request in message)
+            ]
+            camera.detections = deque(later_messages, maxlen=MAX_DETECTION_MESSAGES)
         return work
 
     @staticmethod

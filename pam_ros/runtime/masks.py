@@ -10,10 +10,10 @@ from functools import partial
 import numpy as np
 
 from pam_ros.errors import CancelledError, CapacityError, NothingFoundError, PamError, PromptError
-from pam_ros.geometry import Box, box_iou
+from pam_ros.geometry import Box, distinct_boxes
 from pam_ros.model.interface import FrameFeatures, Observation, PerceptionModel, RegionMemory
 from pam_ros.records import Frame, Prompt, Region, RegionState
-from pam_ros.runtime.failures import FaultLog, GuardedListener
+from pam_ros.runtime.failures import FaultLog, GuardedListener, rejected_detections
 from pam_ros.runtime.inbox import Inbox
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.requests import Request
@@ -49,6 +49,7 @@ class Masks:
         self._inbox = inbox
         self._listener = listener
         self._faults = faults
+        self._rejected: dict[str, list[PamError]] = {}  # by camera
 
     def segment(self, camera: CameraTracks, frame: Frame, requests: Sequence[Request]) -> list[PromptResult]:
         """Prompts on one frame → regions, as one batch. Encodes the frame unless that was done already."""
@@ -104,20 +105,26 @@ class Masks:
             self._listener.on_warning(camera.name, failed)
 
     def refuse(self, request: Request, error: PamError) -> None:
-        """Fails the request; for a detection, warns."""
+        """Fails the request; a detection's refusal waits for `report_rejected`."""
         if request.handle is not None:
             request.handle.fail(error)
         elif request.clip is not None:
             request.clip.handle.fail(error)
         else:
-            self._listener.on_warning(request.camera, f"a detection was rejected: {error}")
+            self._rejected.setdefault(request.camera, []).append(error)
+
+    def report_rejected(self) -> None:
+        """Warns of the detections that were refused since the last call, in one line per camera."""
+        for camera, errors in self._rejected.items():
+            self._listener.on_warning(camera, rejected_detections(errors))
+        self._rejected = {}
 
     # Before the model
 
     def _usable(self, camera: CameraTracks, frame: Frame, requests: Sequence[Request]) -> list[Request]:
         """The requests that can be segmented on this frame; the others fail with the reason."""
         usable: list[Request] = []
-        new_boxes: list[Box] = []
+        known = self._known_detections(camera, frame, requests)
         new = 0
         for request in requests:
             prompt, region_id = _prompt(request), request.content.region_id
@@ -125,15 +132,12 @@ class Masks:
                 prompt.check_size(*frame.size)
                 if region_id and region_id not in camera.regions:
                     raise CancelledError(f"region {region_id} was removed before its prompt was processed")
-                known = request.detection is not None and prompt.box is not None
                 if not region_id and not prompt.shows_region:
                     raise PromptError(
                         f"the negative click {prompt.points[0].tolist()} is on no region; "
                         "click on the part of a mask that is to be left out"
                     )
-                if request.done or (
-                    known and self._is_known(camera, frame, _clipped(prompt, frame), new_boxes)
-                ):
+                if request.done or request in known:
                     continue
                 if not region_id and len(camera.regions) + new >= self.options.max_regions:
                     raise CapacityError(
@@ -147,15 +151,17 @@ class Masks:
             usable.append(request)
         return usable
 
-    def _is_known(self, camera: CameraTracks, frame: Frame, box: Box, new_boxes: list[Box]) -> bool:
-        """True if a detection matches a region, or another detection of this frame."""
+    def _known_detections(
+        self, camera: CameraTracks, frame: Frame, requests: Sequence[Request]
+    ) -> set[Request]:
+        """Detections that match a region, or a detection before them."""
+        detections = [request for request in requests if request.detection is not None]
+        boxes = np.array([_clipped(_prompt(each), frame) for each in detections], np.float32).reshape(-1, 4)
         min_iou = self.options.detection_iou
-        if any(track.is_detection(box, frame.stamp_ns, min_iou) for track in camera.regions.values()):
-            return True
-        if any(box_iou(box, other) > min_iou for other in new_boxes):
-            return True
-        new_boxes.append(box)
-        return False
+        matched = camera.match(boxes, frame.stamp_ns, min_iou)
+        new = [place for place, region_id in enumerate(matched) if not region_id]
+        distinct = {new[place] for place in distinct_boxes(boxes[new], min_iou)}
+        return {each for place, each in enumerate(detections) if place not in distinct}
 
     def _go_back(
         self, camera: CameraTracks, features: FrameFeatures, requests: Sequence[Request]

@@ -19,6 +19,7 @@ from pam_ros.runtime.events import CaptionEvent
 T = TypeVar("T")
 
 MAX_CLIP_S = 120.0  # longest `caption_clip`, seconds
+MAX_DETECTIONS = 256  # of one message; as many as there may be regions
 MAX_SURVEY_REGIONS = 256
 MAX_SURVEY_S = 60.0  # longest search of a survey, seconds
 MAX_PURPOSE = 500  # characters of a purpose
@@ -215,6 +216,12 @@ def check_clip(request: PromptRequest, duration_s: float) -> None:
         raise InputError(f"the clip's duration is {duration_s} s; allowed: above 0, at most {MAX_CLIP_S:g} s")
     if request.image is not None:
         raise PromptError("a clip is recorded from the camera; the request must not have its own image")
+
+
+def check_detections(detections: Sequence[Detection]) -> None:
+    """Raises InputError if there are more in one message than are read."""
+    if len(detections) > MAX_DETECTIONS:
+        raise InputError(f"a message has {len(detections)} detections; at most {MAX_DETECTIONS} are read")
 
 
 def check_survey(request: SurveyRequest) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pam_ros.errors import CancelledError, NotActiveError, PamError, UnknownRegionError
-from pam_ros.geometry import Box, box_iou
+from pam_ros.geometry import Box, distinct_boxes
 from pam_ros.model.interface import FrameFeatures, PerceptionModel
 from pam_ros.model.vision.grid import Candidates, GridFilter, grid_points, kept_boxes
 from pam_ros.records import Prompt, Region, RegionState, Task
@@ -196,8 +196,9 @@ class Surveys:
             self._describe(chosen)
             return
         about, room = [], self.options.max_regions - len(camera.regions)
-        for result in chosen:
-            known = self._known(camera, result.answer.box_xyxy, frame.stamp_ns)
+        boxes_found = np.array([each.answer.box_xyxy for each in chosen], np.float32).reshape(-1, 4)
+        matched = camera.match(boxes_found, frame.stamp_ns, self.options.detection_iou)
+        for result, known in zip(chosen, matched, strict=True):
             room -= not known
             if known or room >= 0:
                 prompt = None if known else result.request.content.prompt
@@ -206,20 +207,10 @@ class Surveys:
 
     def _distinct(self, results: Sequence[PromptResult]) -> list[PromptResult]:
         """The surest masks first, without those that are not in view or that repeat a surer one."""
-        kept: list[PromptResult] = []
-        for result in sorted(results, key=lambda each: -each.answer.mask_score):
-            box, limit = result.answer.box_xyxy, self.options.all_max_box_iou
-            visible = result.answer.state is RegionState.TRACKED
-            if visible and all(box_iou(box, each.answer.box_xyxy) <= limit for each in kept):
-                kept.append(result)
-        return kept
-
-    def _known(self, camera: CameraTracks, box: Box, stamp_ns: int) -> int:
-        """The region that the box shows already; 0 if it is new."""
-        for region_id, track in camera.regions.items():
-            if track.is_detection(box, stamp_ns, self.options.detection_iou):
-                return region_id
-        return 0
+        visible = [each for each in results if each.answer.state is RegionState.TRACKED]
+        visible.sort(key=lambda each: -each.answer.mask_score)
+        boxes = np.array([each.answer.box_xyxy for each in visible], np.float32)
+        return [visible[place] for place in distinct_boxes(boxes, self.options.all_max_box_iou)]
 
     def _hand_out(
         self, survey: Survey, about: Sequence[PromptRequest], *, left_out: int, complete: bool

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.geometry import Box, box_iou, crop_mask
+from pam_ros.geometry import Box, box_ious, crop_mask
 from pam_ros.model.interface import FrameFeatures, Observation, RegionMemory
 from pam_ros.records import Detection, Frame, Language, Region, RegionState, Task, Text
 from pam_ros.runtime.statistics import CameraStatistics, RateMeter, Smoothed
@@ -125,17 +125,15 @@ class Track:
         """Seconds of stream time since it went out of view; 0 while it is tracked."""
         return 0.0 if self.lost_since_ns is None else (stamp_ns - self.lost_since_ns) / 1e9
 
-    def is_detection(self, box: Box, stamp_ns: int, min_iou: float) -> bool:
-        """True if a detector's box in the frame of this stamp matches this region."""
+    def boxes_at(self, stamp_ns: int) -> list[Box]:
+        """Its box in the frame of this stamp and, after it, its detector's; empty if it was never in view."""
         if not self.boxes:
-            return False
+            return []
         known = min(self.boxes, key=lambda each: abs(each[0] - stamp_ns))[1]
-        if box_iou(box, known) > min_iou:
-            return True
         if self.detector_box is None:
-            return False
+            return [known]
         corner, extent = known[[0, 1, 0, 1]], (known[2:] - known[:2])[[0, 1, 0, 1]]
-        return box_iou(box, corner + self.detector_box * extent) > min_iou
+        return [known, corner + self.detector_box * extent]
 
     def remember_detection(self, box: Box) -> None:
         """Remembers a detector's box of this region, relative to the mask's box in the newest frame."""
@@ -197,6 +195,15 @@ class CameraTracks:
         covering = [track for track in self.regions.values() if _covers(track, round(x), round(y))]
         smallest = min(covering, key=lambda track: np.count_nonzero(track.mask), default=None)
         return 0 if smallest is None else smallest.region_id
+
+    def match(self, boxes: NDArray[np.float32], stamp_ns: int, min_iou: float) -> list[int]:
+        """(N, 4) boxes of a detector in the frame of this stamp → the region that each shows; 0 if new."""
+        ids = np.zeros(len(boxes), np.int64)
+        for region_id, track in self.regions.items():
+            if known := track.boxes_at(stamp_ns):
+                ids[(ids == 0) & (box_ious(boxes, np.array(known)) > min_iou).any(1)] = region_id
+        matched: list[int] = ids.tolist()
+        return matched
 
     def count(self) -> None:
         """Brings `tracked` and `lost` up to date."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.geometry import box_iou
+from pam_ros.geometry import distinct_boxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,8 @@ def kept_boxes(candidates: list[Candidates], rule: GridFilter) -> NDArray[np.flo
     areas = np.concatenate([each.areas for each in candidates])
     passed = (ious >= rule.min_iou) & (stabilities >= rule.min_stability)
     passed &= (areas >= rule.min_area) & (areas <= rule.max_area) & (boxes[:, 2] > boxes[:, 0])
-    kept: list[int] = []
-    for i in sorted(np.flatnonzero(passed), key=lambda i: -float(ious[i] * stabilities[i])):
-        if all(box_iou(boxes[i], boxes[j]) <= rule.max_box_iou for j in kept):
-            kept.append(int(i))
-    result: NDArray[np.float32] = boxes[kept]
+    order = np.array(sorted(np.flatnonzero(passed), key=lambda i: -float(ious[i] * stabilities[i])), np.int64)
+    result: NDArray[np.float32] = boxes[order][distinct_boxes(boxes[order], rule.max_box_iou)]
     return result
 
 

@@ -10,6 +10,8 @@ from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import listen, topic_beside
 from pam_ros.records import CameraModel, Lens
 
+_MAX_BYTES = 1 << 16  # of a message; one has about 400
+
 
 class CalibrationInput:
     """The newest `camera_info` of one camera.
@@ -26,7 +28,16 @@ class CalibrationInput:
         self._newest: CameraInfo | None = None
         name = topic_beside(node, f"{prefix}camera_info", image_topic.rpartition("/")[0], "/camera_info")
         self.topic: str = node.resolve_topic_name(name)
-        listen(node, log, CameraInfo, name, self._take, depth=1, best_effort=True)
+        listen(
+            node,
+            log,
+            CameraInfo,
+            name,
+            self._take,
+            depth=1,
+            best_effort=True,
+            max_bytes=lambda: _MAX_BYTES,
+        )
 
     def model(self, size: tuple[int, int]) -> CameraModel:
         """The model of images of this (height, width). Raises GeometryError if there is none for them."""

@@ -12,7 +12,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
 from pam_ros.errors import PamError
-from pam_ros.nodes.conversions import stamp_ns
+from pam_ros.nodes.conversions import MAX_NAME, check_length, stamp_ns
 from pam_ros.nodes.images import PictureReader
 from pam_ros.nodes.link import EngineLink
 from pam_ros.nodes.throttled_log import ThrottledLog
@@ -73,6 +73,7 @@ class CameraInput:
             return
         engine = self._link.engine  # raises before the image is converted in vain
         try:
+            check_length("frame_id", message.header.frame_id, MAX_NAME)
             picture = picture_from(message)
         except PamError:
             self.rejected += 1

@@ -13,13 +13,19 @@ from pam_ros.errors import CancelledError
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.nodes.conversions import PromptDefaults, detections_of, prompt_request, stamp_or_newest
 from pam_ros.nodes.images import mask_from_image
+from pam_ros.nodes.inputs.camera import CameraInput
 from pam_ros.nodes.link import EngineLink
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import listen, topic_beside
 from pam_ros.records import Prompt
 from pam_ros.runtime.engine import PromptRequest
+from pam_ros.runtime.failures import rejected_detections
 
 _DEPTH = 10  # messages that may wait for the executor
+# A detection with one hypothesis has about 450 bytes. Reading many would hold up the executor.
+MAX_DETECTIONS_BYTES = 1 << 20
+_PROMPT_BYTES = 1 << 16  # of a prompt without its mask
+_MASK_BYTES = 1 << 24  # before the first image
 
 
 class PromptInputs:
@@ -31,12 +37,14 @@ class PromptInputs:
         *,
         camera: str,
         prefix: str,
-        image_topic: str,
+        images: CameraInput,
         link: EngineLink,
         log: ThrottledLog,
         defaults: Callable[[], PromptDefaults],
     ) -> None:
-        """`prefix` goes before the topics' names; clicks come beside `image_topic` and `~/overlay`."""
+        """`prefix` goes before the topics' names; clicks come beside the images and `~/overlay`."""
+        image_topic = images.base_topic
+        self._images = images
         self._camera = camera
         self._link = link
         self._log = log
@@ -48,8 +56,25 @@ class PromptInputs:
         listen(node, log, Point, clicks, self._on_click, depth=_DEPTH)
         listen(node, log, Point, f"{image_topic}/compressed_mouse_left", self._on_click, depth=_DEPTH)
         listen(node, log, Image, f"{prefix}prompt_mask", self._on_mask, depth=_DEPTH)
-        listen(node, log, Detection2DArray, f"{prefix}detections", self._on_detections, depth=_DEPTH)
-        listen(node, log, PromptMessage, "~/prompt", self._on_prompt, depth=_DEPTH)
+        self._detections_topic = node.resolve_topic_name(f"{prefix}detections")
+        listen(
+            node,
+            log,
+            Detection2DArray,
+            f"{prefix}detections",
+            self._on_detections,
+            depth=_DEPTH,
+            best_effort=True,  # hears reliable detectors, too
+            max_bytes=lambda: MAX_DETECTIONS_BYTES,
+        )
+        listen(
+            node, log, PromptMessage, "~/prompt", self._on_prompt, depth=_DEPTH, max_bytes=self._prompt_bytes
+        )
+
+    def _prompt_bytes(self) -> int:
+        """The largest prompt: one with a mask of the newest image."""
+        newest = self._images.newest
+        return _PROMPT_BYTES + (newest.size[0] * newest.size[1] if newest is not None else _MASK_BYTES)
 
     def _on_click(self, message: Point) -> None:
         self.click(message.x, message.y, positive=True, image_ns=None)
@@ -66,8 +91,8 @@ class PromptInputs:
 
     def _on_detections(self, message: Detection2DArray) -> None:
         detections, problems = detections_of(message)
-        for problem in problems:
-            self._log.warn(problem)
+        if problems:
+            self._log.warn(f"{self._detections_topic}: {rejected_detections(problems)}")
         if detections or not problems:
             defaults, image_ns = self._defaults(), stamp_or_newest(message.header)
             self._link.engine.detections(

@@ -288,7 +288,7 @@ class Services:
         status = status_of(error)
         if status.code == Status.INTERNAL:
             details = "" if isinstance(error, PamError) else "\n" + "".join(traceback.format_exception(error))
-            self._node.get_logger().error(f"{name} failed: {status.message}{details}")
+            self._log.error(f"{name} failed: {status.message}{details}")
         elif not isinstance(error, CancelledError):
             self._log.warn(f"{name} refused: {status.message}")
         return status

@@ -13,6 +13,9 @@ from pam_ros.errors import TransformError
 from pam_ros.geometry import rotation_matrix
 
 CACHE_S = 10.0  # how far back transforms are kept, as in tf2
+MOST_FRAMES = 4096
+MOST_SAMPLES = 10_000  # of one frame: 10 s at 1 kHz
+_LONGEST_NAME = 256  # characters
 
 
 class TransformProblem(Enum):
@@ -78,7 +81,11 @@ class TransformBuffer:
                 f"the transform from {child!r} to {parent!r} is no pose: quaternion {quaternion_xyzw}, "
                 f"translation {translation_m}; its publisher must send a quaternion of length 1"
             )
+        if max(len(parent), len(child)) > _LONGEST_NAME:
+            raise TransformError(f"a frame's name has more than {_LONGEST_NAME} characters")
         edge = self._edges.get(child)
+        if edge is None and len(self._edges) >= MOST_FRAMES:
+            raise TransformError(f"{child!r} is one frame too many; at most {MOST_FRAMES} are kept")
         if edge is None or static or edge.static:
             edge = self._edges[child] = _Edge(parent, static)
         oldest_kept_ns = edge.stamps_ns[-1] - CACHE_S * 1e9 if edge.stamps_ns else stamp_ns
@@ -91,6 +98,7 @@ class TransformBuffer:
         edge.stamps_ns.insert(place, stamp_ns)
         edge.poses.insert(place, (turn / length, shift))
         stale = bisect.bisect_left(edge.stamps_ns, edge.stamps_ns[-1] - CACHE_S * 1e9)
+        stale = max(stale, len(edge.stamps_ns) - MOST_SAMPLES)
         del edge.stamps_ns[:stale], edge.poses[:stale]
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> Transform:
@@ -105,7 +113,8 @@ class TransformBuffer:
                     target, source, TransformProblem.UNKNOWN, f"frame {frame!r} has not been published"
                 )
         up, down = self._ancestors(source), self._ancestors(target)
-        shared = next((frame for frame in up if frame in down), None)
+        below = set(down)
+        shared = next((frame for frame in up if frame in below), None)
         if shared is None:
             raise transform_error(
                 target, source, TransformProblem.UNCONNECTED, "the two frames are in different trees"
@@ -119,10 +128,11 @@ class TransformBuffer:
 
     def _ancestors(self, frame: str) -> list[str]:
         """The frame, its parent, and so on to the root."""
-        frames = [frame]
-        while (edge := self._edges.get(frames[-1])) is not None and edge.parent not in frames:
-            frames.append(edge.parent)
-        return frames
+        frames = {frame: None}  # in order
+        while (edge := self._edges.get(frame)) is not None and edge.parent not in frames:
+            frame = edge.parent
+            frames[frame] = None
+        return list(frames)
 
     def _into(
         self, ancestor: str, frames: list[str], stamp_ns: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import listen
 
 _DEPTH = 100  # messages that may wait, as in tf2_ros
+_MAX_BYTES = 1 << 18  # of a message; a transform has about 100
 
 
 class Transforms(Protocol):
@@ -72,22 +74,24 @@ class ListenedTransforms:
 
         self._log = log
         self._buffer = TransformBuffer()
-        listen(node, log, TFMessage, "/tf", lambda message: self._take(message, static=False), depth=_DEPTH)
-        listen(
-            node,
-            log,
-            TFMessage,
-            "/tf_static",
-            lambda message: self._take(message, static=True),
-            depth=_DEPTH,
-            latched=True,
-        )
+        for topic, static in (("/tf", False), ("/tf_static", True)):
+            take = functools.partial(self._take, static=static)
+            listen(
+                node,
+                log,
+                TFMessage,
+                topic,
+                take,
+                depth=_DEPTH,
+                latched=static,
+                max_bytes=lambda: _MAX_BYTES,
+            )
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> Transform:
         """See `Transforms`."""
         return self._buffer.lookup(target, source, stamp_ns)
 
-    def _take(self, message: Any, *, static: bool) -> None:
+    def _take(self, message: Any, static: bool) -> None:
         for each in message.transforms:
             turn, shift = each.transform.rotation, each.transform.translation
             try:
@@ -100,4 +104,4 @@ class ListenedTransforms:
                     static=static,
                 )
             except TransformError as error:
-                self._log.warn_once(f"{'/tf_static' if static else '/tf'} ignored: {error}")
+                self._log.warn(f"{'/tf_static' if static else '/tf'} ignored: {error}")
