@@ -322,6 +322,7 @@ class Region:
         texts: what is known so far, final texts only, in the order in which they were asked for.
         created_ns: stamp of the frame of its prompt.
         last_visible_ns: stamp of the last frame in which it was in view.
+        asked: the texts asked for, first one first, without those that ended without a text.
     """
 
     region_id: int
@@ -336,6 +337,20 @@ class Region:
     source_id: str = ""  # `id` of the detection it was made from; "" if a person or a service prompted it
     source_class: str = ""  # class of that detection, as the detector names it; "" if unknown
     surface: VisibleSurface | None = None  # in the frame of `last_visible_ns`; None without depth
+    asked: tuple[tuple[Task, Language], ...] = ()
+
+    @property
+    def labels(self) -> list[Text]:
+        """Its labels, in the order of the languages asked for; none until the first of them is finished."""
+        keys = [each for each in dict.fromkeys((*self.asked, *self.texts)) if each[0] is Task.LABEL]
+        if not keys or keys[0] not in self.texts:
+            return []
+        return [self.texts[each] for each in keys if each in self.texts]
+
+    @property
+    def name(self) -> str:
+        """The label in the language asked for first; empty until it is finished, even if another one is."""
+        return self.labels[0].text if self.labels else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,11 +126,14 @@ def stamps_of(node: Node, topic: str) -> list[int]:
     return [message.header.stamp.nanosec for message in node.messages(topic)]
 
 
-def region(region_id: int = 1, texts: dict | None = None) -> Region:
+LABELS = ((Task.LABEL, Language.EN), (Task.LABEL, Language.ZH))  # as asked for
+
+
+def region(region_id: int = 1, texts: dict | None = None, asked: tuple = ()) -> Region:
     mask = np.zeros(SIZE, np.bool_)
     mask[100:600, 100:1100] = True
     box, cropped = crop_mask(mask)
-    return Region(region_id, RegionState.TRACKED, box, cropped, 0.9, 0.9, texts or {}, 0, 0)
+    return Region(region_id, RegionState.TRACKED, box, cropped, 0.9, 0.9, texts or {}, 0, 0, asked=asked)
 
 
 def frame_result(stamp_ns: int, *regions: Region) -> FrameResult:
@@ -139,7 +142,7 @@ def frame_result(stamp_ns: int, *regions: Region) -> FrameResult:
 
 
 def text_event(language: Language, text: str, *, final: bool, task: Task = Task.LABEL) -> TextEvent:
-    return TextEvent("camera", 1, task, language, text, final, 1, 0.0)
+    return TextEvent("camera", 1, task, language, text, final, 1, 0.0, LABELS)
 
 
 def caption_event(region_id: int, sequence: int, text: str, *, final: bool) -> CaptionEvent:
@@ -266,15 +269,13 @@ def test_the_language_asked_for_first_names_a_region_whichever_ends_first(
     node: Node, outputs: CameraOutputs
 ) -> None:
     outputs.on_frame(frame_result(1))
-    outputs.on_text(text_event(Language.EN, "ket", final=False))
-    outputs.on_text(text_event(Language.ZH, "水", final=False))
     outputs.on_text(text_event(Language.ZH, "水壶", final=True))
     chinese = {(Task.LABEL, Language.ZH): Text("水壶", 1)}
-    outputs.on_frame(frame_result(2, region(texts=chinese)))
+    outputs.on_frame(frame_result(2, region(texts=chinese, asked=LABELS)))
     wait_until(lambda: stamps_of(node, "~/detections")[-1:] == [2])
     outputs.on_text(text_event(Language.EN, "kettle", final=True))
-    both = {**chinese, (Task.LABEL, Language.EN): Text("kettle", 1)}
-    outputs.on_frame(frame_result(3, region(texts=both)))
+    both = {(Task.LABEL, Language.EN): Text("kettle", 1), **chinese}
+    outputs.on_frame(frame_result(3, region(texts=both, asked=LABELS)))
     for topic in ("~/regions", "~/detections"):
         wait_until(lambda topic=topic: stamps_of(node, topic)[-1:] == [3])
     wait_until(lambda: node.messages("~/label_info"))

@@ -288,7 +288,8 @@ class Engine:
         return busy
 
     def _forget(self, camera: CameraTracks, region_id: int, error: PamError) -> None:
-        if camera.regions.pop(region_id, None) is not None:
+        if (track := camera.regions.pop(region_id, None)) is not None:
+            track.removed = True
             self._captions.forget(camera.name, region_id)
             self._recorder.forget(camera.name, region_id, error)
             self._queue.cancel(camera.name, region_id, error)

@@ -43,6 +43,7 @@ class TextEvent:
     Attributes:
         stamp_ns: of the frame the text speaks of.
         latency_s: from the arrival of the request to this event, seconds.
+        asked: see Region.
     """
 
     camera: str
@@ -53,6 +54,7 @@ class TextEvent:
     final: bool
     stamp_ns: int
     latency_s: float
+    asked: tuple[tuple[Task, Language], ...] = ()
 
 
 def with_text(region: Region, event: TextEvent) -> Region:
@@ -60,7 +62,9 @@ def with_text(region: Region, event: TextEvent) -> Region:
     if region.region_id != event.region_id:
         return region
     text = Text(text=event.text, stamp_ns=event.stamp_ns)
-    return replace(region, texts={**region.texts, (event.task, event.language): text})
+    texts = {**region.texts, (event.task, event.language): text}
+    order = dict.fromkeys((*event.asked, *texts))
+    return replace(region, texts={each: texts[each] for each in order if each in texts}, asked=event.asked)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pam_ros.records import Region, RegionState, Task
+from pam_ros.records import Region, RegionState
 from pam_ros.runtime.fonts import Font, clip_lines, drawable, find_font, wrap
 
 Colour = tuple[int, int, int]  # RGB
@@ -284,9 +284,8 @@ def _ink(ground: Colour) -> Colour:
 
 def _label(region: Region, font: Font) -> str:
     """The first label that the font has all characters of, whatever its language, with its confidence."""
-    labels = [text for (task, _), text in region.texts.items() if task is Task.LABEL]
-    best = next((label for label in labels if drawable(label.text, font) == label.text), None)
-    best = best or (labels[0] if labels else None)
+    best = next((label for label in region.labels if drawable(label.text, font) == label.text), None)
+    best = best or (region.labels[0] if region.labels else None)
     if best is None:
         return ""
     return best.text if best.confidence is None else f"{best.text} {best.confidence:.0%}"

@@ -46,15 +46,17 @@ class TextJob:
     prompt: ClipPrompt | None = None
     finals: dict[tuple[Task, Language], Text] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.track is not None:
+            self.track.expect(self, self.texts)
+
     @property
     def frames(self) -> tuple[EmbeddedFrame, ...]:
         """See Job."""
         return (self.frame,)
 
     def requests(self) -> list[TextRequest]:
-        """See Job. From now on the region lists these texts in the order in which they were asked for."""
-        if self.track is not None:
-            self.track.expect(self.texts)
+        """See Job."""
         return [
             TextRequest(task, language, max_new_tokens=self.max_new_tokens) for task, language in self.texts
         ]
@@ -68,13 +70,12 @@ class TextJob:
             return
         if final:
             self.track.add_text(task, language, Text(text, self.stamp_ns))
-        latency_s = self.reporter.clock() - self.arrived_s
-        self.reporter.listener.on_text(
-            TextEvent(self.camera, self.region_id, task, language, text, final, self.stamp_ns, latency_s)
-        )
+        self._report(self.track, task, language, text, final)
 
     def end(self, error: PamError | None) -> None:
         """See Job."""
+        if self.track is not None:
+            self._settle(self.track)
         if error is None:
             self.reporter.text_latency_s.add(self.reporter.clock() - self.arrived_s)
             if self.handle is not None:
@@ -86,3 +87,27 @@ class TextJob:
             self.handle.fail(error)
         elif not isinstance(error, TextServerError):  # its status is reported once, not for every text
             self.reporter.listener.on_warning(self.camera, f"region {self.region_id} gets no text: {error}")
+
+    def _settle(self, track: Track) -> None:
+        """If the label that was to name the region will not come, another one names it from now on."""
+        before = track.snapshot().name
+        track.settle(self)
+        name = track.snapshot().name
+        if name != before and not track.removed:
+            (task, language), text = next(each for each in track.texts.items() if each[0][0] is Task.LABEL)
+            self._report(track, task, language, text.text, final=True)
+
+    def _report(self, track: Track, task: Task, language: Language, text: str, final: bool) -> None:
+        self.reporter.listener.on_text(
+            TextEvent(
+                camera=self.camera,
+                region_id=self.region_id,
+                task=task,
+                language=language,
+                text=text,
+                final=final,
+                stamp_ns=self.stamp_ns,
+                latency_s=self.reporter.clock() - self.arrived_s,
+                asked=track.asked,
+            )
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 from types import MappingProxyType
@@ -80,7 +80,9 @@ class Track:
     texts: dict[tuple[Task, Language], Text] = field(default_factory=dict)
     source: Detection | None = None
     detector_box: NDArray[np.float32] | None = None
-    _expected: dict[tuple[Task, Language], None] = field(default_factory=dict)
+    removed: bool = False
+    _order: dict[tuple[Task, Language], None] = field(default_factory=dict)  # every text ever asked for
+    _under_way: dict[Hashable, tuple[tuple[Task, Language], ...]] = field(default_factory=dict)  # by job
     last_observed: TrackObservation = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,15 +103,25 @@ class Track:
         self.last_visible = observation
         self.boxes.append((observation.stamp_ns, self.box))
 
-    def expect(self, texts: Iterable[tuple[Task, Language]]) -> None:
-        """Texts were asked for: `texts` will list them in this order, whichever is finished first."""
-        self._expected |= dict.fromkeys(texts)
+    def expect(self, job: Hashable, texts: Iterable[tuple[Task, Language]]) -> None:
+        """A job was asked for texts: `texts` will list them in this order, whichever is finished first."""
+        self._under_way[job] = tuple(texts)
+        self._order |= dict.fromkeys(self._under_way[job])
+
+    def settle(self, job: Hashable) -> None:
+        """The job has ended, with or without its texts."""
+        self._under_way.pop(job, None)
+
+    @property
+    def asked(self) -> tuple[tuple[Task, Language], ...]:
+        """See Region."""
+        coming = {each for texts in self._under_way.values() for each in texts}
+        return tuple(each for each in self._order if each in coming or each in self.texts)
 
     def add_text(self, task: Task, language: Language, text: Text) -> None:
-        """Adds or replaces a final text."""
+        """Adds or replaces a final text, which was expected."""
         self.texts[task, language] = text
-        order = [*self._expected, *(each for each in self.texts if each not in self._expected)]
-        self.texts = {each: self.texts[each] for each in order if each in self.texts}
+        self.texts = {each: self.texts[each] for each in self._order if each in self.texts}
 
     def miss(self, stamp_ns: int) -> None:
         """The region was not found in the frame of this stamp."""
@@ -155,6 +167,7 @@ class Track:
             last_visible_ns=self.last_visible.stamp_ns,
             source_id=self.source.source_id if self.source is not None else "",
             source_class=self.source.source_class if self.source is not None else "",
+            asked=self.asked,
         )
 
 

@@ -169,8 +169,7 @@ class Page:
     def _refresh_card(self, shown: ShownRegion) -> None:
         region_id = shown.region.region_id
         card = self._cards.get(region_id) or self._new_card(region_id)
-        labels = [text.text for (task, _), text in shown.region.texts.items() if task is Task.LABEL]
-        heading = f"#{region_id} {labels[0] if labels else ''}".strip()
+        heading = f"#{region_id} {shown.region.name}".strip()
         card.title.set_text(f"{heading} ({shown.region.state.name.lower()})")
         chosen = "2px solid #1976d2" if region_id == self._selected else "2px solid transparent"
         card.card.style(f"outline: {chosen}")

@@ -18,7 +18,7 @@ from pam_ros.nodes.outputs.snapshot import Caption, FrameOutput, Snapshot
 from pam_ros.nodes.parameters import PerceptionSettings
 from pam_ros.nodes.surfaces import Surfaces
 from pam_ros.nodes.throttled_log import ThrottledLog
-from pam_ros.records import Language, Region, Task
+from pam_ros.records import Language, Task
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent, with_text
 from pam_ros.runtime.overlay import LastSeen
 
@@ -62,9 +62,6 @@ class CameraOutputs:
         self._captions_of: dict[int, dict[Language, Caption]] = {}  # by region id; the newest comes last
         self._last_seen = LastSeen()
         self._shown_s = 0.0  # when captions were last shown, seconds of the monotonic clock
-        # Region id → its texts in the order in which they began to grow, which is the order asked for; they
-        # end in another one.
-        self._order: dict[int, dict[tuple[Task, Language], None]] = {}
 
     @property
     def frame_id(self) -> str:
@@ -78,11 +75,9 @@ class CameraOutputs:
 
     def on_frame(self, result: FrameResult) -> None:
         """The masks of one frame."""
-        regions = tuple(self._sorted(region) for region in result.regions)
-        self._newest = replace(result, regions=regions)
-        ids = [region.region_id for region in regions]
+        self._newest = result
+        ids = [region.region_id for region in result.regions]
         self._captions_of = {region_id: self._captions_of.get(region_id, {}) for region_id in ids}
-        self._order = {region_id: self._order.get(region_id, {}) for region_id in ids}
         snapshot = self._snapshot(self._newest)
         self._shown_s = time.monotonic()
         for output in self._of_frames:
@@ -94,9 +89,8 @@ class CameraOutputs:
         Without this the text of a region on a camera that stands still (one image, a paused bag) would never
         reach the topics.
         """
-        if event.region_id not in self._order:
+        if event.region_id not in self._captions_of:
             return  # its region was removed
-        self._order[event.region_id].setdefault((event.task, event.language))
         if event.task is not Task.LABEL:  # the overlay shows the label beside the id already
             self._grow(event)
         if event.final and self._newest is not None:
@@ -115,7 +109,7 @@ class CameraOutputs:
     def clear(self) -> None:
         """Forgets the regions: the engine was stopped. Captions that wait are still published."""
         self._newest = None
-        self._captions_of, self._order = {}, {}
+        self._captions_of = {}
         self._last_seen = LastSeen()
         for output in self._of_frames:
             output.clear()
@@ -145,26 +139,12 @@ class CameraOutputs:
                 output.on_frame(snapshot)
 
     def _snapshot(self, result: FrameResult) -> Snapshot:
-        names = {region.region_id: self._name(region) for region in result.regions}
         return Snapshot(
             result=result,
-            names={region_id: name for region_id, name in names.items() if name},
+            names={region.region_id: region.name for region in result.regions if region.name},
             captions={
                 region_id: tuple(reversed(captions.values()))
                 for region_id, captions in self._captions_of.items()
             },
             last_seen=self._last_seen.update(result.regions),
         )
-
-    def _name(self, region: Region) -> str:
-        """The label in the language asked for first; empty until it is finished, even if another one is."""
-        asked = [*self._order.get(region.region_id, {}), *region.texts]
-        first = next((each for each in asked if each[0] is Task.LABEL), None)
-        text = region.texts.get(first) if first is not None else None
-        return text.text if text is not None else ""
-
-    def _sorted(self, region: Region) -> Region:
-        """Its texts in the order asked for."""
-        order = {**self._order.get(region.region_id, {}), **dict.fromkeys(region.texts)}
-        texts = {each: region.texts[each] for each in order if each in region.texts}
-        return replace(region, texts=texts)

@@ -28,8 +28,7 @@ def marker_text(region: Region, captions: Iterable[Caption]) -> str:
 
     A label or caption in Chinese is replaced by the English one, or left out if there is none.
     """
-    labels = [text for (task, _), text in region.texts.items() if task is Task.LABEL]
-    label = next((plain for text in labels if (plain := ascii_text(text.text))), "")
+    label = next((plain for text in region.labels if (plain := ascii_text(text.text))), "")
     heading = textwrap.shorten(f"#{region.region_id} {label}".strip(), LINE_CHARACTERS, placeholder="...")
     caption = _caption(region, captions)
     lines = textwrap.wrap(caption.text, LINE_CHARACTERS) if caption is not None else []

@@ -39,7 +39,7 @@ from pam_ros.nodes.conversions import (
 )
 from pam_ros.nodes.images import PictureReader, jpeg_message
 from pam_ros.output_files import writable_folder
-from pam_ros.records import Frame, Prompt, Region, Task
+from pam_ros.records import Frame, Prompt, Region
 from pam_ros.runtime.events import FrameResult
 from pam_ros.runtime.offline import Playback, VideoStep, decode_times
 from pam_ros.runtime.options import EngineOptions
@@ -306,9 +306,4 @@ class _Results:
 
 def names_of(regions: Sequence[Region]) -> dict[int, str]:
     """Region id → its label in the language asked for first; regions without one are left out."""
-    found = {}
-    for region in regions:
-        labels = [text.text for (task, _), text in region.texts.items() if task is Task.LABEL]
-        if labels:
-            found[region.region_id] = labels[0]
-    return found
+    return {region.region_id: region.name for region in regions if region.name}
