@@ -17,6 +17,7 @@ from PIL import Image
 from tiny_models import LANGUAGE, picture, sam2_tiny, tiny_pam
 
 from pam_ros.errors import InputError
+from pam_ros.evaluation.bench_paths import EngineKind
 from pam_ros.evaluation.parity import CaseResult, rule_tensor, run_parity
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
 from pam_ros.model.loading.weights import SAM2_PREFIX, official_name
@@ -33,8 +34,18 @@ WINDOW = 60  # tokens; shorter than both prompts, so that it has an effect
 
 
 @pytest.mark.timeout(1800)  # 1024-pixel inputs on a CPU
-def test_the_reference_is_reproduced() -> None:
-    results = run_parity(GOLDEN)
+@pytest.mark.parametrize(
+    ("engine", "device"),
+    [
+        (EngineKind.PLAIN, "cpu"),
+        pytest.param(
+            EngineKind.FAST, "cuda",
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+        ),
+    ],
+)  # fmt: skip
+def test_the_reference_is_reproduced(engine: EngineKind, device: str) -> None:
+    results = run_parity(GOLDEN, engine=engine, device=device)
     assert [(result.name, result.tokens) for result in results] == [
         ("image_box", 24), ("image_click", 24), ("image_points", 24),
         ("video_box", 24), ("video_click", 24), ("video_points", 24),
@@ -117,9 +128,10 @@ def record(expected: dict[str, Any], case: str, pam: Any, embeddings: torch.Tens
     expected[f"{case}.tokens"] = np.array(tokens)
 
 
-def test_a_miniature_folder_passes(miniature: Path) -> None:
+@pytest.mark.parametrize("engine", EngineKind)
+def test_a_miniature_folder_passes(miniature: Path, engine: EngineKind) -> None:
     lines: list[str] = []
-    results = run_parity(miniature, lines.append)
+    results = run_parity(miniature, lines.append, engine=engine)
     assert [result.name for result in results] == ["image", "video"]
     assert all(result.passed for result in results), results
     assert all(result.tokens == 24 for result in results)

@@ -10,8 +10,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, Sam2Option, check_model, console
-from pam_ros.errors import InputError
+from pam_ros.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    EngineOption,
+    ModelOption,
+    Sam2Option,
+    check_model,
+    console,
+    engine_kind,
+)
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.output_files import writable_file
@@ -20,10 +28,7 @@ LIMITS = ("copy_tb_s", "read_tb_s", "matmul_tflop_s")  # of the device, printed 
 
 
 def bench(
-    engine: Annotated[
-        str,
-        typer.Option("--engine", help="plain (as the node runs it) or fast (CUDA only)", metavar="ENGINE"),
-    ] = "plain",
+    engine: EngineOption = "plain",
     random_weights: Annotated[
         bool,
         typer.Option("--random-weights", help="pam-3b or pam-1.5b with random weights, without a download"),
@@ -51,7 +56,7 @@ def bench(
     """
     if not random_weights and compare is None:
         check_model(model, sam2)
-    from pam_ros.evaluation.bench import BenchPlan, EngineKind, read_result, run_bench, write_result
+    from pam_ros.evaluation.bench import BenchPlan, read_result, run_bench, write_result
     from pam_ros.model.loading.checkpoint import load_model
     from pam_ros.model.loading.random_weights import random_model
 
@@ -60,10 +65,8 @@ def bench(
         titles = [f"{letter} {path.stem}" for letter, path in zip("AB", compare, strict=True)]
         _print_table(dict(zip(titles, results, strict=True)))
         return
-    if engine not in (kinds := [kind.value for kind in EngineKind]):
-        raise InputError(f"unknown engine {engine!r}; allowed: {', '.join(kinds)}")
     names = tuple(name.strip() for name in only.split(",") if name.strip())
-    plan = BenchPlan(EngineKind(engine), repeats, names, random_weights, "" if random_weights else model)
+    plan = BenchPlan(engine_kind(engine), repeats, names, random_weights, "" if random_weights else model)
     if json_file is not None:
         writable_file(json_file)
     options = LoadOptions(model, device, dtype, sam2)

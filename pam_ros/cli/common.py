@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pam_ros.errors import PromptError
+from pam_ros.errors import InputError, PromptError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.records import Prompt
 
 if TYPE_CHECKING:
+    from pam_ros.evaluation.bench_paths import EngineKind
     from pam_ros.model.interface import PerceptionModel
     from pam_ros.runtime.events import CaptionEvent
 
@@ -93,9 +94,22 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cu
 DtypeOption = Annotated[
     str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16", metavar="DTYPE")
 ]
+EngineOption = Annotated[
+    str,
+    typer.Option("--engine", help="plain, or fast (as the node on a GPU, CUDA only)", metavar="ENGINE"),
+]
 Sam2Option = Annotated[
     Path | None, typer.Option("--sam2", help="SAM 2 weights file, if not beside the model", metavar="FILE")
 ]
+
+
+def engine_kind(name: str) -> EngineKind:
+    """The path that `--engine` names. Raises InputError for another name."""
+    from pam_ros.evaluation.bench_paths import EngineKind
+
+    if name not in (kinds := [kind.value for kind in EngineKind]):
+        raise InputError(f"unknown engine {name!r}; allowed: {', '.join(kinds)}")
+    return EngineKind(name)
 
 
 def prompts_of(

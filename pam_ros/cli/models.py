@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pam_ros.cli.common import console
+from pam_ros.cli.common import DeviceOption, DtypeOption, EngineOption, console, engine_kind
 from pam_ros.errors import StateError
 
 
@@ -98,15 +98,19 @@ def parity(
             help="folder with golden.json, a SAM 2 YAML file, frames/, expected.npz", metavar="FOLDER"
         ),
     ],
+    engine: EngineOption = "plain",
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
 ) -> None:
     """Compare with recorded outputs of the reference.
 
-    Exits with 1 if any case differs.
+    Exits with 1 if any case differs. The tolerances are for float32: bfloat16 differs, and shows by how much.
     """
     from pam_ros.evaluation.parity import MASK_IOU, RELATIVE_ERROR, run_parity
 
+    kind = engine_kind(engine)
     with console.status("starting") as status:
-        results = run_parity(folder, status.update)
+        results = run_parity(folder, status.update, device=device, dtype=dtype, engine=kind)
     table = Table("case", "embeds", "logits", "presence", "mask IoU", "tokens", "")
     for row in results:
         errors = [f"{error:.1e}" for error in (row.embeds_error, row.logits_error, row.score_error)]

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,14 @@ from pam_ros.evaluation.bench_device import (
     peak_gib,
     reset_peak_memory,
 )
-from pam_ros.evaluation.bench_paths import CLIP_FRAMES, BenchPath, FastPath, PlainPath, noise_frames
+from pam_ros.evaluation.bench_paths import (
+    CLIP_FRAMES,
+    BenchPath,
+    EngineKind,
+    FastPath,
+    PlainPath,
+    noise_frames,
+)
 from pam_ros.model.engines import Engines
 from pam_ros.model.loading.device import parse_device
 from pam_ros.model.loading.options import LoadOptions
@@ -75,13 +81,6 @@ FIGURES = (
     "configure_first_s",
     "configure_again_s",
 )
-
-
-class EngineKind(Enum):
-    """Which path is measured. Values are their names on the command line."""
-
-    PLAIN = "plain"  # the path that the node runs
-    FAST = "fast"  # `model.engines`, on CUDA only
 
 
 @dataclass(slots=True)

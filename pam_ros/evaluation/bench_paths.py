@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,13 @@ FRAME_SIZE = (720, 1280)  # (height, width), pixels
 BURST_TOKENS = 8  # decoding steps of the fast engine between two looks at the result
 
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
+
+
+class EngineKind(Enum):
+    """Which path runs. Values are their names on the command line."""
+
+    PLAIN = "plain"  # transformers and package sam2
+    FAST = "fast"  # `model.engines`, which the node runs on a GPU
 
 
 class BenchPath(Protocol):

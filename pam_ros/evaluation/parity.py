@@ -23,12 +23,13 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from pam_ros.errors import InputError
+from pam_ros.evaluation.bench_paths import EngineKind
+from pam_ros.evaluation.parity_paths import FastParity, ParityPath, PlainParity, observe
 from pam_ros.geometry import mask_iou
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
 from pam_ros.model.loading.checkpoint import load_official
+from pam_ros.model.loading.device import parse_device, parse_dtype
 from pam_ros.model.pam import Pam
-from pam_ros.model.text.batch import GenerationBatch, TextSequence
-from pam_ros.model.vision.features import FrameFeatures, Observation
 from pam_ros.records import Prompt
 
 RELATIVE_ERROR = 1e-4  # of embeds and logits, float32
@@ -56,10 +57,17 @@ class CaseResult:
         return close and self.tokens_equal == self.tokens
 
 
-def run_parity(folder: Path, progress: Callable[[str], None] = lambda line: None) -> list[CaseResult]:
+def run_parity(
+    folder: Path,
+    progress: Callable[[str], None] = lambda line: None,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    engine: EngineKind = EngineKind.PLAIN,
+) -> list[CaseResult]:
     """Builds the weights, loads them as an official checkpoint, and runs every case.
 
-    Raises InputError where the folder lacks a file.
+    Raises InputError where the folder lacks a file, DeviceError for a device that is not there.
     """
     for name in ("golden.json", "expected.npz", "frames/*.png", "*.yaml"):
         if not any(folder.glob(name)):
@@ -73,18 +81,24 @@ def run_parity(folder: Path, progress: Callable[[str], None] = lambda line: None
         sam2_weights = write_checkpoint(golden, Path(scratch))
         progress("loading them through the official loader")
         model = load_official(
-            Path(scratch), sam2_weights=sam2_weights, sam2_architecture=sam2_yaml, progress=progress
+            Path(scratch),
+            sam2_weights=sam2_weights,
+            sam2_architecture=sam2_yaml,
+            progress=progress,
         )
+    target = parse_device(device)
+    model.place(target, parse_dtype(dtype, target))
+    path: ParityPath = PlainParity(model) if engine is EngineKind.PLAIN else FastParity(model)
     features = []
     for i, frame in enumerate(frames):
         progress(f"encoding frame {i + 1} of {len(frames)}")
-        features.append(model.encode(frame))
+        features.append(path.vision.encode(frame))
     results = []
     for name, case in golden["cases"].items():
         progress(f"running {name}")
         recorded = [key for key in expected.files if key.startswith(f"{name}.")]
         reference = {key.removeprefix(f"{name}."): expected[key] for key in recorded}
-        results.append(_run_case(name, case, model, features, golden, reference))
+        results.append(_run_case(name, case, model, path, features, golden, reference))
     return results
 
 
@@ -133,74 +147,59 @@ def _run_case(
     name: str,
     case: Mapping[str, Any],
     model: Pam,
-    features: Sequence[FrameFeatures],
+    path: ParityPath,
+    features: Sequence[Any],
     golden: Mapping[str, Any],
     reference: Mapping[str, NDArray[Any]],
 ) -> CaseResult:
     prompt = Prompt.from_clicks(case.get("points_xy", ()), case.get("labels"), case.get("box_xyxy"))
     video = case["kind"] == "video"
     used = features[: case["frames"]] if video else [features[case["frame"]]]
-    observations = observe(model, used, prompt)
-    visual = _image_embeddings(model, observations, video=video)
+    observations = observe(path.vision, used, prompt)
+    visual = _image_embeddings(model, path, observations, video=video)
     ids = golden["input_ids"]
     at = ids.index(golden["image_placeholder_id"])
     with torch.inference_mode():
         prefix = torch.cat([model.language.embed(ids[:at]), visual])
         embeds = torch.cat([prefix, model.language.embed(ids[at + 1 :])])
-        logits = model.language.logits(embeds)
-    tokens = _greedy_tokens(model, prefix, ids[at + 1 :], count=len(reference["tokens"]))
+        logits = path.logits(embeds.clone())
+    tokens = path.greedy_tokens(prefix, ids[at + 1 :], count=len(reference["tokens"]))
     every = 7 if video else 1  # a video's embeddings are recorded at every 7th position
     shape_agrees = tuple(reference["embeds_shape"]) == (1, *embeds.shape)
-    scores = torch.stack([observation.presence_logit for observation in observations])
+    scores = torch.tensor([path.presence_logit(observation) for observation in observations])
+    theirs = reference["tokens"].tolist()
     return CaseResult(
         name=name,
         embeds_error=_error(embeds[::every], reference["embeds"]) if shape_agrees else float("inf"),
         logits_error=_error(logits, reference["last_logits"]),
         score_error=_error(scores, reference["scores" if video else "score"].ravel()),
         mask_iou=_worst_iou(observations, reference, video=video),
-        tokens_equal=_leading_equal(tokens, reference["tokens"].tolist()),
-        tokens=len(reference["tokens"]),
+        tokens_equal=_leading_equal(tokens, theirs),
+        tokens=len(theirs),
     )
 
 
-def observe(model: Pam, features: Sequence[FrameFeatures], prompt: Prompt) -> list[Observation]:
-    """Segments the prompt on the first frame and tracks it through the others."""
-    memory = model.new_memory()
-    observations = model.segment(features[0], [prompt], [memory])
-    for frame in features[1:]:
-        observations += model.track(frame, [memory])
-    return observations
+def _image_embeddings(model: Pam, path: ParityPath, observations: Sequence[Any], *, video: bool) -> Tensor:
+    def embedded(index: int, stride: int) -> Tensor:  # one by one, as the reference does
+        tensor: Tensor = path.vision.embeddings([observations[index]], stride=stride)[0].tensor
+        return tensor
 
-
-def _image_embeddings(model: Pam, observations: Sequence[Observation], *, video: bool) -> Tensor:
+    first = embedded(0, FIRST_FRAME_STRIDE)
     if not video:
-        return model.embeddings(observations, stride=FIRST_FRAME_STRIDE)[0].tensor
+        return first
     others = np.linspace(1, len(observations) - 1, CLIP_FRAMES - 1, dtype=int)
-    embeddings = model.embeddings(observations[:1], stride=FIRST_FRAME_STRIDE)
-    for i in others:  # one by one, as the reference does
-        embeddings += model.embeddings([observations[i]], stride=LATER_FRAME_STRIDE)
-    return model.projector.prompt_embeddings([frame.tensor for frame in embeddings], clip=True)
-
-
-def _greedy_tokens(model: Pam, prefix: Tensor, suffix: list[int], count: int) -> list[int]:
-    """Greedy tokens through the package's own batch, without a stop token."""
-    sequence = TextSequence(text_id=0, prompt=0, suffix=suffix, max_new_tokens=count)
-    batch = GenerationBatch(model.language, prefix[None], [sequence], stop_ids=())
-    while not sequence.finished:
-        batch.step()
-    return sequence.tokens
+    later = [embedded(i, LATER_FRAME_STRIDE) for i in others]
+    return model.projector.prompt_embeddings([first, *later], clip=True)
 
 
 def _error(out: Tensor, reference: NDArray[Any]) -> float:
     if out.numel() != reference.size:
         return float("inf")
-    ours = out.detach().double().numpy().reshape(reference.shape)
+    ours = out.detach().double().cpu().numpy().reshape(reference.shape)
     return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
 
 
-def _worst_iou(
-    observations: Sequence[Observation], reference: Mapping[str, NDArray[Any]], *, video: bool
-) -> float:
+def _worst_iou(observations: Sequence[Any], reference: Mapping[str, NDArray[Any]], *, video: bool) -> float:
     if video:
         width = int(reference["masks_shape"][-1])
         packed = reference["masks_packed"]  # (frames, height, ceil(width / 8)) uint8

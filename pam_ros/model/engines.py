@@ -17,7 +17,6 @@ from torch import Tensor
 
 from pam_ros.errors import CheckpointError
 from pam_ros.model.config import PerceiverInput
-from pam_ros.model.graphs import GraphCache
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
 from pam_ros.model.pam import Pam
 from pam_ros.model.text.fast.decoder_weights import fuse
@@ -77,7 +76,7 @@ class Engines:
         self.preprocessor = Preprocessor(
             size=model.segmenter.image_size, mean=PIXEL_MEAN, std=PIXEL_STD, dtype=dtype, device=device
         )
-        self._graphs = GraphCache(enabled=graphs and device.type == "cuda")
+        self._graphs = self.vision.graphs  # embeddings follow masks on one thread, so they share memory
 
     @property
     def text(self) -> TextEngine:
@@ -107,7 +106,8 @@ class Engines:
         """What captures graphs for `batches` of regions, piece by piece; see `VisionEngine.preparations`."""
         pieces = self.vision.preparations(batches=batches)
         if pieces:
-            pieces += [partial(self._capture_embedding, batch) for batch in batches]
+            blank = self._blank_features(max(batches))
+            pieces += [partial(self._capture_embedding, blank, batch) for batch in batches]
         return pieces
 
     def first_runs(self) -> list[Callable[[], object]]:
@@ -121,16 +121,21 @@ class Engines:
         for prepare in (*self.vision_preparations(batches=batches), *self.text.preparations()):
             prepare()
 
-    @torch.inference_mode()
-    def _capture_embedding(self, batch: int) -> None:
+    def _blank_features(self, batch: int) -> DecoderFeatures:
         side, width = self.vision.side, self.model.segmenter.width
         image = torch.zeros(batch, width, side, side, dtype=self.vision.dtype, device=self.vision.device)
+        return DecoderFeatures(image, image.new_zeros(batch, 2, width))
+
+    @torch.inference_mode()
+    def _capture_embedding(self, features: DecoderFeatures, batch: int) -> None:
         for stride in (FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE):
             self._graphs.capture(
                 f"embed {batch} {stride}",
                 partial(self._embed, stride),
-                image,
-                image.new_zeros(batch, 2, width),
+                features.image[:batch],
+                features.tokens[:batch],
+                kind=f"embed {stride}",
+                rows=len(features.image),
             )
 
 

@@ -25,7 +25,7 @@ class _Captured:
 
 
 class GraphCache:
-    """Captured functions. Outputs are overwritten by the next run of the same name."""
+    """Captured functions of one thread. Outputs are overwritten by the next run of their kind."""
 
     def __init__(self, *, enabled: bool, urgent: bool = False) -> None:
         """`urgent`: this work takes priority over that of other streams."""
@@ -35,8 +35,8 @@ class GraphCache:
             self._stream = torch.cuda.Stream(priority=-1 if urgent else 0)  # type: ignore[no-untyped-call]
         self._captured: dict[str, _Captured] = {}
         self._failed: set[str] = set()
-        # Inputs of `capture`, kept so that their addresses are not reused, and the copies that graphs read.
-        self._inputs: dict[tuple[int, torch.Size, torch.dtype], tuple[Tensor, Tensor]] = {}
+        # Where graphs of one kind leave their outputs; smaller batches use a part.
+        self._outputs: dict[str, tuple[Tensor, ...]] = {}
         # One pool: the graphs never run at the same time.
         self._pool = torch.cuda.graph_pool_handle() if enabled else None
 
@@ -49,13 +49,16 @@ class GraphCache:
         captured.graph.replay()
         return captured.outputs
 
-    def capture(self, name: str, function: Function, *inputs: Tensor) -> None:
-        """Captures `function`, which runs twice; it stays eager if that fails. Equal inputs use one copy."""
+    def capture(self, name: str, function: Function, *inputs: Tensor, kind: str = "", rows: int = 1) -> None:
+        """Captures `function`, which runs twice; it stays eager if that fails.
+
+        `inputs` become the memory that the graph reads; others may share them, nobody may keep data there.
+        Functions of one `kind` share the memory of their outputs, whose first dimension is at most `rows`.
+        """
         if not self.enabled or name in self._captured or name in self._failed:
             return
-        kept = tuple(self._kept(each) for each in inputs)
         try:
-            function(*kept)
+            outputs = self._kept(kind or name, function(*inputs), rows)
             torch.cuda.current_stream().synchronize()
             graph = torch.cuda.CUDAGraph()
             with (
@@ -64,16 +67,15 @@ class GraphCache:
                     graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
                 ),
             ):
-                outputs = function(*kept)
+                torch._foreach_copy_(list(outputs), list(function(*inputs)))
         except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
             self._failed.add(name)
             LOGGER.warning("no CUDA graph of %s, it runs eagerly: %s", name, error)
             return
-        self._captured[name] = _Captured(graph, kept, outputs)
+        self._captured[name] = _Captured(graph, inputs, outputs)
 
-    def _kept(self, tensor: Tensor) -> Tensor:
-        """The memory that new inputs are copied to; graphs captured with the same tensor use it together."""
-        key = tensor.data_ptr(), tensor.shape, tensor.dtype
-        if key not in self._inputs:
-            self._inputs[key] = tensor, tensor.clone()
-        return self._inputs[key][1]
+    def _kept(self, kind: str, outputs: tuple[Tensor, ...], rows: int) -> tuple[Tensor, ...]:
+        """Memory like `outputs`. The graphs' own would stay taken for each of them."""
+        if kind not in self._outputs:
+            self._outputs[kind] = tuple(each.new_empty(rows, *each.shape[1:]) for each in outputs)
+        return tuple(whole[: len(each)] for whole, each in zip(self._outputs[kind], outputs, strict=True))

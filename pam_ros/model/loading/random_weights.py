@@ -73,6 +73,10 @@ def random_model(options: LoadOptions, *, seed: int = 0) -> Pam:
     with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []), target:
         torch.manual_seed(seed)
         model = Pam(architecture)
+    if target.type == "cuda":  # float32 weights leave holes: cast, then move out and in again
+        model.place(target, kind)
+        model.place(torch.device("cpu"), kind)
+        torch.cuda.empty_cache()
     model.place(target, kind)
     model.requires_grad_(False)
     model.info = ModelInfo(

@@ -34,11 +34,13 @@ class Tile:
 
 
 def tile_for(outputs: int, inputs: int, *, gated: bool, batch: int, exact: bool) -> Tile:
-    """Measured on an H100, see docs/bench; `exact`: float32 weights, which take twice the shared memory."""
-    if batch == 1 and gated:
-        return Tile(2, 2048, 8, 1)
-    if batch == 1 and inputs <= 4096 and outputs <= 4096:
-        return Tile(4, 2048, 8, 1)
+    """Measured on an H200, see docs/bench; `exact`: float32 weights, which take twice the shared memory."""
+    if batch == 1:
+        if gated:
+            return Tile(2, 2048, 8, 1) if inputs % 2048 == 0 else Tile(1, 512, 4, 1)
+        if inputs > 4096:
+            return Tile(4, 2048, 8 if inputs <= 10240 else 4, 3)
+        return Tile(4, 2048, 4, 1)
     if batch <= VECTOR_BATCH:
         return Tile(2, 1024, 4, 3 if inputs > 4096 else 1)
     if exact:

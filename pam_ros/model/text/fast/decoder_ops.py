@@ -127,6 +127,12 @@ def run_layers(
     return x.add_(delta)
 
 
+def next_logits(weights: DecoderWeights, hidden: Tensor) -> Tensor:
+    """Hidden states (B, H) before the last norm → logits (B, V) float32 of the next tokens."""
+    normed = F.rms_norm(hidden.float(), hidden.shape[1:], weights.norm.float(), weights.epsilon)
+    return F.linear(normed.to(hidden.dtype), weights.head).float()
+
+
 def add_norm(x: Tensor, delta: Tensor | None, gain: Tensor, epsilon: float) -> Tensor:
     """x (T, H) += delta; returns its RMS norm."""
     if not has_kernels(x):

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from pam_ros.model.graphs import CAPTURING
 from pam_ros.model.text.fast.board import FIELDS, RING, Board, Field
@@ -22,6 +21,7 @@ from pam_ros.model.text.fast.decoder_ops import (
     PassPlan,
     Segment,
     make_plan,
+    next_logits,
     plan_block,
     plan_numbers,
     plan_size,
@@ -126,9 +126,7 @@ class TorchRunner:
 
     def _select(self, hidden: Tensor, slots: Sequence[int]) -> None:
         """Next tokens of `slots` from hidden states (B, H); writes the board."""
-        weights = self._weights
-        normed = F.rms_norm(hidden.float(), hidden.shape[1:], weights.norm.float(), weights.epsilon)
-        logits = F.linear(normed.to(hidden.dtype), weights.head).float()
+        logits = next_logits(self._weights, hidden)
         odds = logits.log_softmax(-1)
         board = self._board.device
         host = board.cpu().numpy()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pam_ros.model.text.fast.board import FIELDS, RING, Board, Field, float_bits
-from pam_ros.model.text.fast.decoder_ops import Segment
+from pam_ros.model.text.fast.decoder_ops import Segment, make_plan, next_logits, run_layers
 from pam_ros.model.text.fast.decoder_weights import DecoderWeights
 from pam_ros.model.text.fast.kv_cache import KeyValueCache, Span
 from pam_ros.model.text.fast.runners import make_runner
@@ -99,7 +99,7 @@ class TextEngine:
         )
         self.board = Board(slots, device)
         self.chunk_tokens = chunk_tokens
-        self._weights = weights
+        self._weights, self._window = weights, window
         self._runner = make_runner(weights, self.cache.tensor, self.board, stop_ids, window, fast=fast)
         self._prompts: list[CachedPrompt] = []  # with queued embeddings, oldest first
         self._waiting: list[Text] = []  # without a slot, oldest first
@@ -117,6 +117,14 @@ class TextEngine:
         """Token ids → embeddings (L, H)."""
         index = torch.tensor(list(ids), device=self._weights.embeddings.device)
         return self._weights.embeddings[index]
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """A prompt's embeddings (L, H) → logits (V) of the token after it, in one pass and eagerly."""
+        span = self.cache.allocate(len(embeddings))
+        plan = make_plan([Segment(len(embeddings), 0, 0, 0, span.start)], embeddings.device)
+        hidden = run_layers(self._weights, self.cache.tensor, embeddings.clone(), plan, self._window)
+        self.cache.free(span)
+        return next_logits(self._weights, hidden[-1:])[0]
 
     def extend(self, prompt: CachedPrompt, embeddings: Tensor) -> None:
         """Appends embeddings (L, H) to a prompt."""

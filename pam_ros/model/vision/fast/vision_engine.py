@@ -104,7 +104,7 @@ class VisionEngine:
         )
         self._decoder = RegionDecoder(sam2, self.bank)
         self._encoder = ImageEncoder(sam2)
-        self._graphs = GraphCache(enabled=graphs and self.device.type == "cuda", urgent=True)
+        self.graphs = GraphCache(enabled=graphs and self.device.type == "cuda", urgent=True)
 
     def open(self) -> RegionSlots:
         """Opens an empty memory for a new region. Raises CapacityError if every slot is in use."""
@@ -117,13 +117,14 @@ class VisionEngine:
 
         Each piece may run on any thread, while frames are processed on another.
         """
-        if not self._graphs.enabled:
+        if not self.graphs.enabled:
             return []
         pixels, frame = self._blank_frame()  # all graphs read the same copies
-        pieces: list[Callable[[], None]] = [partial(self._graphs.capture, "encode", self._encode, pixels)]
+        pieces: list[Callable[[], None]] = [partial(self.graphs.capture, "encode", self._encode, pixels)]
+        most = max(batches)
         for batch in batches:
-            pieces += [partial(self._capture_track, frame, batch, spatial) for spatial in SPATIAL]
-            pieces += [partial(self._capture_segment, frame, batch, count) for count in clicks]
+            pieces += [partial(self._capture_track, frame, batch, spatial, most) for spatial in SPATIAL]
+            pieces += [partial(self._capture_segment, frame, batch, count, most) for count in clicks]
         return pieces
 
     def warm_up(self, *, batches: Sequence[int] = PREPARED_BATCHES, clicks: Sequence[int] = (1, 2)) -> None:
@@ -157,24 +158,32 @@ class VisionEngine:
         return pixels, frame
 
     @torch.inference_mode()
-    def _capture_segment(self, frame: FrameTensors, batch: int, count: int) -> None:
+    def _capture_segment(self, frame: FrameTensors, batch: int, count: int, most: int) -> None:
         points = torch.ones(batch, count, 3, device=self.device)
         written = self._upload(self._write_slots([], batch, prompted=False))
-        self._graphs.capture(f"segment {batch} {count}", self._segment, *frame, points, written)
+        self.graphs.capture(
+            f"segment {batch} {count}", self._segment, *frame, points, written, kind="masks", rows=most
+        )
 
     @torch.inference_mode()
-    def _capture_track(self, frame: FrameTensors, batch: int, spatial: int) -> None:
+    def _capture_track(self, frame: FrameTensors, batch: int, spatial: int, most: int) -> None:
         written = self._write_slots([], batch, prompted=False)
         numbers = np.concatenate([written.ravel(), self._plan_numbers([], [], batch, spatial)])
-        body = self._tracker(batch, spatial)
-        self._graphs.capture(f"track {batch} {spatial}", body, *frame, self._upload(numbers))
+        self.graphs.capture(
+            f"track {batch} {spatial}",
+            self._tracker(batch, spatial),
+            *frame,
+            self._upload(numbers),
+            kind="masks",
+            rows=most,
+        )
 
     # ---- frames
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor, size: tuple[int, int]) -> EncodedFrame:
         """(1, 3, 16h, 16w) normalised pixels of a frame of `size` (height, width) → features."""
-        embedding, *levels = self._graphs.run("encode", self._encode, pixels)
+        embedding, *levels = self.graphs.run("encode", self._encode, pixels)
         return EncodedFrame(size, FrameTensors(embedding.clone(), levels[0].clone(), levels[1].clone()))
 
     def _encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -204,7 +213,7 @@ class VisionEngine:
         clicks = np.zeros((batch, labels.shape[1], 3), np.float32)
         clicks[:count, :, :2], clicks[:count, :, 2] = points, labels
         inputs = *features.tensors, self._upload(clicks), self._upload(written)
-        outputs = self._graphs.run(f"segment {batch} {labels.shape[1]}", self._segment, *inputs)
+        outputs = self.graphs.run(f"segment {batch} {labels.shape[1]}", self._segment, *inputs)
         return self._result(features, count, outputs)
 
     def _segment(
@@ -278,7 +287,7 @@ class VisionEngine:
         written = self._write_slots(memories, batch, prompted=False)
         numbers = self._upload(np.concatenate([written.ravel(), plan]))
         inputs = (*features.tensors, numbers)
-        outputs = self._graphs.run(f"track {batch} {spatial}", self._tracker(batch, spatial), *inputs)
+        outputs = self.graphs.run(f"track {batch} {spatial}", self._tracker(batch, spatial), *inputs)
         return self._result(features, count, outputs)
 
     def _tracker(self, batch: int, spatial: int) -> Callable[..., tuple[Tensor, ...]]:
@@ -306,7 +315,7 @@ class VisionEngine:
 
     def _bucket(self, count: int, sizes: Sequence[int]) -> int:
         """The captured size for `count`; without graphs nothing is padded."""
-        return next((size for size in sizes if size >= count), count) if self._graphs.enabled else count
+        return next((size for size in sizes if size >= count), count) if self.graphs.enabled else count
 
     def _plan_numbers(
         self, memories: Sequence[RegionSlots], indices: Sequence[int], batch: int, spatial: int
