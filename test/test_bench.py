@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny_models import tiny_pam
 
 from pam_ros.cli.main import main
 from pam_ros.errors import ModelNotFoundError
 from pam_ros.evaluation.bench import FIGURES, BenchPlan, bytes_per_token, run_bench
+from pam_ros.evaluation.bench_curves import CURVES, measure_curves, read_curves, write_curves
 from pam_ros.evaluation.bench_device import Times
 from pam_ros.evaluation.bench_paths import (
     CLIP_FRAMES,
@@ -142,3 +145,24 @@ def test_random_weights_have_the_official_shapes() -> None:
     assert (language["hidden_size"], language["num_hidden_layers"]) == (2048, 36)
     with pytest.raises(ModelNotFoundError, match="pam-9b"):
         random_architecture("pam-9b")
+
+
+def test_curves_are_measured_written_read_and_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {name: replace(curve, xs=curve.xs[:2]) for name, curve in CURVES.items()}
+    monkeypatch.setattr("pam_ros.evaluation.bench_curves.CURVES", few)
+    points = measure_curves(PlainPath(tiny_pam()), repeats=1)
+    assert {name: tuple(values) for name, values in points.items()} == {
+        name: curve.xs for name, curve in few.items()
+    }
+    assert all(y > 0 for values in points.values() for y in values.values())
+    assert points["caption"][32] > points["caption"][16]
+    file, plot = tmp_path / "tiny.csv", tmp_path / "tiny.png"
+    write_curves(points, file)
+    assert read_curves(file)["track"][2] == pytest.approx(points["track"][2], abs=1e-3)
+    assert pam(monkeypatch, "bench-curves", str(file), "--plot", str(plot)) == 0
+    assert Image.open(plot).size == (1260, 576)
+    plot.write_text("no curves")
+    assert pam(monkeypatch, "bench-curves", str(plot), "--plot", str(file)) == 2
+    assert "give a file" in " ".join(capsys.readouterr().err.split())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,19 +21,24 @@ from pam_ros.cli.common import (
     console,
     engine_kind,
 )
+from pam_ros.errors import InputError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.output_files import writable_file
 
+if TYPE_CHECKING:
+    from pam_ros.model.pam import Pam
+
+RandomWeightsOption = Annotated[
+    bool,
+    typer.Option("--random-weights", help="pam-3b or pam-1.5b with random weights, without a download"),
+]
 LIMITS = ("copy_tb_s", "read_tb_s", "matmul_tflop_s")  # of the device, printed first
 
 
 def bench(
     engine: EngineOption = "plain",
-    random_weights: Annotated[
-        bool,
-        typer.Option("--random-weights", help="pam-3b or pam-1.5b with random weights, without a download"),
-    ] = False,
+    random_weights: RandomWeightsOption = False,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="runs of each figure")] = 15,
     only: Annotated[
         str,
@@ -54,11 +60,7 @@ def bench(
 
     docs/bench/README.md defines every figure.
     """
-    if not random_weights and compare is None:
-        check_model(model, sam2)
     from pam_ros.evaluation.bench import BenchPlan, read_result, run_bench, write_result
-    from pam_ros.model.loading.checkpoint import load_model
-    from pam_ros.model.loading.random_weights import random_model
 
     if compare is not None:
         results = [read_result(path) for path in compare]
@@ -72,7 +74,7 @@ def bench(
     options = LoadOptions(model, device, dtype, sam2)
     with console.status("loading") as status:
         result = run_bench(
-            lambda: random_model(options) if random_weights else load_model(options),
+            _loader(options, random_weights),
             plan,
             device=device,
             progress=status.update,
@@ -80,6 +82,52 @@ def bench(
     if json_file is not None:
         write_result(result, json_file)
     _print_table({model: result.as_json()})
+
+
+def bench_curves(
+    files: Annotated[
+        list[Path], typer.Argument(help="the CSV file to write; with --plot those to draw", metavar="CSV…")
+    ],
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="draw the files; measures nothing", metavar="PNG"),
+    ] = None,
+    engine: EngineOption = "plain",
+    random_weights: RandomWeightsOption = False,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="runs of each point")] = 7,
+    model: ModelOption = AUTO,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Measure how time grows with regions, cameras, clip frames, caption length and texts.
+
+    docs/bench/README.md says what each curve should be.
+    """
+    from pam_ros.evaluation.bench_curves import measure_curves, plot_curves, read_curves, write_curves
+
+    if plot is not None:
+        plot_curves({file.stem: read_curves(file) for file in files}, writable_file(plot))
+        return
+    if len(files) != 1:
+        raise InputError(f"{len(files)} files were given; give one to write, or --plot PNG to draw them")
+    from pam_ros.evaluation.bench import open_path
+
+    file = writable_file(files[0])
+    options = LoadOptions(model, device, dtype)
+    with console.status("loading") as status:
+        path = open_path(_loader(options, random_weights), engine_kind(engine), device)
+        path.warm_up()
+        write_curves(measure_curves(path, repeats=repeats, progress=status.update), file)
+
+
+def _loader(options: LoadOptions, random_weights: bool) -> Callable[[], Pam]:
+    """What loads the model that the options name."""
+    if not random_weights:
+        check_model(options.model, options.sam2)
+    from pam_ros.model.loading.checkpoint import load_model
+    from pam_ros.model.loading.random_weights import random_model
+
+    return partial(random_model if random_weights else load_model, options)
 
 
 def _print_table(results: Mapping[str, Mapping[str, Any]]) -> None:

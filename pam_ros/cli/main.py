@@ -33,6 +33,7 @@ for command in (
     doctor.doctor,
     evaluate.evaluate,
     bench.bench,
+    bench.bench_curves,
     ros.bag,
     ros.demo,
     ros.soak,

@@ -130,20 +130,23 @@ def run_bench(
 
     Raises DeviceError if `plan` selects the fast engines and the device has no CUDA.
     """
-    target = parse_device(device)
-    if plan.engine is EngineKind.FAST and target.type != "cuda":
-        raise DeviceError(f"--engine fast needs a CUDA device, not {target}; use --engine plain")
-    model = load()
-    engines = Engines(model) if plan.engine is EngineKind.FAST else None
-    path: BenchPath = PlainPath(model) if engines is None else FastPath(engines)
-    bench = _Bench(path, model, plan)
-    if engines is not None:
-        progress("compiling kernels and capturing graphs")
-        begin_s = time.perf_counter()
-        engines.warm_up()
-        bench.result.about["warm_up_s"] = round(time.perf_counter() - begin_s, 1)
+    path = open_path(load, plan.engine, device)
+    bench = _Bench(path, path.model, plan)
+    progress("compiling kernels and capturing graphs")
+    begin_s = time.perf_counter()
+    path.warm_up()
+    bench.result.about["warm_up_s"] = round(time.perf_counter() - begin_s, 1)
     bench.run(progress)
     return bench.result
+
+
+def open_path(load: Callable[[], Pam], engine: EngineKind, device: str) -> BenchPath:
+    """Loads a model; the path that is measured. Raises DeviceError for fast engines without CUDA."""
+    target = parse_device(device)
+    if engine is EngineKind.FAST and target.type != "cuda":
+        raise DeviceError(f"--engine fast needs a CUDA device, not {target}; use --engine plain")
+    model = load()
+    return PlainPath(model) if engine is EngineKind.PLAIN else FastPath(Engines(model))
 
 
 class _Bench:

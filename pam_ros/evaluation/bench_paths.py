@@ -42,6 +42,10 @@ class BenchPath(Protocol):
     """One path through a model. Texts are token ids of fixed length: no stop token, no tokenizer."""
 
     device: torch.device
+    model: Pam
+
+    def warm_up(self) -> None:
+        """Compiles and captures what makes it fast."""
 
     def preprocess(self, image: Image) -> object:
         """A frame on the host → the encoder's input on the device."""
@@ -107,19 +111,22 @@ class PlainPath:
 
     def __init__(self, model: Pam) -> None:
         self.device = model.device
-        self._model = model
+        self.model = model
         self._prefix = model.language.embed(token_ids(PREFIX_TOKENS)).detach()
+
+    def warm_up(self) -> None:
+        """See `BenchPath`: there is nothing to do."""
 
     def preprocess(self, image: Image) -> object:
         """See `BenchPath`."""
-        return self._model.segmenter.pixels(image)
+        return self.model.segmenter.pixels(image)
 
     def segment(self, image: Image, count: int) -> PlainRegions:
         """See `BenchPath`."""
-        features = self._model.encode(image)
-        memories = [self._model.new_memory() for _ in range(count)]
+        features = self.model.encode(image)
+        memories = [self.model.new_memory() for _ in range(count)]
         prompt = Prompt.from_clicks([(image.shape[1] / 2, image.shape[0] / 2)])
-        return PlainRegions(memories, self._model.segment(features, [prompt] * count, memories))
+        return PlainRegions(memories, self.model.segment(features, [prompt] * count, memories))
 
     def fetch_masks(self, regions: PlainRegions) -> None:
         """See `BenchPath`. The plain path copies each value when it is first read."""
@@ -128,18 +135,18 @@ class PlainPath:
 
     def track(self, image: Image, regions: PlainRegions) -> None:
         """See `BenchPath`."""
-        regions.observations = self._model.track(self._model.encode(image), regions.memories)
+        regions.observations = self.model.track(self.model.encode(image), regions.memories)
         self.fetch_masks(regions)
 
     def generate(self, regions: PlainRegions, lengths: Sequence[int]) -> None:
         """See `BenchPath`."""
-        found = self._model.embeddings(regions.observations, stride=FIRST_FRAME_STRIDE, crop=True)
+        found = self.model.embeddings(regions.observations, stride=FIRST_FRAME_STRIDE, crop=True)
         prompts = torch.stack([torch.cat([self._prefix, each.tensor]) for each in found])
         self._run(prompts, [(prompt, tokens) for prompt in range(len(found)) for tokens in lengths])
 
     def decode(self, tokens: int) -> None:
         """See `BenchPath`."""
-        length = PREFIX_TOKENS + self._model.region_tokens(FIRST_FRAME_STRIDE)
+        length = PREFIX_TOKENS + self.model.region_tokens(FIRST_FRAME_STRIDE)
         self._run(self._prefix[:1].expand(length, -1)[None], [(0, tokens)])
 
     def open_clip(self) -> list[Tensor]:
@@ -150,14 +157,14 @@ class PlainPath:
         """See `BenchPath`."""
         self.track(image, regions)
         stride = FIRST_FRAME_STRIDE if first else LATER_FRAME_STRIDE
-        clip.append(self._model.embeddings(regions.observations[:1], stride=stride)[0].tensor)
+        clip.append(self.model.embeddings(regions.observations[:1], stride=stride)[0].tensor)
 
     def settle(self) -> None:
         """See `BenchPath`: the plain path prefills at the decode timestamp."""
 
     def caption(self, clip: list[Tensor], tokens: int) -> None:
         """See `BenchPath`."""
-        embeddings = self._model.projector.prompt_embeddings(clip, clip=True)
+        embeddings = self.model.projector.prompt_embeddings(clip, clip=True)
         self._run(torch.cat([self._prefix, embeddings])[None], [(0, tokens)], PREVIOUS_CAPTION_TOKENS)
 
     def release(self, regions: PlainRegions) -> None:
@@ -171,7 +178,7 @@ class PlainPath:
             TextSequence(text_id=i, prompt=prompt, suffix=suffix, max_new_tokens=tokens)
             for i, (prompt, tokens) in enumerate(texts)
         ]
-        batch = GenerationBatch(self._model.language, prompts, sequences, stop_ids=())
+        batch = GenerationBatch(self.model.language, prompts, sequences, stop_ids=())
         while any(not each.finished for each in sequences):
             batch.step()
 
@@ -188,10 +195,14 @@ class FastPath:
     """`Engines`, driven step by step."""
 
     def __init__(self, engines: Engines) -> None:
-        self.engines = engines
+        self.engines, self.model = engines, engines.model
         self.device = engines.vision.device
         self._newline = engines.model.projector.frame_newline.detach()[None]
         self.prefix = engines.text.embed(token_ids(PREFIX_TOKENS))
+
+    def warm_up(self) -> None:
+        """See `BenchPath`."""
+        self.engines.warm_up()
 
     def preprocess(self, image: Image) -> object:
         """See `BenchPath`."""
