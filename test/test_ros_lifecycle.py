@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -274,6 +275,7 @@ def test_without_autostart_the_log_says_what_to_do() -> None:
         (["--hlep"], 2, "unknown arguments: --hlep"),
         (["--ros-args", "--nope"], 2, "--nope"),
         (["--ros-args", "-p"], 2, "-p flag"),
+        (["--ros-args", "--params-file", "/nowhere.yaml"], 2, "/nowhere.yaml"),
     ],
 )
 def test_arguments_that_start_nothing(arguments: list[str], code: int, words: str) -> None:
@@ -300,13 +302,60 @@ def test_bad_parameters_at_start_say_why() -> None:
         ("dtype:=int4", "allowed: auto, float32"),
         ("cameras:=[a,a]", "distinct"),
         ("image_transport:=theora", "allowed: raw, compressed"),
-        ("streaming.period_s:=1", "streaming.period_s"),
+        ("streaming.period_s:=5000", "streaming.period_s is 5000.0; allowed: 0.1 … 3600"),
+        ("cameras:=[]", "cameras: must be a non-empty list of distinct names"),
+        ("cameras:=5", "cameras is 5; it must be a list of texts"),
+        ("regions.max:=2.5", "regions.max is 2.5; it must be an integer"),
+        ("prompt.tasks:=[1,2]", "prompt.tasks is [1, 2]; it must be a list of texts"),
+        ("prompt.languages:=[]", "prompt.languages: must not be empty"),
     ):
         with pam("model:=fake", parameter) as (_, process):
             assert words in process.wait_for_log("invalid parameter")
             wait_until(lambda process=process: process.exit_code is not None, "the end of the process")
             assert process.exit_code == 2
             assert "Traceback" not in process.log()
+
+
+def test_integers_stand_for_floats_and_lists_may_be_empty() -> None:
+    numbers = ("streaming.period_s:=3", "overlay.opacity:=1", "memory_limit_gib:=8")
+    with pam("model:=fake", "prompt.tasks:=[]", *numbers) as (robot, process):
+        process.wait_for_log("unconfigured")
+        assert robot.get_parameter("/pam_manager", "streaming.period_s") == 3.0
+        assert robot.get_parameter("/pam", "overlay.opacity") == 1.0
+        assert robot.get_parameter("/pam", "prompt.tasks") == []
+        assert robot.set_parameter("/pam_manager", "streaming.period_s", 7) == ""
+        assert robot.get_parameter("/pam_manager", "streaming.period_s") == 7.0
+        assert robot.set_parameter("/pam", "prompt.tasks", ["brief"]) == ""
+        assert robot.set_parameter("/pam", "prompt.tasks", []) == ""
+        assert robot.get_parameter("/pam", "prompt.tasks") == []
+        assert "must not be empty" in robot.set_parameter("/pam", "prompt.languages", [])
+        assert process.end() == 0
+
+
+def test_parameters_in_a_section_that_has_no_use_for_them(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(
+        "pam_manager: {ros__parameters: {model: fake, prompt.tasks: [brief], device: cpu}}\n"
+        "/pam: {ros__parameters: {regions.max: 3, overlay.opacity: 0.25}}\n"
+        "/pam_mangaer: {ros__parameters: {device: cpu}}\n"
+        "robot: {pam: {ros__parameters: {overlay.opacity: 0.5}}}\n"
+        "/**/pam_manager: {ros__parameters: {dtype: float32}}\n"
+    )
+    with pam(arguments=("--params-file", str(file))) as (robot, process):
+        process.wait_for_log("unconfigured")
+        wrong = [line.partition("]: ")[2].strip() for line in process.lines if "is ignored" in line]
+        assert wrong == [
+            "parameter 'prompt.tasks' is ignored: it is given for /pam_manager, but belongs to /pam; "
+            "move it to that section, or to /**",
+            "parameter 'regions.max' is ignored: it is given for /pam, but belongs to /pam_manager; "
+            "move it to that section, or to /**",
+            f"{file}: section '/pam_mangaer' is ignored: no node has this name; "
+            "the nodes here: /pam_manager, /pam",
+            f"{file}: section '/robot/pam' is ignored: no node has this name; "
+            "the nodes here: /pam_manager, /pam",
+        ]
+        assert robot.get_parameter("/pam", "overlay.opacity") == 0.25
+        assert robot.get_parameter("/pam_manager", "dtype") == "float32"
 
 
 def test_one_name_for_all_nodes_is_refused() -> None:

@@ -30,12 +30,13 @@ from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
+from pam_ros.errors import InputError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.model.loading.files import find_files
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.nodes.manager_node import ManagerNode, ModelFactory, Progress
-from pam_ros.nodes.parameters import unknown_overrides
+from pam_ros.nodes.overrides import ignored_overrides
 from pam_ros.nodes.perception_node import PerceptionNode
 
 _M_MMAP_THRESHOLD = -3  # of malloc.h
@@ -55,8 +56,11 @@ It takes ROS arguments only, after --ros-args:
 Without autostart the manager stays unconfigured until you configure and activate it.
 """
 _BAD_PARAMETERS = (
-    InvalidParameterTypeException, InvalidParameterValueException, ParameterUninitializedException,
-)  # fmt: skip
+    InputError,
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+    ParameterUninitializedException,
+)
 
 
 class NodeLog(logging.Handler):
@@ -166,7 +170,7 @@ def run(argv: Sequence[str], *, load_model: ModelFactory) -> int:
             "rename one node only, e.g. pam_manager:__node:=other_name"
         )
         return 2
-    for line in unknown_overrides((manager, *nodes)):
+    for line in ignored_overrides((manager, *nodes), argv):
         manager.get_logger().warning(line)
     manager.serve(nodes)
     manager_executor, perception_executor = SingleThreadedExecutor(), SingleThreadedExecutor()

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import difflib
+import array
 import sys
 import urllib.parse
 from collections.abc import Callable, Sequence
@@ -18,15 +18,25 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
-from pam_ros.errors import PamError
+from pam_ros.errors import InputError, PamError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.nodes.conversions import PromptDefaults, languages_of
+from pam_ros.nodes.overrides import overrides
 from pam_ros.records import IMAGE_TASKS, Language, image_tasks
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.overlay import OverlayStyle, check_font_file
 
 Value = bool | int | float | str | tuple[str, ...]
+
+
+_KINDS = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a text",
+    tuple: "a list of texts",
+}
 
 
 class Effect(Enum):
@@ -75,8 +85,25 @@ class Parameter:
                 ]
         return descriptor
 
+    def taken(self, value: Any) -> Any:
+        """The value as it is kept: integers stand for floats, arrays are lists, and so is nothing."""
+        if isinstance(self.default, float) and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(self.default, tuple) and not value:
+            return []  # ROS does not know the type of an empty list
+        return list(value) if isinstance(value, (array.array, tuple)) else value
+
+    def _fits(self, value: Any) -> bool:
+        if isinstance(self.default, tuple):
+            return isinstance(value, list) and all(isinstance(item, str) for item in value)
+        return type(value) is type(self.default)
+
     def problem(self, value: Any) -> str:
-        """Why the value is refused; empty if it is accepted."""
+        """Why the value, which was `taken`, is refused; empty if it is accepted."""
+        if not self._fits(value):
+            return f"{self.name} is {value!r}; it must be {_KINDS[type(self.default)]}"
+        if self.low is not None and self.high is not None and not self.low <= value <= self.high:
+            return f"{self.name} is {value}; allowed: {_allowed(self)}"
         if self.choices:
             wrong = [
                 item for item in ([value] if isinstance(value, str) else value) if item not in self.choices
@@ -99,8 +126,8 @@ def _check_cameras(names: Sequence[str]) -> None:
             raise ValueError(f"{name!r} is not a ROS name: use letters, digits and _, no digit first")
 
 
-def _check_not_empty(text: str) -> None:
-    if not text:
+def _check_not_empty(value: str | Sequence[str]) -> None:
+    if not value:
         raise ValueError("must not be empty")
 
 
@@ -214,7 +241,7 @@ PERCEPTION = (
         choices=_IMAGE_TASK_NAMES),
     Parameter("prompt.languages", ("en",), Effect.LIVE,
         "Languages of prompts that name none; labels of the first one name the regions",
-        choices=_LANGUAGES),
+        choices=_LANGUAGES, check=_check_not_empty),
     Parameter("overlay.opacity", _STYLE.opacity, Effect.LIVE, "Opacity of the mask overlay", low=0.0,
         high=1.0),
     Parameter("overlay.texts", _STYLE.texts, Effect.LIVE,
@@ -263,34 +290,38 @@ class PerceptionSettings:
 
 
 def declare(node: Node, parameters: Sequence[Parameter]) -> None:
-    """Declares parameters; bad values, at start and later, are refused with the reason."""
+    """Declares parameters. Raises InputError for bad values given at start; later ones are refused."""
     table = {parameter.name: parameter for parameter in parameters}
+
+    def take(changes: list[RosParameter]) -> list[RosParameter]:
+        return [
+            _ros_parameter(change.name, table[change.name].taken(change.value))
+            if change.name in table
+            else change
+            for change in changes
+        ]
 
     def refuse_bad_values(changes: list[RosParameter]) -> SetParametersResult:
         problems = [table[change.name].problem(change.value) for change in changes if change.name in table]
         reason = "; ".join(problem for problem in problems if problem)
         return SetParametersResult(successful=not reason, reason=reason)
 
+    given = overrides(node)
+    values = {it.name: it.taken(given.get(it.name, it.default)) for it in parameters}
+    if problems := [problem for it in parameters if (problem := it.problem(values[it.name]))]:
+        raise InputError("; ".join(problems))
+    node.add_pre_set_parameters_callback(take)
     node.add_on_set_parameters_callback(refuse_bad_values)
-    for parameter in parameters:
-        default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
-        node.declare_parameter(parameter.name, default, parameter.descriptor())
+    for name, value in values.items():
+        first = value if value != [] else list(table[name].default)  # type: ignore[arg-type] # tells the type
+        node.declare_parameter(name, first, table[name].descriptor(), ignore_override=True)
+        if first is not value:
+            node.set_parameters([_ros_parameter(name, value)])
 
 
-def unknown_overrides(nodes: Sequence[Node]) -> list[str]:
-    """One line for each parameter given at start that no node declares.
-
-    `-p name:=value` and `/**` in a file reach every node, so a name is unknown only if all nodes lack it.
-    """
-    known = [it.name for it in (*MANAGER, *PERCEPTION)]
-    declared = {name for node in nodes for name in node.get_parameters_by_prefix("")}
-    given = {name for node in nodes for name in node._parameter_overrides}  # not public in rclpy
-    lines = []
-    for name in sorted(given - declared):
-        close = difflib.get_close_matches(name, known)
-        advice = f"did you mean {' or '.join(close)}?" if close else "see config/pam.yaml for all parameters"
-        lines.append(f"unknown parameter {name!r} is ignored; {advice}")
-    return lines
+def _ros_parameter(name: str, value: Any) -> RosParameter:
+    kind = RosParameter.Type.STRING_ARRAY if value == [] else None
+    return RosParameter(name, kind, value)
 
 
 def manager_settings(node: Node) -> ManagerSettings:

@@ -14,13 +14,13 @@ from typing import Any
 import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
 from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
-from rclpy.parameter import Parameter
+from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
 from sensor_msgs.msg import Image
@@ -158,6 +158,12 @@ class Client:
         if result.successful == bool(result.reason):
             raise StateError(f"{node} refused parameter {name} without a reason")
         return str(result.reason)
+
+    def get_parameter(self, node: str, name: str) -> Any:
+        """The value of a parameter."""
+        request = GetParameters.Request(names=[name])
+        (value,) = self.call(GetParameters, f"{node}/get_parameters", request).values
+        return parameter_value_to_python(value)
 
     # --- lifecycle
 
