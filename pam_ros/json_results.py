@@ -57,6 +57,7 @@ def caption_json(
     clip_start_ns: int,
     clip_end_ns: int,
     frame_count: int,
+    clip_too_thin: bool,
 ) -> dict[str, Any]:
     """The final caption of one clip as plain JSON values."""
     return {
@@ -68,6 +69,7 @@ def caption_json(
         "clip_start_ns": clip_start_ns,
         "clip_end_ns": clip_end_ns,
         "frame_count": frame_count,
+        "clip_too_thin": clip_too_thin,
     }
 
 

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pam_ros.errors import ImageError
+from pam_ros.output_files import cannot_write
 from pam_ros.records import Frame
 
 # PyAV is imported only to read or write videos: training and evaluation need pictures only.
 if TYPE_CHECKING:
+    from av import VideoFrame
     from av.container import OutputContainer
     from av.video.stream import VideoStream
 
@@ -34,6 +36,8 @@ NS = 1_000_000_000
 MAX_PIXELS = 100_000_000  # of one picture; the largest phone cameras have as many
 MAX_BYTES = 1 << 30  # of one picture, compressed or not
 JPEG_END = b"\xff\xd9"  # the marker at the end of the file
+FRAGMENT_FRAMES = 10  # of a written video: at most so many are lost if the process is killed
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 _MASK_LEVELS = 16  # a picture of so few values is drawn, not taken: every value above 0 is inside
 _SOFT_SHARE = 0.1  # most of a mask that may be neither dark nor bright
 _PILLOW = threading.Lock()  # its limit of pixels is one for the whole process
@@ -270,7 +274,8 @@ def read_webcam(which: str) -> Iterator[Frame]:
 class VideoWriter:
     """Writes H.264 in MP4 at the size of the first picture; an odd width or height loses a pixel.
 
-    Pictures of another size are scaled to it.
+    Pictures of another size are scaled to it. The MP4 is fragmented: what was written can be played, even if
+    the process is killed. Methods raise OutputError, e.g. if the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
@@ -300,16 +305,27 @@ class VideoWriter:
         frame = av.VideoFrame.from_ndarray(even, format="rgb24")
         frame.pts = self._last_pts = max(round(stamp_ns / 1e6), self._last_pts + 1)
         frame.time_base = Fraction(1, 1000)
-        self._container.mux(self._stream.encode(frame))
+        self._mux(frame)
+
+    def _mux(self, frame: VideoFrame | None) -> None:
+        """Encodes a frame, or what is left; packets go to the disk at once."""
+        assert self._container is not None and self._stream is not None
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except OSError as error:  # as PyAV's errors are
+            self._container = self._stream = None
+            raise cannot_write(self._path, error) from None
 
     def _open(self, image: NDArray[np.uint8]) -> None:
         import av
 
         self._size = image.shape[0], image.shape[1]
-        self._container = av.open(str(self._path), "w")
-        stream = self._container.add_stream(
-            "libx264", rate=Fraction(30), options={"crf": "23", "preset": "veryfast"}
-        )
+        try:
+            self._container = av.open(str(self._path), "w", options=FRAGMENTED)
+        except OSError as error:
+            raise cannot_write(self._path, error) from None
+        options = {"crf": "23", "preset": "veryfast", "tune": "zerolatency", "g": str(FRAGMENT_FRAMES)}
+        stream = self._container.add_stream("libx264", rate=Fraction(30), options=options)
         stream.height, stream.width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
@@ -318,7 +334,13 @@ class VideoWriter:
 
     def close(self) -> None:
         """Finishes the file; without any picture there is no file. Idempotent."""
-        if self._container is not None and self._stream is not None:
-            self._container.mux(self._stream.encode())
-            self._container.close()
-        self._container = self._stream = None
+        if self._container is None:
+            return
+        container = self._container
+        try:
+            self._mux(None)
+            container.close()
+        except OSError as error:
+            raise cannot_write(self._path, error) from None
+        finally:
+            self._container = self._stream = None

@@ -3,6 +3,7 @@
 fake                          answers at once
 fake:words=40,step_s=0.05     texts of 40 words, one every 50 ms
 fake:load_s=3,ballast_mib=200 loading takes 3 s, and 200 MiB until it is closed
+fake:stuck_s=60               loading does not look at anything for a minute
 fail:ModelNotFoundError       loading fails with that error; fail:RuntimeError is a fault of the package
 """
 
@@ -43,6 +44,9 @@ def load_fake(options: LoadOptions, *, progress: Progress | None) -> FakeModel:
         error = getattr(errors, details, RuntimeError)
         raise error(f"{details} was asked for, {held.nbytes >> 20} MiB were read")
     behaviour = dict(part.split("=") for part in details.split(",") if part)
+    if "stuck_s" in behaviour and progress is not None:
+        progress("loading in native code")
+        time.sleep(float(behaviour["stuck_s"]))
     until_s = time.monotonic() + float(behaviour.get("load_s", 0))
     while time.monotonic() < until_s:
         if progress is not None:

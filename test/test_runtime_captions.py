@@ -311,3 +311,56 @@ def test_caption_now_can_be_cancelled_during_generation():
     rig.turn()
     assert rig.engine.statistics().generating == 0
     assert isinstance(error_of(handle), CancelledError)
+
+
+# ---- clips that are too thin
+
+
+def thin(rig, index=-1):
+    event = rig.events.captions[index]
+    return event.frame_count, event.clip_too_thin
+
+
+def test_a_clip_of_few_of_its_planned_frames_is_marked():
+    rig = streaming_rig(period_s=15.0, clip_frames=16)
+    play(rig, [(8.0, 110), (16.0, 120)])
+    assert thin(rig) == (3, True)
+    assert rig.events.captions[-1].shown == f"{captions(rig)[-1]} (from 3 frames only)"
+    play(rig, [(20.0, 130), (24.0, 140), (31.0, 150)])
+    assert thin(rig) == (4, False)  # a quarter, the bound
+    assert rig.events.captions[-1].shown == captions(rig)[-1]
+
+
+def test_the_bound_is_an_option():
+    rig = streaming_rig(period_s=15.0, clip_frames=16, clip_least_fraction=0.1)
+    play(rig, [(8.0, 110), (16.0, 120)])
+    assert thin(rig) == (3, False)
+
+
+def test_a_short_clip_is_judged_by_its_own_length():
+    rig = streaming_rig(period_s=15.0, clip_frames=16)
+    play(rig, [(2.0, 110)])
+    rig.engine.caption_now("front", 1, Language.EN)
+    rig.settle()
+    assert thin(rig) == (2, False)
+    rig.engine.caption_now("front", 1, Language.ZH)  # nothing new was seen
+    rig.settle()
+    assert thin(rig) == (1, True)
+    assert rig.events.captions[-1].shown.endswith("（仅依据1帧）")
+
+
+def test_a_summary_of_a_thin_clip_is_marked():
+    rig = streaming_rig(period_s=15.0, clip_frames=16)
+    play(rig, [(8.0, 110), (16.0, 120)])
+    rig.engine.end_stream("front")
+    rig.settle()
+    assert rig.events.captions[-1].summary
+    assert thin(rig) == (3, True)
+
+
+def test_what_is_left_after_a_decode_timestamp_is_not_captioned_if_it_is_an_instant():
+    rig = streaming_rig(carry_over=False)
+    play(rig, [(1.5, 105), (2.0, 110), (2.5, 115)])
+    rig.engine.end_stream("front")
+    rig.settle()
+    assert [event.summary for event in rig.events.captions] == [False, True]

@@ -15,6 +15,7 @@ from pam_ros.errors import InputError, PromptError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.records import Prompt
+from pam_ros.signals import Stopped
 
 if TYPE_CHECKING:
     from pam_ros.evaluation.bench_paths import EngineKind
@@ -188,7 +189,17 @@ def load(options: LoadOptions) -> PerceptionModel:
 def caption_line(caption: CaptionEvent, zero_ns: int = 0) -> str:
     """A caption with its clip's time for people, counted from `zero_ns`."""
     start_s, end_s = ((ns - zero_ns) / 1e9 for ns in (caption.clip_start_ns, caption.clip_end_ns))
-    return f"[{start_s:.1f}-{end_s:.1f} s] {caption.region_id}: {caption.text}"
+    return f"[{start_s:.1f}-{end_s:.1f} s] {caption.region_id}: {caption.shown}"
+
+
+@contextmanager
+def partly(what: Callable[[], str]) -> Iterator[None]:
+    """If a signal ends the work inside, the command's last line names what is there: `what`."""
+    try:
+        yield
+    except Stopped as stopped:
+        stopped.partial = what()
+        raise
 
 
 def note(line: str) -> None:

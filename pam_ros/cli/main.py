@@ -9,9 +9,10 @@ import typer
 from rich.markup import escape
 
 from pam_ros.cli import bench, doctor, evaluate, models, perceive, ros, text_server, view
-from pam_ros.cli.common import console
+from pam_ros.cli.common import console, note
 from pam_ros.cli.scenes import scenes_app
 from pam_ros.errors import TRAINING_EXTRA, PamError
+from pam_ros.signals import Stopped, exit_code, raise_on_signals
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,9 +45,13 @@ app.add_typer(scenes_app, name="scenes")
 
 
 def main() -> None:
-    """Entry point. Prints errors of this package in one line and exits with status 2."""
+    """Entry point. Errors of this package, and a signal, end it with one line; see EXIT_CODES."""
+    raise_on_signals()
     try:
         app()
+    except Stopped as stopped:
+        note(f"stopped by {stopped}: {stopped.partial}")
+        sys.exit(exit_code(stopped.number))
     except PamError as error:
         _end(str(error))
     except ModuleNotFoundError as error:
@@ -56,7 +61,7 @@ def main() -> None:
 
 
 def _end(why: str) -> NoReturn:
-    console.print(f"[bold red]error:[/] {escape(why)}", highlight=False)
+    console.print(f"[bold red]error:[/] {escape(why)}", highlight=False, soft_wrap=not console.is_terminal)
     sys.exit(2)
 
 

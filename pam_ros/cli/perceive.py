@@ -36,6 +36,7 @@ from pam_ros.cli.common import (
     load,
     named_times,
     note,
+    partly,
     progress_bar,
     prompts_of,
 )
@@ -44,7 +45,7 @@ from pam_ros.geometry import full_mask
 from pam_ros.json_results import caption_json, region_json
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
-from pam_ros.output_files import writable_folder
+from pam_ros.output_files import JsonLines, writable_folder
 from pam_ros.records import Language, Region, Task, image_tasks, language_of
 
 if TYPE_CHECKING:
@@ -287,25 +288,29 @@ def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int) -> Vid
 
     newest: dict[int, str] = {}
     last_seen = LastSeen()
+    frames = 0
     with (
+        partly(lambda: f"{out}/ has the results of {frames} of {frame_count} frames"),
         media.VideoWriter(out / "overlay.mp4") as film,
-        (out / "captions.jsonl").open("w", encoding="utf-8") as captions,
-        (out / "regions.jsonl").open("w", encoding="utf-8") as regions,
+        JsonLines(out / "captions.jsonl") as captions,
+        JsonLines(out / "regions.jsonl") as regions,
         progress_bar("frames", frame_count) as advance,
     ):
         for step in steps:
             for each in step.captions:
-                newest[each.region_id] = each.text
-                print(caption_line(each))
-                captions.write(json.dumps(_caption_record(each), ensure_ascii=False) + "\n")
+                newest[each.region_id] = each.shown
+                print(caption_line(each), flush=True)
+                captions.write(_caption_record(each))
             for warning in step.warnings:
                 console.print(f"warning: {warning}", markup=False)
             drawn = draw_overlay(
                 step.frame.image, step.regions, captions=newest, last_seen=last_seen.update(step.regions)
             )
             film.write(drawn, step.frame.stamp_ns)
-            line = {"stamp_ns": step.frame.stamp_ns, "regions": [region_json(r) for r in step.regions]}
-            regions.write(json.dumps(line, ensure_ascii=False) + "\n")
+            regions.write(
+                {"stamp_ns": step.frame.stamp_ns, "regions": [region_json(r) for r in step.regions]}
+            )
+            frames += 1
             advance()
     return step
 
@@ -320,4 +325,5 @@ def _caption_record(event: CaptionEvent) -> dict[str, Any]:
         clip_start_ns=event.clip_start_ns,
         clip_end_ns=event.clip_end_ns,
         frame_count=event.frame_count,
+        clip_too_thin=event.clip_too_thin,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -31,6 +32,7 @@ from pam_ros.cli.common import (
     named_times,
     note,
     numbers,
+    partly,
     progress_bar,
     prompts_of,
 )
@@ -85,7 +87,9 @@ def demo(
     Language.parse(language)
     next(videos.read_video(chosen.clip))  # raises before any process starts
     writable_folder(out)
-    demo_module.run_demo(chosen, out, model=model, device=device, period_s=period, language=language)
+    files = f"{out}/ has what came so far: overlay.mp4, regions.jsonl, captions.jsonl"
+    with partly(lambda: files if (out / "captions.jsonl").is_file() else "nothing was written"):
+        demo_module.run_demo(chosen, out, model=model, device=device, period_s=period, language=language)
 
 
 def soak(
@@ -108,7 +112,8 @@ def soak(
     check_model(model)
     soak_module = ros_module("soak", "soak")
     writable_folder(out)
-    result = soak_module.run_soak(minutes, out, model=model, device=device)
+    with partly(lambda: f"the memory was not judged; the node's log is in {out}/"):
+        result = soak_module.run_soak(minutes, out, model=model, device=device)
     print(
         f"memory growth after warm-up: {result.growth:+.2%} (limit {limit / 100:+.2%}); "
         f"{result.frames} frames, {result.prompts} prompts, {result.captions} captions"
@@ -226,12 +231,16 @@ def bag(
     )
     found = module.inspect(plan)
     pam = load(LoadOptions(model, device, dtype, sam2))
-    with progress_bar("images", found.count) as advance:
-        for step in module.run_bag(pam, plan, found, note):
+    done = 0
+    partial = partly(lambda: f"{out}/ has the results of {done} of {found.count} images")
+    steps = module.run_bag(pam, plan, found, note)
+    with partial, closing(steps), progress_bar("images", found.count) as advance:
+        for step in steps:
             for each in step.captions:
                 print(caption_line(each, found.first_ns))
             for warning in step.warnings:
                 note(f"warning: {warning}")
+            done += 1
             advance()
     note(f"wrote {out}/")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from pam_ros.cli.ros import ros_module
 from pam_ros.errors import InputError, StateError
 from pam_ros.model.descriptions import AUTO, DEMONSTRATION
 from pam_ros.model.loading.options import LoadOptions
+from pam_ros.signals import Stopped
 
 if TYPE_CHECKING:
     from pam_ros.records import Frame
@@ -54,7 +56,8 @@ def view(
     else:
         source = _video_source(what, board, model, device, dtype, sam2)
     console.print(f"showing {source.title} on http://{page.HOST}:{port}; Ctrl+C ends", highlight=False)
-    page.serve(board, source, port=port, open_browser=browser)
+    with suppress(Stopped):  # that is how it ends
+        page.serve(board, source, port=port, open_browser=browser)
 
 
 def _check_port(host: str, port: int) -> None:

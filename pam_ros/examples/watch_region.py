@@ -74,7 +74,8 @@ def main() -> int:
     # would leave the executor unable to go on.
     rclpy.init(args=sys.argv, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
     stopped = threading.Event()
-    signal.signal(signal.SIGINT, lambda number, frame: stopped.set())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: stopped.set())
     try:
         result = watch(rclpy.create_node("watch_region"), options, stopped)
     finally:

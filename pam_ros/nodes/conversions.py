@@ -54,7 +54,7 @@ from pam_ros.records import (
     language_of,
 )
 from pam_ros.runtime.engine import PromptRequest
-from pam_ros.runtime.events import CaptionEvent, FrameResult
+from pam_ros.runtime.events import CaptionEvent, FrameResult, caption_for_people
 from pam_ros.runtime.requests import MAX_DETECTIONS, MAX_SURVEY_REGIONS, SurveyRequest, SurveyResult
 from pam_ros.srv import Find, PerceiveAll
 
@@ -466,5 +466,12 @@ def caption_message(event: CaptionEvent) -> StreamingCaption:
         clip_start=time_message(event.clip_start_ns),
         clip_end=time_message(event.clip_end_ns),
         frame_count=event.frame_count,
+        clip_too_thin=event.clip_too_thin,
         latency_s=float(event.latency_s),
     )
+
+
+def caption_shown(message: StreamingCaption) -> str:
+    """A caption as people read it, see `caption_for_people`."""
+    too_few = message.frame_count if message.final and message.clip_too_thin else None
+    return caption_for_people(message.text, Language(message.language), too_few)

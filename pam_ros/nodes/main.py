@@ -10,14 +10,12 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from types import FrameType
 
 import rclpy
 from rclpy.exceptions import (
@@ -38,10 +36,11 @@ from pam_ros.model.loading.options import LoadOptions
 from pam_ros.nodes.manager_node import ManagerNode, ModelFactory, Progress
 from pam_ros.nodes.overrides import ignored_overrides
 from pam_ros.nodes.perception_node import PerceptionNode
+from pam_ros.signals import END_S, stopped_by_signals
 
 _M_MMAP_THRESHOLD = -3  # of malloc.h
 _LARGE_BLOCK_BYTES = 256 * 1024
-_TRANSITION_TIMEOUT_S = 10.0  # for a transition that runs at shutdown
+_TRANSITION_TIMEOUT_S = END_S - 1.5  # for a transition that runs at shutdown
 _ANSWER_TIMEOUT_S = 1.0  # for the answers to requests that the shutdown cancelled
 USAGE = """\
 pam_node: runs the lifecycle manager and one perception node per camera until SIGINT or SIGTERM.
@@ -143,20 +142,13 @@ def _initialise(argv: Sequence[str]) -> int | None:
 def run(argv: Sequence[str], *, load_model: ModelFactory) -> int:
     """Runs until a signal; returns the exit code. `argv` begins with the program's name."""
     keep_heap_small()
+    stop = stopped_by_signals()
     if (code := _initialise(argv)) is not None:
         return code
     package = logging.getLogger("pam_ros")
     package.addHandler(NodeLog())
     package.setLevel(logging.INFO)
     package.propagate = False
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
-        stop.set()
-
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
     try:
         manager = ManagerNode(load_model)
         nodes = perception_nodes(manager)

@@ -224,6 +224,9 @@ MANAGER = (
     Parameter("streaming.clip_frames", _OPTIONS.clip_frames, Effect.LIVE,
         "Maximum frames per clip; the model was trained on 16", unit="frames", low=1, high=64,
         field="clip_frames"),
+    Parameter("streaming.least_fraction", _OPTIONS.clip_least_fraction, Effect.LIVE,
+        "Captions are marked clip_too_thin if their clip has a smaller fraction of the frames planned for it",
+        low=0.0, high=1.0, field="clip_least_fraction"),
 )
 
 PERCEPTION = (

@@ -31,7 +31,7 @@ class CaptionJob:
 
     Attributes:
         clip_frames: the clip's frames, oldest first; at least one.
-        sequence: see CaptionEvent.
+        sequence, clip_too_thin: see CaptionEvent.
         deliver: receives every event, the final one included.
         previous: returns the previous clip's caption, as known when generation starts.
         ended: called once, after the last event.
@@ -50,6 +50,7 @@ class CaptionJob:
     max_new_tokens: int
     reporter: EventReporter
     deliver: Callable[[CaptionEvent], None]
+    clip_too_thin: bool = False
     previous: Callable[[], str | None] = _no_caption
     ended: Callable[[CaptionJob], None] = _nobody
     handle: RequestHandle[CaptionEvent] | None = None
@@ -83,6 +84,7 @@ class CaptionJob:
             clip_end_ns=last.stamp_ns,
             sequence=self.sequence,
             frame_count=len(self.clip_frames),
+            clip_too_thin=self.clip_too_thin,
             text=text,
             final=final,
             language=self.language,

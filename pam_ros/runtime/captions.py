@@ -87,6 +87,7 @@ class _Rolling:
             clip_start_ns=captions[0].clip_start_ns,
             sequence=sequence,
             frame_count=sum(caption.frame_count for caption in captions),
+            clip_too_thin=any(caption.clip_too_thin for caption in captions),
             text=summarise([caption.text for caption in captions], last.language),
             latency_s=0.0,
             summary=True,
@@ -156,8 +157,12 @@ class Captions:
         for track in camera.regions.values():
             rolling = self._rolling_of(camera.name, track)
             clip, rolling.clip = rolling.clip, None
-            if clip is not None and clip.new_frames and self.options.streaming:
-                job = self._job(camera.name, rolling, clip, batch, self.options.caption_language)
+            # What is left after a decode timestamp is a clip of one frame: nothing can happen in it.
+            instant = rolling.sequence > 0 and clip is not None and len(clip.frames) == 1
+            if clip is not None and clip.new_frames and self.options.streaming and not instant:
+                job = self._job(
+                    camera.name, rolling, clip, clip.frames[-1].stamp_ns, batch, self.options.caption_language
+                )
                 self._submit(rolling, job)
             rolling.ending = True
             if rolling.active is None:
@@ -186,7 +191,8 @@ class Captions:
             failure: PamError | None = clip.add(step.enters, plan) if step.enters is not None else None
             self._begin_next(step, camera.frame.stamp_ns if camera.frame else newest.stamp_ns, plan)
             if clip.frames:
-                job = self._job(camera.name, rolling, clip, self._queue.new_batch(), request.language)
+                batch = self._queue.new_batch()
+                job = self._job(camera.name, rolling, clip, newest.stamp_ns, batch, request.language)
                 job.handle = request.handle
                 self._queue.submit(job)
             else:
@@ -241,7 +247,8 @@ class Captions:
         self._begin_next(step, stamp_ns, plan)
         # Without new frames the region was not looked for: there is nothing to caption.
         if self.options.streaming and step.clip.new_frames:
-            job = self._job(camera, step.rolling, step.clip, batch, self.options.caption_language)
+            language = self.options.caption_language
+            job = self._job(camera, step.rolling, step.clip, stamp_ns, batch, language)
             self._submit(step.rolling, job)
 
     def _begin_next(self, step: ClipStep, stamp_ns: int, plan: EmbeddingPlan) -> None:
@@ -275,7 +282,13 @@ class Captions:
             )
 
     def _job(
-        self, camera: str, rolling: _Rolling, clip: ClipBuffer, batch: int, language: Language
+        self,
+        camera: str,
+        rolling: _Rolling,
+        clip: ClipBuffer,
+        end_ns: int,
+        batch: int,
+        language: Language,
     ) -> CaptionJob:
         sequence, rolling.sequence = rolling.sequence, rolling.sequence + 1
 
@@ -308,6 +321,7 @@ class Captions:
             max_new_tokens=self.options.max_new_tokens,
             reporter=self._reporter,
             deliver=self._reporter.listener.on_caption,
+            clip_too_thin=clip.too_thin(end_ns, self.options.clip_least_fraction),
             previous=previous,
             ended=ended,
         )

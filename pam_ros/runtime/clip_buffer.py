@@ -78,6 +78,14 @@ class ClipBuffer:
         """True if this stamp has reached the decode timestamp."""
         return self._sampler.ends(stamp_ns)
 
+    def too_thin(self, end_ns: int, least_fraction: float) -> bool:
+        """True if a caption of what was recorded up to `end_ns` cannot be trusted.
+
+        That is a clip of one frame, if more were wanted, or of less than this fraction of the planned frames.
+        """
+        count = len(self.frames)
+        return (count == 1 < self._max_frames) or count < least_fraction * self._sampler.planned(end_ns)
+
     def add(self, observation: TrackObservation, plan: EmbeddingPlan) -> PamError | None:
         """Lets an observation enter with the embeddings that `plan` computed; without them, returns why."""
         assert self.has_room

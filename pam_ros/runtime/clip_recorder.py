@@ -128,8 +128,7 @@ class ClipRecorder:
     def _end(self, recording: _Recording, batch: int, why_empty: str) -> None:
         self._recordings.remove(recording)
         clip = recording.clip
-        frames = tuple(clip.frames) if clip is not None and clip.in_view else ()
-        if not frames:
+        if clip is None or not clip.in_view:
             region = f"region {recording.track.region_id} of camera {recording.camera!r}"
             recording.request.handle.fail(NoFrameError(f"there is no clip of {region}: {why_empty}"))
             return
@@ -142,13 +141,16 @@ class ClipRecorder:
                 camera=recording.camera,
                 region_id=recording.track.region_id,
                 batch=batch,
-                clip_frames=frames,
+                clip_frames=tuple(clip.frames),
                 language=recording.request.language,
                 sequence=0,
                 max_new_tokens=self.options.max_new_tokens,
                 reporter=self._reporter,
                 deliver=deliver,
                 handle=recording.request.handle,
-                prompt=clip.prompt if clip is not None else None,
+                prompt=clip.prompt,
+                clip_too_thin=clip.too_thin(
+                    clip.start_ns + round(recording.recorded_s * 1e9), self.options.clip_least_fraction
+                ),
             )
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,6 +48,22 @@ class ClipSampler:
         passed_ns = stamp_ns - self.start_ns + self._early_ns
         self._next = max(self._next + 1, int(passed_ns // self._spacing_ns) + 1)
 
+    def planned(self, stamp_ns: int) -> int:
+        """How many frames were planned up to this stamp: 1 … max_frames."""
+        passed_ns = stamp_ns - self.start_ns + self._early_ns
+        return min(self._max_frames, max(0, int(passed_ns // self._spacing_ns)) + 1)
+
     def ends(self, stamp_ns: int) -> bool:
         """True if this stamp has reached the decode timestamp."""
         return stamp_ns >= self.start_ns + self._period_ns - self._early_ns
+
+
+def decode_stamps(stamps_ns: Sequence[int], period_s: float, max_frames: int) -> list[int]:
+    """The stamps at which the rolling clips of a stream end, if every frame is seen."""
+    ends: list[int] = []
+    sampler = ClipSampler(start_ns=stamps_ns[0], period_s=period_s, max_frames=max_frames)
+    for stamp_ns in stamps_ns[1:]:
+        if sampler.ends(stamp_ns):
+            ends.append(stamp_ns)
+            sampler = ClipSampler(start_ns=stamp_ns, period_s=period_s, max_frames=max_frames)
+    return ends

@@ -77,6 +77,8 @@ class CaptionEvent:
         sequence: counts the region's clips from 0; a gap is a clip that was skipped because decoding fell
             behind. Always 0 for `Engine.caption_clip`, whose clip is its caller's own.
         frame_count: frames the caption is made from.
+        clip_too_thin: too few for the clip's length to trust the text, see `ClipBuffer.too_thin`; of a
+            summary, in one of its clips.
         summary: the text sums up all captions of the region's stream, which has ended; see `summary`.
         latency_s: from the arrival of the clip's last frame to this event, seconds.
     """
@@ -93,6 +95,21 @@ class CaptionEvent:
     language: Language
     latency_s: float
     summary: bool = False
+    clip_too_thin: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The text for people, see `caption_for_people`."""
+        return caption_for_people(self.text, self.language, self.frame_count if self.clip_too_thin else None)
+
+
+def caption_for_people(text: str, language: Language, too_few: int | None) -> str:
+    """A caption as people read it: one whose clip is too thin, of `too_few` frames, says so."""
+    if too_few is None:
+        return text
+    if language is Language.ZH:
+        return f"{text}（仅依据{too_few}帧）"
+    return f"{text} (from {too_few} frame{'s' * (too_few != 1)} only)"
 
 
 class Listener(Protocol):

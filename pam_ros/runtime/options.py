@@ -30,6 +30,8 @@ class EngineOptions:
         decode_times_ns: if given, rolling clips end at these stamps instead of every `caption_period_s`, in
             order and at least 0.1 s apart; none is recorded after the last.
         clip_frames: most frames of a clip, 1..64; the first at first-frame density.
+        clip_least_fraction: a clip with a smaller fraction of its planned frames is too thin to trust its
+            caption, 0..1; see `ClipBuffer.too_thin`.
         all_points_per_side: of a survey's grid, 1..64; each point is one click.
         all_min_iou, all_min_stability: a survey drops masks below these, 0..1 (see `model.vision.grid`).
         all_max_box_iou: of masks whose boxes overlap more, a survey keeps the surest, 0..1.
@@ -52,6 +54,7 @@ class EngineOptions:
     carry_over: bool = True
     decode_times_ns: tuple[int, ...] = ()
     clip_frames: int = 16
+    clip_least_fraction: float = 0.25
     all_points_per_side: int = 16
     all_min_iou: float = 0.5
     all_min_stability: float = 0.4
@@ -73,6 +76,7 @@ class EngineOptions:
         _check("caption_period_s", self.caption_period_s, 0.1, 3600.0)
         _check_times(self.decode_times_ns)
         _check("clip_frames", self.clip_frames, 1, 64)
+        _check("clip_least_fraction", self.clip_least_fraction, 0.0, 1.0)
         _check("all_points_per_side", self.all_points_per_side, 1, 64)
         for name in ("all_min_iou", "all_min_stability", "all_max_box_iou", "all_min_area", "all_max_area"):
             _check(name, getattr(self, name), 0.0, 1.0)

@@ -51,6 +51,10 @@ class Source(Protocol):
         """A warning for people; empty if there is none."""
 
     @property
+    def pace(self) -> str:
+        """Frames that were seen and sent, and the speed; empty if it is not known."""
+
+    @property
     def playing(self) -> bool | None:
         """Whether the video plays; None for a live stream, which cannot be paused."""
 

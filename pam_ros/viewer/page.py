@@ -70,6 +70,7 @@ class Page:
         with ui.row().classes("w-full items-center q-px-md q-pt-sm no-wrap"):
             ui.label("pam view").classes("text-h6")
             ui.label(self._source.title).classes("text-grey-8")
+            self._pace = ui.label().classes("text-grey-8")
         self._notice = ui.label().classes("q-mx-md q-px-sm rounded-borders bg-amber-2")
         with ui.row().classes("w-full no-wrap items-start q-px-md"):
             with ui.column().style("flex: 3; min-width: 0"):
@@ -155,6 +156,7 @@ class Page:
         if serial and serial != self._serial:
             self._serial = serial
             self._image.set_source(f"/picture/{serial}")
+        self._pace.set_text(self._source.pace)
         self._notice.set_text(self._source.notice)
         self._notice.set_visibility(bool(self._source.notice))
         self._play.set_text("Pause" if self._source.playing else "Play")

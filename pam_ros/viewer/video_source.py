@@ -15,6 +15,7 @@ from pam_ros.records import Frame, Language, Region, Text
 from pam_ros.runtime.engine import Engine
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent
 from pam_ros.runtime.options import EngineOptions
+from pam_ros.runtime.pace import Pace
 from pam_ros.runtime.requests import PromptRequest
 from pam_ros.viewer.board import Board
 
@@ -53,6 +54,8 @@ class VideoSource:
             listener=self,
         )
         self._engine.start()
+        # No slower than the model, so that captions do not depend on the machine; a webcam does not wait.
+        self._pace = Pace(follow=not live, max_lag_s=self._engine.options.caption_period_s / 2)
         self._thread = threading.Thread(target=self._run, name="player", daemon=True)
         self._thread.start()
 
@@ -60,6 +63,11 @@ class VideoSource:
     def notice(self) -> str:
         """See Source."""
         return self._notice
+
+    @property
+    def pace(self) -> str:
+        """See Source."""
+        return self._pace.report()
 
     @property
     def playing(self) -> bool | None:
@@ -116,17 +124,17 @@ class VideoSource:
         base_ns = time.time_ns()
         while not self._closed.is_set():
             last_ns = 0
-            pace = _Pace(live=self._live)
+            self._pace.begin(base_ns)
             try:
                 for frame in self._frames():
-                    pace.wait(frame.stamp_ns, self._closed)
+                    self._wait(frame.stamp_ns)
                     if self._closed.is_set():
                         return
                     last_ns = frame.stamp_ns
                     self._submit(replace(frame, camera=CAMERA, stamp_ns=base_ns + last_ns))
                     if not self._playing.is_set():
                         self._playing.wait()
-                        pace = _Pace(live=self._live)
+                        self._pace.begin(base_ns, last_ns)
             except PamError as error:  # an unreadable file, or a webcam that was unplugged
                 self._notice = str(error)
             if self._live:
@@ -135,6 +143,11 @@ class VideoSource:
             self._playing.wait()
             base_ns += last_ns + int(_GAP_S * 1e9)
 
+    def _wait(self, time_ns: int) -> None:
+        """Until a frame at this time of the video is due, and the model has seen the one before."""
+        while not self._live and (left_s := self._pace.wait_s(time_ns)) > 0 and not self._closed.is_set():
+            self._closed.wait(min(left_s, _WAKE_S))
+
     def _submit(self, frame: Frame | None) -> None:
         """Hands a frame to the engine; None hands over the last one again, a nanosecond later."""
         with self._submitting:
@@ -142,12 +155,14 @@ class VideoSource:
                 frame = replace(self._newest, stamp_ns=self._newest.stamp_ns + 1)
             if frame is not None and not self._closed.is_set():
                 self._newest = frame
+                self._pace.sent(frame.stamp_ns)
                 self._engine.submit_frame(frame)
 
     # --- results, on the engine's thread
 
     def on_frame(self, result: FrameResult) -> None:
         """See Listener."""
+        self._pace.saw(result.stamp_ns)
         self._board.show_frame(result.image, result.regions, result.stamp_ns)
 
     def on_text(self, event: TextEvent) -> None:
@@ -157,24 +172,10 @@ class VideoSource:
 
     def on_caption(self, event: CaptionEvent) -> None:
         """See Listener."""
-        self._board.show_caption(event.region_id, event.text, final=event.final)
+        self._pace.caption((event.region_id, event.sequence), event.clip_end_ns, final=event.final)
+        text = event.shown if event.final else event.text
+        self._board.show_caption(event.region_id, text, final=event.final)
 
     def on_warning(self, camera: str, message: str) -> None:
         """See Listener."""
         self._notice = message
-
-
-class _Pace:
-    """Holds frames back until their time, counted from the first one."""
-
-    def __init__(self, *, live: bool) -> None:
-        self._live = live
-        self._start: tuple[float, int] | None = None  # seconds of the monotonic clock, stamp
-
-    def wait(self, stamp_ns: int, closed: threading.Event) -> None:
-        """Returns when a frame of this stamp is due, or at once if it is live or late."""
-        if self._start is None or self._live:
-            self._start = (time.monotonic(), stamp_ns)
-        due_s = self._start[0] + (stamp_ns - self._start[1]) / 1e9
-        while (left_s := due_s - time.monotonic()) > 0 and not closed.is_set():
-            closed.wait(min(left_s, _WAKE_S))

@@ -130,7 +130,8 @@ class CameraOutputs:
             return  # its region was removed
         captions = self._captions_of[event.region_id]
         captions.pop(event.language, None)
-        captions[event.language] = Caption(event.text, event.language, event.final)
+        text = event.shown if isinstance(event, CaptionEvent) and event.final else event.text
+        captions[event.language] = Caption(text, event.language, event.final)
         now_s = time.monotonic()
         if event.final or now_s - self._shown_s >= _REDRAW_S:
             self._shown_s = now_s

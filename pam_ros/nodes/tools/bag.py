@@ -289,7 +289,7 @@ class _Results:
         self._put("regions", time_ns, region_array(result, header))
         self._put("detections", time_ns, detections_message(step.regions, names_of(step.regions), header))
         for caption in (*step.captions, *step.summaries):
-            self._newest[caption.region_id] = caption.text
+            self._newest[caption.region_id] = caption.shown
             self._put("streaming_captions", time_ns, caption_message(caption))
         if self._overlay:
             drawn = draw_overlay(frame.image, step.regions, captions=self._newest)

@@ -1,7 +1,11 @@
 """Plays a video file once as a camera on `image`, each frame at its own time, then exits.
 
-With the parameter `hold` it repeats the first frame until the service `~/play` is called, so that there is
+With the parameter `hold` it shows the first frame until the service `~/play` is called, so that there is
 time to prompt an object on it. The message of the answer is the stamp at which it starts, nanoseconds.
+
+With the parameter `follow`, the name of a perception node, no frame is sent before the node has answered the
+one before, and none while a caption lags behind: the node sees every frame, however slow the machine is, and
+stamps are those of the clip. It ends with a line that says how many frames the node saw, and how fast.
 """
 
 from __future__ import annotations
@@ -9,76 +13,124 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from pam_ros import videos
 from pam_ros.errors import PamError
+from pam_ros.msg import RegionArray, StreamingCaption
+from pam_ros.nodes.conversions import stamp_ns, time_message
 from pam_ros.nodes.images import image_message
 from pam_ros.records import Frame
+from pam_ros.runtime.pace import LOOK_S, Pace
+from pam_ros.signals import stopped_by_signals
+
+SHOW_AGAIN_S = 0.2  # how often the first frame is sent while it is held
 
 
 class ClipCamera(Node):
-    """`clip_camera`. Parameters: clip (path), rate (1 = original speed), hold (bool), frame_id."""
+    """`clip_camera`. Parameters: clip (path), rate (1 = original speed), hold (bool), frame_id, follow,
+    max_lag_s (of a caption behind the frames, seconds of the clip).
+    """
 
     def __init__(self) -> None:
         super().__init__("clip_camera")
         clip = Path(self.declare_parameter("clip", "").value)
-        self._rate = float(self.declare_parameter("rate", 1.0).value)
         self._holding = bool(self.declare_parameter("hold", False).value)
         self._frame_id = str(self.declare_parameter("frame_id", "camera_optical_frame").value)
-        stamps = videos.video_stamps_ns(clip)
-        self._period_s = (stamps[-1] - stamps[0]) / max(len(stamps) - 1, 1) / 1e9 / self._rate or 0.1
+        followed = str(self.declare_parameter("follow", "").value)
+        self._pace = Pace(
+            rate=float(self.declare_parameter("rate", 1.0).value),
+            follow=bool(followed),
+            max_lag_s=float(self.declare_parameter("max_lag_s", 1.0).value),
+        )
+        videos.video_stamps_ns(clip)  # raises if nothing can be played
         self._frames: Iterator[Frame] = videos.read_video(clip, self.get_logger().warning)
-        self._frame = next(self._frames)
-        self._start_s: float | None = None  # of the clip, on the monotonic clock; None before it plays
-        self._publisher = self.create_publisher(Image, "image", qos_profile_sensor_data)
+        self._frame: Frame | None = next(self._frames)
+        self._begin_ns: int | None = None  # stamp of the clip's start; None before it plays
+        self._shown_s = -SHOW_AGAIN_S  # when the first frame was sent last, while it is held
+        profile = QoSProfile(depth=2) if followed else qos_profile_sensor_data
+        self._publisher = self.create_publisher(Image, "image", profile)
+        if followed:
+            self.create_subscription(RegionArray, f"{followed}/regions", self._on_regions, 10)
+            self.create_subscription(StreamingCaption, f"{followed}/streaming_captions", self._on_caption, 50)
         self.create_service(Trigger, "~/play", self._play)
-        self._timer = self.create_timer(self._period_s, self._tick)
-        self.finished = False
+        self.create_timer(LOOK_S, self._tick)
+
+    @property
+    def finished(self) -> bool:
+        """True once the last frame was sent and, if a node is followed, answered."""
+        return self._frame is None and self._pace.answered
+
+    def report(self) -> str:
+        """How many frames the node saw, and how fast; empty if none is followed."""
+        return self._pace.report()
 
     def _play(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._holding = False
-        response.success, response.message = True, str(self.get_clock().now().nanoseconds)
+        self._start()
+        response.success, response.message = True, str(self._begin_ns)
         return response
 
+    def _start(self) -> None:
+        """Idempotent."""
+        self._holding = False
+        if self._begin_ns is None:
+            self._begin_ns = self.get_clock().now().nanoseconds
+            self._pace.begin(self._begin_ns)
+
     def _tick(self) -> None:
-        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._frame_id)
-        self._publisher.publish(image_message(self._frame.image, "rgb8", header))
         if self._holding:
+            self._show()
             return
-        following = next(self._frames, None)
-        if following is None:
-            self.finished = True
-            return
+        self._start()
+        assert self._begin_ns is not None
+        if self._frame is not None and self._pace.due(self._frame.stamp_ns):
+            # A node that is not followed gets the time at which a frame is sent, as from a real camera.
+            now_ns = self.get_clock().now().nanoseconds
+            self._send(self._begin_ns + self._frame.stamp_ns if self._pace.follow else now_ns)
+            self._frame = next(self._frames, None)
+
+    def _show(self) -> None:
+        """The first frame, again and again; a node that is followed gets it until it has answered once."""
         now_s = time.monotonic()
-        if self._start_s is None:
-            self._start_s = now_s - self._frame.stamp_ns / 1e9 / self._rate
-        self._frame = following
-        wait_s = self._start_s + following.stamp_ns / 1e9 / self._rate - now_s
-        self._timer.timer_period_ns = max(1, round(wait_s * 1e9))
-        self._timer.reset()
+        if now_s - self._shown_s >= SHOW_AGAIN_S and not (self._pace.follow and self._pace.frames_seen):
+            self._shown_s = now_s
+            self._send(self.get_clock().now().nanoseconds)
+
+    def _send(self, time_ns: int) -> None:
+        assert self._frame is not None
+        header = Header(stamp=time_message(time_ns), frame_id=self._frame_id)
+        self._pace.sent(time_ns)
+        self._publisher.publish(image_message(self._frame.image, "rgb8", header))
+
+    def _on_regions(self, message: RegionArray) -> None:
+        self._pace.saw(stamp_ns(message.header.stamp))
+
+    def _on_caption(self, message: StreamingCaption) -> None:
+        key = (message.region_id, message.sequence)
+        self._pace.caption(key, stamp_ns(message.clip_end), final=message.final)
 
 
 def main() -> int:
-    """Plays the clip; exit code 0 at its end, 2 if it cannot be read."""
-    rclpy.init(args=sys.argv)
+    """Plays the clip; exit code 0 at its end or after a signal, 2 if it cannot be read."""
+    rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
+    stopped = stopped_by_signals()
     try:
         camera = ClipCamera()
     except PamError as error:
         print(f"clip_camera: {error}", file=sys.stderr)
         return 2
-    with suppress(KeyboardInterrupt, ExternalShutdownException):
-        while rclpy.ok() and not camera.finished:
-            rclpy.spin_once(camera, timeout_sec=0.5)
+    while not (stopped.is_set() or camera.finished):
+        rclpy.spin_once(camera, timeout_sec=0.2)
+    if report := camera.report():
+        print(report, flush=True)
     camera.destroy_node()
     rclpy.try_shutdown()
     return 0

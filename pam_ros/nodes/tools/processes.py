@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import random
@@ -18,8 +19,10 @@ from typing import IO, Any
 import psutil
 
 from pam_ros.errors import StateError
+from pam_ros.signals import END_S
 
-END_TIMEOUT_S = 20.0
+END_TIMEOUT_S = 20.0  # for one process that is told to end
+LEAVE_TIMEOUT_S = END_S - 0.5  # for all that still run when the group is left
 WAIT_TIMEOUT_S = 20.0  # for anything that should happen soon; busy machines are slow
 
 
@@ -34,6 +37,19 @@ def wait_until(
             raise StateError(f"timed out after {timeout_s:g} s waiting for {text}")
         time.sleep(0.01)
     return value
+
+
+try:
+    _PRCTL = ctypes.CDLL("libc.so.6").prctl
+except (OSError, AttributeError):  # another libc
+    _PRCTL = None
+_PR_SET_PDEATHSIG = 1  # of sys/prctl.h
+
+
+def _end_with_parent() -> None:
+    """Runs in the child: it gets SIGTERM when the process that started it ends, even by SIGKILL."""
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Process:
@@ -58,6 +74,9 @@ class Process:
             env=os.environ | environment,
             stdout=stream,
             stderr=subprocess.STDOUT if log is not None else None,
+            # Ctrl-C in a terminal reaches this process only, which ends the others in order.
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         if stream is not None:
             stream.close()
@@ -149,7 +168,7 @@ class Processes:
         for process in self.running.values():
             if process.exit_code is None:
                 process.send(signal.SIGINT)
-        until_s = time.monotonic() + END_TIMEOUT_S
+        until_s = time.monotonic() + LEAVE_TIMEOUT_S
         while time.monotonic() < until_s and any(it.exit_code is None for it in self.running.values()):
             time.sleep(0.05)
         for process in self.running.values():

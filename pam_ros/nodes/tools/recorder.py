@@ -1,15 +1,14 @@
 """Records the outputs of a perception node until SIGINT: overlay.mp4, regions.jsonl, captions.jsonl.
 
 Start it in the node's namespace, e.g. `-r __ns:=/pam`: it subscribes to `regions`, `streaming_captions` and
-`overlay`.
+`overlay`. Captions are in order of their sequence. Every file can be read at any moment, even after a crash.
 """
 
 from __future__ import annotations
 
-import json
-import signal
 import sys
-import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import rclpy
@@ -19,11 +18,18 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from pam_ros import media
+from pam_ros.errors import PamError
 from pam_ros.json_results import caption_json, region_json
 from pam_ros.msg import RegionArray, StreamingCaption
 from pam_ros.nodes.conversions import known_confidence, region_record, stamp_ns
 from pam_ros.nodes.images import picture_from_image
+from pam_ros.nodes.tools.caption_order import CaptionOrder
+from pam_ros.output_files import JsonLines
 from pam_ros.records import Language
+from pam_ros.signals import stopped_by_signals
+
+DRAIN_S = 2.0  # after a signal, for captions that still grow and messages on their way
+QUIET_S = 0.3  # without a message: nothing is on its way any more
 
 
 class Recorder(Node):
@@ -34,29 +40,43 @@ class Recorder(Node):
         out = Path(self.declare_parameter("out", "out").value)
         out.mkdir(parents=True, exist_ok=True)
         self._film = media.VideoWriter(out / "overlay.mp4")
-        self._regions = (out / "regions.jsonl").open("w", encoding="utf-8")
-        self._captions = (out / "captions.jsonl").open("w", encoding="utf-8")
+        self._regions = JsonLines(out / "regions.jsonl")
+        self._captions = JsonLines(out / "captions.jsonl")
+        self._order = CaptionOrder(self._write_caption)
         self._first_ns: int | None = None
+        self._arrived_s = time.monotonic()
         self.create_subscription(RegionArray, "regions", self._on_regions, 50)
         self.create_subscription(StreamingCaption, "streaming_captions", self._on_caption, 50)
         self.create_subscription(Image, "overlay", self._on_overlay, 10)
+        self.create_timer(1.0, self._order.release)
+
+    @property
+    def drained(self) -> bool:
+        """True if nothing more is to come: no caption grows, and no message came for a while."""
+        return not self._order.growing and time.monotonic() - self._arrived_s > QUIET_S
 
     def close(self) -> None:
-        """Finishes the files."""
-        self._film.close()
-        self._regions.close()
-        self._captions.close()
+        """Finishes the files; each is closed, whatever happens to the others."""
+        with suppress(PamError):  # a full disk, which was reported when it was met
+            self._order.release(everything=True)
+        for file in (self._film, self._regions, self._captions):
+            with suppress(PamError):
+                file.close()
 
     def _on_regions(self, message: RegionArray) -> None:
-        line = {
-            "stamp_ns": stamp_ns(message.header.stamp),
-            "regions": [region_json(region_record(region)) for region in message.regions],
-        }
-        self._regions.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._arrived_s = time.monotonic()
+        self._regions.write(
+            {
+                "stamp_ns": stamp_ns(message.header.stamp),
+                "regions": [region_json(region_record(region)) for region in message.regions],
+            }
+        )
 
     def _on_caption(self, message: StreamingCaption) -> None:
-        if not message.final:
-            return
+        self._arrived_s = time.monotonic()
+        self._order.take(message)
+
+    def _write_caption(self, message: StreamingCaption) -> None:
         line = caption_json(
             region_id=message.region_id,
             sequence=message.sequence,
@@ -66,37 +86,41 @@ class Recorder(Node):
             clip_start_ns=stamp_ns(message.clip_start),
             clip_end_ns=stamp_ns(message.clip_end),
             frame_count=message.frame_count,
-        ) | {
-            "summary": message.summary,
-            "clip_too_thin": message.clip_too_thin,
-            "latency_s": round(message.latency_s, 3),
-        }
-        self._captions.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._captions.flush()
+            clip_too_thin=message.clip_too_thin,
+        )
+        self._captions.write(line | {"summary": message.summary, "latency_s": round(message.latency_s, 3)})
 
     def _on_overlay(self, message: Image) -> None:
+        self._arrived_s = time.monotonic()
         now_ns = stamp_ns(message.header.stamp)
         self._first_ns = now_ns if self._first_ns is None else self._first_ns
         self._film.write(picture_from_image(message), now_ns - self._first_ns)
 
 
-def main() -> None:
-    """Records until SIGINT or SIGTERM, then ends between two messages, so that the film is complete."""
+def main() -> int:
+    """Records until a signal, then what is still to come; exit code 2 if the files cannot be written."""
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
-    interrupted = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: interrupted.set())
-    recorder = Recorder()
+    stopped = stopped_by_signals()
     executor = SingleThreadedExecutor()
-    executor.add_node(recorder)
+    recorder: Recorder | None = None
     try:
-        while not interrupted.is_set():
+        recorder = Recorder()
+        executor.add_node(recorder)
+        while not stopped.is_set():
             executor.spin_once(timeout_sec=0.2)
+        until_s = time.monotonic() + DRAIN_S
+        while not recorder.drained and time.monotonic() < until_s:
+            executor.spin_once(timeout_sec=0.05)
+    except (PamError, OSError) as error:
+        print(f"recorder: {error}", file=sys.stderr, flush=True)
+        return 2
     finally:
-        recorder.close()
-        recorder.destroy_node()
+        if recorder is not None:
+            recorder.close()
+            recorder.destroy_node()
         rclpy.try_shutdown()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,7 +19,7 @@ from vision_msgs.msg import Point2D
 from pam_ros.errors import PamError, StateError
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import RegionArray, StreamingCaption
-from pam_ros.nodes.conversions import region_record, stamp_ns, time_message
+from pam_ros.nodes.conversions import caption_shown, region_record, stamp_ns, time_message
 from pam_ros.records import Language, Region
 from pam_ros.runtime.requests import PromptRequest
 from pam_ros.srv import ClearRegions, PerceiveRegion, RemoveRegion
@@ -62,6 +62,11 @@ class NodeSource:
             return f"there is no node {self._name}; start it, or name another one with --node"
         if not self._board.serial:
             return f"{self._name} sends no picture yet: is its camera running, and the model loaded?"
+        return ""
+
+    @property
+    def pace(self) -> str:
+        """Known to the node's camera only."""
         return ""
 
     @property
@@ -143,7 +148,7 @@ class NodeSource:
         self._board.show_regions(region_record(region) for region in message.regions)
 
     def _on_caption(self, message: StreamingCaption) -> None:
-        self._board.show_caption(message.region_id, message.text, final=message.final)
+        self._board.show_caption(message.region_id, caption_shown(message), final=message.final)
 
 
 def _accepted(answer: SetParameters.Response) -> None:

@@ -1,0 +1,105 @@
+"""SIGINT and SIGTERM: the first asks a process to finish, one over a second later ends it at once.
+
+A process that does not finish within END_S is ended, and its child processes with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import NoReturn
+
+import psutil
+
+REPEAT_S = 1.0  # `ros2 launch` sends SIGINT twice within a second: both are one request
+END_S = 4.5  # from the first signal to the end, at most
+
+
+class Stopped(BaseException):
+    """Raised in the main thread by the first signal; no `except Exception` stops it on its way.
+
+    Attributes:
+        partial: what is there although the work was not finished, for people; see `cli.common.partly`.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+        self.partial = "nothing was written"
+
+
+def exit_code(number: int) -> int:
+    """Of a process that a signal ended, as shells report it: 130 after SIGINT, 143 after SIGTERM."""
+    return 128 + number
+
+
+def handle_end_signals(
+    finish: Callable[[int], None], *, code: int | None = None, bounded: bool = True
+) -> None:
+    """Calls `finish` with the number of the first signal, on the main thread. Call it there.
+
+    `code`: exit code of a process that does not finish in time; None: that of the signal. Without `bounded`
+    it may take as long as it needs.
+    """
+    first_s: float | None = None
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal first_s
+        now_s = time.monotonic()
+        if first_s is None:
+            first_s = now_s
+            if bounded:
+                end_in(END_S, exit_code(number) if code is None else code)
+            finish(number)
+        elif now_s - first_s > REPEAT_S:
+            kill_children()
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+
+
+def stopped_by_signals(*, code: int = 0, bounded: bool = True) -> threading.Event:
+    """An event that the first signal sets; options as of `handle_end_signals`."""
+    stopped = threading.Event()
+    handle_end_signals(lambda number: stopped.set(), code=code, bounded=bounded)
+    return stopped
+
+
+def raise_on_signals() -> None:
+    """The first signal raises `Stopped` in the main thread."""
+
+    def finish(number: int) -> NoReturn:
+        raise Stopped(number)
+
+    handle_end_signals(finish)
+
+
+def end_in(seconds: float, code: int) -> None:
+    """Ends this process and its children after a while, unless it has ended by itself."""
+
+    def end() -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write("work that cannot be interrupted does not end; exiting anyway\n")
+            sys.stderr.flush()
+        kill_children()
+        os._exit(code)  # a thread in native code cannot be joined, and finalizing under it crashes
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+def kill_children() -> None:
+    """Ends the processes that this one started, and theirs, at once."""
+    with suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                child.kill()
