@@ -21,6 +21,7 @@ SHARED = {
     "videos",
     "output_files",
     "json_results",
+    "signals",
     "threads",
 }
 
@@ -32,7 +33,8 @@ ALLOWED = {
     "geometry": {"errors", "records"},
     "share": {"errors"},
     "threads": set(),
-    "media": {"errors", "records"},
+    "signals": set(),
+    "media": {"errors", "output_files", "records"},
     "videos": {"errors", "media", "records"},
     "output_files": {"errors"},
     "json_results": {"records"},

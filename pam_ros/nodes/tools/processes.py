@@ -39,17 +39,13 @@ def wait_until(
     return value
 
 
-try:
-    _PRCTL = ctypes.CDLL("libc.so.6").prctl
-except (OSError, AttributeError):  # another libc
-    _PRCTL = None
+_LIBC = ctypes.CDLL(None)  # opened here, as little should happen between fork and exec
 _PR_SET_PDEATHSIG = 1  # of sys/prctl.h
 
 
 def _end_with_parent() -> None:
     """Runs in the child: it gets SIGTERM when the process that started it ends, even by SIGKILL."""
-    if _PRCTL is not None:
-        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Process:
