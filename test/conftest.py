@@ -75,6 +75,7 @@ ROS = {
     "test_ros_parameters",
     "test_ros_points",
     "test_ros_services",
+    "test_ros_surroundings",
     "test_ros_text_server",
     "test_ros_topics",
     "test_ros_transforms",

@@ -12,6 +12,7 @@ import gc
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from std_msgs.msg import Header
 from pam_ros.errors import CancelledError, ModelError
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.model.loading.options import LoadOptions
+from pam_ros.nodes.lifecycle_answers import answer_every_request
 from pam_ros.nodes.link import CameraDispatch, EngineLink
 from pam_ros.nodes.outputs.diagnostics import Health, Phase, report
 from pam_ros.nodes.parameters import MANAGER, ManagerSettings, declare, manager_settings
@@ -96,6 +98,8 @@ class ManagerNode(LifecycleNode):
         self._enter(Phase.UNCONFIGURED)
         self.add_post_set_parameters_callback(self._take_options)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        self._twins: set[str] = set()  # names of nodes here that others have, too
+        answer_every_request(self)
 
     def serve(self, nodes: Sequence[PerceptionNode]) -> None:
         """Sets the perception nodes, one per camera; required before configure."""
@@ -142,6 +146,8 @@ class ManagerNode(LifecycleNode):
         self._engine.start()
         self.link.connect(self._engine)
         self._enter(Phase.ACTIVE)
+        reading = ", ".join(f"{it.get_fully_qualified_name()} reads {it.image_topic}" for it in self._nodes)
+        self.get_logger().info(f"active: {reading}")
         return _SUCCESS
 
     @_logged
@@ -263,12 +269,25 @@ class ManagerNode(LifecycleNode):
             self._engine.options = self.link.options
 
     def _publish_diagnostics(self) -> None:
+        self._report_twins()
         engine = self._engine
         statistics = engine.statistics() if engine is not None and self.link.active else None
         self._report_texts(statistics.text_problem if statistics is not None else "")
         header = Header(stamp=self.get_clock().now().to_msg())
         name = self.get_fully_qualified_name()
         self._diagnostics.publish(report(name, self._health, statistics, self._nodes, header))
+
+    def _report_twins(self) -> None:
+        """Warns of other nodes that have the name of one of this process."""
+        there = Counter(f"{space.rstrip('/')}/{name}" for name, space in self.get_node_names_and_namespaces())
+        own = {self.get_fully_qualified_name(), *(node.get_fully_qualified_name() for node in self._nodes)}
+        twins = {name for name in own if there[name] > 1}
+        if new := sorted(twins - self._twins):
+            self.get_logger().warning(
+                f"another node is called {' and '.join(new)}: requests reach either of them, and topics mix; "
+                "end one, or start it with another namespace (namespace:=… or -r __ns:=/…)"
+            )
+        self._twins = twins
 
     def _report_texts(self, problem: str) -> None:
         """Logs when texts become impossible and when they are possible again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from pam_ros.nodes.inputs.calibration import CalibrationInput
@@ -16,6 +17,7 @@ from pam_ros.nodes.parameters import PERCEPTION, declare, perception_settings
 from pam_ros.nodes.surfaces import Surfaces
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent
+from pam_ros.runtime.statistics import GapCounter
 
 
 class PerceptionNode(Node):
@@ -54,6 +56,8 @@ class PerceptionNode(Node):
         surfaces = Surfaces(calibration, depth, self._log)
         self._outputs = CameraOutputs(self, self._log, lambda: self._settings, surfaces)
         self.create_timer(1.0, self._outputs.repeat)
+        # A steady clock: simulated time may stand still.
+        self.create_timer(1.0, self._images.check, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._requests = Services(
             self,
             camera=camera,
@@ -99,6 +103,11 @@ class PerceptionNode(Node):
     def rejected_images(self) -> int:
         """Number of images that could not be read."""
         return self._images.rejected
+
+    @property
+    def image_gaps(self) -> GapCounter:
+        """Counts the images that did not arrive."""
+        return self._images.watch.gaps
 
     @property
     def dropped_messages(self) -> int:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
+
+MISSING_ABOVE = 0.1  # fraction of the frames that do not arrive, before a warning
+_INTERVALS = 100  # between frames, from which the period is measured
+_FEWEST_INTERVALS = 20
+_PAUSE_NS = 2_000_000_000  # a longer gap is a pause of the camera
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,47 @@ class RateMeter:
         # Before a whole smoothing time has passed, only the part of the window that has been seen counts.
         window_s = self._smoothing_s * -math.expm1(-max(now_s - first_s, 1e-3) / self._smoothing_s)
         return weighted * math.exp((then_s - now_s) / self._smoothing_s) / window_s
+
+
+class GapCounter:
+    """Counts frames that did not arrive: a gap in the stamps of several periods lacks all but one of them.
+
+    The period is the median of the short ones among the recent intervals. It is right as long as a tenth of
+    the frames follow the one before them; a loss of exactly every second frame looks like half the rate.
+
+    Attributes:
+        missed: frames that did not arrive, ever.
+    """
+
+    def __init__(self) -> None:
+        self.missed = 0
+        self._before_ns: int | None = None
+        self._intervals_ns: deque[int] = deque(maxlen=_INTERVALS)
+        self._gaps: deque[int] = deque(maxlen=_INTERVALS)  # frames missing in each of the recent intervals
+
+    def add(self, stamp_ns: int) -> None:
+        """A frame came."""
+        before_ns, self._before_ns = self._before_ns, stamp_ns
+        if before_ns is None or not 0 < stamp_ns - before_ns < _PAUSE_NS:
+            return  # time started over, or the camera paused
+        interval_ns = stamp_ns - before_ns
+        if len(self._intervals_ns) >= _FEWEST_INTERVALS:
+            gap = round(interval_ns / self._period_ns()) - 1
+            self._gaps.append(max(gap, 0))
+            self.missed += self._gaps[-1]
+        self._intervals_ns.append(interval_ns)
+
+    def _period_ns(self) -> int:
+        intervals_ns = sorted(self._intervals_ns)
+        shortest_ns = intervals_ns[len(intervals_ns) // 10]
+        short_ns = [each for each in intervals_ns if shortest_ns <= each < 1.5 * shortest_ns]
+        return short_ns[len(short_ns) // 2]
+
+    @property
+    def missing_fraction(self) -> float:
+        """Fraction of the recent frames that did not arrive; 0 before enough came to tell."""
+        missing = sum(self._gaps)
+        return missing / (missing + len(self._gaps)) if len(self._gaps) >= _FEWEST_INTERVALS else 0.0
 
 
 class Smoothed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,6 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from pam_ros.errors import PamError
 from pam_ros.nodes.conversions import MAX_NAME, check_length, stamp_ns
 from pam_ros.nodes.images import PictureReader
+from pam_ros.nodes.inputs.image_watch import ImageWatch
 from pam_ros.nodes.link import EngineLink
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import listen, topic_beside
@@ -39,6 +41,7 @@ class CameraInput:
         topic: the topic subscribed to.
         rejected: number of images that could not be read.
         newest: the image that went to the engine last; None before the first.
+        watch: counts what did not arrive.
     """
 
     def __init__(
@@ -60,6 +63,12 @@ class CameraInput:
             listen(node, log, CompressedImage, self.topic, self._on_compressed, depth=1, best_effort=True)
         else:
             listen(node, log, Image, f"{prefix}image", self._on_image, depth=1, best_effort=True)
+        self.watch = ImageWatch(node, log, topic=self.topic, compressed=compressed)
+
+    def check(self) -> None:
+        """Called once in a while: warns if images stay away, unless nobody wants them yet."""
+        if self._link.active or self._link.starting:
+            self.watch.check()
 
     def _on_image(self, message: Image) -> None:
         self._submit(message, self._pictures.from_image)
@@ -68,6 +77,8 @@ class CameraInput:
         self._submit(message, self._pictures.from_compressed)
 
     def _submit(self, message: Message, picture_from: Callable[[Message], NDArray[np.uint8]]) -> None:
+        image_ns = stamp_ns(message.header.stamp)
+        self.watch.arrived(image_ns)
         if not self._link.active and self._link.starting:
             self._log.inform_once("receiving images; they are processed once autostart has loaded the model")
             return
@@ -78,13 +89,20 @@ class CameraInput:
         except PamError:
             self.rejected += 1
             raise
-        image_ns = stamp_ns(message.header.stamp)
         if image_ns == 0:
-            self._log.warn_once(
-                f"images on {self.topic} have zero stamps; using arrival time instead, "
-                "so stamped prompts match only approximately"
-            )
-            image_ns = self._node.get_clock().now().nanoseconds
+            image_ns = self._arrival_ns()
         frame = Frame(image=picture, stamp_ns=image_ns, frame_id=message.header.frame_id, camera=self._camera)
         engine.submit_frame(frame)
         self.newest = ImageInfo(image_ns, frame.frame_id, frame.size)
+
+    def _arrival_ns(self) -> int:
+        """The time now, for an image without a stamp; this machine's while simulated time stands at zero."""
+        now_ns = int(self._node.get_clock().now().nanoseconds)
+        clock = (
+            "arrival time" if now_ns else "this machine's time, as use_sim_time is set but no /clock arrives,"
+        )
+        self._log.warn_once(
+            f"images on {self.topic} have zero stamps; using {clock} instead, "
+            "so stamped prompts match only approximately"
+        )
+        return now_ns or time.time_ns()

@@ -14,7 +14,7 @@ from std_msgs.msg import Header
 
 from pam_ros.model.interface import ModelInfo
 from pam_ros.nodes.perception_node import PerceptionNode
-from pam_ros.runtime.statistics import CameraStatistics, EngineStatistics
+from pam_ros.runtime.statistics import MISSING_ABOVE, CameraStatistics, EngineStatistics
 
 STALE_AFTER_S = 3.0  # a camera that sends no image for so long is stale
 _MIB = 1024 * 1024
@@ -98,6 +98,7 @@ def _camera_status(node: PerceptionNode, camera: CameraStatistics | None) -> Dia
         "images received": str(camera.received),
         "images processed": str(camera.processed),
         "images dropped": str(camera.dropped),
+        "images missed": str(node.image_gaps.missed),
         "rate": f"{camera.rate_hz:.2f} Hz",
         "mask latency": f"{camera.mask_latency_s:.3f} s",
         "regions tracked": str(camera.regions_tracked),
@@ -107,6 +108,9 @@ def _camera_status(node: PerceptionNode, camera: CameraStatistics | None) -> Dia
         level, message = DiagnosticStatus.STALE, f"no image on {topic} yet"
     elif camera.age_s > STALE_AFTER_S:
         level, message = DiagnosticStatus.STALE, f"no image on {topic} for {camera.age_s:.0f} s"
+    elif (missing := node.image_gaps.missing_fraction) > MISSING_ABOVE:
+        level = DiagnosticStatus.WARN
+        message = f"{camera.rate_hz:.1f} Hz, {missing:.0%} of the images do not arrive; see docs/transport.md"
     elif camera.regions_lost:
         level, message = DiagnosticStatus.OK, f"{camera.rate_hz:.1f} Hz, {camera.regions_lost} regions lost"
     else:
