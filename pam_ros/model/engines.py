@@ -111,10 +111,11 @@ class Engines:
         return pieces
 
     def first_runs(self) -> list[Callable[[], object]]:
-        """What runs every step of the vision engine once, so that its kernels compile; each on any thread."""
+        """What runs every step once, so that its kernels compile; each on any thread."""
         frame = np.zeros((4, 4, 3), np.uint8)
         upload, pixels = self.preprocessor.upload, self.preprocessor.pixels
-        return [lambda: pixels(upload(frame)), *self.vision.first_runs()]
+        texts = [] if self._text is None else self._text.first_runs()
+        return [lambda: pixels(upload(frame)), *self.vision.first_runs(), *texts]
 
     def warm_up(self, *, batches: Sequence[int] = PREPARED_BATCHES) -> None:
         """Compiles kernels and captures graphs for `batches` of regions; until then all runs eagerly."""

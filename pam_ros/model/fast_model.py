@@ -125,10 +125,12 @@ class FastModel:
                 step()
                 torch.cuda.current_stream().synchronize()
 
-        steps = [*self._engines.first_runs(), *([] if self._text is None else [self._first_text])]
+        steps = self._engines.first_runs()
         with ThreadPoolExecutor(len(steps)) as pool:
             for done in [pool.submit(run, step) for step in steps]:
                 done.result()
+        if self._text is not None:
+            self._first_text()
 
     def _first_text(self) -> None:
         """A short text about nothing."""

@@ -5,7 +5,9 @@ Letters: B batch slots, H model width, Q heads, G key-value heads, D head width,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypedDict
 
 import torch
@@ -159,19 +161,29 @@ class DecodeStep:
 
     def run(self, board: Tensor) -> None:
         """Feeds every slot's newest token (board (fields, slots) int32) and takes the next one."""
-        weights, launch, x = self._weights, self._launch, self._x
+        for launch in self._launches(board):
+            launch()
+
+    def first_runs(self, board: Tensor) -> list[Callable[[], None]]:
+        """What launches every kernel once, so that it compiles; each on any thread."""
+        launches = list(self._launches(board))
+        return [*launches[:6], launches[-1]]  # the first layer's, and the selection
+
+    def _launches(self, board: Tensor) -> Iterator[Callable[[], None]]:
+        weights, linear, x = self._weights, self._launch.linear, self._x
         width = weights.width
         grid = (self.batch, triton.cdiv(width, 1024))
-        launch(kernels.gather_embeddings, grid, board, weights.embeddings, x, H=width, BLOCK=1024)
+        gather = kernels.gather_embeddings
+        yield partial(self._launch, gather, grid, board, weights.embeddings, x, H=width, BLOCK=1024)
         for index, layer in enumerate(weights.layers):
             norm: Norm = {"gain": layer.input_norm, "epsilon": weights.epsilon}
-            launch.linear(x, layer.qkv, self._qkv, bias=layer.qkv_bias, **norm)
-            self._attend(board, self._cache[index])
-            launch.linear(self._attended, layer.out, x, residual=x)
+            yield partial(linear, x, layer.qkv, self._qkv, bias=layer.qkv_bias, **norm)
+            yield partial(self._attend, board, self._cache[index])
+            yield partial(linear, self._attended, layer.out, x, residual=x)
             norm = {"gain": layer.mlp_norm, "epsilon": weights.epsilon}
-            launch.linear(x, layer.gate_up, self._gated, gated=True, **norm)
-            launch.linear(self._gated, layer.down, x, residual=x)
-        self.selection.run(x, self._order, board, advance=True)
+            yield partial(linear, x, layer.gate_up, self._gated, gated=True, **norm)
+            yield partial(linear, self._gated, layer.down, x, residual=x)
+        yield partial(self.selection.run, x, self._order, board, advance=True)
 
     def _attend(self, board: Tensor, layer_cache: Tensor) -> None:
         weights = self._weights

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -53,6 +54,9 @@ class Runner(Protocol):
 
     def decode(self, batch: int, steps: int) -> None:
         """Steps the first `batch` slots."""
+
+    def first_runs(self, chunk_tokens: int) -> list[Callable[[], None]]:
+        """What launches the kernels that every text needs, so that they compile; each on any thread."""
 
     def preparations(self, chunk_tokens: int) -> list[Callable[[], None]]:
         """What compiles and captures, the most useful first; each runs between two steps."""
@@ -116,6 +120,10 @@ class TorchRunner:
             hidden = self._forward(self._weights.embeddings[ids], segments)
             board[Field.POSITION, :batch] += (board[Field.REMAINING, :batch] > 0).int()
             self._select(hidden, range(batch))
+
+    def first_runs(self, chunk_tokens: int) -> list[Callable[[], None]]:
+        """Nothing to do."""
+        return []
 
     def preparations(self, chunk_tokens: int) -> list[Callable[[], None]]:
         """Nothing to do."""
@@ -209,6 +217,21 @@ class KernelRunner:
             else:
                 step.run(self._board.device)
 
+    def first_runs(self, chunk_tokens: int) -> list[Callable[[], None]]:
+        """See `Runner`: a step of one text on an idle board, a short and a long pass of padding."""
+        weights, board = self._weights, torch.zeros_like(self._board.device)
+        one = replace(weights, layers=weights.layers[:1])
+        order = torch.full((1,), -1, dtype=torch.int32, device=board.device)
+        hidden = weights.embeddings[:1].clone()
+        return [
+            *self._step(1).first_runs(board),
+            partial(self._selection.run, hidden, order, board, advance=False),
+            *(
+                partial(BlankPass(one, tokens).run, self._cache, self._window)
+                for tokens in (32, chunk_tokens)
+            ),
+        ]
+
     def preparations(self, chunk_tokens: int) -> list[Callable[[], None]]:
         """Captures every batch size and pass length up to the chunk's; what fails stays eager."""
         passes = [*(t for t in PASS_TOKENS if t < chunk_tokens), chunk_tokens]
@@ -251,41 +274,51 @@ class KernelRunner:
         return self._steps[batch]
 
 
+class BlankPass:
+    """The tensors of a prefill pass of a fixed number of tokens; at first each token is padding."""
+
+    def __init__(self, weights: DecoderWeights, tokens: int) -> None:
+        device = weights.norm.device
+        self.tokens, self.block = tokens, plan_block(tokens)
+        self.blocks = -(-tokens // self.block) + SPARE_BLOCKS
+        self.numbers = torch.zeros(2 * tokens + 6 * self.blocks, dtype=torch.int32, device=device)
+        self.x = torch.zeros(tokens, weights.width, dtype=weights.norm.dtype, device=device)
+        self._weights = weights
+
+    def run(self, cache: Tensor, window: int | None) -> None:
+        """Embeddings in `x` → hidden states there."""
+        plan: PassPlan = view_plan(self.numbers, [], self.tokens, self.block)
+        run_layers(self._weights, cache, self.x, plan, window)
+
+
 class CapturedPass:
     """A prefill pass of a fixed number of tokens as a CUDA graph; shorter ones are padded."""
 
     def __init__(
         self, weights: DecoderWeights, cache: Tensor, window: int | None, tokens: int, pool: Any
     ) -> None:
-        device = weights.norm.device
-        self.tokens = tokens
-        self._block = plan_block(tokens)
-        self._blocks = -(-tokens // self._block) + SPARE_BLOCKS
-        count = 2 * tokens + 6 * self._blocks
-        self._numbers = torch.zeros(count, dtype=torch.int32, device=device)
-        self._pinned = torch.zeros(count, dtype=torch.int32, pin_memory=True)
+        self._pass = BlankPass(weights, tokens)
+        self._pinned = torch.zeros(self._pass.numbers.shape, dtype=torch.int32, pin_memory=True)
         self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._x = torch.zeros(tokens, weights.width, dtype=weights.norm.dtype, device=device)
-        plan: PassPlan = view_plan(self._numbers, [], tokens, self._block)
-        run_layers(weights, cache, self._x, plan, window)  # compiles; every token is padding
+        self._pass.run(cache, window)  # compiles
         torch.cuda.current_stream().synchronize()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            run_layers(weights, cache, self._x, plan, window)
+            self._pass.run(cache, window)
 
     def fits(self, segments: Sequence[Segment]) -> bool:
         """Whether the segments' blocks of queries fit."""
-        return plan_size(segments, self._block) <= self._blocks
+        return plan_size(segments, self._pass.block) <= self._pass.blocks
 
     def run(self, segments: Sequence[Segment], parts: Sequence[Tensor]) -> Tensor:
         """Embeddings of the segments → hidden states (T, H); valid until the next pass."""
-        tokens = sum(each.count for each in segments)
+        tokens, into = sum(each.count for each in segments), self._pass
         self._copied.synchronize()  # the pinned numbers of the pass before have been read
-        numbers = plan_numbers(segments, self.tokens, block=self._block, blocks=self._blocks)
+        numbers = plan_numbers(segments, into.tokens, block=into.block, blocks=into.blocks)
         self._pinned.numpy()[:] = numbers
-        self._numbers.copy_(self._pinned, non_blocking=True)
+        into.numbers.copy_(self._pinned, non_blocking=True)
         self._copied.record()
-        torch.cat(list(parts), out=self._x[:tokens])
-        self._x[tokens:].zero_()
+        torch.cat(list(parts), out=into.x[:tokens])
+        into.x[tokens:].zero_()
         self._graph.replay()
-        return self._x
+        return into.x

@@ -212,6 +212,10 @@ class TextEngine:
         self._runner.decode(len(self._running), min(tokens, remaining, RING))
         return self._collect()
 
+    def first_runs(self) -> list[Callable[[], None]]:
+        """What launches the kernels that every text needs, so that they compile; each on any thread."""
+        return self._runner.first_runs(self.chunk_tokens)
+
     def preparations(self) -> list[Callable[[], None]]:
         """What compiles kernels and captures graphs, piece by piece; until then steps run eagerly."""
         return self._runner.preparations(self.chunk_tokens)
