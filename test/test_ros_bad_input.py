@@ -241,8 +241,9 @@ def test_unknown_regions_and_languages_of_the_other_services(robot: Client) -> N
 @pytest.mark.parametrize(
     ("goal", "code", "words"),
     [
-        (CaptionClip.Goal(prompt=click(3, 3), duration_s=0.0), Status.INVALID_INPUT, "above 0"),
-        (CaptionClip.Goal(prompt=click(3, 3), duration_s=-1.0), Status.INVALID_INPUT, "above 0"),
+        (CaptionClip.Goal(prompt=click(3, 3), duration_s=0.0), Status.INVALID_INPUT, "0.1 to 120 s"),
+        (CaptionClip.Goal(prompt=click(3, 3), duration_s=-1.0), Status.INVALID_INPUT, "0.1 to 120 s"),
+        (CaptionClip.Goal(prompt=click(3, 3), duration_s=1e-10), Status.INVALID_INPUT, "0.1 to 120 s"),
         (CaptionClip.Goal(prompt=click(3, 3), duration_s=1000.0), Status.INVALID_INPUT, "120"),
         (CaptionClip.Goal(prompt=click(3, 3), duration_s=NAN), Status.INVALID_INPUT, "nan"),
         (CaptionClip.Goal(prompt=click(3, 3), duration_s=1.0, language="x"), Status.INVALID_INPUT, "en, zh"),

@@ -12,11 +12,24 @@ pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
-from ros_harness import FAKE_ACTIVE, FAKE_NODE, Camera, Diagnostics, click, image_of, jpeg_of, pam, wait_until
+from ros_harness import (
+    FAKE_ACTIVE,
+    FAKE_NODE,
+    Camera,
+    Diagnostics,
+    click,
+    image_of,
+    jpeg_of,
+    new_frames,
+    pam,
+    stamp_of,
+    wait_until,
+)
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, Point2D, Pose2D
 
-from pam_ros.msg import RegionArray, Status
+from pam_ros.action import CaptionClip
+from pam_ros.msg import RegionArray, Status, StreamingCaption
 from pam_ros.nodes.tools.processes import Processes
 from pam_ros.runtime.statistics import GapCounter
 
@@ -112,6 +125,46 @@ def test_best_effort_detectors_are_heard() -> None:
 
         wait_until(found, "the detection's region")
         assert [region.source_id for region in frames[-1].regions] == ["7"]
+
+
+def test_zero_stamps_and_simulated_time_that_stands_still() -> None:
+    parameters = ("use_sim_time:=true", "streaming.enabled:=true", "streaming.period_s:=0.5")
+    with pam(*FAKE_ACTIVE, *parameters) as (robot, process):
+        robot.wait_for_active()
+        frames = robot.collect(RegionArray, "/pam/regions")
+        captions = robot.collect(StreamingCaption, "/pam/streaming_captions")
+        images = robot.publisher(Image, "/image", 1)
+        picture = image_of(np.full((48, 64, 3), 90, np.uint8))  # its stamp is zero
+
+        def played(condition) -> bool:
+            images.publish(picture)
+            time.sleep(0.05)
+            return condition()
+
+        wait_until(lambda: played(lambda: frames), "the first result")
+        assert robot.perceive(click(30, 20)).status.code == Status.OK
+        wait_until(lambda: played(lambda: sum(it.final for it in captions) >= 2), "two captions")
+        stamps = [stamp_of(frame) for frame in new_frames(frames)]
+        assert stamps == sorted(stamps)
+        assert abs(stamps[-1] - time.time_ns()) < 60 * 10**9
+        goal = robot.send_goal(CaptionClip.Goal(prompt=click(30, 20), duration_s=0.5))
+        wait_until(lambda: played(lambda: goal.done), "the clip")
+        assert goal.result()[1].status.code == Status.OK
+        line = process.wait_for_log("images on /image have zero stamps")
+        assert "this machine's time, as use_sim_time is set but no /clock arrives" in line
+
+
+def test_a_clip_that_is_cut_short_says_so() -> None:
+    with pam(*FAKE_ACTIVE) as (robot, _), Camera(robot, rate_hz=10) as camera:
+        robot.wait_for_active()
+        wait_until(lambda: robot.perceive(click(30, 20)).status.code == Status.OK, "a frame")
+        goal = robot.send_goal(CaptionClip.Goal(prompt=click(30, 20), duration_s=60.0))
+        wait_until(lambda: goal.feedback and goal.feedback[-1].recorded_s > 0.2, "a part of the clip")
+        camera.send(time.time_ns() - 3600 * 10**9)
+        _, result = goal.result()
+        assert result.status.code == Status.OK
+        assert result.status.message.endswith("of 60 s: the camera's stamps jumped back")
+        assert result.caption.final and result.caption.text
 
 
 def gap_counter(*intervals: float) -> GapCounter:

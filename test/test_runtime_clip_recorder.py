@@ -6,11 +6,13 @@ from stepped_engine import captions, click, error_of, make_frame, ns, play, step
 from pam_ros.errors import (
     CancelledError,
     CapacityError,
+    InferenceError,
     InputError,
     NoFrameError,
     PromptError,
 )
 from pam_ros.records import Language
+from pam_ros.runtime.clip_buffer import ClipBuffer
 from pam_ros.runtime.engine import PromptRequest
 
 
@@ -78,6 +80,7 @@ def test_a_recording_ends_with_the_frames_so_far_if_the_camera_dies():
     rig.clock.now_s += 0.2
     rig.settle()
     assert handle.future.result(0).text == "clip-en-r1f100c110<none"
+    assert handle.future.result(0).cut_short == "the clip covers 1.0 of 10 s: no new frame came for 5.1 s"
 
 
 def test_a_recording_of_a_dead_camera_fails():
@@ -138,6 +141,51 @@ def test_stamps_that_jump_back_end_a_recording():
     rig.turn()
     play(rig, [(0.0, 50)])
     assert seen.future.result(0).text == "clip-en-r1f100<none"
+    assert seen.future.result(0).cut_short == "the clip covers 0.0 of 2 s: the camera's stamps jumped back"
+
+
+def test_stamps_that_jump_ahead_end_a_recording():
+    rig = stepped(clip_frames=3)
+    rig.model.words = 1
+    rig.engine.submit_frame(make_frame(11.0, 100))
+    early, _ = clip_of(rig, PromptRequest(prompt=click()))
+    rig.turn()
+    play(rig, [(12.0, 101), (3600.0, 50)])
+    event = early.future.result(0)
+    assert (event.text, event.clip_end_ns) == ("clip-en-r1f100c101<none", ns(12.0))
+    assert event.cut_short == "the clip covers 1.0 of 2 s: the camera's time jumped ahead by 3588.0 s"
+    whole, _ = clip_of(rig, PromptRequest(prompt=None, region_id=1))
+    rig.turn()
+    play(rig, [(3601.0, 51), (3602.0, 52), (3603.0, 53)])
+    assert whole.future.result(0).cut_short == ""
+    assert whole.future.result(0).frame_count == 3
+
+
+def test_a_fault_of_one_recording_or_rolling_clip_costs_nothing_else(monkeypatch, caplog):
+    rig = streaming_rig(period_s=1.0, clip_frames=3)
+    rig.region(click(10, 10))
+    broken, _ = clip_of(rig, PromptRequest(prompt=None, region_id=1), 1.5)
+    good, _ = clip_of(rig, PromptRequest(prompt=None, region_id=2), 1.0)
+    rig.turn()
+    add = ClipBuffer.add
+
+    def failing(clip, observation, plan):
+        # The recording of region 1, and the rolling clip of region 2.
+        region = observation.output.memory.number
+        recording = clip._sampler._period_ns == ns(1.5)
+        if recording or (region == 2 and clip.start_ns == ns(1.0)):
+            raise ZeroDivisionError("float floor division by zero")
+        return add(clip, observation, plan)
+
+    monkeypatch.setattr(ClipBuffer, "add", failing)
+    label = rig.request(region_id=1)
+    play(rig, [(1.5, 105), (2.0, 110), (2.5, 115), (3.0, 120), (3.5, 125)])
+    assert isinstance(error_of(broken), InferenceError)
+    assert "recording a clip failed: ZeroDivisionError" in str(error_of(broken))
+    assert good.future.result(0).region_id == 2
+    assert label.future.result(0).texts
+    assert 1 in {event.region_id for event in rig.events.captions if event.final}
+    assert rig.reported_ids[-1] == [1, 2]
 
 
 def test_a_recording_ends_with_its_region_or_its_caller():
@@ -158,13 +206,13 @@ def test_a_recording_ends_with_its_region_or_its_caller():
     assert rig.model.batches == []
 
 
-@pytest.mark.parametrize("duration_s", [0, -1, 121, float("nan"), float("inf")])
+@pytest.mark.parametrize("duration_s", [0, -1, 1e-10, 0.09, 121, float("nan"), float("inf")])
 def test_bad_durations_are_refused(duration_s):
     rig = stepped()
     rig.frame(1.0)
     error = error_of(clip_of(rig, PromptRequest(prompt=click()), duration_s)[0])
     assert isinstance(error, InputError)
-    assert "at most 120 s" in str(error)
+    assert "allowed: 0.1 to 120 s" in str(error)
 
 
 def test_recordings_that_cannot_begin():

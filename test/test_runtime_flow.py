@@ -140,6 +140,18 @@ def test_generation_delays_a_frame_by_at_most_one_step():
     assert seen_steps == list(range(2, 22))  # one step after each frame: neither starves the other
 
 
+def test_one_stamp_of_the_far_future_removes_no_lost_region():
+    rig = stepped(lost_timeout_s=1.0)
+    rig.frame(1.0)
+    rig.region()
+    for stamp_s in (1.1, 1e6, 1.2, 1.3):
+        rig.frame(stamp_s, 0)
+    assert rig.reported_ids[-1] == [1]
+    for stamp_s in (1.9, 2.2, 2.3):
+        rig.frame(stamp_s, 0)
+    assert rig.reported_ids[-1] == []
+
+
 def test_a_lost_region_keeps_its_id_and_memory_and_is_found_again():
     rig = stepped(lost_timeout_s=1.0)
     rig.frame(1.0)

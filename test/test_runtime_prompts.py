@@ -8,6 +8,7 @@ from stepped_engine import ALL_TEXTS, box, click, error_of, make_frame, ns, pict
 
 from pam_ros.errors import (
     CancelledError,
+    CapacityError,
     ImageError,
     NoFrameError,
     PromptError,
@@ -15,6 +16,7 @@ from pam_ros.errors import (
     UnknownRegionError,
 )
 from pam_ros.records import Language, RegionState, Task
+from pam_ros.runtime import inbox
 
 # ---- which frame
 
@@ -137,6 +139,33 @@ def test_the_history_can_be_shortened_while_running():
     rig.engine.options = replace(rig.engine.options, frame_history=2)
     assert isinstance(error_of(rig.request(click(), stamp_ns=ns(3.0))), StaleFrameError)
     assert not rig.request(click(), stamp_ns=ns(4.0)).future.done()
+
+
+def test_the_history_is_bounded_in_bytes():
+    rig = stepped(frame_history=10, frame_history_mib=1)
+    for k in range(5):
+        rig.frame(1.0 + k, size=(400, 300))  # 0.34 MiB
+    assert not rig.request(click(), stamp_ns=ns(4.0)).future.done()
+    error = error_of(rig.request(click(), stamp_ns=ns(2.0)))
+    assert "covers only 1.000 s (2 frames); send prompts sooner or raise frames.history_mib" in str(error)
+    rig.frame(6.0, size=(1000, 1000))  # the newest stays, whatever its size
+    history = rig.engine._inbox._cameras["front"].history
+    assert [frame.stamp_ns for frame in history._frames] == [ns(6.0)]
+    assert history._bytes == 3_000_000
+    rig.frame(0.5)  # time starts over
+    assert history._bytes == history.newest.image.nbytes
+
+
+def test_own_images_that_wait_are_bounded_in_bytes(monkeypatch):
+    monkeypatch.setattr(inbox, "MAX_IMAGE_BYTES", 100_000)
+    rig = stepped()
+    big = make_frame(0, size=(200, 300)).image  # 180,000 bytes: alone it may wait
+    handles = [rig.request(click(), image=big), rig.request(click(), image=make_frame(0).image)]
+    assert not handles[0].future.done()
+    assert isinstance(error_of(handles[1]), CapacityError)
+    rig.settle()
+    assert handles[0].future.result(0).texts
+    assert not rig.request(click(), image=make_frame(0).image).future.done()
 
 
 # ---- which region

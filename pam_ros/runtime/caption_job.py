@@ -31,7 +31,7 @@ class CaptionJob:
 
     Attributes:
         clip_frames: the clip's frames, oldest first; at least one.
-        sequence, clip_too_thin: see CaptionEvent.
+        sequence, clip_too_thin, cut_short: see CaptionEvent.
         deliver: receives every event, the final one included.
         previous: returns the previous clip's caption, as known when generation starts.
         ended: called once, after the last event.
@@ -51,6 +51,7 @@ class CaptionJob:
     reporter: EventReporter
     deliver: Callable[[CaptionEvent], None]
     clip_too_thin: bool = False
+    cut_short: str = ""
     previous: Callable[[], str | None] = _no_caption
     ended: Callable[[CaptionJob], None] = _nobody
     handle: RequestHandle[CaptionEvent] | None = None
@@ -85,6 +86,7 @@ class CaptionJob:
             sequence=self.sequence,
             frame_count=len(self.clip_frames),
             clip_too_thin=self.clip_too_thin,
+            cut_short=self.cut_short,
             text=text,
             final=final,
             language=self.language,

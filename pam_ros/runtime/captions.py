@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
+from typing import TypeVar
 
 from pam_ros.errors import CancelledError, NoFrameError, PamError
 from pam_ros.model.interface import FIRST_FRAME_STRIDE
@@ -15,11 +17,14 @@ from pam_ros.runtime.clip_prompts import ClipPrompt
 from pam_ros.runtime.clip_sampler import EARLY_NS
 from pam_ros.runtime.embedding_plan import EmbeddingPlan
 from pam_ros.runtime.events import CaptionEvent
+from pam_ros.runtime.failures import FaultLog
 from pam_ros.runtime.generation_queue import EventReporter, GenerationQueue
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.requests import CaptionRequest
 from pam_ros.runtime.summary import MOST_CAPTIONS, summarise
 from pam_ros.runtime.tracks import CameraTracks, Track, TrackObservation
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +126,11 @@ class ClipStep:
 class Captions:
     """Owned by the worker. Clips live here; the generation queue runs the texts."""
 
-    def __init__(self, *, queue: GenerationQueue, reporter: EventReporter, options: EngineOptions) -> None:
+    def __init__(
+        self, *, queue: GenerationQueue, reporter: EventReporter, faults: FaultLog, options: EngineOptions
+    ) -> None:
         self.options = options
+        self._faults = faults
         self._queue = queue
         self._reporter = reporter
         self._rolling: dict[tuple[str, int], _Rolling] = {}  # by camera and region id
@@ -132,13 +140,12 @@ class Captions:
 
     def plan(self, camera: CameraTracks, stamp_ns: int, plan: EmbeddingPlan) -> list[ClipStep]:
         """Finds the clips that the camera's newest frame enters or ends; asks `plan` for the embeddings."""
-        steps = [
-            self._frame_step(self._rolling_of(camera.name, track), stamp_ns)
-            for track in camera.regions.values()
-        ]
-        needed = [step for step in steps if step is not None]
-        for step in needed:
-            step.plan(plan)
+        needed = []
+        for rolling in [self._rolling_of(camera.name, track) for track in camera.regions.values()]:
+            step = self._attempt(rolling, partial(self._frame_step, rolling, stamp_ns))
+            if isinstance(step, ClipStep):
+                step.plan(plan)
+                needed.append(step)
         return needed
 
     def settle(
@@ -146,10 +153,20 @@ class Captions:
     ) -> None:
         """Lets frames enter, and starts the captions of clips that end; `plan` was run in between."""
         for step in steps:
-            if step.enters is not None:
-                step.clip.add(step.enters, plan)
-            if step.ends:
-                self._end(camera, step, stamp_ns, plan, batch)
+            self._attempt(step.rolling, partial(self._settle, camera, stamp_ns, step, plan, batch))
+
+    def _settle(self, camera: str, stamp_ns: int, step: ClipStep, plan: EmbeddingPlan, batch: int) -> None:
+        if step.enters is not None:
+            step.clip.add(step.enters, plan)
+        if step.ends:
+            self._end(camera, step, stamp_ns, plan, batch)
+
+    def _attempt(self, rolling: _Rolling, work: Callable[[], R]) -> R | PamError:
+        """A fault of one region's clip costs this clip, not the frame's other work."""
+        result = self._faults.attempt("a rolling clip", work)
+        if isinstance(result, PamError):
+            rolling.clip = None
+        return result
 
     def end_stream(self, camera: CameraTracks) -> None:
         """The camera's stream is over: captions the clips that are still open."""
@@ -180,25 +197,33 @@ class Captions:
                 )
                 continue
             rolling = self._rolling_of(camera.name, track)
-            rolling.wanted = True
-            # Without a clip so far there is only what it looked like when it was last in view.
-            newest = track.last_visible if rolling.clip is None else track.last_observed
-            clip = rolling.clip or self._clip(newest.stamp_ns, self.options.caption_period_s)
-            missing = not clip.frames or newest.stamp_ns > clip.frames[-1].stamp_ns
-            step = self._step(rolling, clip, newest if missing and clip.has_room else None, ends=True)
-            step.plan(plan)
-            plan.run()
-            failure: PamError | None = clip.add(step.enters, plan) if step.enters is not None else None
-            self._begin_next(step, camera.frame.stamp_ns if camera.frame else newest.stamp_ns, plan)
-            if clip.frames:
-                batch = self._queue.new_batch()
-                job = self._job(camera.name, rolling, clip, newest.stamp_ns, batch, request.language)
-                job.handle = request.handle
-                self._queue.submit(job)
-            else:
-                request.handle.fail(
-                    failure or NoFrameError(f"region {request.region_id} has not been observed yet")
-                )
+            failure = self._attempt(rolling, partial(self._now, camera, rolling, request, plan))
+            if isinstance(failure, PamError):
+                request.handle.fail(failure)
+
+    def _now(
+        self, camera: CameraTracks, rolling: _Rolling, request: CaptionRequest, plan: EmbeddingPlan
+    ) -> None:
+        track = rolling.track
+        rolling.wanted = True
+        # Without a clip so far there is only what it looked like when it was last in view.
+        newest = track.last_visible if rolling.clip is None else track.last_observed
+        clip = rolling.clip or self._clip(newest.stamp_ns, self.options.caption_period_s)
+        missing = not clip.frames or newest.stamp_ns > clip.frames[-1].stamp_ns
+        step = self._step(rolling, clip, newest if missing and clip.has_room else None, ends=True)
+        step.plan(plan)
+        plan.run()
+        failure: PamError | None = clip.add(step.enters, plan) if step.enters is not None else None
+        self._begin_next(step, camera.frame.stamp_ns if camera.frame else newest.stamp_ns, plan)
+        if clip.frames:
+            batch = self._queue.new_batch()
+            job = self._job(camera.name, rolling, clip, newest.stamp_ns, batch, request.language)
+            job.handle = request.handle
+            self._queue.submit(job)
+        else:
+            request.handle.fail(
+                failure or NoFrameError(f"region {request.region_id} has not been observed yet")
+            )
 
     def _frame_step(self, rolling: _Rolling, stamp_ns: int) -> ClipStep | None:
         if not self.options.streaming and not rolling.wanted:

@@ -31,7 +31,7 @@ class ClipSampler:
     def __init__(self, *, start_ns: int, period_s: float, max_frames: int, carried: bool = False) -> None:
         """`carried`: the previous clip's last frame stands at the first instant (carry-over)."""
         self.start_ns = start_ns
-        self._period_ns = round(period_s * 1e9)
+        self._period_ns = max(round(period_s * 1e9), 1)
         self._max_frames = max_frames
         self._spacing_ns = self._period_ns / max(max_frames - 1, 1)
         self._early_ns = min(EARLY_NS, self._spacing_ns / 4)

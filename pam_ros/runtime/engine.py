@@ -76,8 +76,12 @@ class Engine:
         self._masks = Masks(
             model=model, inbox=self._inbox, listener=self._listener, faults=self._faults, options=options
         )
-        self._captions = Captions(queue=self._queue, reporter=self._reporter, options=options)
-        self._recorder = ClipRecorder(queue=self._queue, reporter=self._reporter, options=options)
+        self._captions = Captions(
+            queue=self._queue, reporter=self._reporter, faults=self._faults, options=options
+        )
+        self._recorder = ClipRecorder(
+            queue=self._queue, reporter=self._reporter, faults=self._faults, options=options
+        )
         self._surveys = Surveys(
             model=model,
             inbox=self._inbox,
@@ -125,7 +129,7 @@ class Engine:
         results = earlier + self._masks.segment(camera, frame, work.current)
 
         # 5. Masks are published before any text is generated.
-        self._remove_lost(camera, frame.stamp_ns)
+        self._remove_lost(camera)
         if work.frame is not None or results:
             self._publish(camera, work)
 
@@ -173,9 +177,9 @@ class Engine:
         tracks = {each.track.region_id: each.track for each in earlier if each.track is not None}
         return list(tracks.values())
 
-    def _remove_lost(self, camera: CameraTracks, stamp_ns: int) -> None:
+    def _remove_lost(self, camera: CameraTracks) -> None:
         for track in list(camera.regions.values()):
-            lost_s = track.lost_for_s(stamp_ns)
+            lost_s = camera.lost_for_s(track)
             if lost_s > self._options.lost_timeout_s:
                 message = f"region {track.region_id} was out of view for {lost_s:.1f} s and is removed"
                 self._inbox.drop_region(camera.name, track.region_id)

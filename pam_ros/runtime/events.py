@@ -81,6 +81,7 @@ class CaptionEvent:
             summary, in one of its clips.
         summary: the text sums up all captions of the region's stream, which has ended; see `summary`.
         latency_s: from the arrival of the clip's last frame to this event, seconds.
+        cut_short: why the clip ended before its time, if it did; a sentence.
     """
 
     camera: str
@@ -96,6 +97,7 @@ class CaptionEvent:
     latency_s: float
     summary: bool = False
     clip_too_thin: bool = False
+    cut_short: str = ""
 
     @property
     def shown(self) -> str:

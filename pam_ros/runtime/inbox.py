@@ -11,15 +11,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from pam_ros.errors import (
-    CapacityError,
-    InputError,
-    NoFrameError,
-    NotActiveError,
-    StaleFrameError,
-    UnknownRegionError,
-)
+import numpy as np
+from numpy.typing import NDArray
+
+from pam_ros.errors import CapacityError, InputError, NotActiveError, UnknownRegionError
 from pam_ros.records import Detection, Frame, Prompt
+from pam_ros.runtime.frame_history import FrameHistory
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.requests import (
     CaptionRequest,
@@ -31,6 +28,7 @@ from pam_ros.runtime.requests import (
     SurveyResult,
 )
 
+MAX_IMAGE_BYTES = 512 << 20  # of waiting requests' own images
 MAX_DETECTION_MESSAGES = 4  # messages that wait per camera; a newer one replaces the oldest
 
 
@@ -62,7 +60,7 @@ class Work:
 class _Camera:
     """One camera's part of the inbox."""
 
-    ring: deque[Frame]  # recent frames, oldest first; stamps rise
+    history: FrameHistory
     slot: tuple[Frame, float] | None = None  # the newest frame while it is not taken, and its arrival
     taken: Frame | None = None  # the frame taken last
     requests: deque[Request] = field(default_factory=deque)
@@ -101,7 +99,7 @@ class Inbox:
         self._queued_elsewhere = queued_elsewhere  # requests that wait behind the inbox count as well
         self._clock = clock
         self._active = False
-        self._cameras = {name: _Camera(ring=deque(maxlen=options.frame_history)) for name in cameras}
+        self._cameras = {name: _Camera(FrameHistory(name, options)) for name in cameras}
         self._turn = list(cameras)  # whose turn it is, first in line first
         self._images: deque[Request] = deque()  # prompts on images of the callers' own
         self._surveys: deque[Survey] = deque()
@@ -124,7 +122,7 @@ class Inbox:
         with self._condition:
             self._options = options
             for camera in self._cameras.values():
-                camera.ring = deque(camera.ring, maxlen=options.frame_history)
+                camera.history.configure(options)
 
     def open(self) -> None:
         """Starts accepting."""
@@ -138,9 +136,8 @@ class Inbox:
             self._images.clear()
             self._surveys.clear()
             for name, old in self._cameras.items():
-                self._cameras[name] = _Camera(
-                    ring=deque(maxlen=self._options.frame_history), received=old.received, dropped=old.dropped
-                )
+                history = FrameHistory(name, self._options)
+                self._cameras[name] = _Camera(history, received=old.received, dropped=old.dropped)
             self._wake()
 
     def put_frame(self, frame: Frame) -> None:
@@ -150,12 +147,8 @@ class Inbox:
             if not self._active:
                 return
             now_s = self._clock()
-            newest = camera.ring[-1] if camera.ring else None
-            if newest is not None and frame.stamp_ns < newest.stamp_ns:
-                camera.ring.clear()  # time started over: earlier stamps are no longer valid
-            if newest is None or frame.stamp_ns != newest.stamp_ns:
+            if camera.history.add(frame):
                 camera.advanced_s = now_s
-            camera.ring.append(frame)
             camera.received += 1
             camera.dropped += camera.slot is not None
             camera.slot = (frame, now_s)
@@ -166,17 +159,15 @@ class Inbox:
         """Accepts a prompt and matches it to its frame. Raises the PamError for its caller."""
         with self._condition:
             camera = self._camera(request.camera)
-            self._admit()
             content = request.content
+            self._admit(content.image)
             if content.image is not None:
                 frame = Frame(image=content.image, stamp_ns=content.stamp_ns or 0, camera=request.camera)
                 self._images.append(replace(request, frame=frame))
             else:
                 if content.region_id:
                     self._check_live(request.camera, content.region_id)
-                frame_meant = (
-                    None if content.prompt is None else self._match(request.camera, content.stamp_ns)
-                )
+                frame_meant = None if content.prompt is None else camera.history.match(content.stamp_ns)
                 camera.requests.append(replace(request, frame=frame_meant))
             self._wake()
 
@@ -197,7 +188,7 @@ class Inbox:
             camera = self._camera(name)
             if not self._active or not requests:
                 return
-            frame = self._match(name, stamp_ns)
+            frame = camera.history.match(stamp_ns)
             now_s = self._clock()
             camera.detections.append(
                 [
@@ -211,13 +202,15 @@ class Inbox:
         """Accepts a survey and matches it to its frame. Raises the PamError for its caller."""
         with self._condition:
             camera = self._camera(name)
-            self._admit()
+            self._admit(content.image)
             for region_id in content.region_ids:
                 self._check_live(name, region_id)
             if content.image is not None:
                 frame = Frame(image=content.image, stamp_ns=content.stamp_ns or 0, camera=name)
             else:
-                frame = self._match(name, content.stamp_ns) or camera.ring[-1]
+                matched = camera.history.match(content.stamp_ns) or camera.history.newest
+                assert matched is not None, "without a frame `match` raises"
+                frame = matched
             for box in content.boxes_xyxy or ():
                 Prompt.from_clicks(box_xyxy=box).check_size(*frame.size)
             handle.stamp_ns = frame.stamp_ns
@@ -274,7 +267,8 @@ class Inbox:
         """received, dropped, stamp of the newest frame, seconds since it arrived."""
         with self._condition:
             camera = self._camera(name)
-            stamp_ns = camera.ring[-1].stamp_ns if camera.ring else None
+            newest = camera.history.newest
+            stamp_ns = None if newest is None else newest.stamp_ns
             return camera.received, camera.dropped, stamp_ns, self._clock() - camera.arrived_s
 
     # Worker's side
@@ -388,49 +382,27 @@ class Inbox:
         waiting = sum(len(camera.requests) + len(camera.captions) for camera in self._cameras.values())
         return waiting + len(self._images) + len(self._surveys) + self._in_hand
 
-    def _admit(self) -> None:
+    def _admit(self, image: NDArray[np.uint8] | None = None) -> None:
+        """Raises if no more requests are accepted, or not this image of the caller's own."""
         if not self._active:
             raise NotActiveError("the engine is not active; activate the manager, then try again")
         queued = self._pending() + self._queued_elsewhere()
         limit = self._options.max_queued_requests
         if queued >= limit:
             raise CapacityError(f"{queued} requests are waiting, the limit is {limit}; try again later")
+        own = [each.content.image for each in self._images] + [each.content.image for each in self._surveys]
+        waiting = sum(each.nbytes for each in own if each is not None)
+        if image is not None and waiting and waiting + image.nbytes > MAX_IMAGE_BYTES:
+            raise CapacityError(
+                f"requests with {waiting >> 20} MiB of own images are waiting, the limit is "
+                f"{MAX_IMAGE_BYTES >> 20} MiB; try again later"
+            )
 
     def _check_live(self, name: str, region_id: int) -> None:
         live = self._cameras[name].live
         if region_id not in live:
             known = ", ".join(map(str, sorted(live))) or "none"
             raise UnknownRegionError(f"camera {name!r} has no region {region_id}; existing regions: {known}")
-
-    def _match(self, name: str, stamp_ns: int | None) -> Frame | None:
-        """The kept frame nearest to the stamp; None stands for the newest at the time of processing."""
-        ring = self._cameras[name].ring
-        if not ring:
-            raise NoFrameError(
-                f"no frame has arrived from camera {name!r} yet; check that its publisher is running"
-            )
-        if stamp_ns is None:
-            return None
-        frame = min(ring, key=lambda each: abs(each.stamp_ns - stamp_ns))
-        off_s = (stamp_ns - frame.stamp_ns) / 1e9
-        tolerance_s = self._options.stamp_tolerance_s
-        if abs(off_s) <= tolerance_s:
-            return frame
-        oldest_s, asked_s = ((ring[-1].stamp_ns - each) / 1e9 for each in (ring[0].stamp_ns, stamp_ns))
-        if frame is ring[0] and off_s < 0:
-            raise StaleFrameError(
-                f"the prompt's frame is {asked_s:.3f} s older than the newest, but the history covers only "
-                f"{oldest_s:.3f} s ({len(ring)} frames); send prompts sooner or raise frames.history"
-            )
-        where = (
-            "newer than the newest frame"
-            if off_s > 0 and frame is ring[-1]
-            else "away from the nearest frame"
-        )
-        raise StaleFrameError(
-            f"the prompt's stamp is {abs(off_s):.3f} s {where}; at most {tolerance_s} s is allowed. "
-            "Copy the stamp of the prompted image"
-        )
 
     def _take_camera(self, name: str) -> Work:
         camera = self._cameras[name]

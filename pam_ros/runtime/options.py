@@ -17,6 +17,7 @@ class EngineOptions:
     Attributes:
         max_regions: regions per camera, 1..256; a prompt for one more is rejected.
         frame_history: recent frames kept per camera so that stamped prompts find theirs, 1..300.
+        frame_history_mib: most memory of these frames, MiB, 1..65536; the newest is kept whatever its size.
         stamp_tolerance_s: how far a prompt's stamp may be from a kept frame's, seconds, 0..10.
         lost_timeout_s: a region lost longer (in stream time) is removed, seconds, above 0.
         detection_iou: a detection matches a region if the IoU of their boxes is above this, 0..1.
@@ -43,6 +44,7 @@ class EngineOptions:
 
     max_regions: int = 16
     frame_history: int = 30
+    frame_history_mib: int = 256
     stamp_tolerance_s: float = 0.05
     lost_timeout_s: float = 10.0
     detection_iou: float = 0.5
@@ -68,6 +70,7 @@ class EngineOptions:
     def __post_init__(self) -> None:
         _check("max_regions", self.max_regions, 1, 256)
         _check("frame_history", self.frame_history, 1, 300)
+        _check("frame_history_mib", self.frame_history_mib, 1, 65536)
         _check("stamp_tolerance_s", self.stamp_tolerance_s, 0.0, 10.0)
         _check("lost_timeout_s", self.lost_timeout_s, 1e-3, 86400.0)
         _check("detection_iou", self.detection_iou, 0.0, 1.0)

@@ -18,6 +18,7 @@ from pam_ros.runtime.events import CaptionEvent
 
 T = TypeVar("T")
 
+MIN_CLIP_S = 0.1  # shortest `caption_clip`, seconds
 MAX_CLIP_S = 120.0  # longest `caption_clip`, seconds
 MAX_DETECTIONS = 256  # of one message; as many as there may be regions
 MAX_SURVEY_REGIONS = 256
@@ -212,8 +213,10 @@ def check_request(request: PromptRequest) -> None:
 
 def check_clip(request: PromptRequest, duration_s: float) -> None:
     """Raises InputError if a clip cannot be recorded as requested."""
-    if not math.isfinite(duration_s) or not 0.0 < duration_s <= MAX_CLIP_S:
-        raise InputError(f"the clip's duration is {duration_s} s; allowed: above 0, at most {MAX_CLIP_S:g} s")
+    if not math.isfinite(duration_s) or not MIN_CLIP_S <= duration_s <= MAX_CLIP_S:
+        raise InputError(
+            f"the clip's duration is {duration_s} s; allowed: {MIN_CLIP_S:g} to {MAX_CLIP_S:g} s"
+        )
     if request.image is not None:
         raise PromptError("a clip is recorded from the camera; the request must not have its own image")
 

@@ -19,6 +19,7 @@ from pam_ros.runtime.statistics import CameraStatistics, RateMeter, Smoothed
 LOST_BELOW = 0.5  # presence score
 # Mask score. A tracked region below it is lost: without its object, a mask is a few stray pixels.
 NO_MASK_BELOW = 0.15
+_JUMP_NS = 5_000_000_000  # a longer time between two frames may be a wrong stamp
 EMPTY_BOX = np.zeros(4, np.float32)
 EMPTY_MASK = np.zeros((0, 0), np.bool_)
 
@@ -177,6 +178,7 @@ class CameraTracks:
 
     Attributes:
         frame: the newest; kept for clicks that come after the camera has stopped.
+        before_ns: stamp of the frame before.
         features: of `frame`, once a region was looked for in it.
         next_id: never goes back: an id means one region for the life of the process.
         tracked, lost: number of regions, for other threads to read.
@@ -187,6 +189,7 @@ class CameraTracks:
     frame: Frame | None = None
     arrived_s: float = 0.0
     features: FrameFeatures | None = None
+    before_ns: int = 0
     next_id: int = 1
     processed: int = 0
     rate: RateMeter = field(default_factory=RateMeter)
@@ -197,11 +200,20 @@ class CameraTracks:
     def begin(self, frame: Frame, arrived_s: float) -> bool:
         """Makes `frame` the newest. Returns True if its stamp jumped back."""
         before, self.frame, self.arrived_s, self.features = self.frame, frame, arrived_s, None
+        self.before_ns = frame.stamp_ns if before is None else before.stamp_ns
         jumped = before is not None and frame.stamp_ns < before.stamp_ns
         if jumped or (before is not None and frame.size != before.size):
             for track in self.regions.values():
                 track.boxes.clear()  # their pixels or stamps are no longer valid
         return jumped
+
+    def lost_for_s(self, track: Track) -> float:
+        """Seconds of stream time since the region went out of view.
+
+        A frame that jumps ahead counts once another one follows it: a single wrong stamp makes no region old.
+        """
+        newest_ns = self.frame.stamp_ns if self.frame is not None else self.before_ns
+        return track.lost_for_s(newest_ns if newest_ns - self.before_ns <= _JUMP_NS else self.before_ns)
 
     def region_at(self, x: float, y: float) -> int:
         """Id of the smallest region whose newest mask covers this pixel; 0 if there is none."""

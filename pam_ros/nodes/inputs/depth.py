@@ -19,6 +19,7 @@ from pam_ros.nodes.topics import listen, topic_beside
 from pam_ros.records import DepthImage
 
 HISTORY = 30  # messages kept; as many as frames (`frames.history`)
+_MOST_BYTES = 256 << 20  # of these messages
 WAIT_S = 0.1  # for the depth of an image that came first
 _SILENT_S = 1.0  # a stream that has been silent for so long is not waited for
 
@@ -103,6 +104,8 @@ class DepthInput:
                 self._messages.clear()  # time started over
                 self._converted = None
             self._messages.append((depth_ns, message))
+            while len(self._messages) > 1 and sum(len(it.data) for _, it in self._messages) > _MOST_BYTES:
+                self._messages.popleft()
             self._arrived_s = time.monotonic()
             self._changed.notify_all()
 

@@ -220,8 +220,9 @@ class Services:
             self._clips[goal_id] = handle
             if goal.is_cancel_requested:  # before the handle was registered
                 handle.cancel()
-            result.caption = caption_message(await self._settled(handle))
-            result.status = status_of(None)
+            event = await self._settled(handle)
+            result.caption = caption_message(event)
+            result.status = Status(code=Status.OK, message=event.cut_short)
         except Exception as error:
             result.status = self._failure("~/caption_clip", error)
         self._clips.pop(goal_id, None)
