@@ -20,6 +20,7 @@ MODEL = {
     "test_ablations",
     "test_bench",
     "test_checkpoint",
+    "test_checkpoint_hostile",
     "test_checkpoint_refused",
     "test_cli",
     "test_doctor",

@@ -135,12 +135,12 @@ class Trap:
     [
         ({"model_type": "llava_llama"}, ["model_type 'llava_llama'", "llava_qwen"]),
         ({"model_type": None}, ["model_type None"]),
-        ({"hidden_size": "wide"}, ["cannot build the model"]),
-        ({"num_attention_heads": 0}, ["cannot build the model"]),
+        ({"hidden_size": "wide"}, ["hidden_size is 'wide'; allowed: an integer from 1 to 32768"]),
+        ({"num_attention_heads": 0}, ["num_attention_heads is 0; allowed"]),
         ({"mm_perceiver": {"colour": 3}}, ["mm_perceiver", "colour"]),
         ({"mm_perceiver": {"input": "beside"}}, ["mm_perceiver", "'beside'", "after, image_before, before"]),
         ({"mm_perceiver": [16]}, ["mm_perceiver"]),
-        ({"mm_perceiver": {"semantic_tokens": -1}}, ["cannot build the model"]),
+        ({"mm_perceiver": {"semantic_tokens": -1}}, ["semantic_tokens is -1; allowed"]),
         ({"mm_perceiver": {"heads": 5}}, ["cannot build", "5 heads"]),
     ],
 )
@@ -206,7 +206,7 @@ def test_a_sam2_yaml_of_a_submodule_or_another_data_flow(tmp_path: Path, tensors
     write_official(tmp_path, tensors)
     for config, words in (
         (sam2_tiny()["memory_encoder"], "cannot build the model"),
-        (sam2_tiny() | {"image_size": "big"}, "cannot build the model"),
+        (sam2_tiny() | {"image_size": "big"}, "image_size is 'big'; allowed: an integer from 16 to 2048"),
         (sam2_tiny() | {"directly_add_no_mem_embed": False}, "directly_add_no_mem_embed must be True"),
     ):
         (tmp_path / "sam2.yaml").write_text(yaml.safe_dump({"model": config}), encoding="utf-8")

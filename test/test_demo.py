@@ -100,9 +100,9 @@ def check_truth(out: Path, printed: str) -> None:
     assert shares == ALL_RIGHT, (said, heard)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)  # the camera waits for the node: a busy machine needs longer
 def test_the_default_demo_runs_and_its_texts_are_right(tmp_path: Path):
-    result = run("demo", "--out", "out", cwd=tmp_path, timeout_s=380)
+    result = run("demo", "--out", "out", cwd=tmp_path, timeout_s=880)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "region 1 is (en)" in result.stdout
     assert "region 1 is (zh)" in result.stdout
@@ -112,7 +112,7 @@ def test_the_default_demo_runs_and_its_texts_are_right(tmp_path: Path):
     check_truth(tmp_path / "out", result.stdout)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", REAL_CLIPS)
 def test_the_demo_runs_on_real_clips(name: str, tmp_path: Path):
     clip = CLIPS / name
@@ -120,7 +120,7 @@ def test_the_demo_runs_on_real_clips(name: str, tmp_path: Path):
         pytest.skip(f"no {clip}; it is not part of the repository")
     height, width = next(videos.read_video(clip)).size
     prompt = ["--box", REAL_CLIPS[name]] if REAL_CLIPS[name] else ["--click", f"{width / 2},{height / 2}"]
-    result = run("demo", "--clip", str(clip), *prompt, "--out", "out", cwd=tmp_path, timeout_s=380)
+    result = run("demo", "--clip", str(clip), *prompt, "--out", "out", cwd=tmp_path, timeout_s=880)
     assert result.returncode == 0, result.stdout + result.stderr
     check_output(tmp_path / "out")
 

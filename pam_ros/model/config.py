@@ -15,6 +15,7 @@ from torch import nn
 from yaml import YAMLError
 
 from pam_ros.errors import CheckpointError, ModelNotFoundError
+from pam_ros.model.schema import check_perceiver, check_sam2, check_yaml
 
 # PAM's flags, where they differ from the stock SAM 2 configuration (see docs/reference.md).
 PAM_SAM2_FLAGS = {"multimask_output_in_sam": False}
@@ -47,6 +48,7 @@ class PerceiverConfig:
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> PerceiverConfig:
         """From config.json. Raises CheckpointError for a key or an input it does not know."""
+        check_perceiver(values)
         try:
             # Folders written before the option was renamed name it "closer_look".
             values = {
@@ -88,6 +90,7 @@ def sam2_config(name_or_path: str | Path) -> dict[str, Any]:
         raise ModelNotFoundError(
             f"SAM 2 configuration {name_or_path} not found, neither as a file nor in package sam2"
         )
+    check_yaml(path)
     try:
         # OmegaConf reads "1e-6" as a number, plain YAML 1.1 does not.
         loaded = OmegaConf.to_container(OmegaConf.load(path))
@@ -97,6 +100,7 @@ def sam2_config(name_or_path: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "_target_" not in config:
         raise CheckpointError(f"{path} is not a SAM 2 configuration: 'model' has no _target_")
     _check_targets(config, path)
+    check_sam2(config, path)
     return {str(key): value for key, value in config.items()} | PAM_SAM2_FLAGS
 
 

@@ -227,7 +227,7 @@ def attention_window(config: Mapping[str, Any]) -> int | None:
 def language_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's config.json → arguments of Qwen2Config."""
     kept = {key: value for key, value in config.items() if not key.startswith(NOT_QWEN2)}
-    return {"attn_implementation": "sdpa", **kept}
+    return {**kept, "attn_implementation": "sdpa"}
 
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ A model folder holds, at its top or in a subfolder of the model's name:
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -48,9 +49,13 @@ from pam_ros.model.loading.weights import (
     read_safetensors,
 )
 from pam_ros.model.pam import Pam
+from pam_ros.model.schema import language_keys, language_parameters, read_json
 from pam_ros.model.text.matching import PurposeMatcher
 
 PURPOSES = "purposes.npz"  # see `model.text.matching`
+
+# A model describes more parameters than its files hold if a part is missing, which is reported by name.
+SLACK, SLACK_PARAMETERS = 3, 20_000_000
 
 _BUILDING = threading.Lock()  # no_init_weights replaces torch.nn.init for the whole process
 
@@ -114,19 +119,17 @@ def _info(model: Pam, files: ModelFiles, device: torch.device, dtype: torch.dtyp
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json. Raises CheckpointError if it is not PAM's."""
+    """The architecture in config.json; other keys are left out. Raises CheckpointError if it is not PAM's."""
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("model_type") != "llava_qwen":
         found = config.get("model_type") if isinstance(config, dict) else config
         raise CheckpointError(f"{path} has model_type {found!r}; PAM needs 'llava_qwen'")
     missing = [key for key in ("vocab_size", "hidden_size", "num_hidden_layers") if key not in config]
     if missing:
         raise CheckpointError(f"{path}: missing keys {', '.join(missing)}")
-    return config
+    language = language_keys(config, path)
+    return language | ({"mm_perceiver": config["mm_perceiver"]} if "mm_perceiver" in config else {})
 
 
 # ---- building
@@ -155,6 +158,7 @@ def _loaded(
     tokenizer = read_tokenizer(files.folder)
     shapes = tensor_shapes(files)
     _fit_vocabulary(config, shapes, tokenizer)
+    _check_size(config, shapes, files.folder)
     # Some weights are drawn all the same, hence the fork of the random generator.
     with _BUILDING, torch.random.fork_rng(devices=[]), no_init_weights():
         model = _build(files, config, tokenizer, decoder=decoder)
@@ -213,12 +217,23 @@ def _fit_vocabulary(
     config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]], tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
     """Checkpoints come with the full vocabulary or trimmed to the tokenizer; the tensor's shape decides."""
-    rows = shapes.get(EMBEDDING, (config["vocab_size"],))[0]
+    shape = shapes.get(EMBEDDING, ())
+    rows = shape[0] if len(shape) == 2 else config["vocab_size"]
     allowed = {int(config["vocab_size"])} | ({len(tokenizer)} if tokenizer is not None else set())
     if rows not in allowed:
         names = " or ".join(map(str, sorted(allowed)))
         raise CheckpointError(f"{EMBEDDING} has {rows} rows; config.json and tokenizer allow {names}")
     config["vocab_size"] = rows
+
+
+def _check_size(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Raises CheckpointError if config.json describes a model far larger than the files hold."""
+    described, held = language_parameters(config), sum(math.prod(shape) for shape in shapes.values())
+    if described > SLACK * held + SLACK_PARAMETERS:
+        raise CheckpointError(
+            f"{folder}: config.json describes a language model of {described / 1e6:.0f} M parameters, "
+            f"the files hold {held / 1e6:.0f} M"
+        )
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
@@ -230,8 +245,11 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             str(folder), config=Qwen2Config(), local_files_only=True, trust_remote_code=False
         )
+        pieces = tokenizer.encode("1 a", add_special_tokens=False)
     except Exception as error:  # the package raises whatever its parsers do
         raise CheckpointError(f"cannot read the tokenizer in {folder}: {error}") from error
+    if not pieces:
+        raise CheckpointError(f"the tokenizer in {folder} has no tokens for text; its vocabulary is empty")
     return tokenizer
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from pam_ros.errors import CheckpointError, ModelNotFoundError
 from pam_ros.model.descriptions import HubFile, ModelDescription, list_models
 from pam_ros.model.loading.checksums import Expected, Record, check_sizes, verify
+from pam_ros.model.schema import check_folder
 
 OFFICIAL_SAM2 = "sam2.1/sam2.1_hiera_l"
 
@@ -67,7 +68,9 @@ def find_files(name_or_path: str, sam2: Path | None) -> ModelFiles:
     else:
         assert description.hub is not None
         root = _downloaded(description.hub, description.name)
+    check_folder(root)
     folder = with_config(root)
+    check_folder(folder)
     weights = tuple(sorted(folder.glob("*.safetensors")))
     if not weights:
         raise ModelNotFoundError(f"no *.safetensors file in {folder}")

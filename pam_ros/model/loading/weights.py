@@ -62,6 +62,7 @@ class Filling:
         self._left = set(self._slots)
         self._unexpected: list[str] = []
         self._misshaped: list[str] = []
+        self._extremes: list[tuple[str, Tensor, Tensor]] = []  # read at the end: it waits for the device
         self._ignored = our_name(LM_HEAD) if tied else None
         self._left.discard(our_name(LM_HEAD) if tied else "")
 
@@ -77,6 +78,7 @@ class Filling:
             self._misshaped.append(f"{source} is {tuple(tensor.shape)}, expected {tuple(slot.shape)}")
         else:
             slot.copy_(tensor)
+            self._extremes += [(source, *slot.aminmax())] if slot.is_floating_point() and slot.numel() else []
         self._left.discard(ours)
 
     def check(self, folder: Path) -> None:
@@ -85,10 +87,19 @@ class Filling:
             "missing": sorted(map(official_name, self._left)),
             "unexpected": sorted(self._unexpected),
             "with a different shape": sorted(self._misshaped),
+            "with values that are not finite": sorted(self._not_finite()),
         }
         lines = [f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names]
         if lines:
             raise CheckpointError(f"the weights in {folder} do not fit the architecture; " + "; ".join(lines))
+
+    def _not_finite(self) -> list[str]:
+        """Names of the tensors that hold NaN, infinity, or a number too large for the model's dtype."""
+        if not self._extremes:
+            return []
+        both = [torch.stack([low, high]).float() for _, low, high in self._extremes]
+        finite = torch.isfinite(torch.stack(both)).all(dim=1).cpu()
+        return [name for (name, *_), good in zip(self._extremes, finite.tolist(), strict=True) if not good]
 
 
 # ---- reading
@@ -120,7 +131,11 @@ def read_pt(path: Path) -> Iterator[tuple[str, Tensor]]:
     """SAM 2's own files, `torch.save({"model": …})`; no code in them is run. Raises CheckpointError."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
+    except pickle.UnpicklingError:  # whose message advises to run the code in the file
+        raise CheckpointError(
+            f"cannot read {path}: it holds more than tensors, or is truncated; no code in it was run"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot read {path} ({error}); the file may be truncated") from error
     tensors = content.get("model") if isinstance(content, Mapping) else None
     if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):

@@ -1,0 +1,214 @@
+"""What a model folder may hold, checked before anything is built from it. No torch.
+
+A folder from a stranger is data: files of limited size, configurations of known keys, types and ranges.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pam_ros.errors import CheckpointError
+
+CONFIG_BYTES = 1 << 20  # of config.json or sam2.yaml; the official ones have a few thousand
+TEXT_BYTES = 64 << 20  # of any other file that is read as a whole; Qwen2.5's tokenizer.json has 11 MB
+TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".npz")
+YAML_PARTS = 5000  # of sam2.yaml; the official ones have about 200
+ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+ROPE_KEYS, ROPE_NUMBERS = 20, 1024  # most of each in rope_scaling and rope_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A number from `low` to `high`: an integer, unless `real`. `empty`: null is allowed, too."""
+
+    low: float
+    high: float
+    real: bool = False
+    empty: bool = False
+
+    def problem(self, value: Any) -> str:
+        """Why the value is refused; empty if it is accepted."""
+        if value is None and self.empty:
+            return ""
+        kinds = (int, float) if self.real else (int,)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not self.low <= value <= self.high:
+            kind = "a number" if self.real else "an integer"
+            return f"is {_short(value)}; allowed: {kind} from {self.low:g} to {self.high:g}"
+        return ""
+
+
+# Keys of config.json that decide the language model's architecture; every other one is ignored.
+LANGUAGE = {
+    "vocab_size": Range(1, 1_000_000),
+    "hidden_size": Range(1, 32768),
+    "intermediate_size": Range(1, 262144),
+    "num_hidden_layers": Range(1, 256),
+    "num_attention_heads": Range(1, 512),
+    "num_key_value_heads": Range(1, 512),
+    "max_position_embeddings": Range(1, 10_000_000),
+    "mm_hidden_size": Range(1, 4096),
+    "tokenizer_model_max_length": Range(1, 10_000_000, empty=True),
+    "sliding_window": Range(1, 10_000_000, empty=True),
+    "max_window_layers": Range(0, 10_000),
+    "rms_norm_eps": Range(0.0, 1.0, real=True),
+    "rope_theta": Range(1.0, 1e12, real=True),
+}
+FLAGS = ("tie_word_embeddings", "use_sliding_window")
+ROPE = ("rope_scaling", "rope_parameters")
+PERCEIVER = {
+    "semantic_tokens": Range(0, 1024),
+    "depth": Range(1, 64),
+    "heads": Range(1, 256),
+    "hidden": Range(1, 65536),
+}
+# Numbers of sam2.yaml: those of these names, and all others.
+SAM2 = {
+    "image_size": Range(16, 2048),
+    "num_pos_feats": Range(1, 512),
+    "temperature": Range(1.0, 1e6, real=True),
+    "rope_theta": Range(1.0, 1e6, real=True),
+}
+SAM2_OTHER = Range(-4096.0, 4096.0, real=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises CheckpointError if the folder holds anything but files, small texts and folders."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            continue
+        if path.is_symlink() and not path.exists():
+            raise CheckpointError(f"{path} is a link to a file that does not exist; download the model again")
+        if not path.is_file():
+            raise CheckpointError(f"{path} is a pipe, socket or device; a model folder holds files only")
+        limit = CONFIG_BYTES if path.name in ("config.json", "sam2.yaml") else TEXT_BYTES
+        if path.suffix in (*TEXT_SUFFIXES, ".yaml") and (size := path.stat().st_size) > limit:
+            raise CheckpointError(f"{path} has {size} bytes; at most {limit} are read")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file. Raises CheckpointError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise CheckpointError(f"{path} is nested too deeply") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {_short(error)}") from None
+
+
+def language_keys(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The keys of config.json that are architecture. Raises CheckpointError that lists what is wrong."""
+    problems = [
+        f"{key} {why}"
+        for key, range_ in LANGUAGE.items()
+        if key in config and (why := range_.problem(config[key]))
+    ]
+    problems += [
+        f"{key} is {_short(config[key])}; allowed: true, false"
+        for key in FLAGS
+        if not isinstance(config.get(key, False), bool)
+    ]
+    problems += [
+        f"{key} is {_short(config[key])}; allowed: null, or names with numbers"
+        for key in ROPE
+        if not _is_rope(config.get(key))
+    ]
+    if config.get("hidden_act", "silu") not in ACTIVATIONS:
+        allowed = ", ".join(ACTIVATIONS)
+        problems.append(f"hidden_act is {_short(config['hidden_act'])}; allowed: {allowed}")
+    if problems:
+        raise CheckpointError(f"{path}: {'; '.join(problems)}")
+    known = (*LANGUAGE, *FLAGS, *ROPE, "hidden_act", "model_type")
+    return {key: config[key] for key in known if key in config}
+
+
+def _is_rope(value: Any) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, Mapping) or len(value) > ROPE_KEYS:
+        return False
+    parts = [part for each in value.values() for part in (each if isinstance(each, list) else [each])]
+    if len(parts) > ROPE_NUMBERS:
+        return False
+    return all(isinstance(part, str | bool) or (_is_finite(part) and abs(part) <= 1e12) for part in parts)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def language_parameters(language: Mapping[str, Any]) -> int:
+    """How many numbers the language model of these keys has, its head included if it is not tied."""
+    hidden, heads = language["hidden_size"], language.get("num_attention_heads", 32)
+    key_values = language.get("num_key_value_heads", heads)
+    attention = 2 * hidden * hidden + 2 * hidden * hidden * key_values // heads
+    layer = attention + 3 * hidden * language.get("intermediate_size", 22016)
+    tables = 1 if language.get("tie_word_embeddings") else 2
+    return int(language["num_hidden_layers"] * layer + tables * language["vocab_size"] * hidden)
+
+
+def check_perceiver(values: Any) -> None:
+    """Raises CheckpointError for a size of `mm_perceiver` that is out of range."""
+    if not isinstance(values, Mapping):
+        raise CheckpointError(
+            f"config.json, mm_perceiver: it is {_short(values)}; allowed: names with values"
+        )
+    for key, range_ in PERCEIVER.items():
+        if key in values and (why := range_.problem(values[key])):
+            raise CheckpointError(f"config.json, mm_perceiver: {key} {why}")
+
+
+def check_yaml(path: Path) -> None:
+    """Raises CheckpointError if the file is large, or its aliases make it so."""
+    what = f"{path} is not a SAM 2 configuration"
+    if not path.is_file() or path.stat().st_size > CONFIG_BYTES:
+        raise CheckpointError(f"{what}: it is no file of at most {CONFIG_BYTES} bytes")
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        parts = _expanded(root, {})
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{what}: {_short(error)}") from None
+    if parts > YAML_PARTS:
+        raise CheckpointError(f"{what}: it has more than {YAML_PARTS} parts, its aliases written out")
+
+
+def _expanded(node: Any, known: dict[int, int]) -> int:
+    """How many parts a composed YAML node has without aliases. One that contains itself has too many."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = YAML_PARTS  # while it is not known, so that one in itself is too large
+        children = [part for each in node.value for part in (each if isinstance(each, tuple) else (each,))]
+        known[id(node)] = 1 + sum(_expanded(child, known) for child in children)
+    return known[id(node)]
+
+
+def check_sam2(config: Any, path: Path) -> None:
+    """Raises CheckpointError if a number of SAM 2's configuration is out of range."""
+    for key, value in _numbers(config, ""):
+        if why := SAM2.get(key, SAM2_OTHER).problem(value):
+            raise CheckpointError(f"{path}: {key} {why}")
+
+
+def _numbers(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Every number below a node, and strings where a number is needed, with the nearest name."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _numbers(value, str(name))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _numbers(value, key)
+    elif key in SAM2 or (isinstance(node, int | float) and not isinstance(node, bool)):
+        yield key, node
+
+
+def _short(value: Any) -> str:
+    """At most a line of what came."""
+    text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
