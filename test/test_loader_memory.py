@@ -89,8 +89,10 @@ def write_checkpoint(root: Path, layout: Layout) -> tuple[Path, int]:
     state = pam.state_dict()
     tensors = {official_name(name): tuple(tensor.shape) for name, tensor in state.items()}
     if layout.sam2 != "tower":
-        content = {
-            name.removeprefix(SAM2_PREFIX): t for name, t in state.items() if name.startswith(SAM2_PREFIX)
+        content = {  # zeros, as nothing was initialised
+            name.removeprefix(SAM2_PREFIX): torch.zeros_like(tensor)
+            for name, tensor in state.items()
+            if name.startswith(SAM2_PREFIX)
         }
         torch.save({"model": content}, root / "sam2.1_hiera_large.pt")
     if layout.sam2 == "file":
