@@ -36,6 +36,7 @@ setup(
     install_requires=[*requirements("model"), *requirements("arrays"), "sam2>=1.1.0"],
     extras_require={
         "training": requirements("training"),
+        "quantization": requirements("quantization"),
         "view": requirements("view"),
         "dev": requirements("dev"),
         "behaviour_trees": [line for line in requirements("dev") if line.startswith("py_trees")],

@@ -53,7 +53,7 @@ pip_install setuptools wheel # PyTorch, and the build of sam2, want newer ones t
 pip_install "${requirements[@]}"
 # Without its dependencies, because torchvision is not needed; without isolation, so that it is built beside this torch.
 SAM2_BUILD_CUDA=0 pip_install --no-build-isolation --no-deps sam2==1.1.0
-pip_install --no-deps --requirement "$pins/openvino.txt"
+pip_install --no-deps --requirement "$pins/openvino.txt" --requirement "$pins/quantization.txt"
 
 if [[ $route == wheels ]]; then
   # 4. Mends. CMake from pip where the machine's is missing or too old.

@@ -39,6 +39,7 @@ MODEL = {
     "test_parity",
     "test_preprocessing",
     "test_purposes",
+    "test_quantization",
     "test_region_crop",
     "test_remote_text",
     "test_scenes",

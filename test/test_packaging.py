@@ -108,7 +108,7 @@ def test_cmake_lists_every_message_package_that_interfaces_use() -> None:
 def pins() -> dict[str, str]:
     """Name → version of every package that a requirements file names."""
     found = {}
-    for name in ("model", "arrays", "training", "view", "openvino", "dev", "ros_wheels"):
+    for name in ("model", "arrays", "training", "view", "openvino", "quantization", "dev", "ros_wheels"):
         for line in (SETUP / f"{name}.txt").read_text().splitlines():
             if line and not line.startswith("#"):
                 requirement, _, marker = line.partition(";")

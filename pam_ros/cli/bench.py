@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from pam_ros.cli.common import (
     DtypeOption,
     EngineOption,
     ModelOption,
+    QuantizationOption,
     Sam2Option,
     check_model,
     console,
@@ -54,6 +56,7 @@ def bench(
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = "none",
     sam2: Sam2Option = None,
 ) -> None:
     """Measure speed and memory, beside the limits of the device.
@@ -71,12 +74,15 @@ def bench(
     plan = BenchPlan(engine_kind(engine), repeats, names, random_weights, "" if random_weights else model)
     if json_file is not None:
         writable_file(json_file)
-    options = LoadOptions(model, device, dtype, sam2)
+    options = LoadOptions(model, device, dtype, sam2, quantization)
     with console.status("loading") as status:
         result = run_bench(
             _loader(options, random_weights),
             plan,
             device=device,
+            unquantised=_loader(replace(options, quantization="none"), random_weights)
+            if quantization != "none"
+            else None,
             progress=status.update,
         )
     if json_file is not None:
@@ -98,6 +104,7 @@ def bench_curves(
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = "none",
 ) -> None:
     """Measure how time grows with regions, cameras, clip frames, caption length and texts.
 
@@ -113,7 +120,7 @@ def bench_curves(
     from pam_ros.evaluation.bench import open_path
 
     file = writable_file(files[0])
-    options = LoadOptions(model, device, dtype)
+    options = LoadOptions(model, device, dtype, quantization=quantization)
     with console.status("loading") as status:
         path = open_path(_loader(options, random_weights), engine_kind(engine), device)
         path.warm_up()

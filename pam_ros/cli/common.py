@@ -95,6 +95,14 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cu
 DtypeOption = Annotated[
     str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16", metavar="DTYPE")
 ]
+QuantizationOption = Annotated[
+    str,
+    typer.Option(
+        "--quantization",
+        help="weights of the language model's linear layers: none, int8 or int4 (needs torchao)",
+        metavar="KIND",
+    ),
+]
 EngineOption = Annotated[
     str,
     typer.Option("--engine", help="plain, or fast (as the node on a GPU, CUDA only)", metavar="ENGINE"),

@@ -14,6 +14,7 @@ from pam_ros.cli.common import (
     DeviceOption,
     DtypeOption,
     ModelOption,
+    QuantizationOption,
     Sam2Option,
     check_model,
     console,
@@ -106,6 +107,7 @@ def evaluate(
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = "none",
     sam2: Sam2Option = None,
 ) -> None:
     """Measure a model with the paper's metrics.
@@ -138,7 +140,7 @@ def evaluate(
     for folder in (page, cache):
         if folder is not None:
             writable_folder(folder)
-    pam = load(LoadOptions(model, device, dtype, sam2))
+    pam = load(LoadOptions(model, device, dtype, sam2, quantization))
     with console.status("evaluating") as status, evaluation(pam, plan, status.update) as found:
         rows = rows_of(found, parts)
         if json_file is not None:

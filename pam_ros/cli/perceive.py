@@ -27,6 +27,7 @@ from pam_ros.cli.common import (
     MaxRegionsOption,
     ModelOption,
     NotOption,
+    QuantizationOption,
     Sam2Option,
     TaskOption,
     boxes_of,
@@ -73,6 +74,7 @@ def perceive(
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = "none",
     sam2: Sam2Option = None,
     out: Annotated[
         Path, typer.Option("--out", help="output folder: masks, overlay.png, result.json", metavar="FOLDER")
@@ -96,7 +98,7 @@ def perceive(
     tasks = image_tasks(task or ["label"])
     languages = [Language.parse(code) for code in language or ["en"]]
     writable_folder(out)
-    pam = load(LoadOptions(model, device, dtype, sam2))
+    pam = load(LoadOptions(model, device, dtype, sam2, quantization))
     with growing_texts() as show:
         if everything:
             survey = SurveyRequest(tasks, tuple(languages), boxes_xyxy=boxes_of(box), max_regions=max_regions)
@@ -140,6 +142,7 @@ def find(
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = "none",
     sam2: Sam2Option = None,
     out: Annotated[
         Path, typer.Option("--out", help="output folder: masks, overlay.png, result.json", metavar="FOLDER")
@@ -159,7 +162,7 @@ def find(
         raise PromptError("the request is empty; say what you need, e.g. 'something to cut with'")
     spoken = Language.parse(language) if language else language_of(request)
     writable_folder(out)
-    pam = load(LoadOptions(model, device, dtype, sam2))
+    pam = load(LoadOptions(model, device, dtype, sam2, quantization))
     survey = SurveyRequest(
         languages=(spoken,),
         purpose=request,
@@ -215,6 +218,7 @@ def caption(
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = "none",
     sam2: Sam2Option = None,
     out: Annotated[
         Path,
@@ -238,7 +242,7 @@ def caption(
     every_s, times_ns = clip_length(every, at), decode_times(named_times(at), stamps)
     spoken = Language.parse(language)
     writable_folder(out)
-    pam = load(LoadOptions(model, device, dtype, sam2))
+    pam = load(LoadOptions(model, device, dtype, sam2, quantization))
     steps = caption_video(
         pam,
         videos.read_video(video, note),

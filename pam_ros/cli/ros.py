@@ -23,6 +23,7 @@ from pam_ros.cli.common import (
     MaskOption,
     ModelOption,
     NotOption,
+    QuantizationOption,
     Sam2Option,
     TaskOption,
     caption_line,
@@ -199,6 +200,7 @@ def bag(
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = "none",
     sam2: Sam2Option = None,
     out: Annotated[Path, typer.Option("--out", help="new bag to write", metavar="FOLDER")] = Path("out/bag"),
 ) -> None:
@@ -230,7 +232,7 @@ def bag(
         overlay=overlay,
     )
     found = module.inspect(plan)
-    pam = load(LoadOptions(model, device, dtype, sam2))
+    pam = load(LoadOptions(model, device, dtype, sam2, quantization))
     done = 0
     partial = partly(lambda: f"{out}/ has the results of {done} of {found.count} images")
     steps = module.run_bag(pam, plan, found, note)

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, Sam2Option, console, load, note
+from pam_ros.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    QuantizationOption,
+    Sam2Option,
+    console,
+    load,
+    note,
+)
 from pam_ros.cli.ros import ros_module
 from pam_ros.errors import InputError, StateError
 from pam_ros.model.descriptions import AUTO, DEMONSTRATION
@@ -37,6 +46,7 @@ def view(
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = "none",
     sam2: Sam2Option = None,
 ) -> None:
     """Show a video, a webcam or a running node in the browser; click or drag to prompt.
@@ -54,7 +64,7 @@ def view(
     if what is None:
         source: Source = ros_module("view_source", "view").NodeSource(node, board)
     else:
-        source = _video_source(what, board, model, device, dtype, sam2)
+        source = _video_source(what, board, LoadOptions(model, device, dtype, sam2, quantization))
     console.print(f"showing {source.title} on http://{page.HOST}:{port}; Ctrl+C ends", highlight=False)
     with suppress(Stopped):  # that is how it ends
         page.serve(board, source, port=port, open_browser=browser)
@@ -72,7 +82,7 @@ def _check_port(host: str, port: int) -> None:
             ) from None
 
 
-def _video_source(what: str, board: Board, model: str, device: str, dtype: str, sam2: Path | None) -> Source:
+def _video_source(what: str, board: Board, options: LoadOptions) -> Source:
     """Checks that the video can be read before the model is loaded."""
     from pam_ros import media, videos
     from pam_ros.model.warm_up import warm_up
@@ -86,7 +96,7 @@ def _video_source(what: str, board: Board, model: str, device: str, dtype: str, 
 
     if next(frames(), None) is None:
         raise InputError(f"{what} has no frames")
-    pam = load(LoadOptions(model, device, dtype, sam2))
+    pam = load(options)
     with console.status("warming up"):
         in_temporary_thread(lambda: warm_up(pam))
     title = f"{'webcam ' if live else ''}{what}, {pam.info.name} on {pam.info.device}"

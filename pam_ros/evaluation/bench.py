@@ -36,11 +36,13 @@ from pam_ros.evaluation.bench_paths import (
     PlainPath,
     noise_frames,
 )
+from pam_ros.evaluation.bench_quantization import Answer, compare_answers, record_answers
 from pam_ros.model.engines import Engines
-from pam_ros.model.loading.device import parse_device
+from pam_ros.model.loading.device import GIB, parse_device
 from pam_ros.model.loading.options import LoadOptions
-from pam_ros.model.loading.random_weights import write_model
+from pam_ros.model.loading.random_weights import save_random_model, write_model
 from pam_ros.model.pam import Pam
+from pam_ros.model.text.quantized import QuantizedLinear
 
 FRAMES = 8  # different ones, in turn
 TASK_TOKENS = (8, 64, 32, 128)  # label, explain, brief, detail
@@ -66,6 +68,10 @@ FIGURES = (
     "track_p99_ms_1",
     "track_fps_5",
     "track_p99_ms_5",
+    "weights_gib",
+    "peak_gib_loading",
+    "logits_error",
+    "equal_tokens",
     "peak_gib_image",
     "peak_reserved_gib_image",
     "clip_caption_64_ms",
@@ -124,14 +130,23 @@ def run_bench(
     plan: BenchPlan,
     *,
     device: str = "auto",
+    unquantised: Callable[[], Pam] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> BenchResult:
     """Loads a model on `device`, measures it and returns every figure of `FIGURES`.
 
+    `unquantised`: loads what a quantised model is compared with; it is gone before that one is loaded.
     Raises DeviceError if `plan` selects the fast engines and the device has no CUDA.
     """
+    target = parse_device(device)
+    answers: list[Answer] = []
+    if unquantised is not None and plan.wants("logits_error", "equal_tokens"):
+        progress("answers of the model that is not quantised")
+        answers = _answers(unquantised)
+    reset_peak_memory(target)
     path = open_path(load, plan.engine, device)
-    bench = _Bench(path, path.model, plan)
+    bench = _Bench(path, path.model, plan, answers)
+    bench.note_loading()
     progress("compiling kernels and capturing graphs")
     begin_s = time.perf_counter()
     path.warm_up()
@@ -152,8 +167,8 @@ def open_path(load: Callable[[], Pam], engine: EngineKind, device: str) -> Bench
 class _Bench:
     """Measures one model on one path."""
 
-    def __init__(self, path: BenchPath, model: Pam, plan: BenchPlan) -> None:
-        self._path, self._model, self._plan = path, model, plan
+    def __init__(self, path: BenchPath, model: Pam, plan: BenchPlan, answers: Sequence[Answer]) -> None:
+        self._path, self._model, self._plan, self._answers = path, model, plan, answers
         self._frames = noise_frames(FRAMES)
         self.result = BenchResult(
             {
@@ -162,6 +177,7 @@ class _Bench:
                 "engine": plan.engine.value,
                 "card": device_name(path.device),
                 "dtype": model.info.dtype,
+                "quantization": model.info.quantization,
                 "torch": torch.__version__,
                 "threads": torch.get_num_threads(),
                 "repeats": plan.repeats,
@@ -179,6 +195,7 @@ class _Bench:
             (("eight_labels_ms",), partial(self._click_to_texts, "eight_labels_ms", (LABEL_TOKENS,), 8)),
             (("track_fps_1", "track_p99_ms_1"), partial(self._track, 1)),
             (("track_fps_5", "track_p99_ms_5"), partial(self._track, 5)),
+            (("logits_error", "equal_tokens"), self._compare),
             (("peak_gib_image", "peak_reserved_gib_image"), partial(self._peak, "image")),
             (("clip_caption_64_ms",), self._clip_caption),
             (_captioning_figures(""), partial(self._captioning, "", threads=True)),
@@ -195,6 +212,26 @@ class _Bench:
                 part()
 
     # ---- figures
+
+    def note_loading(self) -> None:
+        """Memory in tensors after loading, and at most while loading."""
+        names = "weights_gib", "peak_gib_loading"
+        if self._path.device.type != "cuda":
+            self._lack("no CUDA device", *names)
+            return
+        self._put(weights_gib=torch.cuda.memory_allocated(self._path.device) / GIB)
+        if self._plan.random_weights:
+            self._lack("random weights are drawn at once, in float32", "peak_gib_loading")
+        else:
+            self._put(peak_gib_loading=peak_gib(self._path.device)[0])
+
+    def _compare(self) -> None:
+        """Against the model that is not quantised, on the plain path."""
+        names = "logits_error", "equal_tokens"
+        if not self._answers:
+            self._lack("the model is not quantised", *names)
+            return
+        self._put(**dict(zip(names, compare_answers(self._model, self._answers), strict=True)))
 
     def _preprocess(self) -> None:
         """A 720p frame on the host → the encoder's input on the device."""
@@ -297,10 +334,15 @@ class _Bench:
         names = "configure_eager_s", "configure_first_s", "configure_again_s"
         info, source = self._model.info, self._plan.source
         with tempfile.TemporaryDirectory() as temporary:
-            if not source:
+            if not source and info.quantization == "none":
                 write_model(self._model, Path(temporary))
+            elif not source:
+                save_random_model(LoadOptions(info.name, info.device, info.dtype), Path(temporary))
+            options = LoadOptions(
+                source or temporary, info.device, info.dtype, quantization=info.quantization
+            )
             try:
-                first, again = measure_configure(LoadOptions(source or temporary, info.device, info.dtype))
+                first, again = measure_configure(options)
             except InferenceError as error:
                 self._lack(f"failed: {error}", *names)
                 return
@@ -327,8 +369,21 @@ def bytes_per_token(model: Pam) -> int:
     """Bytes of weights that decoding one token reads: every matrix once, of the embeddings one row."""
     transformer = model.language.transformer
     head = transformer.lm_head.weight[: model.language.tokens]
-    matrices = [each for each in transformer.model.layers.parameters() if each.dim() == 2]
-    return sum(each.numel() * each.element_size() for each in (*matrices, head))
+    dense = [each for each in transformer.model.layers.parameters() if each.dim() == 2]
+    layers = [each for each in transformer.model.layers.modules() if isinstance(each, QuantizedLinear)]
+    return sum(each.nbytes for each in (*dense, *(layer.matrix for layer in layers), head))
+
+
+def _answers(load: Callable[[], Pam]) -> list[Answer]:
+    """Of a model that is loaded for them."""
+    model = load()
+    try:
+        return record_answers(model)
+    finally:
+        model.close()
+        del model
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def write_result(result: BenchResult, path: Path) -> None:

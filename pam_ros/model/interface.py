@@ -28,6 +28,7 @@ class ModelInfo:
     parameters: int  # count
     licence: str
     crop_small_regions: bool = False  # see `VisionModel.embeddings`
+    quantization: str = "none"  # of the language model's linear layers: none, int8, int4
     text_server: str = ""  # where texts are generated; empty = in this process
 
 

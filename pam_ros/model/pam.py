@@ -95,6 +95,13 @@ class Pam(nn.Module):
             self._generator = InProcessGenerator(self.language, self.projector)
         self.eval()
 
+    @property
+    def parameter_count(self) -> int:
+        """Parameters of all parts, quantised weights included."""
+        plain = sum(parameter.numel() for parameter in self.parameters())
+        dense = sum(parameter.numel() for parameter in self.language.parameters())
+        return plain - dense + self.language.parameter_count
+
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """Moves the model to a device and casts its parameters.
 
@@ -102,8 +109,11 @@ class Pam(nn.Module):
         """
         exact = self.exact_names()
         for name, parameter in self.named_parameters():
-            parameter.data = parameter.data.to(device, None if name in exact else dtype)
-        self.to(device)
+            if not parameter.is_meta:  # see `loading.quantization`
+                parameter.data = parameter.data.to(device, None if name in exact else dtype)
+        for module in self.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(device))
 
     def exact_names(self) -> set[str]:
         """Tensors that keep float32: position codes, rotary frequencies, SAM 2's prompt encoder.

@@ -28,19 +28,21 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 from transformers.initialization import no_init_weights
 
-from pam_ros.errors import CheckpointError, MemoryLimitError, PamError
+from pam_ros.errors import CheckpointError, MemoryLimitError, PamError, StateError
 from pam_ros.model.config import Architecture, PerceiverConfig, sam2_config
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.interface import ModelInfo
 from pam_ros.model.loading.choice import choose_model
 from pam_ros.model.loading.device import check_memory, needed_gib, parse_device, parse_dtype, tensor_shapes
 from pam_ros.model.loading.files import OFFICIAL_SAM2, ModelFiles, find_files, verify_files, with_config
-from pam_ros.model.loading.options import LoadOptions
+from pam_ros.model.loading.options import LoadOptions, Quantization
+from pam_ros.model.loading.quantization import Quantizer, parse_quantization
 from pam_ros.model.loading.weights import (
     EMBEDDING,
     LM_HEAD,
     SAM2_PREFIX,
     VISION_TOWER,
+    Filler,
     Filling,
     is_decoder,
     official_name,
@@ -84,6 +86,10 @@ def load_model(
     kind = parse_dtype(options.dtype, target)
     if options.dtype == "auto" and kind is torch.float16:
         report("this card does not compute in bfloat16; float16 is used, whose results differ a little more")
+    quantization = parse_quantization(options.quantization, target)
+    if quantization is not Quantization.NONE and not options.decoder:
+        report(f"quantization {quantization.value} has no effect: the text server has the decoder")
+        quantization = Quantization.NONE
     name = options.model
     if name == AUTO:
         name = choose_model(options, target, kind, note or report)
@@ -92,8 +98,15 @@ def load_model(
     check_memory(files.name, needed_gib(files, kind, options), target, options.memory_limit_gib)
     report(f"building {name} on {target} in {str(kind).removeprefix('torch.')}")
     try:
-        model = _loaded(files, device=target, dtype=kind, decoder=options.decoder, report=report)
-        model.info = _info(model, files, target, kind)
+        model = _loaded(
+            files,
+            device=target,
+            dtype=kind,
+            decoder=options.decoder,
+            quantization=quantization,
+            report=report,
+        )
+        model.info = _info(model, files, target, kind, quantization)
     except torch.OutOfMemoryError as error:
         raise MemoryLimitError(f"{name} does not fit on {target}: {error}") from None
     except PamError as error:
@@ -103,13 +116,16 @@ def load_model(
     return model
 
 
-def _info(model: Pam, files: ModelFiles, device: torch.device, dtype: torch.dtype) -> ModelInfo:
+def _info(
+    model: Pam, files: ModelFiles, device: torch.device, dtype: torch.dtype, quantization: Quantization
+) -> ModelInfo:
     description = files.description
     return ModelInfo(
         name=files.name,
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=model.parameter_count,
+        quantization=quantization.value,
         licence="see the model's card" if description is None else description.licence,
         crop_small_regions=model.architecture.perceiver.crop_small_regions,
     )
@@ -151,7 +167,13 @@ def load_official(
 
 
 def _loaded(
-    files: ModelFiles, *, device: torch.device, dtype: torch.dtype, report: Progress, decoder: bool = True
+    files: ModelFiles,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    report: Progress,
+    decoder: bool = True,
+    quantization: Quantization = Quantization.NONE,
 ) -> Pam:
     """Builds a model without initialising, then copies every tensor in; strict in both directions."""
     config = read_config(files.folder)
@@ -164,9 +186,17 @@ def _loaded(
         model = _build(files, config, tokenizer, decoder=decoder)
     if decoder:
         model.language.transformer.tie_weights()  # part of the initialisation that was skipped
+    fillers: dict[str, Filler] = {}
+    if quantization is not Quantization.NONE:
+        fillers = Quantizer(quantization, device).hold_back(model.language)
     # Before the weights come: what was never written costs no memory, so the peak is one model of `dtype`.
     model.place(device, dtype)
-    _fill(model, files, tied=bool(config.get("tie_word_embeddings")), decoder=decoder, report=report)
+    filling = Filling(
+        model,
+        tied=bool(config.get("tie_word_embeddings")),
+        fillers={f"language.{name}": filler for name, filler in fillers.items()},
+    )
+    _fill(filling, files, decoder=decoder, report=report)
     if (files.folder / PURPOSES).is_file():
         model.matcher = PurposeMatcher(files.folder / PURPOSES)
     model.requires_grad_(False)
@@ -195,13 +225,12 @@ def _build(
         raise CheckpointError(f"{files.folder}: cannot build the model from config.json: {error}") from error
 
 
-def _fill(model: Pam, files: ModelFiles, *, tied: bool, decoder: bool, report: Progress) -> None:
+def _fill(filling: Filling, files: ModelFiles, *, decoder: bool, report: Progress) -> None:
     def wanted(name: str, shape: tuple[int, ...]) -> bool:
         if name.startswith(VISION_TOWER) and files.sam2_weights is not None:
             return False  # the SAM 2 file decides
         return decoder or not is_decoder(name)
 
-    filling = Filling(model, tied=tied)
     if files.sam2_weights is not None:
         report(f"reading {files.sam2_weights.name}")
         for name, tensor in read_pt(files.sam2_weights):
@@ -257,7 +286,12 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
 
 
 def save_model(model: Pam, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
-    """Writes our layout: config.json, sam2.yaml, model.safetensors (in `dtype`), tokenizer."""
+    """Writes our layout: config.json, sam2.yaml, model.safetensors (in `dtype`), tokenizer.
+
+    Raises StateError for a quantised model.
+    """
+    if model.info.quantization != Quantization.NONE.value:
+        raise StateError(f"a model quantised to {model.info.quantization} is not saved; load it without")
     folder.mkdir(parents=True, exist_ok=True)
     architecture = model.architecture
     config = {

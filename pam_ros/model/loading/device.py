@@ -9,8 +9,8 @@ import torch
 
 from pam_ros.errors import DeviceError, MemoryLimitError, ModelNotFoundError
 from pam_ros.model.loading.files import ModelFiles
-from pam_ros.model.loading.options import LoadOptions
-from pam_ros.model.loading.weights import VISION_TOWER, is_decoder, shapes_of
+from pam_ros.model.loading.options import LoadOptions, Quantization
+from pam_ros.model.loading.weights import VISION_TOWER, is_block_matrix, is_decoder, shapes_of
 
 WORKING_MEMORY_GIB = 0.25  # beside the weights of a model without a description
 VISION_MEMORY_GIB = 1.0  # beside the weights of any model without its decoder; with it, the 3B model uses 0.9
@@ -68,22 +68,25 @@ def parse_dtype(name: str, device: torch.device) -> torch.dtype:
 def needed_gib(files: ModelFiles, dtype: torch.dtype, options: LoadOptions) -> float:
     """Memory for the weights in `dtype`, by the files' headers, and for working with them.
 
-    `options`: whether there is a decoder.
+    `options`: whether there is a decoder, and how it is quantised.
 
     Raises CheckpointError for a file that cannot be read, ModelNotFoundError if SAM 2's weights are nowhere.
     """
     shapes = tensor_shapes(files)
     if not options.decoder:
         shapes = {name: shape for name, shape in shapes.items() if not is_decoder(name)}
-    numbers = 0
-    if files.sam2_weights is not None:
-        numbers = files.sam2_weights.stat().st_size // torch.float32.itemsize  # SAM 2's files are float32
+    size = 0.0  # bytes
+    if files.sam2_weights is not None:  # SAM 2's files are float32
+        size = files.sam2_weights.stat().st_size / torch.float32.itemsize * dtype.itemsize
         shapes = {name: shape for name, shape in shapes.items() if not name.startswith(VISION_TOWER)}
-    numbers += sum(math.prod(shape) for shape in shapes.values())
+    small = Quantization(options.quantization).bytes_per_weight
+    for name, shape in shapes.items():
+        each = small if small and is_block_matrix(name, shape) else dtype.itemsize
+        size += math.prod(shape) * each
     working = WORKING_MEMORY_GIB if files.description is None else files.description.working_memory_gib
     if not options.decoder:
         working = min(working, VISION_MEMORY_GIB)
-    return numbers * dtype.itemsize / GIB + working
+    return size / GIB + working
 
 
 def tensor_shapes(files: ModelFiles) -> dict[str, tuple[int, ...]]:

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from pam_ros.model.descriptions import AUTO
 
 REGIONS = 16  # tracked at a time, unless asked otherwise
+
+
+class Quantization(Enum):
+    """How the language model's linear layers are kept. Values are the names in parameters and options."""
+
+    NONE = "none"
+    INT8 = "int8"
+    INT4 = "int4"
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """With its share of scales; 0 if the dtype decides."""
+        return {Quantization.NONE: 0.0, Quantization.INT8: 1.01, Quantization.INT4: 0.54}[self]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +33,7 @@ class LoadOptions:
             official model that is on this disk and fits, see `choice`.
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, …
         dtype: `auto` (see `parse_dtype`), `float32`, `bfloat16`, `float16`.
+        quantization: of the language model's linear layers: `none`, `int8` or `int4`.
         sam2: SAM 2's weights, where they are not in the model's folder.
         memory_limit_gib: at most this much memory may be used; 0 = what is free.
         regions: most regions that are tracked at a time, over all cameras.
@@ -29,6 +44,7 @@ class LoadOptions:
     device: str = "auto"
     dtype: str = "auto"
     sam2: Path | None = None
+    quantization: str = "none"
     memory_limit_gib: float = 0.0
     regions: int = REGIONS
     text_server: str = ""

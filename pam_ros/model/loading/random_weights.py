@@ -14,7 +14,8 @@ from pam_ros.model.interface import ModelInfo
 from pam_ros.model.loading.checkpoint import read_tokenizer, save_model
 from pam_ros.model.loading.device import GIB, check_memory, parse_device, parse_dtype
 from pam_ros.model.loading.files import OFFICIAL_SAM2, find_files
-from pam_ros.model.loading.options import LoadOptions
+from pam_ros.model.loading.options import LoadOptions, Quantization
+from pam_ros.model.loading.quantization import Quantizer, parse_quantization
 from pam_ros.model.pam import Pam, language_arguments
 
 VISION_PARAMETERS = 300_000_000  # of SAM 2.1 Large, Perceiver and projector, rounded up
@@ -65,6 +66,7 @@ def random_model(options: LoadOptions, *, seed: int = 0) -> Pam:
     architecture = random_architecture(name)
     target = parse_device(options.device)
     kind = parse_dtype(options.dtype, target)
+    quantization = parse_quantization(options.quantization, target)
     with torch.device("meta"):
         language = Qwen2ForCausalLM(Qwen2Config(**language_arguments(architecture.language)))
     numbers = VISION_PARAMETERS + sum(parameter.numel() for parameter in language.parameters())
@@ -78,12 +80,15 @@ def random_model(options: LoadOptions, *, seed: int = 0) -> Pam:
         model.place(torch.device("cpu"), kind)
         torch.cuda.empty_cache()
     model.place(target, kind)
+    if quantization is not Quantization.NONE:
+        Quantizer(quantization, target).quantise(model.language)
     model.requires_grad_(False)
     model.info = ModelInfo(
         name=name,
         device=str(target),
         dtype=str(kind).removeprefix("torch."),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=model.parameter_count,
+        quantization=quantization.value,
         licence="random weights",
     )
     return model

@@ -53,11 +53,23 @@ def is_decoder(official: str) -> bool:
     return our_name(official).startswith(LANGUAGE_PREFIX) and official != EMBEDDING
 
 
+def is_block_matrix(official: str, shape: tuple[int, ...]) -> bool:
+    """True for the weights of the linear layers in the decoder's blocks."""
+    return official.startswith("model.layers.") and len(shape) == 2
+
+
+Filler = Callable[[Tensor], None]
+
+
 class Filling:
     """Copies tensors into a model and keeps account of what was missing, unexpected or mis-shaped."""
 
-    def __init__(self, model: nn.Module, *, tied: bool) -> None:
-        """`tied`: the embedding serves as the language model's head, whatever the files hold."""
+    def __init__(self, model: nn.Module, *, tied: bool, fillers: Mapping[str, Filler]) -> None:
+        """`tied`: the embedding serves as the language model's head, whatever the files hold.
+
+        `fillers`: what takes a tensor in place of the slot of that name.
+        """
+        self._fillers = fillers
         self._slots = dict(model.state_dict(keep_vars=True))
         self._left = set(self._slots)
         self._unexpected: list[str] = []
@@ -76,6 +88,8 @@ class Filling:
             self._unexpected.append(source)
         elif slot.shape != tensor.shape:
             self._misshaped.append(f"{source} is {tuple(tensor.shape)}, expected {tuple(slot.shape)}")
+        elif ours in self._fillers:
+            self._fillers[ours](tensor)
         else:
             slot.copy_(tensor)
             self._extremes += [(source, *slot.aminmax())] if slot.is_floating_point() and slot.numel() else []

@@ -13,6 +13,8 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
+from pam_ros.model.text.quantized import QuantizedLinear
+
 REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 sequence decodes to
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")  # end an answer
 
@@ -53,6 +55,13 @@ class LanguageModel(nn.Module):
         self.stop_ids = frozenset(vocabulary[name] for name in STOP_TOKENS if name in vocabulary)
         # Checkpoints have vocabulary rows without a token; the reference cuts them off after loading.
         self.tokens = config.vocab_size if tokenizer is None else min(len(tokenizer), config.vocab_size)
+
+    @property
+    def parameter_count(self) -> int:
+        """Parameters, quantised weights included."""
+        quantised = (each.matrix for each in self.modules() if isinstance(each, QuantizedLinear))
+        plain = sum(parameter.numel() for parameter in self.parameters())
+        return plain + sum(matrix.shape.numel() for matrix in quantised)
 
     @property
     def device(self) -> torch.device:

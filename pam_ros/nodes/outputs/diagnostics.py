@@ -70,6 +70,7 @@ def _manager_status(manager: str, health: Health, statistics: EngineStatistics |
             "model parameters": f"{health.model.parameters / 1e6:.1f} million",
             "device": health.model.device,
             "dtype": health.model.dtype,
+            "quantization": health.model.quantization,
             "licence": health.model.licence,
         }
         if health.model.text_server:

@@ -15,13 +15,17 @@ import triton
 from torch import Tensor
 
 from pam_ros.model.text.fast.board import RING
+from pam_ros.model.text.fast.decoder_ops import silu_multiply
 from pam_ros.model.text.fast.decoder_weights import DecoderWeights
 from pam_ros.model.text.fast.kernels import decode as kernels
+from pam_ros.model.text.fast.kernels import int4 as int4_kernels
 from pam_ros.model.text.fast.kernels import linear as linear_kernels
+from pam_ros.model.text.quantized import Int4Matrix, Int8Matrix, Matrix
 
 MAX_BATCH = 16  # slots; the bound of the skinny matrix products
 VECTOR_BATCH = 2  # up to this many slots, a product without the tensor cores is faster, and overlap pays
 VOCABULARY_BLOCK = 2048
+INT4_WORDS = 128  # of each output that a program reads at once, eight weights each
 ATTENTION_BLOCK = 32  # cached tokens that a program of the attention kernel takes at once
 
 
@@ -77,7 +81,7 @@ class Launcher:
     def linear(
         self,
         x: Tensor,  # (B, K)
-        weight: Tensor,  # (N, K), gated (2N, K)
+        weight: Matrix,  # (N, K), gated (2N, K)
         out: Tensor,  # (B, N)
         *,
         gain: Tensor | None = None,  # (K): x is RMS-normalised with it
@@ -88,30 +92,46 @@ class Launcher:
     ) -> None:
         """out = epilogue(weight · prologue(x)), every weight read once."""
         batch, inputs = x.shape
-        outputs = len(weight) // 2 if gated else len(weight)
-        tile = tile_for(outputs, inputs, gated=gated, batch=batch, exact=weight.dtype == torch.float32)
-        aligned = outputs % tile.outputs == 0 and inputs % tile.inputs == 0
+        outputs = weight.shape[0] // 2 if gated else weight.shape[0]
+        if batch > VECTOR_BATCH and gain is not None:
+            x = self.norm(x, gain, epsilon)
+        if batch > VECTOR_BATCH and isinstance(weight, Int4Matrix):
+            _finish(weight.linear(x), out, bias, residual, gated=gated)
+            return
         flags: dict[str, Any] = {
             "B": batch,
             "K": inputs,
             "BIAS": bias is not None,
             "RESIDUAL": residual is not None,
             "GATED": gated,
-            "ALIGNED": aligned,
+        }
+        biases, gains, residuals = (x if each is None else each for each in (bias, gain, residual))
+        if isinstance(weight, Int4Matrix):
+            flags |= {"NORM": gain is not None, "TILES": weight.words.shape[1], "GROUP": weight.group}
+            flags |= {"BLOCK_W": INT4_WORDS, "STAGES": 2, "num_warps": 4}
+            pairs = weight.scales.view(torch.int32)
+            tensors = [x, weight.words, pairs, biases, gains, residuals, out]
+            self(int4_kernels.vector_int4, (outputs // 8,), *tensors, outputs, epsilon, **flags)
+            return
+        values, scales = (weight.values, weight.scales) if isinstance(weight, Int8Matrix) else (weight, x)
+        tile = tile_for(outputs, inputs, gated=gated, batch=batch, exact=x.dtype == torch.float32)
+        flags |= {
+            "SCALED": isinstance(weight, Int8Matrix),
+            "ALIGNED": outputs % tile.outputs == 0 and inputs % tile.inputs == 0,
             "BLOCK_N": tile.outputs,
             "BLOCK_K": tile.inputs,
             "STAGES": tile.stages,
             "num_warps": tile.warps,
         }
         grid = (triton.cdiv(outputs, tile.outputs),)
-        extra = [x if each is None else each for each in (bias, gain, residual)]
         if batch <= VECTOR_BATCH:
+            tensors = [x, values, biases, gains, residuals, scales, out]
             flags["NORM"] = gain is not None
-            self(linear_kernels.vector_linear, grid, x, weight, *extra, out, outputs, epsilon, **flags)
-            return
-        if gain is not None:
-            x = self.norm(x, gain, epsilon)
-        self(linear_kernels.batch_linear, grid, x, weight, extra[0], extra[2], out, outputs, **flags)
+            self(linear_kernels.vector_linear, grid, *tensors, outputs, epsilon, **flags)
+        else:
+            self(
+                linear_kernels.batch_linear, grid, x, values, biases, residuals, scales, out, outputs, **flags
+            )
 
     def norm(self, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
         """RMS norm of x (B, H)."""
@@ -121,6 +141,18 @@ class Launcher:
             linear_kernels.rms_norm, (len(x),), x, gain, out, epsilon, H=x.shape[1], BLOCK=block, num_warps=8
         )
         return out
+
+
+def _finish(
+    product: Tensor, out: Tensor, bias: Tensor | None, residual: Tensor | None, *, gated: bool
+) -> None:
+    """out = product (B, N) + bias + residual; gated: product (B, 2N) → silu(gate) · up."""
+    if gated:
+        out.copy_(silu_multiply(product))
+        return
+    for term in (bias, residual):
+        product = product if term is None else product + term
+    out.copy_(product)
 
 
 class DecodeStep:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pam_ros.model.text.fast.decoder_weights import DecoderWeights
+from pam_ros.model.text.quantized import linear
 
 try:
     import triton
@@ -119,10 +120,10 @@ def run_layers(
     for index, layer in enumerate(weights.layers):
         keys, values = cache[index].unbind(0)
         normed = add_norm(x, delta, layer.input_norm, weights.epsilon)
-        qkv = F.linear(normed, layer.qkv, layer.qkv_bias)
+        qkv = linear(normed, layer.qkv, layer.qkv_bias)
         attended = attention(weights, qkv, keys, values, plan, window)
-        normed = add_norm(x, F.linear(attended, layer.out), layer.mlp_norm, weights.epsilon)
-        delta = F.linear(silu_multiply(F.linear(normed, layer.gate_up)), layer.down)
+        normed = add_norm(x, linear(attended, layer.out), layer.mlp_norm, weights.epsilon)
+        delta = linear(silu_multiply(linear(normed, layer.gate_up)), layer.down)
     assert delta is not None
     return x.add_(delta)
 

@@ -13,18 +13,20 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from pam_ros.model.text.quantized import Int4Matrix, Int8Matrix, Matrix, QuantizedLinear
+
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
     """One decoder layer."""
 
     input_norm: Tensor  # (H)
-    qkv: Tensor  # ((Q + 2G)·D, H)
+    qkv: Matrix  # ((Q + 2G)·D, H)
     qkv_bias: Tensor  # ((Q + 2G)·D)
-    out: Tensor  # (H, Q·D)
+    out: Matrix  # (H, Q·D)
     mlp_norm: Tensor  # (H)
-    gate_up: Tensor  # (2F, H)
-    down: Tensor  # (H, F)
+    gate_up: Matrix  # (2F, H)
+    down: Matrix  # (H, F)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +53,16 @@ class DecoderWeights:
     def bytes_per_token(self) -> int:
         """Bytes that decoding one token reads: every weight once, of the embeddings one row."""
         layers = (
-            tensor for layer in self.layers for tensor in (layer.qkv, layer.out, layer.gate_up, layer.down)
+            matrix for layer in self.layers for matrix in (layer.qkv, layer.out, layer.gate_up, layer.down)
         )
-        return sum(tensor.numel() * tensor.element_size() for tensor in (*layers, self.head))
+        return sum(matrix.nbytes for matrix in (*layers, self.head))
 
 
 def fuse(transformer: Qwen2ForCausalLM, *, vocabulary: int | None = None, positions: int) -> DecoderWeights:
     """Fuses the weights of `transformer`, whose own parameters become views of them: no memory is used twice.
 
     `vocabulary`: tokens that may be generated, None = all; `positions`: the longest text, tokens.
-    Raises ValueError for a rotary code other than Qwen2.5's.
+    Raises ValueError for a rotary code other than Qwen2.5's, or matrices that cannot be joined.
     """
     config: Qwen2Config = transformer.config
     rotary = transformer.model.rotary_emb
@@ -94,16 +96,42 @@ def _fuse_layer(layer: Any) -> LayerWeights:
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     return LayerWeights(
         input_norm=layer.input_layernorm.weight.data,
-        qkv=_joined([each.weight for each in projections]),
+        qkv=_joined_layers(projections),
         qkv_bias=_joined([each.bias for each in projections]),
-        out=attention.o_proj.weight.data,
+        out=_matrix(attention.o_proj),
         mlp_norm=layer.post_attention_layernorm.weight.data,
-        gate_up=_joined([mlp.gate_proj.weight, mlp.up_proj.weight]),
-        down=mlp.down_proj.weight.data,
+        gate_up=_joined_layers([mlp.gate_proj, mlp.up_proj]),
+        down=_matrix(mlp.down_proj),
     )
 
 
-def _joined(parameters: Sequence[nn.Parameter]) -> Tensor:
+def _matrix(layer: nn.Linear | QuantizedLinear) -> Matrix:
+    if isinstance(layer, nn.Linear):
+        return layer.weight.data
+    if isinstance(layer.matrix, (Int8Matrix, Int4Matrix)):
+        return layer.matrix
+    raise ValueError(f"the fast engines do not read {type(layer.matrix).__name__}")
+
+
+def _joined_layers(layers: Sequence[nn.Linear | QuantizedLinear]) -> Matrix:
+    """One matrix of all; the layers' own become views of it."""
+    dense = [each.weight for each in layers if isinstance(each, nn.Linear)]
+    if len(dense) == len(layers):
+        return _joined(dense)
+    matrices = [_matrix(each) for each in layers]
+    int8 = [each for each in matrices if isinstance(each, Int8Matrix)]
+    int4 = [each for each in matrices if isinstance(each, Int4Matrix)]
+    if len(layers) not in (len(int8), len(int4)):
+        raise ValueError("quantised and other matrices of a layer cannot be joined")
+    whole = Int8Matrix.joined(int8) if int8 else Int4Matrix.joined(int4)
+    start = 0
+    for layer, matrix in zip(layers, matrices, strict=True):
+        layer.matrix = whole.part(start, matrix.shape[0])
+        start += matrix.shape[0]
+    return whole
+
+
+def _joined(parameters: Sequence[Tensor]) -> Tensor:
     """One tensor of all; the parameters become views of it."""
     whole = torch.cat([each.data for each in parameters])
     for parameter, part in zip(

@@ -23,7 +23,7 @@ def _weight_tile(w, n, k, N, K: tl.constexpr, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def _finish_linear(
+def finish_linear(
     y,
     up,
     squares,
@@ -33,6 +33,7 @@ def _finish_linear(
     mask,
     bias,
     residual,
+    scales,
     out,
     eps,
     K: tl.constexpr,
@@ -40,8 +41,16 @@ def _finish_linear(
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     GATED: tl.constexpr,
+    SCALED: tl.constexpr,
 ):
-    """The part after the products: RMS scale, bias, SiLU gate, residual; `at` are offsets into the output."""
+    """The part after the products: scales, bias, SiLU gate, residual; `at` are offsets into the output.
+
+    SCALED: output n of int8 weights has scale n, `up` has scale n + N.
+    """
+    if SCALED:
+        y = y * tl.load(scales + n, mask=n < N, other=0.0)
+        if GATED:
+            up = up * tl.load(scales + n + N, mask=n < N, other=0.0)
     if NORM:
         scale = tl.rsqrt(squares / K + eps)
         y = y * scale
@@ -77,6 +86,7 @@ def vector_linear(
     bias,
     gain,
     residual,
+    scales,
     out,
     N,
     eps,
@@ -86,6 +96,7 @@ def vector_linear(
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     GATED: tl.constexpr,
+    SCALED: tl.constexpr,
     ALIGNED: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -93,6 +104,8 @@ def vector_linear(
     PDL: tl.constexpr,
 ):
     """out (B, N) = epilogue(x (B, K) · w (N, K)ᵀ) for B = 1 or 2. GATED: w (2N, K), out = silu(gate) * up.
+
+    SCALED: w is int8, and every output has a scale.
 
     NORM: x is RMS-normalised with `gain`; its scale is a number a slot, so it is applied at the end.
     """
@@ -121,7 +134,7 @@ def vector_linear(
         if B > 1:
             y1, u1, s1 = _slot_products(x + K, k, gain, tile, tile_up, y1, u1, s1, K, NORM, GATED)
     mask = n < N
-    _finish_linear(
+    finish_linear(
         tl.sum(y0, 1),
         tl.sum(u0, 1),
         tl.sum(s0, 0),
@@ -131,6 +144,7 @@ def vector_linear(
         mask,
         bias,
         residual,
+        scales,
         out,
         eps,
         K,
@@ -138,9 +152,10 @@ def vector_linear(
         BIAS,
         RESIDUAL,
         GATED,
+        SCALED,
     )
     if B > 1:
-        _finish_linear(
+        finish_linear(
             tl.sum(y1, 1),
             tl.sum(u1, 1),
             tl.sum(s1, 0),
@@ -150,6 +165,7 @@ def vector_linear(
             mask,
             bias,
             residual,
+            scales,
             out,
             eps,
             K,
@@ -157,6 +173,7 @@ def vector_linear(
             BIAS,
             RESIDUAL,
             GATED,
+            SCALED,
         )
 
 
@@ -166,6 +183,7 @@ def batch_linear(
     w,
     bias,
     residual,
+    scales,
     out,
     N,
     B: tl.constexpr,
@@ -173,6 +191,7 @@ def batch_linear(
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     GATED: tl.constexpr,
+    SCALED: tl.constexpr,
     ALIGNED: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -190,14 +209,17 @@ def batch_linear(
     for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
         k = start + tl.arange(0, BLOCK_K)
         v = tl.load(x + b[None, :] * K + k[:, None], mask=(b < B)[None, :] & (k < K)[:, None], other=0.0)
-        acc = tl.dot(_weight_tile(w, n, k, N, K, ALIGNED), v, acc, input_precision="ieee")
+        tile = _weight_tile(w, n, k, N, K, ALIGNED).to(v.dtype)
+        acc = tl.dot(tile, v, acc, input_precision="ieee")
         if GATED:
-            acc_up = tl.dot(_weight_tile(w + N * K, n, k, N, K, ALIGNED), v, acc_up, input_precision="ieee")
+            tile = _weight_tile(w + N * K, n, k, N, K, ALIGNED).to(v.dtype)
+            acc_up = tl.dot(tile, v, acc_up, input_precision="ieee")
     at = b[None, :] * N + n[:, None]
     mask = (b < B)[None, :] & (n < N)[:, None]
-    _finish_linear(
-        acc, acc_up, 0.0, at, n[:, None], N, mask, bias, residual, out, 0.0, K, False, BIAS, RESIDUAL, GATED
-    )
+    finish_linear(
+        acc, acc_up, 0.0, at, n[:, None], N, mask, bias, residual, scales, out, 0.0, K,
+        False, BIAS, RESIDUAL, GATED, SCALED,
+    )  # fmt: skip
 
 
 @triton.jit

@@ -1,0 +1,135 @@
+"""Triton kernels on the int4 weights of `quantized.Int4Matrix`: a product with one or two rows, unpacking.
+
+Scale and zero of a group are read as one int32, the scale in its lower half.
+
+Letters: B batch slots, K inputs, N outputs, W words.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from pam_ros.model.text.fast.kernels.linear import finish_linear
+
+
+@triton.jit
+def _pair(scales):
+    """int32 of two bfloat16 numbers → both as float32."""
+    lower = (scales << 16).to(tl.float32, bitcast=True)
+    upper = (scales & -65536).to(tl.float32, bitcast=True)
+    return lower, upper
+
+
+@triton.jit
+def _add_products(x, gain, words, scales, base, acc, squares, K: tl.constexpr, NORM: tl.constexpr):
+    """Adds the products of one slot's inputs with words (8, W), whose first inputs are `base` (W)."""
+    dots = tl.zeros(words.shape, tl.float32)
+    total = tl.zeros(base.shape, tl.float32)
+    for i in tl.static_range(8):
+        k = base + (i % 4) * 8 + i // 4
+        v = tl.load(x + k, mask=k < K, other=0.0).to(tl.float32)
+        squares += v * v
+        if NORM:
+            v *= tl.load(gain + k, mask=k < K, other=0.0).to(tl.float32)
+        total += v
+        dots += ((words >> (4 * i)) & 15).to(tl.float32) * v[None, :]
+    scale, zero = _pair(scales)
+    acc += scale * dots + (zero - 8 * scale) * total[None, :]
+    return acc, squares
+
+
+@triton.jit
+def _load_words(words, scales, tile, w, N, K: tl.constexpr, TILES: tl.constexpr, GROUP: tl.constexpr):
+    """Words w of the rows of tiles' 8 outputs, (8, W), and the scales of their groups; 0 beyond the last."""
+    r = tl.arange(0, 8)
+    seen = (w < 16 * TILES)[None, :]
+    place = (tile * TILES + w // 16) * 128 + w % 16
+    found = tl.load(
+        words + place[None, :] + 16 * r[:, None], mask=seen, other=0, eviction_policy="evict_first"
+    )
+    group = ((w // 16) * 128 + (w % 4) * 32) // GROUP
+    at = group[None, :] * N + tile * 8 + r[:, None]
+    return found, tl.load(scales + at, mask=seen, other=0)
+
+
+@triton.jit
+def vector_int4(
+    x,
+    words,
+    scales,
+    bias,
+    gain,
+    residual,
+    out,
+    N,
+    eps,
+    B: tl.constexpr,
+    K: tl.constexpr,
+    TILES: tl.constexpr,
+    GROUP: tl.constexpr,
+    NORM: tl.constexpr,
+    BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    GATED: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    STAGES: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """`linear.vector_linear` with int4 weights; a program computes 8 outputs. scales: (groups, N or 2N)."""
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    tile = tl.program_id(0)
+    rows = N
+    if GATED:
+        rows = 2 * N
+    y0 = tl.zeros((8, BLOCK_W), tl.float32)
+    u0, y1, u1 = y0, y0, y0
+    s0 = tl.zeros((BLOCK_W,), tl.float32)
+    s1 = s0
+    for start in tl.range(0, 16 * TILES, BLOCK_W, num_stages=STAGES):
+        w = start + tl.arange(0, BLOCK_W)
+        base = (w // 16) * 128 + (w % 4) * 32 + ((w // 4) % 4) * 2
+        base = tl.where(w < 16 * TILES, base, K)
+        found, pairs = _load_words(words, scales, tile, w, rows, K, TILES, GROUP)
+        y0, s0 = _add_products(x, gain, found, pairs, base, y0, s0, K, NORM)
+        if B > 1:
+            y1, s1 = _add_products(x + K, gain, found, pairs, base, y1, s1, K, NORM)
+        if GATED:
+            found, pairs = _load_words(words, scales, tile + N // 8, w, rows, K, TILES, GROUP)
+            u0, _ = _add_products(x, gain, found, pairs, base, u0, s0, K, NORM)
+            if B > 1:
+                u1, _ = _add_products(x + K, gain, found, pairs, base, u1, s1, K, NORM)
+    n = tile * 8 + tl.arange(0, 8)
+    mask = n < N
+    finish_linear(
+        tl.sum(y0, 1), tl.sum(u0, 1), tl.sum(s0, 0), n, n, N, mask, bias, residual, bias, out, eps, K,
+        NORM, BIAS, RESIDUAL, GATED, False,
+    )  # fmt: skip
+    if B > 1:
+        finish_linear(
+            tl.sum(y1, 1), tl.sum(u1, 1), tl.sum(s1, 0), n + N, n, N, mask, bias, residual, bias, out, eps, K,
+            NORM, BIAS, RESIDUAL, GATED, False,
+        )  # fmt: skip
+
+
+@triton.jit
+def unpack_int4(words, scales, out, stride, K: tl.constexpr, TILES: tl.constexpr, GROUP: tl.constexpr):
+    """One tile of weights → out (N, K); `stride` of the scales from group to group."""
+    row, tile = tl.program_id(0), tl.program_id(1)
+    r, w = tl.arange(0, 8), tl.arange(0, 16)
+    at = (row * TILES + tile) * 128 + 16 * r[:, None] + w[None, :]
+    found = tl.load(words + at)
+    j = w % 4
+    group = (tile * 128 + j * 32) // GROUP
+    n = row * 8 + r
+    pairs = tl.load(scales + group[None, :] * stride + n[:, None])
+    scale, zero = _pair(pairs)
+    base = tile * 128 + j * 32 + (w // 4) * 2
+    for i in tl.static_range(8):
+        k = base + (i % 4) * 8 + i // 4
+        weight = (((found >> (4 * i)) & 15) - 8).to(tl.float32) * scale + zero
+        place = out + n.to(tl.int64)[:, None] * K + k[None, :]
+        tl.store(place, weight.to(out.dtype.element_ty), mask=(k < K)[None, :])
