@@ -2,7 +2,8 @@
 
     ros2 launch pam_ros pam.launch.py image:=/camera/color/image_raw model:=pam-3b
 
-Empty arguments keep the values of params_file.
+Empty arguments keep the values of params_file. A launch file that includes this one passes its own arguments
+on, whatever they mean: include it as robot_example.launch.py does, or give pam_model, pam_device, pam_image.
 """
 
 from pathlib import Path
@@ -28,6 +29,8 @@ STOP_TIMEOUT_S = "12"
 
 # Arguments that set the parameter of the same name, if not empty.
 STRINGS = ("model", "device", "image_transport", "depth_transport")
+# Arguments that many launch files have, too. pam_<name> counts instead, if not empty.
+PREFIXED = ("model", "device", "image")
 # Arguments that remap the input topic of the same name; with several cameras <camera>/image and so on.
 TOPICS = ("image", "camera_info", "depth", "detections")
 
@@ -44,6 +47,9 @@ def generate_launch_description() -> LaunchDescription:
             declare("use_respawn", "false", "restart the process if it exits", BOOLEANS),
             declare("model", "", "auto, pam-3b, pam-1.5b, pam-tiny, a hub id or a folder"),
             declare("device", "", "auto, cpu, cuda, cuda:1, …"),
+            declare("pam_model", "", "instead of model, if that is an argument of an including file"),
+            declare("pam_device", "", "instead of device, likewise"),
+            declare("pam_image", "", "instead of image, likewise"),
             declare("cameras", "", "comma-separated camera names, e.g. front,rear; one node per camera"),
             declare("image_transport", "", "raw or compressed"),
             declare("depth_transport", "", "raw or compressedDepth"),
@@ -93,9 +99,11 @@ def start(context: LaunchContext) -> list[Node]:
     """The process, configured by the arguments."""
 
     def value(name: str) -> str:
-        text: str = LaunchConfiguration(name).perform(context)
-        return text
+        prefixed: str = LaunchConfiguration(f"pam_{name}").perform(context) if name in PREFIXED else ""
+        return prefixed or str(LaunchConfiguration(name).perform(context))
 
+    if not Path(value("params_file")).is_file():
+        raise FileNotFoundError(f"params_file:={value('params_file')} is not a file; give a YAML file")
     cameras = [camera for camera in value("cameras").replace(" ", "").split(",") if camera]
     parameters: dict[str, object] = {
         # Always strings: a device may be called "0".

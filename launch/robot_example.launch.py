@@ -21,21 +21,19 @@ def generate_launch_description() -> LaunchDescription:
         [
             DeclareLaunchArgument("robot", default_value="robot", description="namespace of the robot"),
             DeclareLaunchArgument("model", default_value="", description="as in pam.launch.py"),
-            # A group keeps the included file's arguments from leaking into the rest of yours.
+            # A group of its own: your file's arguments do not reach the included one, nor do its reach yours.
             GroupAction(
-                [
-                    IncludeLaunchDescription(
-                        PythonLaunchDescriptionSource(PAM),
-                        launch_arguments={
-                            "namespace": LaunchConfiguration("robot"),
-                            "model": LaunchConfiguration("model"),
-                            "image": "camera/color/image_raw",  # relative: in the robot's namespace
-                            "camera_info": "camera/color/camera_info",
-                            "depth": "camera/aligned_depth_to_color/image_raw",
-                            "detections": "detector/detections",
-                        }.items(),
-                    )
-                ]
+                [IncludeLaunchDescription(PythonLaunchDescriptionSource(PAM))],
+                scoped=True,
+                forwarding=False,
+                launch_configurations={
+                    "namespace": LaunchConfiguration("robot"),
+                    "model": LaunchConfiguration("model"),
+                    "image": "camera/color/image_raw",  # relative: in the robot's namespace
+                    "camera_info": "camera/color/camera_info",
+                    "depth": "camera/aligned_depth_to_color/image_raw",
+                    "detections": "detector/detections",
+                },
             ),
             Node(
                 package="pam_ros",

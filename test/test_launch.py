@@ -29,6 +29,9 @@ EXPECTED = {  # argument → default; None: any
     "use_respawn": "false",
     "model": "",
     "device": "",
+    "pam_model": "",
+    "pam_device": "",
+    "pam_image": "",
     "cameras": "",
     "image_transport": "",
     "depth_transport": "",
@@ -101,7 +104,8 @@ def literals(function: str) -> set[str]:
 
 
 def test_every_argument_is_used() -> None:
-    assert set(EXPECTED) == {*constant("STRINGS"), *constant("TOPICS"), *literals("value")}
+    prefixed = {f"pam_{name}" for name in constant("PREFIXED")}
+    assert set(EXPECTED) == {*constant("STRINGS"), *constant("TOPICS"), *literals("value"), *prefixed}
 
 
 def test_rviz_is_given_every_topic_of_its_configuration() -> None:
@@ -175,7 +179,7 @@ def started(launch_file: ModuleType, monkeypatch: pytest.MonkeyPatch, **argument
     from launch.utilities import perform_substitutions
 
     context = LaunchContext()
-    for entity in launch_file.generate_launch_description().entities[:-1]:
+    for entity in launch_file.generate_launch_description().get_launch_arguments():
         context.launch_configurations[entity.name] = perform_substitutions(context, entity.default_value)
     context.launch_configurations.update(arguments)
     monkeypatch.setattr(launch_file, "Node", dict)
@@ -238,6 +242,83 @@ def test_several_cameras_are_renamed_one_by_one(
     ]
     with pytest.raises(ValueError, match="one topic for 2 cameras"):
         started(launch_file, monkeypatch, cameras="front,rear", image="/color/image_raw")
+
+
+def included(monkeypatch: pytest.MonkeyPatch, *entities: Any, **arguments: str) -> list[dict[str, Any]]:
+    """Describes what a launch file of these entities starts, given these arguments; starts nothing."""
+    import launch_ros.actions
+    from launch import Action, LaunchContext, LaunchDescription
+
+    nodes: list[dict[str, Any]] = []
+
+    class Recorded(Action):
+        def __init__(self, **keywords: Any) -> None:
+            super().__init__()
+            nodes.append(keywords)
+
+        def execute(self, context: LaunchContext) -> None:
+            pass
+
+    def visit(entity: Any) -> None:
+        for each in entity.visit(context) or ():
+            visit(each)
+
+    monkeypatch.setattr(launch_ros.actions, "Node", Recorded)
+    monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", "")
+    context = LaunchContext()
+    context.launch_configurations.update(arguments)
+    visit(LaunchDescription(list(entities)))
+    return nodes
+
+
+def test_arguments_of_a_file_that_includes_pam_do_not_leak_in(
+    launch_file: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+    own = [
+        DeclareLaunchArgument("model", default_value="/robot.urdf"),
+        DeclareLaunchArgument("device", default_value="/dev/ttyUSB0"),
+        DeclareLaunchArgument("image", default_value="/splash.png"),
+    ]
+    source = PythonLaunchDescriptionSource(str(FILE))  # loads the file once
+    group = GroupAction(
+        [IncludeLaunchDescription(source)], forwarding=False, launch_configurations={"image": "/camera/image"}
+    )
+    (pam,) = included(monkeypatch, *own, group)
+    assert pam["parameters"][1] == {"autostart": True, "use_sim_time": False}
+    assert pam["remappings"] == [("image", "/camera/image")]
+
+    source = PythonLaunchDescriptionSource(str(FILE))
+    prefixed = {"pam_model": "pam-tiny", "pam_device": "cpu", "pam_image": "/camera/image"}
+    (pam,) = included(monkeypatch, *own, IncludeLaunchDescription(source, launch_arguments=prefixed.items()))
+    parameters = {name: getattr(value, "value", value) for name, value in pam["parameters"][1].items()}
+    assert (parameters["model"], parameters["device"]) == ("pam-tiny", "cpu")
+    assert pam["remappings"] == [("image", "/camera/image")]
+
+
+def test_the_example_shows_the_safe_way_to_include(
+    launch_file: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from launch.actions import IncludeLaunchDescription
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+    example = PythonLaunchDescriptionSource(str(FILE.parent / "robot_example.launch.py"))
+    foreign = {"device": "/dev/ttyUSB0", "depth": "/other/depth", "log_level": "silent"}
+    events, pam = included(monkeypatch, IncludeLaunchDescription(example), robot="spot", **foreign)
+    assert pam["namespace"] == "spot"
+    assert "device" not in pam["parameters"][1]
+    assert ("image", "camera/color/image_raw") in pam["remappings"]
+    assert pam["arguments"] == ["--ros-args", "--log-level", "info"]
+    assert events["executable"] == "caption_events"
+
+
+def test_a_parameters_file_that_is_missing_is_told(
+    launch_file: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"params_file:=/nowhere.yaml is not a file"):
+        started(launch_file, monkeypatch, params_file="/nowhere.yaml")
 
 
 def test_ros2_launch_brings_pam_up_and_down(launch_file: ModuleType, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ them before you keep them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
@@ -322,3 +323,11 @@ if __name__ == "__main__":
     STORED.mkdir(exist_ok=True)
     for each in PICTURES:
         media.write_image(STORED / f"{each}.png", _drawn(each, setattr))
+
+
+def test_a_font_file_is_a_regular_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "font.ttf"
+    os.mkfifo(pipe)
+    for file in (pipe, tmp_path, Path("/dev/zero")):
+        with pytest.raises(ValueError, match="no regular file of this name"):
+            check_font_file(str(file))

@@ -115,6 +115,7 @@ def test_descriptors_and_values_of_the_running_nodes(
         ("/pam", "image_transport", "compressed", "read-only"),
         ("/pam", "overlay.opacity", 1.5, "overlay.opacity"),
         ("/pam", "overlay.font_file", "/nowhere.ttf", "not a font file"),
+        ("/pam", "overlay.font_file", "/dev/zero", "there is no regular file of this name"),
     ],
 )
 def test_bad_values_are_refused_with_the_reason(

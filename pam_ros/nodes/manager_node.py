@@ -130,6 +130,8 @@ class ManagerNode(LifecycleNode):
             return _SUCCESS
         self._free()
         self._enter(Phase.FAILED, problem.cause)
+        if self._stopping.is_set():
+            return problem.result
         self.get_logger().error(
             f"configure failed and no model is loaded. {problem.cause}. "
             f"The process keeps running; {self._health.advice}"

@@ -54,7 +54,7 @@ def _unknown_sections(nodes: Sequence[Node], argv: Sequence[str]) -> list[str]:
     return [
         f"{file}: section {section!r} is ignored: no node has this name; the nodes here: {', '.join(names)}"
         for flag, file in zip(argv, argv[1:], strict=False)
-        if flag == "--params-file"
+        if flag == "--params-file" and Path(file).is_file()  # a pipe was read by ROS
         for section in _sections(yaml.safe_load(Path(file).read_text()) or {})
         if not any(_matches(section, name) for name in names)
     ]

@@ -32,8 +32,10 @@ def find_font(font_file: str, size_px: int) -> Font:
     Raises ValueError for a file that is no font.
     """
     if font_file:
+        if not Path(font_file).expanduser().is_file():  # of a pipe, FreeType would wait for data without end
+            raise ValueError(f"{font_file!r} is not a font file: there is no regular file of this name")
         try:
-            return ImageFont.truetype(font_file, size_px)
+            return ImageFont.truetype(Path(font_file).expanduser(), size_px)
         except OSError as error:
             raise ValueError(f"{font_file!r} is not a font file: {error}") from None
     for path in system_fonts():
@@ -52,7 +54,7 @@ def system_fonts() -> tuple[Path, ...]:
         path
         for folder in _FONT_FOLDERS
         for path in Path(folder).expanduser().rglob("*")
-        if path.suffix.lower() in (".ttf", ".ttc", ".otf")
+        if path.suffix.lower() in (".ttf", ".ttc", ".otf") and path.is_file()
     ]
     return tuple(
         path for name in _CHINESE_FONTS + LATIN_FONTS for path in files if path.name.startswith(name)
