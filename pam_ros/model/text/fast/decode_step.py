@@ -47,11 +47,14 @@ def tile_for(outputs: int, inputs: int, *, gated: bool, batch: int, exact: bool)
         if inputs > 4096:
             return Tile(4, 2048, 8 if inputs <= 10240 else 4, 3)
         return Tile(4, 2048, 4, 1)
+    wide = gated or outputs > 16384  # the head
     if batch <= VECTOR_BATCH:
-        return Tile(2, 1024, 4, 3 if inputs > 4096 else 1)
+        if wide:
+            return Tile(4 if gated else 8, 256, 2, 4)
+        return Tile(4, 1024, 4, 3) if inputs > 4096 else Tile(4, 2048, 8, 1)
     if exact:
         return Tile(16, 128, 4, 3)
-    return Tile(64, 128, 4, 3) if gated else Tile(64, 256, 4, 5)
+    return Tile(64, 128, 4, 3) if wide else Tile(64, 256, 4, 5)
 
 
 class Norm(TypedDict):
