@@ -76,6 +76,7 @@ ROS = {
     "test_ros_model",
     "test_ros_parameters",
     "test_ros_points",
+    "test_ros_security",
     "test_ros_services",
     "test_ros_surroundings",
     "test_ros_text_server",

@@ -24,6 +24,7 @@ from rclpy.exceptions import (
     ParameterUninitializedException,
 )
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
@@ -36,6 +37,7 @@ from pam_ros.model.loading.options import LoadOptions
 from pam_ros.nodes.manager_node import ManagerNode, ModelFactory, Progress
 from pam_ros.nodes.overrides import ignored_overrides
 from pam_ros.nodes.perception_node import PerceptionNode
+from pam_ros.nodes.start_errors import security_is_on, why_not_started
 from pam_ros.signals import END_S, stopped_by_signals
 
 _M_MMAP_THRESHOLD = -3  # of malloc.h
@@ -134,6 +136,9 @@ def _initialise(argv: Sequence[str]) -> int | None:
         # rclpy's own handlers would end the context before the lifecycle could shut down through it.
         rclpy.init(args=list(argv), signal_handler_options=SignalHandlerOptions.NO)
     except (RuntimeError, ValueError) as error:  # rclpy's errors about arguments are RuntimeErrors
+        if security_is_on() and isinstance(error, rclpy_implementation.RCLError):
+            sys.stderr.write(f"pam_node: {why_not_started(error)}\n")
+            return 1
         sys.stderr.write(f"pam_node: {error}\n\n{USAGE}")
         return 2
     return None
@@ -155,6 +160,9 @@ def run(argv: Sequence[str], *, load_model: ModelFactory) -> int:
     except _BAD_PARAMETERS as error:
         get_logger("pam_node").fatal(f"invalid parameter: {error}")
         return 2
+    except rclpy_implementation.RCLError as error:
+        get_logger("pam_node").fatal(why_not_started(error))
+        return 1
     names = [manager.get_fully_qualified_name(), *(node.get_fully_qualified_name() for node in nodes)]
     if len(set(names)) < len(names):
         get_logger("pam_node").fatal(

@@ -1,0 +1,32 @@
+"""Why the middleware starts no node, in one sentence: mostly because of ROS's security settings."""
+
+from __future__ import annotations
+
+import os
+
+_ENABLED, _KEYSTORE = "ROS_SECURITY_ENABLE", "ROS_SECURITY_KEYSTORE"
+
+
+def security_is_on() -> bool:
+    """Whether the environment asks for SROS2."""
+    return os.environ.get(_ENABLED, "") == "true"
+
+
+def why_not_started(error: Exception) -> str:
+    """The sentence for rclpy's error while it is initialised or creates a node."""
+    first_line = str(error).strip().split("\n")[0]
+    if not security_is_on():
+        return f"the node cannot be created: {first_line}"
+    on = f"security is on ({_ENABLED}=true), but"
+    off = f"or unset {_ENABLED}; see docs/security.md"
+    if "security libraries" in str(error):
+        return (
+            f"{on} this Fast DDS was built without its security libraries, as in the ROS wheels: "
+            f"use a ROS distribution's, {off}"
+        )
+    keystore = os.environ.get(_KEYSTORE, "")
+    if not os.path.isdir(keystore):
+        return f"{on} {_KEYSTORE}={keystore!r} names no folder: create a keystore with sros2, {off}"
+    return (
+        f"{on} the node cannot be created: {first_line}. Check --enclave and the keystore {keystore}, {off}"
+    )
