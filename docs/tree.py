@@ -52,7 +52,7 @@ BESIDE = {
     "srv/": "services: {names}",
     "action/": "actions: {names}",
     "launch/": "{names}",
-    "config/": "pam.yaml (every parameter), pam.rviz, foxglove.json, demo/ (its clip), training/ (stages)",
+    "config/": "pam.yaml, pam.rviz, foxglove.json, sros2/ (policy), demo/ (its clip), training/",
     "models/": "one description per model; pam-tiny/ is bundled",
     "test/": "unit tests, model tests, and tests with real ROS processes",
     "docs/": "{names}",
