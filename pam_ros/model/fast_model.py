@@ -24,10 +24,11 @@ from pam_ros.model.interface import (
     VisionModel,
 )
 from pam_ros.model.loading.options import REGIONS
+from pam_ros.model.openvino_network import openvino_is_installed
 from pam_ros.model.pam import Pam, RegionEmbeddings
 from pam_ros.model.text.fast.background_generator import BackgroundGenerator
 from pam_ros.model.vision.fast.engine_vision import EngineVision
-from pam_ros.model.vision.openvino_encoder import OpenVinoEncoder, openvino_is_installed
+from pam_ros.model.vision.openvino_networks import OpenVinoNetworks
 from pam_ros.model.warm_up import POLL_S, warm_up
 from pam_ros.records import Language, Task
 
@@ -217,16 +218,16 @@ def accelerated(
 
 
 def use_openvino(model: Pam, report: Progress = LOGGER.info) -> None:
-    """Lets OpenVINO run the image encoder of a float32 model on a CPU, if the package is installed."""
+    """Lets OpenVINO run SAM 2's networks of a float32 model on a CPU, if the package is installed."""
     if not openvino_is_installed():
         return
     try:
-        model.segmenter.encoder = OpenVinoEncoder(model.segmenter.sam2)
+        model.segmenter.inference = OpenVinoNetworks(model.segmenter.sam2)
     except Exception as error:  # whatever the package raises on this machine
         LOGGER.exception("OpenVINO failed")
         report(f"OpenVINO is not used: {type(error).__name__}: {error}")
     else:
-        report("OpenVINO runs the image encoder")
+        report("OpenVINO runs SAM 2's networks")
 
 
 def why_plain(model: Pam) -> str | None:

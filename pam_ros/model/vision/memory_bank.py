@@ -163,6 +163,11 @@ def encode_memory(
     size = (sam2.image_size, sam2.image_size)
     masks = interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
     masks = (masks > 0).float() if binarise else masks.sigmoid()
+    return fuse_memory(sam2, embedding, masks, present)
+
+
+def fuse_memory(sam2: SAM2Base, embedding: Tensor, masks: Tensor, present: Tensor) -> Tensor:
+    """Masks (B, 1, S, S), 0..1, and presence (B, 1) bool → (B, M, h, w); see `encode_memory`."""
     masks = masks * sam2.sigmoid_scale_for_mem_enc + sam2.sigmoid_bias_for_mem_enc
     encoder = sam2.memory_encoder  # its steps, without the position code that nobody reads
     fused = encoder.pix_feat_proj(embedding) + encoder.mask_downsampler(masks.to(embedding.dtype))

@@ -27,16 +27,15 @@ from pam_ros.model.config import PerceiverInput
 from pam_ros.model.vision.candidates import mask_candidates
 from pam_ros.model.vision.features import DecoderFeatures, FrameFeatures, Observation, RegionCrop, of_regions
 from pam_ros.model.vision.grid import Candidates
-from pam_ros.model.vision.mask_decoder import DecodedMasks, decode_masks, stability_pick
+from pam_ros.model.vision.mask_decoder import DecodedMasks, stability_pick
 from pam_ros.model.vision.memory_bank import (
     MemoryEntry,
     RegionMemory,
-    attend_memory,
     collate,
-    encode_memory,
     memory_tokens,
     object_pointers,
 )
+from pam_ros.model.vision.networks import Networks, TorchNetworks
 from pam_ros.model.vision.region_crop import CropRequest, crop_request
 from pam_ros.records import Prompt
 
@@ -92,8 +91,8 @@ class Segmenter(nn.Module):
         self.sam2 = sam2
         self.perceiver_input = perceiver_input
         self.crop_small_regions = crop_small_regions
-        # Pixels → levels of the feature pyramid, in place of sam2's own, without gradients.
-        self.encoder: Callable[[Tensor], list[Tensor]] | None = None
+        self.inference: Networks | None = None  # runs in place of PyTorch where no gradients are needed
+        self._training = TorchNetworks(sam2)
         self.image_size: int = sam2.image_size
         self.grid_size: int = sam2.sam_image_embedding_size
         self.width: int = sam2.hidden_dim
@@ -108,6 +107,11 @@ class Segmenter(nn.Module):
         dtype: torch.dtype = self.sam2.no_mem_embed.dtype
         return dtype
 
+    @property
+    def networks(self) -> Networks:
+        """What runs SAM 2's networks."""
+        return self._training if self.inference is None or torch.is_grad_enabled() else self.inference
+
     def new_memory(self) -> RegionMemory:
         """An empty memory with SAM 2's spans."""
         sam2 = self.sam2
@@ -120,8 +124,8 @@ class Segmenter(nn.Module):
         # PIL's own resampling (bicubic): the reference's pixels to the last bit.
         resized = Image.fromarray(image).resize((self.image_size, self.image_size))
         tensor = torch.from_numpy(np.array(resized)).to(self.pixel_mean.device)
-        tensor = tensor.permute(2, 0, 1)[None].float() / 255
-        return ((tensor - self.pixel_mean) / self.pixel_std).to(self.dtype)
+        tensor = tensor.permute(2, 0, 1)[None].contiguous().float()  # contiguous: eight times as fast
+        return tensor.div_(255).sub_(self.pixel_mean).div_(self.pixel_std).to(self.dtype)
 
     def encode(self, image: NDArray[np.uint8]) -> FrameFeatures:
         """(H, W, 3) uint8 RGB → features; one pass serves every region of the frame."""
@@ -130,11 +134,7 @@ class Segmenter(nn.Module):
 
     def encode_pixels(self, pixels: Tensor, size: tuple[int, int]) -> FrameFeatures:
         """(B, 3, S, S) normalised pixels of frames of `size` (height, width) → features."""
-        if self.encoder is not None and not torch.is_grad_enabled():
-            levels = self.encoder(pixels)
-        else:
-            found = self.sam2.forward_image(pixels)["backbone_fpn"][-self.sam2.num_feature_levels :]
-            levels = [level.to(self.dtype) for level in found]  # the neck adds in float32 and leaves it so
+        levels = self.networks.encode(pixels)
         position = self.sam2.image_encoder.neck.position_encoding(levels[-1])
         return FrameFeatures(
             size=size,
@@ -179,7 +179,7 @@ class Segmenter(nn.Module):
 
         def run(chosen: list[int]) -> list[Observation]:
             group = [memories[i] for i in chosen]
-            embedding = attend_memory(self.sam2, features, collate([tokens[i] for i in chosen]))
+            embedding = self.networks.attend(features, collate([tokens[i] for i in chosen]))
             decoded = self._decode(features, embedding, None, None)
             return self._finish(features, decoded, group, prompted=False)
 
@@ -234,7 +234,7 @@ class Segmenter(nn.Module):
         """
         if prompts is None:
             tokens = memory_tokens(self.sam2, memory, memory.index + 1)
-            parts = [self._decode(features, attend_memory(self.sam2, features, tokens), None, None)]
+            parts = [self._decode(features, self.networks.attend(features, tokens), None, None)]
         else:
             parts = self._decode_groups(features, memory, prompts)
         decoded = DecodedMasks(
@@ -249,7 +249,7 @@ class Segmenter(nn.Module):
         memory.mask_logits = logits.detach()
         if remember:
             prompted = prompts is not None
-            spatial = encode_memory(self.sam2, features.embedding, logits, present, binarise=prompted)
+            spatial = self.networks.remember(features.embedding, logits, present, binarise=prompted)
             if memory.is_empty or not prompted:
                 memory.index += 1
             entry = MemoryEntry(memory.index, object_pointers(self.sam2, decoded), spatial)
@@ -263,7 +263,7 @@ class Segmenter(nn.Module):
             embedding = self._without_memory(features)
         else:
             tokens = memory_tokens(self.sam2, memory, memory.index)
-            embedding = attend_memory(self.sam2, features, tokens)
+            embedding = self.networks.attend(features, tokens)
         previous = None if memory.mask_logits is None else _clamped(memory.mask_logits)
         parts, start = [], 0
         for clicks in prompts:
@@ -286,7 +286,7 @@ class Segmenter(nn.Module):
             embedding = self._without_memory(features).expand(len(prompts), -1, -1, -1)
         else:
             parts = [memory_tokens(self.sam2, memory, memory.index) for memory in memories]
-            embedding = torch.cat([attend_memory(self.sam2, features, part) for part in parts])
+            embedding = torch.cat([self.networks.attend(features, part) for part in parts])
         previous = None
         if not memories[0].is_empty:
             previous = _clamped(torch.cat([_known(memory.mask_logits) for memory in memories]))
@@ -356,10 +356,8 @@ class Segmenter(nn.Module):
             )
         encoder = self.sam2.sam_prompt_encoder
         sparse, dense_embedding = encoder(points=clicks, boxes=None, masks=dense)
-        decoded = decode_masks(
-            self.sam2.sam_mask_decoder,
+        decoded = self.networks.decode(
             embedding,
-            encoder.get_dense_pe().to(embedding.dtype),
             sparse.to(embedding.dtype),
             dense_embedding.to(embedding.dtype),
             features.high_resolution,
@@ -394,7 +392,7 @@ class Segmenter(nn.Module):
         present = presence > 0  # (B, 1)
         logits = torch.where(present[..., None, None], logits, NO_OBJ_SCORE)
         embedding = features.embedding.expand(len(logits), -1, -1, -1)
-        spatial = encode_memory(self.sam2, embedding, logits, present, binarise=prompted)
+        spatial = self.networks.remember(embedding, logits, present, binarise=prompted)
         observations = []
         for i, memory in enumerate(memories):
             # Copies: a slice would keep the whole batch's memory alive when the other regions are gone.

@@ -8,11 +8,12 @@ Letters: B regions, C model width, M memory width, N = h·w grid cells, S spatia
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.sam.transformer import RoPEAttention
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 try:
@@ -25,13 +26,16 @@ except ImportError:  # no Triton: a CPU-only build of torch
 
 @dataclass(frozen=True, slots=True)
 class BatchedMemory:
-    """Tokens that B regions attend to: pointers, then spatial features; valid tokens are contiguous."""
+    """Tokens that B regions attend to: pointers, then spatial features; valid tokens are contiguous.
+
+    Without `starts` and `lengths` all are valid.
+    """
 
     tokens: Tensor  # (B, L, M)
     positions: Tensor  # (B, L, M)
     pointer_tokens: int  # of the L, how many (at the start) come from pointers: they have no rotary code
-    starts: Tensor  # (B) int32: of each region's valid tokens among all B·L
-    lengths: Tensor  # (B) int32: how many are valid
+    starts: Tensor | None = None  # (B) int32: of each region's valid tokens among all B·L
+    lengths: Tensor | None = None  # (B) int32: how many are valid
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,14 @@ class Tile:
 TILE = Tile(128, 64, 8, 2, 4)  # measured on an H100, for 1 and for 5 regions
 
 
+class Rotary(Protocol):
+    """The axial rotary code of a square grid, behind a linear layer."""
+
+    def project(self, linear: nn.Linear, x: Tensor, skip: int = 0) -> Tensor:
+        """x (B, T, …) → (B, T, C), rotated from token `skip` on; the code repeats every N tokens."""
+        ...
+
+
 class RotaryCode:
     """The axial rotary code of a square grid, as cosines and sines."""
 
@@ -56,6 +68,10 @@ class RotaryCode:
         self._code = code.to(device)
         self.cosines = code.real.contiguous().float().to(device)
         self.sines = code.imag.contiguous().float().to(device)
+
+    def project(self, linear: nn.Linear, x: Tensor, skip: int = 0) -> Tensor:
+        """See `Rotary`."""
+        return self.rotate(linear(x), skip)
 
     def rotate(self, x: Tensor, skip: int = 0) -> Tensor:
         """x (B, T, C), rotated in place from token `skip` on; the code repeats every N tokens."""
@@ -72,7 +88,7 @@ class RotaryCode:
 
 
 def attend_memory(
-    attention: MemoryAttention, code: RotaryCode, current: Tensor, position: Tensor, memory: BatchedMemory
+    attention: MemoryAttention, code: Rotary, current: Tensor, position: Tensor, memory: BatchedMemory
 ) -> Tensor:
     """Frame tokens and their position code (B, N, C) attend to the memories → (B, N, C)."""
     x = current + 0.1 * position if attention.pos_enc_at_input else current
@@ -85,7 +101,7 @@ def attend_memory(
 
 def _attend_layer(
     layer: MemoryAttentionLayer,
-    code: RotaryCode,
+    code: Rotary,
     x: Tensor,
     position: Tensor,
     keys: Tensor,
@@ -94,14 +110,13 @@ def _attend_layer(
     own, cross = layer.self_attn, layer.cross_attn_image
     normed = layer.norm1(x)
     coded = normed + position if layer.pos_enc_at_attn else normed
-    q, k = code.rotate(own.q_proj(coded)), code.rotate(own.k_proj(coded))
+    q, k = code.project(own.q_proj, coded), code.project(own.k_proj, coded)
     x = x + own.out_proj(_one_head(q, k, own.v_proj(normed)))
     normed = layer.norm2(x)
     coded = normed + position if layer.pos_enc_at_cross_attn_queries else normed
-    q = code.rotate(cross.q_proj(coded))
-    k = code.rotate(
-        cross.k_proj(keys if layer.pos_enc_at_cross_attn_keys else memory.tokens), memory.pointer_tokens
-    )
+    q = code.project(cross.q_proj, coded)
+    coded = keys if layer.pos_enc_at_cross_attn_keys else memory.tokens
+    k = code.project(cross.k_proj, coded, memory.pointer_tokens)
     x = x + cross.out_proj(_valid_attention(q, k, cross.v_proj(memory.tokens), memory))
     hidden = layer.activation(layer.linear1(layer.norm3(x)))
     out: Tensor = x + layer.linear2(hidden)
@@ -114,6 +129,8 @@ def _one_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _valid_attention(q: Tensor, k: Tensor, v: Tensor, memory: BatchedMemory) -> Tensor:
     """Attention (one head) of q (B, N, C) over the valid tokens of k and v (B, L, C)."""
+    if memory.starts is None or memory.lengths is None:
+        return _one_head(q, k, v)
     batch, queries, width = q.shape
     fits = width in (128, 256) and queries % TILE.queries == 0 and q.dtype in (torch.bfloat16, torch.float16)
     if q.is_cuda and triton is not None and fits:
