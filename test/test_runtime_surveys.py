@@ -18,6 +18,7 @@ from pam_ros.errors import (
 )
 from pam_ros.model.vision.grid import Candidates, GridFilter, grid_points, kept_boxes
 from pam_ros.records import Language, Task
+from pam_ros.runtime.masks import ONCE_AT_A_TIME
 from pam_ros.runtime.requests import SurveyRequest
 from pam_ros.runtime.survey import POINTS_AT_ONCE
 
@@ -52,6 +53,33 @@ def test_everything_in_view_is_answered_once_and_not_kept():
     assert (result.left_out, result.complete, result.stamp_ns) == (0, True, 10**9)
     assert it.reported_ids == [[]]
     assert it.model.count("encode") == 1
+
+
+def test_a_survey_of_many_boxes_holds_nobody_up():
+    it = stepped(max_regions=256)
+    it.frame(1.0, size=(400, 600))
+    boxes = tuple((20.0 * x, 20.0 * y, 20.0 * x + 9, 20.0 * y + 9) for x in range(20) for y in range(12))
+    survey = it.engine.survey("front", SurveyRequest(boxes_xyxy=boxes, max_regions=240))
+    it.turn()
+    click = it.request(box(300, 300, 309, 309), tasks=())
+    it.turn()
+    assert click.future.result(0).region_id == 1
+    assert not survey.future.done()
+    it.settle()
+    assert len(survey.future.result(0).regions) == 240
+    assert max(it.model.sizes("segment")) == ONCE_AT_A_TIME
+
+
+def test_a_cancelled_survey_segments_no_more_boxes():
+    it = stepped()
+    it.frame(1.0, size=(400, 600))
+    boxes = tuple((20.0 * x, 20.0 * y, 20.0 * x + 9, 20.0 * y + 9) for x in range(20) for y in range(12))
+    survey = it.engine.survey("front", SurveyRequest(boxes_xyxy=boxes))
+    for _ in range(4):
+        it.turn()
+    survey.cancel()
+    it.settle()
+    assert it.model.count("segment") <= 4
 
 
 def test_kept_regions_are_tracked_and_published():

@@ -17,7 +17,7 @@ from pam_ros.model.vision.grid import Candidates, GridFilter, grid_points, kept_
 from pam_ros.records import Prompt, Region, RegionState, Task
 from pam_ros.runtime.failures import FaultLog
 from pam_ros.runtime.inbox import Inbox
-from pam_ros.runtime.masks import Masks, PromptResult
+from pam_ros.runtime.masks import ONCE_AT_A_TIME, Masks, PromptResult
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.requests import PromptRequest, Request, RequestHandle, Survey, SurveyResult
 from pam_ros.runtime.tracks import CameraTracks
@@ -27,13 +27,27 @@ POINTS_AT_ONCE = 16  # of a grid: bounds how long a step delays a waiting frame
 
 @dataclass(slots=True, eq=False)
 class _Search:
-    """A survey whose regions are being looked for."""
+    """A survey whose regions are being looked for.
+
+    Attributes:
+        points: batches (N, 2) of the grid that wait.
+        until_s: when the grid's budget ends, seconds of the runtime's clock.
+        candidates: what the grid found; None once they are filtered, or if there is no grid.
+        boxes: number of boxes that passed the filters.
+        waiting: a request about each box that is not segmented yet.
+        found: of the others, in order.
+        complete: the grid was searched to its end.
+    """
 
     survey: Survey
     features: FrameFeatures
-    points: deque[NDArray[np.float32]]  # batches (N, 2) that wait
-    until_s: float  # the budget ends, seconds of the runtime's clock
-    candidates: list[Candidates] = field(default_factory=list)
+    points: deque[NDArray[np.float32]] = field(default_factory=deque)
+    until_s: float = 0.0
+    candidates: list[Candidates] | None = None
+    boxes: int = 0
+    waiting: deque[Request] = field(default_factory=deque)
+    found: list[PromptResult] = field(default_factory=list)
+    complete: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +66,7 @@ class Surveys:
 
     1. A grid of points is segmented, a batch a step, until it is done or the budget is spent.
     2. Filters and non-maximum suppression leave boxes; a detector's boxes or known regions come here at once.
-    3. The boxes are segmented, and filtered again. With `keep`, each becomes an ordinary request of a region.
+    3. The boxes are segmented, a few a step, and filtered again. With `keep`, each becomes a usual request.
     4. For `find`, the model judges each region's explanation by the purpose, and the regions are sorted.
     """
 
@@ -98,21 +112,9 @@ class Surveys:
             self._attempt(survey, lambda: self._begin(survey, camera))
             return True
         search, camera = self._search, camera_of(self._search.survey.camera)
-        if search.survey.handle.done:  # cancelled
+        cancelled = search.survey.handle.done
+        if cancelled or not self._attempt(search.survey, lambda: self._advance(search, camera)):
             self._search = None
-        elif search.points and self._clock() < search.until_s:
-            points = search.points.popleft()
-            found = self._faults.attempt(
-                "searching a frame", lambda: self._model.vision.candidates(search.features, points)
-            )
-            if isinstance(found, PamError):
-                self._search = None
-                search.survey.handle.fail(found)
-            else:
-                search.candidates.append(found)
-        else:
-            self._search = None
-            self._attempt(search.survey, lambda: self._end_search(search, camera))
         return True
 
     def clear(self) -> None:
@@ -139,18 +141,38 @@ class Surveys:
             features = self._model.vision.encode(frame.image)
             if frame is camera.frame:
                 camera.features = features
+        search = _Search(survey, features)
         if content.boxes_xyxy is not None:
-            boxes = [np.asarray(box, np.float32) for box in content.boxes_xyxy]
-            self._ask_about(survey, camera, features, boxes, complete=True)
-            return
-        points = grid_points(frame.size, self.options.all_points_per_side)
-        batches = deque(points[i : i + POINTS_AT_ONCE] for i in range(0, len(points), POINTS_AT_ONCE))
-        budget_s = content.budget_s or self.options.all_budget_s
-        self._search = _Search(survey, features, batches, self._clock() + budget_s)
+            self._ask_about(search, [np.asarray(box, np.float32) for box in content.boxes_xyxy])
+        else:
+            points = grid_points(frame.size, self.options.all_points_per_side)
+            search.points.extend(
+                points[i : i + POINTS_AT_ONCE] for i in range(0, len(points), POINTS_AT_ONCE)
+            )
+            search.until_s = self._clock() + (content.budget_s or self.options.all_budget_s)
+            search.candidates = []
+        self._search = search
+
+    def _advance(self, search: _Search, camera: CameraTracks) -> None:
+        """One step: a batch of points or boxes, the filters, or the end."""
+        if search.candidates is not None:
+            if search.points and self._clock() < search.until_s:
+                points = search.points.popleft()
+                search.candidates.append(self._model.vision.candidates(search.features, points))
+            else:
+                self._filter(search, search.candidates)
+        elif search.waiting:
+            size = min(ONCE_AT_A_TIME, len(search.waiting))
+            batch = [search.waiting.popleft() for _ in range(size)]
+            # A box is a clearer prompt than the point that found it: the masks are segmented once more by it.
+            search.found += self._masks.segment_once(batch, search.survey.frame, search.features)
+        else:
+            self._search = None
+            self._finish(search, camera)
 
     # ---- 2. filters
 
-    def _end_search(self, search: _Search, camera: CameraTracks) -> None:
+    def _filter(self, search: _Search, candidates: list[Candidates]) -> None:
         options = self.options
         rule = GridFilter(
             min_iou=options.all_min_iou,
@@ -159,39 +181,40 @@ class Surveys:
             min_area=options.all_min_area,
             max_area=options.all_max_area,
         )
-        boxes = list(kept_boxes(search.candidates, rule))
-        self._ask_about(search.survey, camera, search.features, boxes, complete=not search.points)
+        search.candidates, search.complete = None, not search.points
+        self._ask_about(search, list(kept_boxes(candidates, rule)))
 
     # ---- 3. requests
 
-    def _ask_about(
-        self,
-        survey: Survey,
-        camera: CameraTracks,
-        features: FrameFeatures,
-        boxes: list[Box],
-        *,
-        complete: bool,
-    ) -> None:
-        content, frame = survey.content, survey.frame
-        text = PromptRequest(None, content.all_tasks(), content.languages, image=frame.image)
-        once = [
+    def _ask_about(self, search: _Search, boxes: list[Box]) -> None:
+        survey, content = search.survey, search.survey.content
+        text = PromptRequest(None, content.all_tasks(), content.languages, image=survey.frame.image)
+        search.boxes = len(boxes)
+        search.waiting.extend(
             Request(
                 survey.camera,
                 replace(text, prompt=Prompt.from_clicks(box_xyxy=box)),
-                frame,
+                survey.frame,
                 self._clock(),
                 handle=RequestHandle[Region](),
             )
             for box in boxes
-        ]
-        # A box is a clearer prompt than the point that found it: the masks are segmented once more by it.
-        found = self._masks.segment_once(once, frame, features)
+        )
+
+    def _finish(self, search: _Search, camera: CameraTracks) -> None:
+        survey, content, frame, found = (
+            search.survey,
+            search.survey.content,
+            search.survey.frame,
+            search.found,
+        )
         min_score = 0.0 if content.boxes_xyxy is not None else self.options.all_min_iou
         found = self._distinct([each for each in found if each.answer.mask_score >= min_score])
         chosen = found[: content.max_regions or self.options.all_max_regions]
         if not content.keep:
-            self._answers.append(_Answers(survey, _handles(chosen), len(boxes) - len(chosen), complete))
+            self._answers.append(
+                _Answers(survey, _handles(chosen), search.boxes - len(chosen), search.complete)
+            )
             self._take_along(survey, _handles(chosen))
             self._describe(chosen)
             return
@@ -202,8 +225,8 @@ class Surveys:
             room -= not known
             if known or room >= 0:
                 prompt = None if known else result.request.content.prompt
-                about.append(replace(text, prompt=prompt, region_id=known, image=None))
-        self._hand_out(survey, about, left_out=len(boxes) - len(about), complete=complete)
+                about.append(PromptRequest(prompt, content.all_tasks(), content.languages, region_id=known))
+        self._hand_out(survey, about, left_out=search.boxes - len(about), complete=search.complete)
 
     def _distinct(self, results: Sequence[PromptResult]) -> list[PromptResult]:
         """The surest masks first, without those that are not in view or that repeat a surer one."""
@@ -289,10 +312,12 @@ class Surveys:
         label, explanation = (region.texts.get((task, language)) for task in (Task.LABEL, Task.EXPLAIN))
         return (label.text if label else "", explanation.text if explanation else "")
 
-    def _attempt(self, survey: Survey, work: Callable[[], None]) -> None:
+    def _attempt(self, survey: Survey, work: Callable[[], None]) -> bool:
+        """Does the work; if it fails, the survey's caller gets the error. Whether it succeeded."""
         failure = self._faults.attempt("surveying a frame", work)
         if isinstance(failure, PamError):
             survey.handle.fail(failure)
+        return not isinstance(failure, PamError)
 
 
 def _handles(results: Sequence[PromptResult]) -> list[RequestHandle[Region]]:
