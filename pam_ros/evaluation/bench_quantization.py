@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pam_ros.evaluation.bench_paths import PREFIX_TOKENS, SUFFIX_TOKENS, token_ids
+from pam_ros.evaluation.bench_paths import PREFIX_TOKENS, SUFFIX_TOKENS, noise_frames, token_ids
 from pam_ros.model.interface import FIRST_FRAME_STRIDE
 from pam_ros.model.pam import Pam
 from pam_ros.model.text.batch import GenerationBatch, TextSequence
@@ -55,10 +55,13 @@ def record_answers(model: Pam) -> list[Answer]:
 
 def _objects(model: Pam) -> list[Observation]:
     folder = share_folder("config", "demo/*.json") / "demo"
-    frame = next(iter(read_video(folder / "clip.mp4")))
+    if model.language.tokenizer is None:  # random weights: every picture will do
+        image = noise_frames(1)[0]
+    else:
+        image = next(iter(read_video(folder / "clip.mp4"))).image
     objects = json.loads((folder / "clip.json").read_text(encoding="utf-8"))["objects"]
     prompts = [Prompt.from_clicks(box_xyxy=each["box"]) for each in objects]
-    return model.segment(model.encode(frame.image), prompts, [model.new_memory() for _ in prompts])
+    return model.segment(model.encode(image), prompts, [model.new_memory() for _ in prompts])
 
 
 def _texts_around(language: LanguageModel) -> tuple[list[int], list[int]]:

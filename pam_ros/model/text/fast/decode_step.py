@@ -25,7 +25,6 @@ from pam_ros.model.text.quantized import Int4Matrix, Int8Matrix, Matrix
 MAX_BATCH = 16  # slots; the bound of the skinny matrix products
 VECTOR_BATCH = 2  # up to this many slots, a product without the tensor cores is faster, and overlap pays
 VOCABULARY_BLOCK = 2048
-INT4_WORDS = 128  # of each output that a program reads at once, eight weights each
 ATTENTION_BLOCK = 32  # cached tokens that a program of the attention kernel takes at once
 
 
@@ -39,8 +38,10 @@ class Tile:
     stages: int
 
 
-def tile_for(outputs: int, inputs: int, *, gated: bool, batch: int, exact: bool) -> Tile:
-    """Measured on an H200, see docs/bench; `exact`: float32 weights, which take twice the shared memory."""
+def tile_for(outputs: int, inputs: int, *, gated: bool, batch: int, bytes_each: int) -> Tile:
+    """Measured on an H200, see docs/bench. `bytes_each`: of a weight; 4 take twice the shared memory."""
+    if bytes_each == 1 and batch <= VECTOR_BATCH:
+        return Tile(2 if gated else 4, 2048, 4, 1)
     if batch == 1:
         if gated:
             return Tile(2, 2048, 8, 1) if inputs % 2048 == 0 else Tile(1, 512, 4, 1)
@@ -52,9 +53,14 @@ def tile_for(outputs: int, inputs: int, *, gated: bool, batch: int, exact: bool)
         if wide:
             return Tile(4 if gated else 8, 256, 2, 4)
         return Tile(4, 1024, 4, 3) if inputs > 4096 else Tile(4, 2048, 8, 1)
-    if exact:
+    if bytes_each == 4:
         return Tile(16, 128, 4, 3)
     return Tile(64, 128, 4, 3) if wide else Tile(64, 256, 4, 5)
+
+
+def int4_tile(outputs: int, inputs: int, *, gated: bool) -> Tile:
+    """Of int4 weights with one or two rows; a program computes 8 outputs, and reads `inputs` at once."""
+    return Tile(8, 1024, 4, 1)
 
 
 class Norm(TypedDict):
@@ -111,13 +117,16 @@ class Launcher:
         biases, gains, residuals = (x if each is None else each for each in (bias, gain, residual))
         if isinstance(weight, Int4Matrix):
             flags |= {"NORM": gain is not None, "TILES": weight.words.shape[1], "GROUP": weight.group}
-            flags |= {"BLOCK_W": INT4_WORDS, "STAGES": 2, "num_warps": 4}
+            tile = int4_tile(outputs, inputs, gated=gated)
+            flags |= {"BLOCK_W": tile.inputs // 8, "STAGES": tile.stages, "num_warps": tile.warps}
             pairs = weight.scales.view(torch.int32)
             tensors = [x, weight.words, pairs, biases, gains, residuals, out]
             self(int4_kernels.vector_int4, (outputs // 8,), *tensors, outputs, epsilon, **flags)
             return
         values, scales = (weight.values, weight.scales) if isinstance(weight, Int8Matrix) else (weight, x)
-        tile = tile_for(outputs, inputs, gated=gated, batch=batch, exact=x.dtype == torch.float32)
+        # A tile of int8 is widened to the dtype of `x` for the tensor cores.
+        each = values.element_size() if batch <= VECTOR_BATCH else x.element_size()
+        tile = tile_for(outputs, inputs, gated=gated, batch=batch, bytes_each=each)
         flags |= {
             "SCALED": isinstance(weight, Int8Matrix),
             "ALIGNED": outputs % tile.outputs == 0 and inputs % tile.inputs == 0,

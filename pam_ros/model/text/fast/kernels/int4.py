@@ -23,35 +23,49 @@ def _pair(scales):
 
 
 @triton.jit
-def _add_products(x, gain, words, scales, base, acc, squares, K: tl.constexpr, NORM: tl.constexpr):
-    """Adds the products of one slot's inputs with words (8, W), whose first inputs are `base` (W)."""
+def _first_inputs(w, K: tl.constexpr, TILES: tl.constexpr):
+    """The first input of words w; K for words beyond the last, so that none of theirs counts."""
+    first = (w // 16) * 128 + (w % 4) * 32 + ((w // 4) % 4) * 2
+    return tl.where(w < 16 * TILES, first, K)
+
+
+@triton.jit
+def _load_words(words, scales, tile, w, N, TILES: tl.constexpr, GROUP: tl.constexpr):
+    """Words w of a tile's 8 outputs, (8, W), and the scales of their groups; 0 beyond the last."""
+    r = tl.arange(0, 8)
+    seen = (w < 16 * TILES)[None, :]
+    place = (tile * TILES + w // 16) * 128 + w % 16
+    at = words + place[None, :] + 16 * r[:, None]
+    found = tl.load(at, mask=seen, other=0, eviction_policy="evict_first")
+    group = ((w // 16) * 128 + (w % 4) * 32) // GROUP
+    return found, tl.load(scales + group[None, :] * N + tile * 8 + r[:, None], mask=seen, other=0)
+
+
+@triton.jit
+def _add_rows(
+    x, gain, words, scales, up, up_scales, first, acc, acc_up, squares,
+    K: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr,
+):  # fmt: skip
+    """Adds the products of one slot's inputs with words (8, W), given their first inputs, and the squares."""
     dots = tl.zeros(words.shape, tl.float32)
-    total = tl.zeros(base.shape, tl.float32)
+    dots_up = dots
+    total = tl.zeros(first.shape, tl.float32)
     for i in tl.static_range(8):
-        k = base + (i % 4) * 8 + i // 4
+        k = first + (i % 4) * 8 + i // 4
         v = tl.load(x + k, mask=k < K, other=0.0).to(tl.float32)
         squares += v * v
         if NORM:
             v *= tl.load(gain + k, mask=k < K, other=0.0).to(tl.float32)
         total += v
         dots += ((words >> (4 * i)) & 15).to(tl.float32) * v[None, :]
+        if GATED:
+            dots_up += ((up >> (4 * i)) & 15).to(tl.float32) * v[None, :]
     scale, zero = _pair(scales)
     acc += scale * dots + (zero - 8 * scale) * total[None, :]
-    return acc, squares
-
-
-@triton.jit
-def _load_words(words, scales, tile, w, N, K: tl.constexpr, TILES: tl.constexpr, GROUP: tl.constexpr):
-    """Words w of the rows of tiles' 8 outputs, (8, W), and the scales of their groups; 0 beyond the last."""
-    r = tl.arange(0, 8)
-    seen = (w < 16 * TILES)[None, :]
-    place = (tile * TILES + w // 16) * 128 + w % 16
-    found = tl.load(
-        words + place[None, :] + 16 * r[:, None], mask=seen, other=0, eviction_policy="evict_first"
-    )
-    group = ((w // 16) * 128 + (w % 4) * 32) // GROUP
-    at = group[None, :] * N + tile * 8 + r[:, None]
-    return found, tl.load(scales + at, mask=seen, other=0)
+    if GATED:
+        scale, zero = _pair(up_scales)
+        acc_up += scale * dots_up + (zero - 8 * scale) * total[None, :]
+    return acc, acc_up, squares
 
 
 @triton.jit
@@ -80,28 +94,33 @@ def vector_int4(
     """`linear.vector_linear` with int4 weights; a program computes 8 outputs. scales: (groups, N or 2N)."""
     if PDL:
         gdc_launch_dependents()
-        gdc_wait()
     tile = tl.program_id(0)
     rows = N
     if GATED:
         rows = 2 * N
-    y0 = tl.zeros((8, BLOCK_W), tl.float32)
-    u0, y1, u1 = y0, y0, y0
-    s0 = tl.zeros((BLOCK_W,), tl.float32)
-    s1 = s0
-    for start in tl.range(0, 16 * TILES, BLOCK_W, num_stages=STAGES):
+    w = tl.arange(0, BLOCK_W)
+    found, pairs = _load_words(words, scales, tile, w, rows, TILES, GROUP)
+    up, ups = found, pairs
+    if GATED:
+        up, ups = _load_words(words, scales, tile + N // 8, w, rows, TILES, GROUP)
+    if PDL:
+        gdc_wait()
+    zero = tl.zeros((8, BLOCK_W), tl.float32)
+    none = tl.zeros((BLOCK_W,), tl.float32)
+    first = _first_inputs(w, K, TILES)
+    y0, u0, s0 = _add_rows(x, gain, found, pairs, up, ups, first, zero, zero, none, K, NORM, GATED)
+    if B > 1:
+        y1, u1, s1 = _add_rows(x + K, gain, found, pairs, up, ups, first, zero, zero, none, K, NORM, GATED)
+    for start in tl.range(BLOCK_W, 16 * TILES, BLOCK_W, num_stages=STAGES):
         w = start + tl.arange(0, BLOCK_W)
-        base = (w // 16) * 128 + (w % 4) * 32 + ((w // 4) % 4) * 2
-        base = tl.where(w < 16 * TILES, base, K)
-        found, pairs = _load_words(words, scales, tile, w, rows, K, TILES, GROUP)
-        y0, s0 = _add_products(x, gain, found, pairs, base, y0, s0, K, NORM)
-        if B > 1:
-            y1, s1 = _add_products(x + K, gain, found, pairs, base, y1, s1, K, NORM)
+        first = _first_inputs(w, K, TILES)
+        found, pairs = _load_words(words, scales, tile, w, rows, TILES, GROUP)
+        up, ups = found, pairs
         if GATED:
-            found, pairs = _load_words(words, scales, tile + N // 8, w, rows, K, TILES, GROUP)
-            u0, _ = _add_products(x, gain, found, pairs, base, u0, s0, K, NORM)
-            if B > 1:
-                u1, _ = _add_products(x + K, gain, found, pairs, base, u1, s1, K, NORM)
+            up, ups = _load_words(words, scales, tile + N // 8, w, rows, TILES, GROUP)
+        y0, u0, s0 = _add_rows(x, gain, found, pairs, up, ups, first, y0, u0, s0, K, NORM, GATED)
+        if B > 1:
+            y1, u1, s1 = _add_rows(x + K, gain, found, pairs, up, ups, first, y1, u1, s1, K, NORM, GATED)
     n = tile * 8 + tl.arange(0, 8)
     mask = n < N
     finish_linear(
