@@ -180,15 +180,11 @@ def _run_case(
 
 
 def _image_embeddings(model: Pam, path: ParityPath, observations: Sequence[Any], *, video: bool) -> Tensor:
-    def embedded(index: int, stride: int) -> Tensor:  # one by one, as the reference does
-        tensor: Tensor = path.vision.embeddings([observations[index]], stride=stride)[0].tensor
-        return tensor
-
-    first = embedded(0, FIRST_FRAME_STRIDE)
+    first = path.embeddings(observations[0], FIRST_FRAME_STRIDE)
     if not video:
         return first
     others = np.linspace(1, len(observations) - 1, CLIP_FRAMES - 1, dtype=int)
-    later = [embedded(i, LATER_FRAME_STRIDE) for i in others]
+    later = [path.embeddings(observations[i], LATER_FRAME_STRIDE) for i in others]
     return model.projector.prompt_embeddings([first, *later], clip=True)
 
 

@@ -22,7 +22,10 @@ from pam_ros.records import Prompt
 class ParityPath(Protocol):
     """One path through a model."""
 
-    vision: Any  # `interface.VisionModel`; its embeddings have a `tensor` (L, H)
+    vision: Any  # `interface.VisionModel`
+
+    def embeddings(self, observation: Any, stride: int) -> Tensor:
+        """A region in one frame as the language model reads it, (L, H)."""
 
     def presence_logit(self, observation: Any) -> float:
         """The logit that the object is in view."""
@@ -49,6 +52,10 @@ class PlainParity:
     def __init__(self, model: Pam) -> None:
         self.vision: Any = model
         self._model = model
+
+    def embeddings(self, observation: Any, stride: int) -> Tensor:
+        """See `ParityPath`."""
+        return self._model.embeddings([observation], stride=stride)[0].tensor
 
     def presence_logit(self, observation: Any) -> float:
         """See `ParityPath`."""
@@ -78,6 +85,14 @@ class FastParity:
         self.vision: Any = EngineVision(
             engines.vision, engines.encode, engines.region_embeddings, model.segmenter
         )
+
+    def embeddings(self, observation: Any, stride: int) -> Tensor:
+        """See `ParityPath`."""
+        (found,) = self.vision.embeddings([observation], stride=stride)
+        if found.ready is not None:
+            found.ready.wait()
+        tensor: Tensor = found.tensor
+        return tensor
 
     def presence_logit(self, observation: Any) -> float:
         """See `ParityPath`."""

@@ -132,6 +132,7 @@ class FastModel:
                 done.result()
         if self._text is not None:
             self._first_text()
+        torch.cuda.empty_cache()  # what so many first runs took at once
 
     def _first_text(self) -> None:
         """A short text about nothing."""

@@ -61,13 +61,12 @@ class GraphCache:
             outputs = self._kept(kind or name, function(*inputs), rows)
             torch.cuda.current_stream().synchronize()
             graph = torch.cuda.CUDAGraph()
-            with (
-                CAPTURING,
-                torch.cuda.graph(
+            with CAPTURING:
+                torch.cuda.empty_cache()  # what the first run took; the graph has memory of its own
+                with torch.cuda.graph(
                     graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-                ),
-            ):
-                torch._foreach_copy_(list(outputs), list(function(*inputs)))
+                ):
+                    torch._foreach_copy_(list(outputs), list(function(*inputs)))
         except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
             self._failed.add(name)
             LOGGER.warning("no CUDA graph of %s, it runs eagerly: %s", name, error)

@@ -105,8 +105,11 @@ class Pam(nn.Module):
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """Moves the model to a device and casts its parameters.
 
-        Those of `exact_names` stay float32.
+        Those of `exact_names` stay float32. On a GPU, float32 then means float32 in convolutions, too, for
+        the whole process: cuDNN would round to TF32.
         """
+        if device.type == "cuda" and dtype is torch.float32:
+            torch.backends.cudnn.allow_tf32 = False
         exact = self.exact_names()
         for name, parameter in self.named_parameters():
             if not parameter.is_meta:  # see `loading.quantization`

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sam2.modeling.position_encoding import PositionEmbeddingSine
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -104,6 +105,9 @@ class VisionEngine:
         )
         self._decoder = RegionDecoder(sam2, self.bank)
         self._encoder = ImageEncoder(sam2)
+        for module in sam2.modules():
+            if isinstance(module, PositionEmbeddingSine):
+                module.cache.clear()  # 0.1 GiB for levels that the engine does not read
         self.graphs = GraphCache(enabled=graphs and self.device.type == "cuda", urgent=True)
 
     def open(self) -> RegionSlots:
