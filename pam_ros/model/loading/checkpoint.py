@@ -96,7 +96,8 @@ def load_model(
     files = find_files(name, options.sam2)
     verify_files(files, report)
     check_memory(files.name, needed_gib(files, kind, options), target, options.memory_limit_gib)
-    report(f"building {name} on {target} in {str(kind).removeprefix('torch.')}")
+    layers = "" if quantization is Quantization.NONE else f", its language model in {quantization.value}"
+    report(f"building {name} on {target} in {str(kind).removeprefix('torch.')}{layers}")
     try:
         model = _loaded(
             files,
