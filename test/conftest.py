@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +95,26 @@ UNIT_TIMEOUT_S = 120  # a unit test takes a second at most; the rest is for a bu
 def tier_of(module: str) -> str:
     """The tier of a test module, e.g. "test_scenes"."""
     return "model" if module in MODEL else "ros" if module in ROS else "unit"
+
+
+@pytest.fixture(scope="module")
+def active(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any]]:
+    """A robot's client and the process of an active node, started with the module's PARAMETERS."""
+    import ros_harness
+
+    with ros_harness.pam(*getattr(request.module, "PARAMETERS", ros_harness.FAKE_ACTIVE)) as (robot, process):
+        robot.wait_for_active()
+        yield robot, process
+        assert process.end() == 0
+
+
+@pytest.fixture
+def robot(active: tuple[Any, Any]) -> Iterator[Any]:
+    """The client of `active`; the test's regions are removed."""
+    from pam_ros.srv import ClearRegions
+
+    yield active[0]
+    active[0].call(ClearRegions, "/pam/clear_regions", ClearRegions.Request())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -20,7 +20,7 @@ from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import BoundingBox2D, Detection3DArray, Point2D, Pose2D
 
 from pam_ros.msg import Prompt, Region, RegionArray
-from pam_ros.srv import ClearRegions, PerceiveAll
+from pam_ros.srv import PerceiveAll
 
 WIDTH, HEIGHT = 64, 48
 MATRIX = np.array([[80.0, 0, 31.5], [0, 80.0, 23.5], [0, 0, 1]])
@@ -73,20 +73,6 @@ def expected_pixel(place: np.ndarray) -> np.ndarray:
 def centre(region: Region) -> np.ndarray:
     """Of the fake model's square around a click."""
     return np.array([region.bbox.center.position.x, region.bbox.center.position.y])
-
-
-@pytest.fixture(scope="module")
-def active() -> Iterator[tuple[Client, Process]]:
-    with pam(*FAKE_ACTIVE) as (robot, process):
-        robot.wait_for_active()
-        yield robot, process
-        assert process.end() == 0
-
-
-@pytest.fixture
-def robot(active: tuple[Client, Process]) -> Iterator[Client]:
-    yield active[0]
-    active[0].call(ClearRegions, "/pam/clear_regions", ClearRegions.Request())
 
 
 def regions(messages: list[RegionArray]) -> list[Region]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import pytest
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
 from action_msgs.msg import GoalStatus
-from ros_harness import Camera, Client, Process, click, image_of, pam, stamp_of, wait_until
+from ros_harness import Camera, Client, Process, click, image_of, stamp_of, wait_until
 from vision_msgs.msg import BoundingBox2D, Point2D, Pose2D
 
 from pam_ros.action import CaptionClip
@@ -20,20 +19,7 @@ from pam_ros.srv import CaptionNow, ClearRegions, Find, PerceiveAll, PerceiveReg
 
 # Texts of 20 words take 0.4 s: long enough to do something meanwhile.
 SLOW = "model:=fake:words=20,step_s=0.02"
-
-
-@pytest.fixture(scope="module")
-def active() -> Iterator[tuple[Client, Process]]:
-    with pam(SLOW, "autostart:=true") as (robot, process):
-        robot.wait_for_active()
-        yield robot, process
-        assert process.end() == 0
-
-
-@pytest.fixture
-def robot(active: tuple[Client, Process]) -> Iterator[Client]:
-    yield active[0]
-    active[0].call(ClearRegions, "/pam/clear_regions", ClearRegions.Request())
+PARAMETERS = (SLOW, "autostart:=true")  # of the fixture `active`
 
 
 def start_perceive(robot: Client, prompt: Prompt) -> object:

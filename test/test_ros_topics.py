@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -42,21 +41,7 @@ from vision_msgs.msg import (
 
 from pam_ros.msg import Prompt, Region, RegionArray, StreamingCaption
 from pam_ros.nodes.images import PictureReader, picture_from_image
-from pam_ros.srv import ClearRegions, RemoveRegion
-
-
-@pytest.fixture(scope="module")
-def active() -> Iterator[tuple[Client, Process]]:
-    with pam(*FAKE_ACTIVE) as (robot, process):
-        robot.wait_for_active()
-        yield robot, process
-        assert process.end() == 0
-
-
-@pytest.fixture
-def robot(active: tuple[Client, Process]) -> Iterator[Client]:
-    yield active[0]
-    active[0].call(ClearRegions, "/pam/clear_regions", ClearRegions.Request())
+from pam_ros.srv import RemoveRegion
 
 
 def regions_of(messages: list[RegionArray]) -> list[Region]:

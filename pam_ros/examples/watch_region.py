@@ -83,8 +83,9 @@ def main() -> int:
     if result is None:
         sys.stderr.write(f"{options.action} did not accept the goal; check that pam_node is running\n")
         return 1
-    if result.status.code != result.status.OK:
+    if result.status.message:
         sys.stderr.write(f"{result.status.message}\n")
+    if result.status.code != result.status.OK:
         return 1
     print(f"{result.caption.frame_count} frames: {result.caption.text}")
     return 0

@@ -16,7 +16,7 @@ from pam_ros.runtime.embedding_plan import EmbeddingPlan
 from pam_ros.runtime.events import CaptionEvent, FrameResult, Listener
 from pam_ros.runtime.failures import FaultLog, GuardedListener, rejected_detections
 from pam_ros.runtime.generation_queue import EventReporter, GenerationQueue
-from pam_ros.runtime.inbox import Inbox, Work
+from pam_ros.runtime.inbox import Inbox
 from pam_ros.runtime.masks import Masks, PromptResult
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.requests import (
@@ -36,6 +36,7 @@ from pam_ros.runtime.statistics import CameraStatistics, EngineStatistics, RateM
 from pam_ros.runtime.survey import Surveys
 from pam_ros.runtime.text_job import TextJob
 from pam_ros.runtime.tracks import CameraTracks, Track
+from pam_ros.runtime.waiting_room import Work
 from pam_ros.runtime.worker import Worker
 
 __all__ = ["CameraStatistics", "Engine", "EngineStatistics", "PromptRequest", "RequestHandle"]

@@ -5,11 +5,10 @@ Every method returns at once; only `wait` blocks, and only the worker calls it.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,60 +26,9 @@ from pam_ros.runtime.requests import (
     SurveyRequest,
     SurveyResult,
 )
+from pam_ros.runtime.waiting_room import WaitingRoom, Work
 
 MAX_IMAGE_BYTES = 512 << 20  # of waiting requests' own images
-MAX_DETECTION_MESSAGES = 4  # messages that wait per camera; a newer one replaces the oldest
-
-
-@dataclass(slots=True, eq=False)
-class Work:
-    """What the worker takes for one camera at a time.
-
-    Attributes:
-        frame: a frame not processed before, or None.
-        arrived_s: when it arrived, seconds of the runtime's clock.
-        older_frame, older: prompts on an earlier frame; at most one such frame at a time, so that a flood of
-            them delays the newest frame by one encoder pass at most.
-        current: prompts on `frame`, or on the frame processed last if `frame` is None.
-        describe: regions to describe as they are.
-        captions: clips to caption now.
-    """
-
-    camera: str
-    frame: Frame | None = None
-    arrived_s: float = 0.0
-    older_frame: Frame | None = None
-    older: list[Request] = field(default_factory=list)
-    current: list[Request] = field(default_factory=list)
-    describe: list[Request] = field(default_factory=list)
-    captions: list[CaptionRequest] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class _Camera:
-    """One camera's part of the inbox."""
-
-    history: FrameHistory
-    slot: tuple[Frame, float] | None = None  # the newest frame while it is not taken, and its arrival
-    taken: Frame | None = None  # the frame taken last
-    requests: deque[Request] = field(default_factory=deque)
-    detections: deque[list[Request]] = field(default_factory=lambda: deque(maxlen=MAX_DETECTION_MESSAGES))
-    detections_wait: bool = False  # for the callers' requests
-    captions: deque[CaptionRequest] = field(default_factory=deque)
-    warnings: deque[str] = field(default_factory=lambda: deque(maxlen=16))
-    live: set[int] = field(default_factory=set)  # ids that callers may refer to
-    removed: set[int] = field(default_factory=set)  # ids that the worker has yet to forget
-    ended: bool = False  # see `Inbox.end`
-    received: int = 0
-    dropped: int = 0
-    arrived_s: float = -math.inf  # of the newest frame
-    advanced_s: float = -math.inf  # when the stream's time last moved
-
-    def has_prompts(self) -> bool:
-        return bool(self.requests or self.detections or self.captions)
-
-    def has_work(self) -> bool:
-        return self.slot is not None or self.has_prompts()
 
 
 class Inbox:
@@ -99,7 +47,7 @@ class Inbox:
         self._queued_elsewhere = queued_elsewhere  # requests that wait behind the inbox count as well
         self._clock = clock
         self._active = False
-        self._cameras = {name: _Camera(FrameHistory(name, options)) for name in cameras}
+        self._cameras = {name: WaitingRoom(FrameHistory(name, options)) for name in cameras}
         self._turn = list(cameras)  # whose turn it is, first in line first
         self._images: deque[Request] = deque()  # prompts on images of the callers' own
         self._surveys: deque[Survey] = deque()
@@ -137,7 +85,7 @@ class Inbox:
             self._surveys.clear()
             for name, old in self._cameras.items():
                 history = FrameHistory(name, self._options)
-                self._cameras[name] = _Camera(history, received=old.received, dropped=old.dropped)
+                self._cameras[name] = WaitingRoom(history, received=old.received, dropped=old.dropped)
             self._wake()
 
     def put_frame(self, frame: Frame) -> None:
@@ -146,13 +94,7 @@ class Inbox:
             camera = self._camera(frame.camera)
             if not self._active:
                 return
-            now_s = self._clock()
-            if camera.history.add(frame):
-                camera.advanced_s = now_s
-            camera.received += 1
-            camera.dropped += camera.slot is not None
-            camera.slot = (frame, now_s)
-            camera.arrived_s = now_s
+            camera.put_frame(frame, self._clock())
             self._wake()
 
     def put_request(self, request: Request) -> None:
@@ -280,7 +222,7 @@ class Inbox:
                 if self._cameras[name].has_work():
                     self._turn.remove(name)
                     self._turn.append(name)
-                    work = self._take_camera(name)
+                    work = self._cameras[name].take(name)
                     self._in_hand += sum(
                         request.detection is None for request in (*work.older, *work.current, *work.describe)
                     )
@@ -372,7 +314,7 @@ class Inbox:
         self._woken = True
         self._condition.notify_all()
 
-    def _camera(self, name: str) -> _Camera:
+    def _camera(self, name: str) -> WaitingRoom:
         try:
             return self._cameras[name]
         except KeyError:
@@ -403,39 +345,3 @@ class Inbox:
         if region_id not in live:
             known = ", ".join(map(str, sorted(live))) or "none"
             raise UnknownRegionError(f"camera {name!r} has no region {region_id}; existing regions: {known}")
-
-    def _take_camera(self, name: str) -> Work:
-        camera = self._cameras[name]
-        work = Work(camera=name, captions=list(camera.captions))
-        camera.captions.clear()
-        if camera.slot is not None:
-            work.frame, work.arrived_s = camera.slot
-            camera.taken, camera.slot = work.frame, None
-        later: deque[Request] = deque()
-        for request in camera.requests:
-            if request.content.prompt is None:
-                work.describe.append(request)
-            elif not self._sort_in(work, request, camera.taken):
-                later.append(request)
-        camera.requests = later
-        camera.detections_wait = bool(work.current or work.older) and not camera.detections_wait
-        if not camera.detections_wait:  # callers go first; a detector waits for one turn at most
-            later_messages = [  # one message means one frame
-                message
-                for message in camera.detections
-                if not all(self._sort_in(work, request, camera.taken) for request in message)
-            ]
-            camera.detections = deque(later_messages, maxlen=MAX_DETECTION_MESSAGES)
-        return work
-
-    @staticmethod
-    def _sort_in(work: Work, request: Request, newest: Frame | None) -> bool:
-        """Adds the ask to the work, unless it means yet another older frame."""
-        if request.frame is None or request.frame is newest:
-            work.current.append(request)
-        elif work.older_frame is None or work.older_frame is request.frame:
-            work.older_frame = request.frame
-            work.older.append(request)
-        else:
-            return False
-        return True
