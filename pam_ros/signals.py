@@ -10,8 +10,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -25,7 +25,7 @@ class Stopped(BaseException):
     """Raised in the main thread by the first signal; no `except Exception` stops it on its way.
 
     Attributes:
-        partial: what is there although the work was not finished, for people; see `cli.common.partly`.
+        partial: what is there although the work was not finished, for people; see `cli.output.partly`.
     """
 
     def __init__(self, number: int) -> None:
@@ -73,13 +73,18 @@ def stopped_by_signals(*, code: int = 0, bounded: bool = True) -> threading.Even
     return stopped
 
 
-def raise_on_signals() -> None:
-    """The first signal raises `Stopped` in the main thread."""
+@contextmanager
+def raising_on_signals() -> Iterator[None]:
+    """The first signal raises `Stopped` in the main thread. Call it there."""
 
     def finish(number: int) -> NoReturn:
         raise Stopped(number)
 
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     handle_end_signals(finish)
+    yield
+    for number, handler in before.items():  # after `Stopped` the process ends: no need
+        signal.signal(number, handler)
 
 
 def end_in(seconds: float, code: int) -> None:

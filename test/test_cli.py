@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
@@ -13,8 +16,8 @@ import pytest
 from PIL import Image
 
 from pam_ros import media, videos
-from pam_ros.cli import evaluate, perceive
-from pam_ros.cli.main import main
+from pam_ros.cli import evaluate, output, perceive
+from pam_ros.cli.main import EXIT_CODES, main, version
 
 
 def pam(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -204,7 +207,10 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
         (["caption", "clip.mp4", "--click", "3,4", "--at", "1,x"], "--at takes 2 comma-separated numbers"),
         (["caption", "clip.mp4", "--click", "3,4", "--at", "9"], "above 0 s and at most"),
         (["caption", "clip.mp4", "--click", "3,4", "--at", "1", "--every", "1"], "not both"),
-        (["caption", "clip.mp4", "--click", "3,4", "--every", "0"], "--every must be above 0 seconds"),
+        (
+            ["caption", "clip.mp4", "--click", "3,4", "--every", "0"],
+            "--every must be 0.1 to 3600 seconds, not 0",
+        ),
         (["parity", "."], "no parity folder"),
         (["evaluate", "--model", "pam-huge"], "unknown model 'pam-huge'"),
         (["bench", "--model", "pam-huge"], "unknown model 'pam-huge'"),
@@ -212,6 +218,25 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
         (["soak", "--model", "pam-huge"], "unknown model 'pam-huge'"),
         (["bag", "drive", "--model", "pam-huge"], "unknown model 'pam-huge'"),
         (["fetch", "pam-huge"], "available: "),
+        (["soak", "--minutes", "-1"], "Invalid value for '--minutes': -1; allowed: 0.1 to 100000"),
+        (["soak", "--minutes", "nan"], "nan; allowed: 0.1 to 100000"),
+        (["soak", "--limit", "-3"], "Invalid value for '--limit': -3; allowed: 0 to 1000"),
+        (["demo", "--period", "-1"], "Invalid value for '--period': -1; allowed: 0.1 to 3600"),
+        (["demo", "--period", "inf"], "inf; allowed: 0.1 to 3600"),
+        (["demo", "--clip", "nope.mp4"], "no video file at nope.mp4"),
+        (["demo", "--click", "9999,5"], "outside the 640x480 image"),
+        (["bench-node", "--rate", "nan"], "nan; allowed: 0.1 to 240"),
+        (["perceive", "picture.png", "--all", "--budget", "nan"], "nan; allowed: 0.001 to 60"),
+        (["find", "picture.png", "a cup", "--min-score", "nan"], "nan; allowed: 0 to 1"),
+        (["caption", "clip.mp4", "--click", "3,4", "--every", "inf"], "0.1 to 3600 seconds, not inf"),
+        (["scenes", "show", "--open-meshes", "7"], "7; allowed: 0 to 1"),
+        (
+            ["scenes", "show", "--count", "-1"],
+            "Invalid value for '--count': Input should be greater than or equal to 0",
+        ),
+        (["view", "--port", "0"], "Invalid value for '--port': Input should be greater than or equal to 1"),
+        (["perceive", "[bold]gone[/].png", "--click", "3,4"], "no image file at [bold]gone[/].png"),
+        (["-q", "-v", "models"], "--quiet and --verbose exclude each other"),
     ],
 )
 @pytest.mark.usefixtures("picture", "clip", "broken")
@@ -228,7 +253,7 @@ def test_bad_input_gets_one_clear_line(
         main()
     assert stopped.value.code == 2
     said = capsys.readouterr().err
-    assert words in " ".join(said.split())
+    assert words in said.splitlines()[-1]  # the sentence is not broken, as nobody sees a terminal
     assert "Traceback" not in said
 
 
@@ -265,7 +290,7 @@ def test_an_unwritable_output_is_refused_before_anything_is_loaded(
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
-    said = " ".join(capsys.readouterr().err.replace("│", "").split())
+    said = capsys.readouterr().err
     assert f"cannot write to folder {place}" in said
 
 
@@ -318,3 +343,72 @@ def test_stale_masks_go_and_other_files_stay(picture: Path, tmp_path: Path):
 def test_models_are_listed_with_their_licences(tmp_path: Path):
     listed = " ".join(pam("models", cwd=tmp_path).stdout.split())
     assert all(name in listed for name in ("pam-tiny", "pam-1.5b", "pam-3b", "RESEARCH"))
+
+
+# ---- what all commands have in common
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_results_are_json_on_stdout_and_nothing_else(picture: Path, tmp_path: Path):
+    result = pam("-q", "perceive", str(picture), "--box", "50,40,110,80", "--json", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    (region,) = (json.loads(line) for line in result.stdout.splitlines())
+    assert region == json.loads((tmp_path / "out/perceive/result.json").read_text())["regions"][0]
+    models = json.loads(pam("models", "--json", cwd=tmp_path).stdout)
+    assert [model["model"] for model in models] == ["pam-1.5b", "pam-3b", "pam-tiny"]
+
+
+def test_figures_go_to_a_file_or_to_stdout_with_the_table_elsewhere(tmp_path: Path):
+    file = tmp_path / "new" / "figures.json"
+    assert output.json_target(file) == file and file.parent.is_dir()
+    assert output.table_console(file).file is sys.stdout
+    target = output.json_target(Path("-"))
+    assert target == Path("/dev/stdout")
+    assert output.table_console(target) is output.console
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path):
+    assert pam("--version", cwd=tmp_path).stdout == f"pam_ros {version()}\n"
+    assert f"<version>{version()}</version>" in (ROOT / "package.xml").read_text()
+
+
+def test_a_verbose_error_comes_with_its_traceback(tmp_path: Path):
+    quiet, plain, verbose = (
+        pam(*options, "perceive", "gone.png", "--click", "1,1", cwd=tmp_path)
+        for options in (["-q"], [], ["-v"])
+    )
+    assert quiet.stderr == plain.stderr == "error: no image file at gone.png\n"
+    assert "Traceback" in verbose.stderr and verbose.stderr.endswith(plain.stderr)
+    assert {quiet.returncode, plain.returncode, verbose.returncode} == {2}
+
+
+def test_shells_can_complete_commands(tmp_path: Path):
+    shown = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv = ['pam']; from pam_ros.cli.main import main; main()"],
+        env={**os.environ, "_PAM_COMPLETE": "complete_bash", "COMP_WORDS": "pam perc", "COMP_CWORD": "1"},
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert shown.stdout.split() == ["perceive"]
+
+
+def test_progress_is_a_line_every_few_seconds_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(output, "EVERY_S", 0.05)
+    with output.progress_bar("frames", 9) as advance:
+        advance()
+        time.sleep(0.3)
+    with output.working("loading [bold]x[/]") as report:
+        time.sleep(0.3)
+        report("reading [red]y[/]")
+        time.sleep(0.3)
+    said = capsys.readouterr().err
+    for line in ("frames: 1 of 9 (0 s)", "loading [bold]x[/] (0 s)", "reading [red]y[/] (0 s)"):
+        assert line in said.splitlines()
+
+
+def test_the_exit_codes_are_documented():
+    page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (\d+) \| (.+) \|$", page, re.M)
+    assert {int(code): meaning for code, meaning in listed} == EXIT_CODES

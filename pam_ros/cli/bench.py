@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pam_ros.cli.common import (
     DeviceOption,
     DtypeOption,
     EngineOption,
+    JsonOption,
     ModelOption,
     QuantizationOption,
     Sam2Option,
     check_model,
-    console,
     engine_kind,
 )
+from pam_ros.cli.output import json_target, table_console, working
 from pam_ros.errors import InputError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
@@ -46,9 +48,7 @@ def bench(
         str,
         typer.Option("--only", help="comma-separated figures (default: all)", metavar="FIGURES"),
     ] = "",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="write all figures to this JSON file", metavar="FILE")
-    ] = None,
+    json_file: JsonOption = None,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option("--compare", help="compare two files of --json; measures nothing", metavar="A B"),
@@ -68,14 +68,13 @@ def bench(
     if compare is not None:
         results = [read_result(path) for path in compare]
         titles = [f"{letter} {path.stem}" for letter, path in zip("AB", compare, strict=True)]
-        _print_table(dict(zip(titles, results, strict=True)))
+        _print_table(dict(zip(titles, results, strict=True)), Console())
         return
     names = tuple(name.strip() for name in only.split(",") if name.strip())
     plan = BenchPlan(engine_kind(engine), repeats, names, random_weights, "" if random_weights else model)
-    if json_file is not None:
-        writable_file(json_file)
+    json_file = json_target(json_file)
     options = LoadOptions(model, device, dtype, sam2, quantization)
-    with console.status("loading") as status:
+    with working("loading") as report:
         result = run_bench(
             _loader(options, random_weights),
             plan,
@@ -83,11 +82,11 @@ def bench(
             unquantised=_loader(replace(options, quantization="none"), random_weights)
             if quantization != "none"
             else None,
-            progress=status.update,
+            progress=report,
         )
     if json_file is not None:
         write_result(result, json_file)
-    _print_table({model: result.as_json()})
+    _print_table({model: result.as_json()}, table_console(json_file))
 
 
 def bench_curves(
@@ -121,10 +120,10 @@ def bench_curves(
 
     file = writable_file(files[0])
     options = LoadOptions(model, device, dtype, quantization=quantization)
-    with console.status("loading") as status:
+    with working("loading") as report:
         path = open_path(_loader(options, random_weights), engine_kind(engine), device)
         path.warm_up()
-        write_curves(measure_curves(path, repeats=repeats, progress=status.update), file)
+        write_curves(measure_curves(path, repeats=repeats, progress=report), file)
 
 
 def _loader(options: LoadOptions, random_weights: bool) -> Callable[[], Pam]:
@@ -137,7 +136,7 @@ def _loader(options: LoadOptions, random_weights: bool) -> Callable[[], Pam]:
     return partial(random_model if random_weights else load_model, options)
 
 
-def _print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
+def _print_table(results: Mapping[str, Mapping[str, Any]], tables: Console) -> None:
     """One line a figure, one column a result; of two results also the second over the first."""
     from pam_ros.evaluation.bench import FIGURES, NOT_SELECTED, ratio
 
@@ -145,19 +144,23 @@ def _print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
     for key in FIGURES:
         if any(result["reasons"].get(key) != NOT_SELECTED for result in results.values()):
             rows.append((key, [result.get(key) for result in results.values()]))
-    table = Table("figure", *results, *(["ratio"] if len(results) == 2 else []))
+    table = Table("figure", *map(escape, results), *(["ratio"] if len(results) == 2 else []))
     for key, values in rows:
         ratios = [ratio(*values)] if len(values) == 2 else []
         table.add_row(key, *(_text(value) for value in (*values, *ratios)))
-    Console().print(table)
+
+    def say(line: str) -> None:
+        tables.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    tables.print(table)
     for name, result in results.items():
-        print(f"{name}: {', '.join(f'{key} {value}' for key, value in result['about'].items())}")
+        say(f"{name}: {', '.join(f'{key} {value}' for key, value in result['about'].items())}")
         reasons: dict[str, list[str]] = {}
         for key, why in result["reasons"].items():
             reasons.setdefault(why, []).append(key)
         for why, keys in reasons.items():
             if why != NOT_SELECTED:
-                print(f"{name}: no value ({why}): {', '.join(keys)}")
+                say(f"{name}: no value ({why}): {', '.join(keys)}")
 
 
 def _text(value: float | None) -> str:

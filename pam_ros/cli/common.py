@@ -1,30 +1,50 @@
-"""Shared by all command groups: console, options, prompts, progress."""
+"""Options that several commands share, and what is made of them: prompts, numbers, models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pam_ros.cli.output import note, working
 from pam_ros.errors import InputError, PromptError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.records import Prompt
-from pam_ros.signals import Stopped
 
 if TYPE_CHECKING:
     from pam_ros.evaluation.bench_paths import EngineKind
     from pam_ros.model.interface import PerceptionModel
     from pam_ros.runtime.events import CaptionEvent
 
-console = Console(stderr=True)
+SHORTEST_S, LONGEST_S = 0.1, 3600.0  # of a clip
 EVERY_S = 2.0  # clip length if neither --every nor --at is given
 
+
+def within(low: float, high: float) -> Callable[[float | None], float | None]:
+    """Callback of an option: refuses a number out of range, "nan" included, before anything starts."""
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not low <= value <= high:
+            raise typer.BadParameter(f"{value:g}; allowed: {low:g} to {high:g}")
+        return value
+
+    return check
+
+
+JsonOption = Annotated[
+    Path | None,
+    typer.Option("--json", help="write all figures to this JSON file; - is stdout", metavar="FILE"),
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON instead of text")]
+TextServerOption = Annotated[
+    str,
+    typer.Option(
+        "--text-server", help="vLLM server that generates the texts (docs/text_server.md)", metavar="URL"
+    ),
+]
 ImageArgument = Annotated[
     Path,
     typer.Argument(
@@ -56,7 +76,9 @@ MaxRegionsOption = Annotated[
 ]
 BudgetOption = Annotated[
     float,
-    typer.Option("--budget", min=0.001, max=60.0, help="time for the search, seconds", metavar="SECONDS"),
+    typer.Option(
+        "--budget", callback=within(0.001, 60.0), help="time for the search, seconds", metavar="SECONDS"
+    ),
 ]
 CarryOverOption = Annotated[
     bool,
@@ -147,11 +169,11 @@ def prompts_of(
 
 
 def clip_length(every: float | None, at: str | None) -> float:
-    """--every in seconds, or its default. Raises PromptError if it is not above 0, or given beside --at."""
+    """--every in seconds, or its default. Raises PromptError if it is out of range, or given beside --at."""
     if every is not None and at is not None:
         raise PromptError("give --every or --at, not both")
-    if every is not None and not every > 0:
-        raise PromptError(f"--every must be above 0 seconds, not {every}")
+    if every is not None and not SHORTEST_S <= every <= LONGEST_S:
+        raise PromptError(f"--every must be {SHORTEST_S:g} to {LONGEST_S:g} seconds, not {every:g}")
     return EVERY_S if every is None else every
 
 
@@ -190,34 +212,11 @@ def load(options: LoadOptions) -> PerceptionModel:
     from pam_ros.model.opening import open_model
     from pam_ros.threads import in_temporary_thread
 
-    with console.status(f"loading {options.model}") as status:
-        return in_temporary_thread(lambda: open_model(options, progress=status.update, note=note))
+    with working(f"loading {options.model}") as report:
+        return in_temporary_thread(lambda: open_model(options, progress=report, note=note))
 
 
 def caption_line(caption: CaptionEvent, zero_ns: int = 0) -> str:
     """A caption with its clip's time for people, counted from `zero_ns`."""
     start_s, end_s = ((ns - zero_ns) / 1e9 for ns in (caption.clip_start_ns, caption.clip_end_ns))
     return f"[{start_s:.1f}-{end_s:.1f} s] {caption.region_id}: {caption.shown}"
-
-
-@contextmanager
-def partly(what: Callable[[], str]) -> Iterator[None]:
-    """If a signal ends the work inside, the command's last line names what is there: `what`."""
-    try:
-        yield
-    except Stopped as stopped:
-        stopped.partial = what()
-        raise
-
-
-def note(line: str) -> None:
-    """A line on stderr, as it is."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda: progress.advance(task)

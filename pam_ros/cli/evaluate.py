@@ -6,24 +6,24 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pam_ros.cli.common import (
     CarryOverOption,
     DeviceOption,
     DtypeOption,
+    JsonOption,
     ModelOption,
     QuantizationOption,
     Sam2Option,
     check_model,
-    console,
     load,
 )
+from pam_ros.cli.output import json_target, note, table_console, working
 from pam_ros.errors import PromptError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
-from pam_ros.output_files import writable_file, writable_folder
+from pam_ros.output_files import writable_folder
 
 SeedOption = Annotated[
     list[int] | None,
@@ -49,9 +49,6 @@ OnlyOption = Annotated[
         help="comma-separated parts: masks,video,texts,find,stream,speed (default: all)",
         metavar="PARTS",
     ),
-]
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", help="write all numbers to this JSON file", metavar="FILE")
 ]
 PageOption = Annotated[
     Path | None, typer.Option("--page", help="write an HTML report to this folder", metavar="FOLDER")
@@ -135,22 +132,22 @@ def evaluate(
         carry_over=carry_over,
         open_meshes=open_meshes,
     )
-    if json_file is not None:
-        writable_file(json_file)
+    json_file = json_target(json_file)
     for folder in (page, cache):
         if folder is not None:
             writable_folder(folder)
     pam = load(LoadOptions(model, device, dtype, sam2, quantization))
-    with console.status("evaluating") as status, evaluation(pam, plan, status.update) as found:
+    with working("evaluating") as report, evaluation(pam, plan, report) as found:
         rows = rows_of(found, parts)
         if json_file is not None:
             write_json(json_file, found, plan, model, pam.info)
         if page is not None:
-            status.update("writing the HTML report")
-            console.print(f"wrote {write_page(page, found, model, parts)}")
+            report("writing the HTML report")
+            note(f"wrote {write_page(page, found, model, parts)}")
     table = Table("metric", "mean", "± std", "samples")
     for row in rows:
         table.add_row(row.metric, row.value_text(), row.spread_text(), str(row.samples))
-    Console().print(table)
+    tables = table_console(json_file)
+    tables.print(table)
     for why, keys in reasons(rows):
-        print(f"{', '.join(keys)}: no value ({why})")
+        tables.print(f"{', '.join(keys)}: no value ({why})", markup=False, highlight=False, soft_wrap=True)

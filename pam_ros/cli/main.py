@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import signal
 import sys
-from typing import NoReturn
+import traceback
+from importlib import metadata
+from typing import Annotated, NoReturn
+from xml.etree import ElementTree
 
 import typer
 from rich.markup import escape
 
 from pam_ros.cli import bench, doctor, evaluate, models, perceive, ros, text_server, view
-from pam_ros.cli.common import console, note
+from pam_ros.cli.output import be_quiet, be_verbose, console, note
 from pam_ros.cli.scenes import scenes_app
-from pam_ros.errors import TRAINING_EXTRA, PamError
-from pam_ros.signals import Stopped, exit_code, raise_on_signals
+from pam_ros.errors import TRAINING_EXTRA, OutputError, PamError
+from pam_ros.share import share_folder
+from pam_ros.signals import Stopped, exit_code, raising_on_signals
+
+ERROR = 2
+EXIT_CODES = {  # as docs/command_line.md lists them
+    0: "done",
+    1: "done, and the answer is no: nothing fits, a limit is exceeded, a check failed",
+    ERROR: "an error, told in one line",
+    exit_code(signal.SIGINT): "stopped by SIGINT (Ctrl-C)",
+    exit_code(signal.SIGTERM): "stopped by SIGTERM",
+}
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Perceive Anything Model: segment, describe and caption regions of images and videos.",
     rich_markup_mode=None,
@@ -44,25 +60,74 @@ for command in (
 app.add_typer(scenes_app, name="scenes")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"pam_ros {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def common_options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="show errors only, beside the results")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="show the log, and where an error comes from")
+    ] = False,
+) -> None:
+    """Options before the command; exit codes and output: docs/command_line.md."""
+    if quiet and verbose:
+        raise typer.BadParameter("--quiet and --verbose exclude each other")
+    if quiet:
+        be_quiet()
+    if verbose:
+        be_verbose()
+
+
+def version() -> str:
+    """Of this package, as package.xml has it."""
+    try:
+        return metadata.version("pam_ros")
+    except metadata.PackageNotFoundError:  # built by colcon: nothing but package.xml knows it
+        text = (share_folder(".", "package.xml") / "package.xml").read_text(encoding="utf-8")
+        found = ElementTree.fromstring(text).findtext("version")
+        return found or "unknown"
+
+
 def main() -> None:
     """Entry point. Errors of this package, and a signal, end it with one line; see EXIT_CODES."""
-    raise_on_signals()
-    try:
-        app()
-    except Stopped as stopped:
-        note(f"stopped by {stopped}: {stopped.partial}")
-        sys.exit(exit_code(stopped.number))
-    except PamError as error:
-        _end(str(error))
-    except ModuleNotFoundError as error:
-        if TRAINING_EXTRA not in str(error):
-            raise
-        _end(str(error))
+    with raising_on_signals():
+        try:
+            app()
+        except Stopped as stopped:
+            note(f"stopped by {stopped}: {stopped.partial}")
+            sys.exit(exit_code(stopped.number))
+        except PamError as error:
+            _end(error)
+        except ModuleNotFoundError as error:
+            if TRAINING_EXTRA not in str(error):
+                raise
+            _end(error)
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            _end(
+                OutputError(
+                    f"cannot write {error.filename or 'the results'}: {error.strerror}; free some space"
+                )
+            )
 
 
-def _end(why: str) -> NoReturn:
-    console.print(f"[bold red]error:[/] {escape(why)}", highlight=False, soft_wrap=not console.is_terminal)
-    sys.exit(2)
+def _end(error: Exception) -> NoReturn:
+    """Prints an error in one line, also with --quiet."""
+    console.quiet = False
+    if logging.getLogger("pam_ros").isEnabledFor(logging.DEBUG):
+        note("".join(traceback.format_exception(error)))
+    console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    sys.exit(ERROR)
 
 
 if __name__ == "__main__":

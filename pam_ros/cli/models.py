@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from pam_ros.cli.common import DeviceOption, DtypeOption, EngineOption, console, engine_kind
+from pam_ros.cli.common import DeviceOption, DtypeOption, EngineOption, JsonFlag, engine_kind
+from pam_ros.cli.output import console, note, working
 from pam_ros.errors import StateError
 
 
-def models() -> None:
+def models(as_json: JsonFlag = False) -> None:
     """List the models with licence and whether they are installed."""
     from pam_ros.errors import CheckpointError, ModelNotFoundError
     from pam_ros.model.descriptions import list_models
     from pam_ros.model.loading.files import find_files
 
+    found: list[dict[str, str]] = []
     table = Table("model", "description", "licence", "installed")
     for name, description in list_models().items():
         try:
@@ -29,8 +33,13 @@ def models() -> None:
             present = f"no (pam fetch {name})"
         except CheckpointError:
             present = f"unfinished (pam fetch {name})"
-        table.add_row(name, description.summary, description.licence, present)
-    Console().print(table)
+        about = {"description": description.summary, "licence": description.licence, "installed": present}
+        found.append({"model": name} | about)
+        table.add_row(*map(escape, (name, *about.values())))
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        Console().print(table)
 
 
 def fetch(
@@ -56,9 +65,9 @@ def fetch(
     from pam_ros.model.loading.fetch import fetch as download
 
     description = describe(name)
-    console.print(f"licence of {name}: {description.licence}", highlight=False)
+    note(f"licence of {name}: {description.licence}")
     if not description.sources:
-        console.print(f"{name} is bundled with this package; nothing to download")
+        note(f"{name} is bundled with this package; nothing to download")
         return
     if offline:
         print("\n".join(by_hand(description)))
@@ -75,17 +84,17 @@ def fetch(
     for plan in plans:
         commit = f"{plan.source.hub_id} at {plan.revision}"
         todo = f"{size_of(plan.missing_bytes)} to download to {plan.folder}"
-        console.print(f"{commit}: {todo}", highlight=False, soft_wrap=True)
+        note(f"{commit}: {todo}")
     check_disk(plans)
     _agree(description.licence_terms, accepted=accept_licence)
-    download(plans, console.print)
+    download(plans, note)
 
 
 def _agree(terms: str, *, accepted: bool) -> None:
     """Raises StateError unless the user agrees to the terms, by option or by answering."""
     if not terms:
         return
-    console.print(f"[bold]{terms}.[/]", highlight=False)
+    console.print(f"[bold]{escape(terms)}.[/]", highlight=False, soft_wrap=True)
     if accepted or (sys.stdin.isatty() and typer.confirm("Do you agree?", err=True)):
         return
     raise StateError("nothing was downloaded: agree to the licence terms above with --accept-licence")
@@ -109,8 +118,8 @@ def parity(
     from pam_ros.evaluation.parity import MASK_IOU, RELATIVE_ERROR, run_parity
 
     kind = engine_kind(engine)
-    with console.status("starting") as status:
-        results = run_parity(folder, status.update, device=device, dtype=dtype, engine=kind)
+    with working("starting") as report:
+        results = run_parity(folder, report, device=device, dtype=dtype, engine=kind)
     table = Table("case", "embeds", "logits", "presence", "mask IoU", "tokens", "")
     for row in results:
         errors = [f"{error:.1e}" for error in (row.embeds_error, row.logits_error, row.score_error)]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.live import Live
+from rich.text import Text
 
 from pam_ros.cli.common import (
     AtOption,
@@ -22,6 +23,7 @@ from pam_ros.cli.common import (
     DtypeOption,
     EveryOption,
     ImageArgument,
+    JsonFlag,
     LanguagesOption,
     MaskOption,
     MaxRegionsOption,
@@ -30,17 +32,16 @@ from pam_ros.cli.common import (
     QuantizationOption,
     Sam2Option,
     TaskOption,
+    TextServerOption,
     boxes_of,
     caption_line,
     clip_length,
-    console,
     load,
     named_times,
-    note,
-    partly,
-    progress_bar,
     prompts_of,
+    within,
 )
+from pam_ros.cli.output import console, note, partly, progress_bar
 from pam_ros.errors import PromptError
 from pam_ros.geometry import full_mask
 from pam_ros.json_results import caption_json, region_json
@@ -76,6 +77,8 @@ def perceive(
     dtype: DtypeOption = "auto",
     quantization: QuantizationOption = "none",
     sam2: Sam2Option = None,
+    text_server: TextServerOption = "",
+    as_json: JsonFlag = False,
     out: Annotated[
         Path, typer.Option("--out", help="output folder: masks, overlay.png, result.json", metavar="FOLDER")
     ] = Path("out/perceive"),
@@ -98,7 +101,7 @@ def perceive(
     tasks = image_tasks(task or ["label"])
     languages = [Language.parse(code) for code in language or ["en"]]
     writable_folder(out)
-    pam = load(LoadOptions(model, device, dtype, sam2, quantization))
+    pam = load(LoadOptions(model, device, dtype, sam2, quantization, text_server=text_server))
     with growing_texts() as show:
         if everything:
             survey = SurveyRequest(tasks, tuple(languages), boxes_xyxy=boxes_of(box), max_regions=max_regions)
@@ -107,12 +110,15 @@ def perceive(
         else:
             regions = perceive_image(pam, picture, prompts, tasks, languages, show)
     if everything and not found.complete:
-        console.print(f"the budget of {budget:g} s was spent before everything was searched; raise --budget")
+        note(f"the budget of {budget:g} s was spent before everything was searched; raise --budget")
     _write_regions(out, image, picture, pam.info, regions)
     for region in regions:
-        for (each, spoken), text in region.texts.items():
-            print(f"{region.region_id} {each.value} {spoken.value}: {text.text}")
-    console.print(f"wrote {out}/")
+        if as_json:
+            print(_line(region_json(region)))
+        else:
+            for (each, spoken), text in region.texts.items():
+                print(f"{region.region_id} {each.value} {spoken.value}: {text.text}")
+    note(f"wrote {out}/")
 
 
 def find(
@@ -125,8 +131,7 @@ def find(
         float | None,
         typer.Option(
             "--min-score",
-            min=0.0,
-            max=1.0,
+            callback=within(0.0, 1.0),
             help="score that fits (default: as the parameter find.min_score)",
             metavar="SCORE",
         ),
@@ -144,6 +149,7 @@ def find(
     dtype: DtypeOption = "auto",
     quantization: QuantizationOption = "none",
     sam2: Sam2Option = None,
+    as_json: JsonFlag = False,
     out: Annotated[
         Path, typer.Option("--out", help="output folder: masks, overlay.png, result.json", metavar="FOLDER")
     ] = Path("out/find"),
@@ -176,11 +182,16 @@ def find(
     fitting = found.fitting(EngineOptions().find_min_score if min_score is None else min_score)
     _write_regions(out, image, picture, pam.info, list(found.regions[:fitting]))
     for place, (region, score) in enumerate(zip(found.regions, found.scores, strict=True)):
-        mark = f"fits: region {region.region_id}," if place < fitting else "does not fit:"
-        print(f"{mark} {score:.2f} {region.texts[Task.EXPLAIN, spoken].text}")
-    console.print(f"wrote {out}/")
+        fits = place < fitting
+        if as_json:
+            print(_line(region_json(region) | {"score": round(score, 4), "fits": fits}))
+        else:
+            mark = f"fits: region {region.region_id}," if fits else "does not fit:"
+            print(f"{mark} {score:.2f} {region.texts[Task.EXPLAIN, spoken].text}")
+    note(f"wrote {out}/")
     if not fitting:
-        print("none fits")
+        if not as_json:
+            print("none fits")
         raise typer.Exit(1)
 
 
@@ -192,7 +203,8 @@ def growing_texts() -> Iterator[Callable[[int, Task, Language, str], None]]:
 
         def show(region_id: int, each: Task, spoken: Language, text: str) -> None:
             growing[region_id, each.value, spoken.value] = text
-            live.update("\n".join(f"{i} {t} {lang}: {text}" for (i, t, lang), text in growing.items()))
+            lines = (f"{i} {t} {lang}: {text}" for (i, t, lang), text in growing.items())
+            live.update(Text("\n".join(lines)))
 
         yield show
 
@@ -220,6 +232,8 @@ def caption(
     dtype: DtypeOption = "auto",
     quantization: QuantizationOption = "none",
     sam2: Sam2Option = None,
+    text_server: TextServerOption = "",
+    as_json: JsonFlag = False,
     out: Annotated[
         Path,
         typer.Option(
@@ -242,7 +256,7 @@ def caption(
     every_s, times_ns = clip_length(every, at), decode_times(named_times(at), stamps)
     spoken = Language.parse(language)
     writable_folder(out)
-    pam = load(LoadOptions(model, device, dtype, sam2, quantization))
+    pam = load(LoadOptions(model, device, dtype, sam2, quantization, text_server=text_server))
     steps = caption_video(
         pam,
         videos.read_video(video, note),
@@ -252,13 +266,13 @@ def caption(
         language=spoken,
         carry_over=carry_over,
     )
-    last = _write_video(out, steps, len(stamps))
+    last = _write_video(out, steps, len(stamps), as_json=as_json)
     if summary:
-        lines = [json.dumps(_caption_record(each), ensure_ascii=False) for each in last.summaries]
+        lines = [_line(_caption_record(each)) for each in last.summaries]
         (out / "summary.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        for each in last.summaries:
-            print(f"summary {caption_line(each)}")
-    console.print(f"wrote {out}/")
+        for each, line in zip(last.summaries, lines, strict=True):
+            print(line if as_json else f"summary {caption_line(each)}")
+    note(f"wrote {out}/")
 
 
 def _write_regions(
@@ -282,7 +296,7 @@ def _write_regions(
     )
 
 
-def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int) -> VideoStep:
+def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int, *, as_json: bool) -> VideoStep:
     """Writes overlay.mp4, captions.jsonl and regions.jsonl as the steps come; prints the captions.
 
     Returns the last step.
@@ -303,10 +317,11 @@ def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int) -> Vid
         for step in steps:
             for each in step.captions:
                 newest[each.region_id] = each.shown
-                print(caption_line(each), flush=True)
-                captions.write(_caption_record(each))
+                record = _caption_record(each)
+                print(_line(record) if as_json else caption_line(each), flush=True)
+                captions.write(record)
             for warning in step.warnings:
-                console.print(f"warning: {warning}", markup=False)
+                note(f"warning: {warning}")
             drawn = draw_overlay(
                 step.frame.image, step.regions, captions=newest, last_seen=last_seen.update(step.regions)
             )
@@ -317,6 +332,11 @@ def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int) -> Vid
             frames += 1
             advance()
     return step
+
+
+def _line(record: dict[str, Any]) -> str:
+    """One line of JSON for stdout, where the text of a person's language is kept."""
+    return json.dumps(record, ensure_ascii=False)
 
 
 def _caption_record(event: CaptionEvent) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from pam_ros.cli.common import (
+    LONGEST_S,
+    SHORTEST_S,
     AtOption,
     BoxOption,
     CarryOverOption,
@@ -19,6 +21,7 @@ from pam_ros.cli.common import (
     DeviceOption,
     DtypeOption,
     EveryOption,
+    JsonOption,
     LanguagesOption,
     MaskOption,
     ModelOption,
@@ -31,17 +34,16 @@ from pam_ros.cli.common import (
     clip_length,
     load,
     named_times,
-    note,
     numbers,
-    partly,
-    progress_bar,
     prompts_of,
+    within,
 )
+from pam_ros.cli.output import json_target, note, partly, progress_bar
 from pam_ros.errors import PromptError, StateError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
-from pam_ros.output_files import writable_file, writable_folder
-from pam_ros.records import Language, image_tasks
+from pam_ros.output_files import writable_folder
+from pam_ros.records import Language, Prompt, image_tasks
 
 
 def demo(
@@ -58,7 +60,13 @@ def demo(
         str, typer.Option("--click", help="click prompt on the first frame, pixels", metavar="X,Y")
     ] = "",
     period: Annotated[
-        float, typer.Option("--period", help="clip length per caption in seconds", metavar="SECONDS")
+        float,
+        typer.Option(
+            "--period",
+            callback=within(SHORTEST_S, LONGEST_S),
+            help="clip length per caption in seconds",
+            metavar="SECONDS",
+        ),
     ] = 3.0,
     language: Annotated[
         str, typer.Option("--language", help="caption language: en or zh", metavar="LANGUAGE")
@@ -74,6 +82,7 @@ def demo(
     from pam_ros import videos
 
     check_model(model)
+    frame = next(videos.read_video(clip)) if clip is not None else None  # raises before any process starts
     demo_module = ros_module("demo", "demo")
     if clip is None and not box and not click:
         chosen = demo_module.default_input()
@@ -86,7 +95,10 @@ def demo(
             click_xy=tuple(numbers(click, 2, "--click")) if click else (),
         )
     Language.parse(language)
-    next(videos.read_video(chosen.clip))  # raises before any process starts
+    frame = frame or next(videos.read_video(chosen.clip))
+    clicks = [chosen.click_xy] if chosen.click_xy else []
+    prompt = Prompt.from_clicks(clicks, [1] * len(clicks), chosen.box_xyxy or None)
+    prompt.check_size(*frame.size)
     writable_folder(out)
     files = f"{out}/ has what came so far: overlay.mp4, regions.jsonl, captions.jsonl"
     with partly(lambda: files if (out / "captions.jsonl").is_file() else "nothing was written"):
@@ -95,10 +107,19 @@ def demo(
 
 def soak(
     minutes: Annotated[
-        float, typer.Option("--minutes", help="duration in minutes", metavar="MINUTES")
+        float,
+        typer.Option(
+            "--minutes", callback=within(0.1, 100_000), help="duration in minutes", metavar="MINUTES"
+        ),
     ] = 10.0,
     limit: Annotated[
-        float, typer.Option("--limit", help="maximum memory growth after warm-up, percent", metavar="PERCENT")
+        float,
+        typer.Option(
+            "--limit",
+            callback=within(0, 1000),
+            help="maximum memory growth after warm-up, percent",
+            metavar="PERCENT",
+        ),
     ] = 3.0,
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
@@ -127,15 +148,17 @@ def bench_node(
     size: Annotated[
         str, typer.Option("--size", help="size of the pictures, pixels", metavar="WIDTH,HEIGHT")
     ] = "1280,720",
-    rate: Annotated[float, typer.Option("--rate", min=0.1, max=240, help="pictures per second")] = 30.0,
-    seconds: Annotated[float, typer.Option("--seconds", min=1.0, help="length of each window")] = 10.0,
+    rate: Annotated[
+        float, typer.Option("--rate", callback=within(0.1, 240), help="pictures per second")
+    ] = 30.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", callback=within(1, 3600), help="length of each window")
+    ] = 10.0,
     random_weights: Annotated[
         bool,
         typer.Option("--random-weights", help="pam-3b or pam-1.5b with random weights, without a download"),
     ] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="write all figures to this JSON file", metavar="FILE")
-    ] = None,
+    json_file: JsonOption = None,
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     out: Annotated[Path, typer.Option("--out", help="folder for the node's log", metavar="FOLDER")] = Path(
@@ -153,8 +176,7 @@ def bench_node(
         check_model(model)
     module = ros_module("bench_node", "bench-node")
     writable_folder(out)
-    if json_file is not None:
-        writable_file(json_file)
+    json_file = json_target(json_file)
     with TemporaryDirectory() as folder:
         if random_weights:
             from pam_ros.model.loading.random_weights import save_random_model
@@ -239,7 +261,7 @@ def bag(
     with partial, closing(steps), progress_bar("images", found.count) as advance:
         for step in steps:
             for each in step.captions:
-                print(caption_line(each, found.first_ns))
+                print(caption_line(each, found.first_ns), flush=True)
             for warning in step.warnings:
                 note(f"warning: {warning}")
             done += 1

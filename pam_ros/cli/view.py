@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pam_ros.cli.common import (
-    DeviceOption,
-    DtypeOption,
-    ModelOption,
-    QuantizationOption,
-    Sam2Option,
-    console,
-    load,
-    note,
-)
+from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, QuantizationOption, Sam2Option, load
+from pam_ros.cli.output import note, working
 from pam_ros.cli.ros import ros_module
 from pam_ros.errors import InputError, StateError
 from pam_ros.model.descriptions import AUTO, DEMONSTRATION
@@ -41,7 +33,9 @@ def view(
     node: Annotated[
         str, typer.Option("--node", help="perception node to show if no video is given", metavar="NODE")
     ] = "/pam",
-    port: Annotated[int, typer.Option("--port", help="port of the page on this machine")] = 8080,
+    port: Annotated[
+        int, typer.Option("--port", min=1, max=65535, help="port of the page on this machine")
+    ] = 8080,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the page")] = True,
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
@@ -65,7 +59,7 @@ def view(
         source: Source = ros_module("view_source", "view").NodeSource(node, board)
     else:
         source = _video_source(what, board, LoadOptions(model, device, dtype, sam2, quantization))
-    console.print(f"showing {source.title} on http://{page.HOST}:{port}; Ctrl+C ends", highlight=False)
+    note(f"showing {source.title} on http://{page.HOST}:{port}; Ctrl+C ends")
     with suppress(Stopped):  # that is how it ends
         page.serve(board, source, port=port, open_browser=browser)
 
@@ -97,7 +91,7 @@ def _video_source(what: str, board: Board, options: LoadOptions) -> Source:
     if next(frames(), None) is None:
         raise InputError(f"{what} has no frames")
     pam = load(options)
-    with console.status("warming up"):
+    with working("warming up"):
         in_temporary_thread(lambda: warm_up(pam))
     title = f"{'webcam ' if live else ''}{what}, {pam.info.name} on {pam.info.device}"
     notice = DEMONSTRATION if pam.info.name == "pam-tiny" else ""
