@@ -99,6 +99,13 @@ def test_products_are_those_of_the_dense_weights(kind: str, outputs: int, inputs
     assert (linear(x, whole) - (expected - bias).repeat(1, 2)).norm() < 0.02 * expected.norm()
 
 
+def test_int8_does_not_overflow_in_float16() -> None:
+    matrix, dense = eighths(torch.rand(16, 256, device=DEVICE))
+    x = torch.full((20, 256), 30.0, device=DEVICE)
+    found = linear(x.half(), matrix).float()
+    assert (found - x @ dense.T).norm() < 0.01 * (x @ dense.T).norm()
+
+
 @needs_triton
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("batch", [1, 2, 3, 16])

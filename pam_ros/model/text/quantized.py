@@ -46,6 +46,8 @@ class Int8Matrix:
         if x.device.type == "cpu" and len(x) <= INT8_CPU_ROWS:
             low = x.to(torch.bfloat16)  # the dtype that this kernel is fast in
             return torch._weight_int8pack_mm(low, self.values, self.scales.to(low.dtype)).to(x.dtype)
+        if x.dtype is torch.float16:  # sums of unscaled weights would overflow
+            return F.linear(x, (self.values * self.scales[:, None]).to(x.dtype))
         return F.linear(x, self.values.to(x.dtype)).mul_(self.scales.to(x.dtype))
 
     def part(self, start: int, count: int) -> Int8Matrix:
