@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,12 @@ class RegionState(IntEnum):
     LOST = 2  # not in view; its memory is kept and it may be found again
 
 
+def plain(pixels: NDArray[np.float32]) -> list[Any]:
+    """Coordinates as messages show them: numbers with two decimals at most."""
+    shown: list[Any] = np.round(np.asarray(pixels, np.float64), 2).tolist()
+    return shown
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One camera image. Raises ImageError if the array is not an image."""
@@ -132,7 +139,7 @@ class Prompt:
                 f"{len(self.points)} points but {self.labels.size} labels; give one label per point"
             )
         if not np.isfinite(self.points).all():
-            raise PromptError(f"points must be finite, not {self.points.tolist()}")
+            raise PromptError(f"points must be finite, not {plain(self.points)}")
         if not np.isin(self.labels, (0, 1)).all():
             raise PromptError(f"labels must be 1 (on the region) or 0 (off it), not {self.labels.tolist()}")
         if self.mask is not None:
@@ -160,9 +167,9 @@ class Prompt:
         if box.shape != (4,):
             raise PromptError(f"a box must be (x1, y1, x2, y2), not of shape {box.shape}")
         if not np.isfinite(box).all():
-            raise PromptError(f"a box must be finite, not {box.tolist()}")
+            raise PromptError(f"a box must be finite, not {plain(box)}")
         if box[0] >= box[2] or box[1] >= box[3]:
-            raise PromptError(f"a box must be (x1, y1, x2, y2) with x1 < x2 and y1 < y2, not {box.tolist()}")
+            raise PromptError(f"a box must be (x1, y1, x2, y2) with x1 < x2 and y1 < y2, not {plain(box)}")
 
     @classmethod
     def from_clicks(
@@ -191,14 +198,14 @@ class Prompt:
         outside = (xs < 0) | (ys < 0) | (xs > width - 1) | (ys > height - 1)
         if outside.any():
             raise PromptError(
-                f"click {self.points[outside][0].tolist()} is outside the {width}x{height} image; "
+                f"click {plain(self.points[outside][0])} is outside the {width}x{height} image; "
                 f"allowed: x 0..{width - 1}, y 0..{height - 1}"
             )
         if self.box is not None:
             x1, y1, x2, y2 = self.box.tolist()
             if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
                 raise PromptError(
-                    f"box {self.box.tolist()} is outside the {width}x{height} image; "
+                    f"box {plain(self.box)} is outside the {width}x{height} image; "
                     f"it must overlap x 0..{width}, y 0..{height}"
                 )
         if self.mask is not None and self.mask.shape != (height, width):

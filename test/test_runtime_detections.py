@@ -109,10 +109,10 @@ def test_bad_detections_are_warnings_and_the_others_become_regions():
 def test_a_detection_of_nothing_makes_no_region():
     rig = stepped()
     rig.frame(1.0, 0)
-    rig.detect((5, 5, 15, 15))
+    rig.detect((5.123456, 5, 15, 1 / 3 + 15))
     rig.frame(1.1)
     assert rig.reported_ids[-1] == []
-    assert "nothing was found" in rig.events.warnings[-1][1]
+    assert "nothing was found in the box [5.12, 5.0, 15.0, 15.33]" in rig.events.warnings[-1][1]
 
 
 def test_detections_get_texts_if_tasks_are_given():

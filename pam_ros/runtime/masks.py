@@ -12,7 +12,7 @@ import numpy as np
 from pam_ros.errors import CancelledError, CapacityError, NothingFoundError, PamError, PromptError
 from pam_ros.geometry import Box, distinct_boxes
 from pam_ros.model.interface import FrameFeatures, Observation, PerceptionModel, RegionMemory
-from pam_ros.records import Frame, Prompt, Region, RegionState
+from pam_ros.records import Frame, Prompt, Region, RegionState, plain
 from pam_ros.runtime.failures import FaultLog, GuardedListener, rejected_detections
 from pam_ros.runtime.inbox import Inbox
 from pam_ros.runtime.options import EngineOptions
@@ -134,7 +134,7 @@ class Masks:
                     raise CancelledError(f"region {region_id} was removed before its prompt was processed")
                 if not region_id and not prompt.shows_region:
                     raise PromptError(
-                        f"the negative click {prompt.points[0].tolist()} is on no region; "
+                        f"the negative click {plain(prompt.points[0])} is on no region; "
                         "click on the part of a mask that is to be left out"
                     )
                 if request.done or request in known:
@@ -235,7 +235,10 @@ class Masks:
             if request.detection is not None and track.state is RegionState.LOST:
                 # Otherwise every message of the detector would add another lost region.
                 self.refuse(
-                    request, NothingFoundError(f"nothing was found in the box {_prompt(request).box}")
+                    request,
+                    NothingFoundError(
+                        f"nothing was found in the box {plain(_clipped(_prompt(request), frame))}"
+                    ),
                 )
                 return None
             track.region_id, camera.next_id = camera.next_id, camera.next_id + 1
