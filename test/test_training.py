@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +66,12 @@ from pam_ros.training.tools.deepen import deepened, main
 
 SIZE = 64
 DATA = ["shapes:24", "shapes:8:6"]
+SEGMENT: dict[str, Any] = {
+    "kind": "segment", "fresh": True, "train": ["segmenter"], "steps": 12, "image_regions": 1,
+    "video_fraction": 0.25, "video_batch": 2, "video_frames": 3, "loss_size": 16, "words_weight": 0.2,
+    "group_weight": 0.5,
+    "learning_rate": 2e-3,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -90,19 +99,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stage(tiny: Path, out: Path, **values: Any) -> StageConfig:
     """A stage's configuration for a test."""
-    fixed = {"model": str(tiny), "data": DATA, "out": str(out), "workers": 0, "precision": "fp32", "batch": 8}
-    return config_from({**fixed, **values}, "test")
+    return config_from(stage_values(tiny, out) | values, "test")
+
+
+def stage_values(tiny: Path, out: Path) -> dict[str, Any]:
+    """What every stage of these tests has, as its YAML file would."""
+    return {
+        "model": str(tiny), "data": DATA, "out": str(out), "workers": 0, "precision": "fp32", "batch": 8,
+    }  # fmt: skip
 
 
 def segment_stage(tiny: Path, out: Path, **values: Any) -> StageConfig:
     """Stage 0, pictures and videos."""
-    fixed = {
-        "kind": "segment", "fresh": True, "train": ["segmenter"], "steps": 12, "image_regions": 1,
-        "video_fraction": 0.25, "video_batch": 2, "video_frames": 3, "loss_size": 16, "words_weight": 0.2,
-        "group_weight": 0.5,
-        "learning_rate": 2e-3,
-    }  # fmt: skip
-    return stage(tiny, out, **{**fixed, **values})
+    return stage(tiny, out, **{**SEGMENT, **values})
 
 
 UNSEEN = 10_000  # a step far behind those that are trained; its batch is drawn from the same data
@@ -268,6 +277,36 @@ def _run_until(config: StageConfig, step: int) -> Progress:
         run.progress.step += 1
     run.save()
     return run.progress
+
+
+def test_a_signal_saves_and_a_kill_loses_nothing(tiny: Path, tmp_path: Path) -> None:
+    whole = segment_stage(tiny, tmp_path / "whole", steps=8)
+    run_stage(whole)
+    values = stage_values(tiny, tmp_path / "parts") | SEGMENT | {"steps": 8, "save_minutes": 1e-6}
+    (tmp_path / "stage.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    steps = tmp_path / "parts" / "checkpoint"
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+        resume = ["--resume"] if number is signal.SIGKILL else []
+        command = [sys.executable, "-m", "pam_ros.training.run", str(tmp_path / "stage.yaml"), *resume]
+        before = len(list(steps.glob("step_*"))) and max(steps.glob("step_*"))
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            while process.poll() is None and (
+                not (found := sorted(steps.glob("step_*"))) or found[-1] == before
+            ):
+                time.sleep(0.02)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+        assert process.returncode == code, said
+        if number is signal.SIGTERM:
+            assert re.search(
+                r"stopped by SIGTERM: step \d+ of 8 is saved in .*; go on with --resume$", said.strip()
+            )
+            assert not (tmp_path / "parts" / "model").exists()
+    run_stage(config_from(values, "test"), resume=True)
+    done, parts = weights(tmp_path / "whole" / "model"), weights(tmp_path / "parts" / "model")
+    assert [name for name in done if not torch.equal(done[name], parts[name])] == []
+    lines = (tmp_path / "parts" / "figures.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 8]
 
 
 def test_resume_needs_a_checkpoint(tiny: Path, tmp_path: Path) -> None:

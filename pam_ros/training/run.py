@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
+import signal
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,9 +21,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pam_ros.datasets.registry import open_sources, process_shard
-from pam_ros.errors import TRAINING_EXTRA
 from pam_ros.model.loading.checkpoint import save_model
 from pam_ros.model.pam import Pam
+from pam_ros.signals import Stopped, exit_code, handle_end_signals
+from pam_ros.training.checkpoints import Checkpoints, replace_folder
 from pam_ros.training.config import StageConfig, StageKind, TrainingError, read_config
 from pam_ros.training.features.feature_store import (
     EIGHT_BITS,
@@ -33,17 +35,13 @@ from pam_ros.training.features.feature_store import (
 )
 from pam_ros.training.features.frame_store import FrameStore
 from pam_ros.training.heads.event_head import Events
+from pam_ros.training.journal import Journal
 from pam_ros.training.modules import fit_for_training, freeze_all_but, open_model, parameter_groups
 from pam_ros.training.outline import outlines_of
 from pam_ros.training.prompting import MOST_PROCESSES
 from pam_ros.training.qa_examples import Tokenisation
 from pam_ros.training.stages.caption_stage import CaptionBatch, CaptionDataset, CaptionStage, TextDataset
 from pam_ros.training.stages.segment_stage import SegmentBatch, SegmentData, SegmentStage, Words
-
-try:
-    from tensorboardX import SummaryWriter
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(f"{error}; {TRAINING_EXTRA}", name=error.name) from None
 
 LOG_STEPS = 20
 BETAS = (0.9, 0.95)
@@ -79,29 +77,18 @@ def rate_factor(fraction: float, warmup: float, final: float) -> float:
     return final + (1 - final) * cosine
 
 
-class Journal:
-    """Curves for TensorBoard, and the same figures as lines of figures.jsonl; by the main process only."""
+@dataclass(slots=True)
+class StopRequest:
+    """A signal that asks training to stop: after the step if it is under way, else at once."""
 
-    def __init__(self, out: Path, active: bool) -> None:
-        self._writer = SummaryWriter(str(out / "curves")) if active else None
-        self._lines = (out / "figures.jsonl").open("a", encoding="utf-8") if active else None
+    number: int = 0  # of the signal; 0: none came
+    can_wait: bool = False  # steps are being made: one is finished and saved first
 
-    def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """One line."""
-        if self._writer is None or self._lines is None:
-            return
-        for name, value in figures.items():
-            self._writer.add_scalar(name, value, step)
-        self._lines.write(
-            json.dumps({"step": step, **{name: round(value, 6) for name, value in figures.items()}}) + "\n"
-        )
-        self._lines.flush()
-
-    def close(self) -> None:
-        """Flushes and closes the files."""
-        if self._writer is not None and self._lines is not None:
-            self._writer.close()
-            self._lines.close()
+    def take(self, number: int) -> None:
+        """Called by the signal's handler."""
+        if not self.can_wait:
+            raise Stopped(number)
+        self.number = number
 
 
 class Stage:
@@ -135,6 +122,7 @@ class Stage:
         if self.accelerator.num_processes > 1:
             broadcast([*self.module.parameters()])
         self.progress = Progress()
+        self._checkpoints = Checkpoints(self.out / "checkpoint")
         self.accelerator.register_for_checkpointing(self.progress)
 
     # ---- data
@@ -217,16 +205,18 @@ class Stage:
             batch_sampler=[[step] for step in steps],
             num_workers=workers,
             collate_fn=_only,
+            worker_init_fn=_worker_signals,
             pin_memory=self.accelerator.device.type == "cuda" and workers > 0,
             prefetch_factor=4 if workers else None,
         )
 
     # ---- the loop
 
-    def run(self) -> None:
-        """Trains to the end of the schedule or of the time, and saves."""
+    def run(self, stop: StopRequest) -> None:
+        """Trains to the end of the schedule or of the time, or until it shall stop, and saves."""
         config, main = self.config, self.accelerator.is_main_process
-        journal = Journal(self.out, main)
+        journal = Journal(self.out, main, self.progress.step)
+        stop.can_wait = True
         begun = time.monotonic() - 60 * self.progress.minutes
         saved = self.progress.minutes
         bar = tqdm(
@@ -250,9 +240,11 @@ class Stage:
                 saved = self.progress.minutes
             if config.max_minutes and self.progress.minutes >= config.max_minutes:
                 break
+            if self._agreed_to(stop):
+                break
         bar.close()
         journal.close()
-        self.save()
+        self.save(final=not stop.number)
         self.accelerator.wait_for_everyone()  # the next stage reads what was written
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
@@ -297,21 +289,46 @@ class Stage:
             return self.progress.minutes
         return float(broadcast(torch.tensor(minutes, dtype=torch.float64, device=self.accelerator.device)))
 
+    def _agreed_to(self, stop: StopRequest) -> bool:
+        """Whether all processes shall stop after this step; the main one decides, once in LOG_STEPS steps."""
+        if self.accelerator.num_processes == 1:
+            return bool(stop.number)
+        if self.progress.step % LOG_STEPS:
+            return False
+        stop.number = int(broadcast(torch.tensor(stop.number, device=self.accelerator.device)))
+        return bool(stop.number)
+
     # ---- checkpoints
 
-    def save(self) -> None:
-        """Writes the model as it is, and everything that resuming exactly from here needs."""
-        if self.accelerator.is_main_process:
-            save_model(self.pam, self.out / "model", dtype=torch.float32)
+    def save(self, *, final: bool = False) -> None:
+        """Writes everything that resuming exactly from here needs; at the end also the trained model."""
+        main = self.accelerator.is_main_process
+        if main:
+            self._checkpoints.begin()
+        self.accelerator.wait_for_everyone()
+        folder = self._checkpoints.folder / "unfinished"
         # Safetensors would drop a head that is tied to the embedding, and warn each time.
-        self.accelerator.save_state(str(self.out / "checkpoint"), safe_serialization=False)
+        self.accelerator.save_state(str(folder), safe_serialization=False)
+        self.accelerator.wait_for_everyone()
+        if main:
+            self._checkpoints.finish(self.progress.step)
+        if main and final:
+            replace_folder(self.out / "model", lambda new: save_model(self.pam, new, dtype=torch.float32))
 
     def resume(self) -> None:
-        """Goes on from the checkpoint in `out`. Raises TrainingError if there is none."""
-        folder = self.out / "checkpoint"
-        if not folder.is_dir():
-            raise TrainingError(f"nothing to resume: {folder} does not exist; start without --resume")
-        self.accelerator.load_state(str(folder))
+        """Goes on from the newest checkpoint in `out`. Raises TrainingError if there is none."""
+        found = self._checkpoints.found()
+        if not found:
+            raise TrainingError(
+                f"nothing to resume: {self._checkpoints.folder} has no checkpoint; start without --resume"
+            )
+        self.accelerator.load_state(str(found[0]))
+
+
+def _worker_signals(worker: int) -> None:
+    """Workers that load data end with their process, not by signals that are meant for it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _only(items: list[CaptionBatch]) -> CaptionBatch:
@@ -323,12 +340,29 @@ def _is_video(batch: Batch) -> bool:
     return batch.clip if isinstance(batch, CaptionBatch) else batch.pixels.shape[1] > 1
 
 
-def run_stage(config: StageConfig, *, resume: bool = False, cache: StageCache | None = None) -> Pam:
-    """Runs a stage to its end; returns the trained model (float32). `cache`: features of earlier stages."""
+def run_stage(
+    config: StageConfig,
+    *,
+    resume: bool = False,
+    cache: StageCache | None = None,
+    stop: StopRequest | None = None,
+) -> Pam:
+    """Runs a stage to its end; returns the trained model (float32). `cache`: features of earlier stages.
+
+    Raises `Stopped` if `stop` ended it early: it can be resumed.
+    """
+    stop = stop or StopRequest()
     stage = Stage(config, cache or StageCache())
     if resume:
         stage.resume()
-    stage.run()
+    stage.run(stop)
+    if stop.number:
+        stopped = Stopped(stop.number)
+        stopped.partial = (
+            f"step {stage.progress.step} of {config.steps} is saved in {stage.out}/checkpoint; "
+            "go on with --resume"
+        )
+        raise stopped
     return stage.pam
 
 
@@ -355,10 +389,17 @@ def main(arguments: list[str] | None = None) -> None:
         minutes *= len(given.configs)
     if minutes and len(minutes) != len(given.configs):
         parser.error(f"--max-minutes names {len(minutes)} times for {len(given.configs)} stages")
-    cache = StageCache()
+    cache, stop = StageCache(), StopRequest()
+    handle_end_signals(lambda number: stop.take(number), bounded=False)
     for place, path in enumerate(given.configs):
         limit = [f"max_minutes={minutes[place]}"] if minutes else []
-        run_stage(read_config(path, [*given.set, *limit]), resume=given.resume, cache=cache)
+        config = read_config(path, [*given.set, *limit])
+        try:
+            run_stage(config, resume=given.resume, cache=cache, stop=stop)
+        except Stopped as stopped:
+            print(f"stopped by {stopped}: {stopped.partial}", file=sys.stderr, flush=True)
+            sys.exit(exit_code(stopped.number))
+        stop.can_wait = False
     PartialState().destroy_process_group()
 
 
