@@ -75,7 +75,20 @@ class UnknownRegionError(InputError):
 
 
 class NothingFoundError(InputError):
-    """The prompt is valid, but no object was found there; the message gives the score."""
+    """The prompt is valid, but no object was found there.
+
+    Attributes:
+        mask_score, presence_score: of what was found instead, see `records.Region`.
+    """
+
+    def __init__(self, mask_score: float, presence_score: float, where: str = "there") -> None:
+        super().__init__(nothing_found(mask_score, presence_score, where))
+        self.mask_score, self.presence_score = mask_score, presence_score
+
+
+def nothing_found(mask_score: float, presence_score: float, where: str = "there") -> str:
+    """What people read: the lower of both scores says why."""
+    return f"nothing found {where} (score {min(mask_score, presence_score):.2g})"
 
 
 class NoFrameError(InputError):

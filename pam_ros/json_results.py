@@ -30,6 +30,7 @@ def region_json(region: Region) -> dict[str, Any]:
         entry = texts.setdefault(language, {"language": language.value})
         entry[TEXT_FIELDS[task]] = text.text
         entry[f"{TEXT_FIELDS[task]}_confidence"] = _rounded(text.confidence)
+        entry[f"{TEXT_FIELDS[task]}_unsure"] = text.unsure
     return {
         "id": region.region_id,
         "state": region.state.name.lower(),
@@ -54,6 +55,7 @@ def caption_json(
     language: Language,
     text: str,
     confidence: float | None,
+    unsure: bool,
     clip_start_ns: int,
     clip_end_ns: int,
     frame_count: int,
@@ -66,6 +68,7 @@ def caption_json(
         "language": language.value,
         "text": text,
         "confidence": _rounded(confidence),
+        "unsure": unsure,
         "clip_start_ns": clip_start_ns,
         "clip_end_ns": clip_end_ns,
         "frame_count": frame_count,

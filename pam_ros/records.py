@@ -356,8 +356,13 @@ class Region:
 
     @property
     def name(self) -> str:
-        """The label in the language asked for first; empty until it is finished, even if another one is."""
-        return self.labels[0].text if self.labels else ""
+        """The label in the language asked for first, as shown; empty until it is finished."""
+        return self.labels[0].shown if self.labels else ""
+
+    @property
+    def name_confidence(self) -> float | None:
+        """The probability that `name` is right; None if there is no name or it is not known."""
+        return self.labels[0].confidence if self.labels else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,11 +372,28 @@ class Text:
     Attributes:
         stamp_ns: stamp of the frame (of a clip: its last frame) that the text describes.
         confidence: probability that the text is right, 0..1; None if it is not known.
+        unsure: the confidence is known and low: not to be taken as a fact.
     """
 
     text: str
     stamp_ns: int
     confidence: float | None = None
+    unsure: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The text for people; an unsure one ends with a question mark: "cutting board?"."""
+        return f"{self.text.rstrip('.。')}?" if self.unsure and self.text else self.text
+
+    @property
+    def sure_text(self) -> str:
+        """`shown` with the confidence: "mug 97%"; only the text if it is not known."""
+        return self.shown if self.confidence is None else f"{self.shown} {percent(self.confidence)}"
+
+
+def percent(confidence: float) -> str:
+    """A confidence for people: never "100%"."""
+    return f"{min(confidence, 0.99):.0%}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ MODEL = {
     "test_checkpoint_hostile",
     "test_checkpoint_refused",
     "test_cli",
+    "test_confidence",
     "test_doctor",
     "test_engines",
     "test_evaluation_run",

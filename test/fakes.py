@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, ModelInfo, TextDelta, TextRequest
+from pam_ros.model.text.names import ObjectNames
 from pam_ros.model.vision.grid import Candidates
 from pam_ros.records import Language, Prompt, Task
 
@@ -115,6 +116,9 @@ class FakeModel:
         batches: the texts of every `generate`, at most `max_calls`.
         prompts: open prompts by id: whether each is a clip, and its embeddings.
         cancelled: ids of cancelled texts.
+        known: see PerceptionModel.names.
+        says: a text's last state and its confidence; None = `text_of` and words, confidence not known.
+        mask_score: of every region in view.
         stepping: while it is cleared, generation stands still and a step reports nothing.
     """
 
@@ -133,6 +137,9 @@ class FakeModel:
     steps: int = 0
     closed: bool = False
     threads: set[int] = field(default_factory=set)
+    known: ObjectNames | None = None
+    says: Callable[[FakeText], tuple[str, float | None]] | None = None
+    mask_score: float = 0.9
     stepping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -201,6 +208,10 @@ class FakeModel:
     def judge(self) -> FakeModel:
         return self
 
+    @property
+    def names(self) -> ObjectNames | None:
+        return self.known
+
     def fits(self, purpose: str, regions: Sequence[tuple[str, str]], language: Language) -> list[float]:
         """1 for an explanation that holds the purpose, else 0.1."""
         self._call("fits", regions, 0.0)
@@ -260,10 +271,16 @@ class FakeModel:
             self._call("step", running, self.costs.step_s)
         except Exception as error:
             return [TextDelta(text.text_id, "", False, error) for text in running]
-        deltas = batch.step(self.words)
+        deltas = [self._said(batch, delta) for delta in batch.step(self.words)]
         if batch.running:
             self._running.append(batch)
         return deltas
+
+    def _said(self, batch: FakeBatch, delta: TextDelta) -> TextDelta:
+        if self.says is None or not delta.final:
+            return delta
+        text, confidence = self.says(batch.texts[delta.text_id])
+        return replace(delta, text=text, confidence=confidence)
 
     def cancel(self, text_id: int) -> None:
         if len(self.cancelled) < self.max_calls:
@@ -296,7 +313,7 @@ class FakeModel:
                 round(fraction * side) for fraction, side in zip(box, (width, height) * 2, strict=True)
             )
             mask[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)] = True
-        return FakeObservation(memory, features.shade, mask, 0.9, 0.95 if present else 0.05)
+        return FakeObservation(memory, features.shade, mask, self.mask_score, 0.95 if present else 0.05)
 
     def _call(self, name: str, details: Sequence[object], cost_s: float) -> None:
         assert not self.closed, "used after close"
@@ -314,6 +331,7 @@ class FakeBatch:
 
     def __init__(self, texts: Sequence[FakeText]) -> None:
         self.running = list(texts)
+        self.texts = {text.text_id: text for text in texts}
         self._steps = 0
 
     def step(self, most_words: int) -> list[TextDelta]:

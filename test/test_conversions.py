@@ -288,7 +288,7 @@ def test_region_array_and_caption() -> None:
         (errors.PromptError("x"), Status.INVALID_INPUT),
         (errors.ImageError("x"), Status.INVALID_INPUT),
         (errors.UnknownRegionError("x"), Status.UNKNOWN_REGION),
-        (errors.NothingFoundError("x"), Status.NOTHING_FOUND),
+        (errors.NothingFoundError(0.1, 0.9), Status.NOTHING_FOUND),
         (errors.TextServerError("x"), Status.TEXT_SERVER),
         (errors.NoFrameError("x"), Status.NO_FRAME),
         (errors.StaleFrameError("x"), Status.NO_FRAME),
@@ -302,7 +302,9 @@ def test_region_array_and_caption() -> None:
 def test_status_of_every_error(error: Exception | None, code: int) -> None:
     status = status_of(error)
     assert status.code == code
-    assert ("x" in status.message) == (error is not None)
+    assert status.message.endswith("" if error is None else str(error)) and bool(status.message) == bool(
+        error
+    )
 
 
 @pytest.mark.parametrize("nanoseconds", [0, 1, 1_700_000_000_123_456_789])

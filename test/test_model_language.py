@@ -320,7 +320,7 @@ def test_long_prompts_are_refused_and_texts_are_cut_to_the_context_length() -> N
     with pytest.raises(CapacityError, match="shorter previous caption"):
         TextRun(pam, [Wanted(embeddings, Task.CLIP, Language.EN, "word " * 400)])
     texts = TextRun(pam, [Wanted(embeddings * 9, Task.CLIP, Language.EN)])
-    sequence = pam.text._unfinished[texts.ids[0]]
+    sequence = pam.text._unfinished[texts.ids[0]].sequence
     prompt = (
         9 * (len(embeddings[0]) + 1) + len(pam.language.encode_text(TEXT_BEFORE_IMAGE)) + len(sequence.suffix)
     )
@@ -334,14 +334,14 @@ def test_a_stop_token_ends_the_text_and_is_not_part_of_it(pam: Pam) -> None:
     embeddings = tuple(frame_embeddings(pam, 1))
     request = Wanted(embeddings, Task.DETAIL, Language.EN, max_new_tokens=20)
     texts = TextRun(pam, [request])
-    sequence = pam.text._unfinished[texts.ids[0]]
+    sequence = pam.text._unfinished[texts.ids[0]].sequence
     finish(texts)
     stop = sequence.tokens[7]
     texts = TextRun(pam, [request])
     pam.text._batches[0]._stop_ids = frozenset([stop])
     stopped = pam.text._unfinished[texts.ids[0]]
     deltas = finish(texts)[0]
-    assert stopped.tokens == sequence.tokens[: sequence.tokens.index(stop)]
+    assert stopped.sequence.tokens == sequence.tokens[: sequence.tokens.index(stop)]
     assert deltas[-1].final
     assert not any(delta.final for delta in deltas[:-1])
 
@@ -355,7 +355,7 @@ def test_unused_rows_of_the_vocabulary_are_never_chosen() -> None:
     texts = TextRun(
         pam, [Wanted(embeddings, Task.LABEL, Language.EN, max_new_tokens=20, temperature=t) for t in (0, 1)]
     )
-    sequences = [pam.text._unfinished[text_id] for text_id in texts.ids]
+    sequences = [pam.text._unfinished[text_id].sequence for text_id in texts.ids]
     finish(texts)
     assert max(token for sequence in sequences for token in sequence.tokens) < known
 

@@ -112,7 +112,7 @@ def test_a_detection_of_nothing_makes_no_region():
     rig.detect((5.123456, 5, 15, 1 / 3 + 15))
     rig.frame(1.1)
     assert rig.reported_ids[-1] == []
-    assert "nothing was found in the box [5.12, 5.0, 15.0, 15.33]" in rig.events.warnings[-1][1]
+    assert "nothing found in the box [5.12, 5.0, 15.0, 15.33] (score 0.05)" in rig.events.warnings[-1][1]
 
 
 def test_detections_get_texts_if_tasks_are_given():

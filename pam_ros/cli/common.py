@@ -12,7 +12,7 @@ from pam_ros.cli.output import note, working
 from pam_ros.errors import InputError, PromptError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
-from pam_ros.records import Prompt
+from pam_ros.records import Prompt, percent
 
 if TYPE_CHECKING:
     from pam_ros.evaluation.bench_paths import EngineKind
@@ -218,5 +218,6 @@ def load(options: LoadOptions) -> PerceptionModel:
 
 def caption_line(caption: CaptionEvent, zero_ns: int = 0) -> str:
     """A caption with its clip's time for people, counted from `zero_ns`."""
+    sure = "" if caption.confidence is None else f" ({percent(caption.confidence)})"
     start_s, end_s = ((ns - zero_ns) / 1e9 for ns in (caption.clip_start_ns, caption.clip_end_ns))
-    return f"[{start_s:.1f}-{end_s:.1f} s] {caption.region_id}: {caption.shown}"
+    return f"[{start_s:.1f}-{end_s:.1f} s] {caption.region_id}: {caption.shown}{sure}"

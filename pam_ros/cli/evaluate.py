@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -24,6 +25,9 @@ from pam_ros.errors import PromptError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.output_files import writable_folder
+
+if TYPE_CHECKING:
+    from pam_ros.evaluation.confidence import Bin
 
 SeedOption = Annotated[
     list[int] | None,
@@ -112,6 +116,7 @@ def evaluate(
     It runs on rendered test scenes or on annotated data. docs/evaluation.md defines every metric.
     """
     check_model(model, sam2)
+    from pam_ros.evaluation.confidence import reliability
     from pam_ros.evaluation.report import reasons, rows_of, write_json, write_page
     from pam_ros.evaluation.run import Part, Plan, evaluation
 
@@ -149,5 +154,16 @@ def evaluate(
         table.add_row(row.metric, row.value_text(), row.spread_text(), str(row.samples))
     tables = table_console(json_file)
     tables.print(table)
+    curve = reliability(label for each in found for label in each.findings.labels)
+    if curve:
+        tables.print(_curve_table(curve))
     for why, keys in reasons(rows):
         tables.print(f"{', '.join(keys)}: no value ({why})", markup=False, highlight=False, soft_wrap=True)
+
+
+def _curve_table(curve: Sequence[Bin]) -> Table:
+    """The reliability curve of labels."""
+    table = Table("confidence of labels", "right", "labels")
+    for each in curve:
+        table.add_row(f"{each.confidence:.2f}", f"{each.right:.2f}", str(each.count))
+    return table

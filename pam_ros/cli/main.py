@@ -24,7 +24,7 @@ from pam_ros.signals import Stopped, exit_code, raising_on_signals
 ERROR = 2
 EXIT_CODES = {  # as docs/command_line.md lists them
     0: "done",
-    1: "done, and the answer is no: nothing fits, a limit is exceeded, a check failed",
+    1: "done, and the answer is no: nothing was found or fits, a limit is exceeded, a check failed",
     ERROR: "an error, told in one line",
     exit_code(signal.SIGINT): "stopped by SIGINT (Ctrl-C)",
     exit_code(signal.SIGTERM): "stopped by SIGTERM",
@@ -34,7 +34,8 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Perceive Anything Model: segment, describe and caption regions of images and videos.",
+    help="Perceive Anything Model: segment, describe and caption regions of images and videos. "
+    "The bundled pam-tiny is a demonstration model: it knows rendered objects only.",
     rich_markup_mode=None,
 )
 for command in (

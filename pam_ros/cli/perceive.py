@@ -42,13 +42,13 @@ from pam_ros.cli.common import (
     within,
 )
 from pam_ros.cli.output import console, note, partly, progress_bar
-from pam_ros.errors import PromptError
+from pam_ros.errors import PromptError, nothing_found
 from pam_ros.geometry import full_mask
 from pam_ros.json_results import caption_json, region_json
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.output_files import JsonLines, writable_folder
-from pam_ros.records import Language, Region, Task, image_tasks, language_of
+from pam_ros.records import Language, Region, RegionState, Task, image_tasks, language_of, percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +83,10 @@ def perceive(
         Path, typer.Option("--out", help="output folder: masks, overlay.png, result.json", metavar="FOLDER")
     ] = Path("out/perceive"),
 ) -> None:
-    """Segment and describe regions of an image."""
+    """Segment and describe regions of an image.
+
+    Labels that the model is not sure of end with a question mark. Exits with 1 if a prompt found nothing.
+    """
     from pam_ros import media
     from pam_ros.runtime.offline import perceive_image, survey_image
     from pam_ros.runtime.requests import SurveyRequest
@@ -112,13 +115,17 @@ def perceive(
     if everything and not found.complete:
         note(f"the budget of {budget:g} s was spent before everything was searched; raise --budget")
     _write_regions(out, image, picture, pam.info, regions)
+    nothing = say_nothing_found(regions, as_json=as_json)
     for region in regions:
         if as_json:
             print(_line(region_json(region)))
         else:
             for (each, spoken), text in region.texts.items():
-                print(f"{region.region_id} {each.value} {spoken.value}: {text.text}")
+                sure = "" if text.confidence is None else f" ({percent(text.confidence)})"
+                print(f"{region.region_id} {each.value} {spoken.value}: {text.shown}{sure}")
     note(f"wrote {out}/")
+    if nothing:
+        raise typer.Exit(1)
 
 
 def find(
@@ -187,7 +194,7 @@ def find(
             print(_line(region_json(region) | {"score": round(score, 4), "fits": fits}))
         else:
             mark = f"fits: region {region.region_id}," if fits else "does not fit:"
-            print(f"{mark} {score:.2f} {region.texts[Task.EXPLAIN, spoken].text}")
+            print(f"{mark} {score:.2f} {region.texts[Task.EXPLAIN, spoken].shown}")
     note(f"wrote {out}/")
     if not fitting:
         if not as_json:
@@ -243,7 +250,8 @@ def caption(
 ) -> None:
     """Caption regions of a video, clip by clip.
 
-    The regions are prompted on the first frame and tracked from there.
+    The regions are prompted on the first frame and tracked from there. Exits with 1 if a prompt found
+    nothing.
     """
     from pam_ros import videos
     from pam_ros.runtime.offline import caption_video, decode_times
@@ -266,13 +274,15 @@ def caption(
         language=spoken,
         carry_over=carry_over,
     )
-    last = _write_video(out, steps, len(stamps), as_json=as_json)
+    last, nothing = _write_video(out, steps, len(stamps), pam.info.mark, as_json=as_json)
     if summary:
         lines = [_line(_caption_record(each)) for each in last.summaries]
         (out / "summary.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         for each, line in zip(last.summaries, lines, strict=True):
             print(line if as_json else f"summary {caption_line(each)}")
     note(f"wrote {out}/")
+    if nothing:
+        raise typer.Exit(1)
 
 
 def _write_regions(
@@ -289,22 +299,35 @@ def _write_regions(
         media.write_mask(
             out / f"mask_{region.region_id}.png", full_mask(region.box_xyxy, region.mask, picture.shape)
         )
-    media.write_image(out / "overlay.png", draw_overlay(picture, regions))
+    found = [region for region in regions if region.state is RegionState.TRACKED]
+    media.write_image(out / "overlay.png", draw_overlay(picture, found, mark=info.mark))
     result = {"image": str(source), "model": asdict(info), "regions": [region_json(r) for r in regions]}
     (out / "result.json").write_text(
         json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
     )
 
 
-def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int, *, as_json: bool) -> VideoStep:
+def say_nothing_found(regions: Iterable[Region], *, as_json: bool) -> bool:
+    """Says which prompts have found nothing; whether there are any."""
+    lost = [region for region in regions if region.state is RegionState.LOST]
+    for region in lost:
+        said = f"{region.region_id} {nothing_found(region.mask_score, region.presence_score)}"
+        (note if as_json else print)(said)
+    return bool(lost)
+
+
+def _write_video(
+    out: Path, steps: Iterable[VideoStep], frame_count: int, mark: str, *, as_json: bool
+) -> tuple[VideoStep, bool]:
     """Writes overlay.mp4, captions.jsonl and regions.jsonl as the steps come; prints the captions.
 
-    Returns the last step.
+    Returns the last step, and whether a prompt has found nothing.
     """
     from pam_ros import media
     from pam_ros.runtime.overlay import LastSeen, draw_overlay
 
     newest: dict[int, str] = {}
+    nothing = False
     last_seen = LastSeen()
     frames = 0
     with (
@@ -314,7 +337,9 @@ def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int, *, as_
         JsonLines(out / "regions.jsonl") as regions,
         progress_bar("frames", frame_count) as advance,
     ):
-        for step in steps:
+        for number, step in enumerate(steps):
+            if number == 0:
+                nothing = say_nothing_found(step.regions, as_json=as_json)
             for each in step.captions:
                 newest[each.region_id] = each.shown
                 record = _caption_record(each)
@@ -323,7 +348,11 @@ def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int, *, as_
             for warning in step.warnings:
                 note(f"warning: {warning}")
             drawn = draw_overlay(
-                step.frame.image, step.regions, captions=newest, last_seen=last_seen.update(step.regions)
+                step.frame.image,
+                step.regions,
+                captions=newest,
+                last_seen=last_seen.update(step.regions),
+                mark=mark,
             )
             film.write(drawn, step.frame.stamp_ns)
             regions.write(
@@ -331,7 +360,7 @@ def _write_video(out: Path, steps: Iterable[VideoStep], frame_count: int, *, as_
             )
             frames += 1
             advance()
-    return step
+    return step, nothing
 
 
 def _line(record: dict[str, Any]) -> str:
@@ -345,7 +374,8 @@ def _caption_record(event: CaptionEvent) -> dict[str, Any]:
         sequence=event.sequence,
         language=event.language,
         text=event.text,
-        confidence=None,
+        confidence=event.confidence,
+        unsure=event.unsure,
         clip_start_ns=event.clip_start_ns,
         clip_end_ns=event.clip_end_ns,
         frame_count=event.frame_count,

@@ -94,5 +94,5 @@ def _video_source(what: str, board: Board, options: LoadOptions) -> Source:
     with working("warming up"):
         in_temporary_thread(lambda: warm_up(pam))
     title = f"{'webcam ' if live else ''}{what}, {pam.info.name} on {pam.info.device}"
-    notice = DEMONSTRATION if pam.info.name == "pam-tiny" else ""
+    notice = DEMONSTRATION if pam.info.demonstration else ""
     return VideoSource(pam, frames, board, title=title, notice=notice, live=live)

@@ -48,13 +48,23 @@ class Missing:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class JudgedLabel:
+    """One label: how sure the model was (None: it did not say), whether it called it unsure, the truth."""
+
+    confidence: float | None
+    unsure: bool
+    right: bool
+
+
 @dataclass(slots=True)
 class Findings:
-    """Collects cases and numbers. Not thread-safe."""
+    """Collects cases, numbers and judged labels. Not thread-safe."""
 
     cases: list[Case] = field(default_factory=list)
     numbers: list[Number] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
+    labels: list[JudgedLabel] = field(default_factory=list)
 
     def add(self, case: Case) -> None:
         """Adds a case. Raises ValueError for a score that is no finite number."""
@@ -77,6 +87,7 @@ class Findings:
         self.cases += other.cases
         self.numbers += other.numbers
         self.missing += other.missing
+        self.labels += other.labels
 
     def of(self, metric: str) -> list[Case]:
         """The cases of a metric, worst first; equal ones in their order."""

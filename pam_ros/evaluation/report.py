@@ -6,13 +6,14 @@ import html
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from pam_ros.evaluation.cases import Case, Draw
+from pam_ros.evaluation.confidence import reliability
 from pam_ros.evaluation.run import MAIN_KEYS, Part, Plan, SeedFindings, metrics_of
 from pam_ros.model.interface import ModelInfo
 
@@ -90,6 +91,7 @@ def reasons(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
 def write_json(path: Path, found: Sequence[SeedFindings], plan: Plan, model: str, info: ModelInfo) -> None:
     """Writes metrics at the top level, null if there is no value; `missing` says why.
 
+    `reliability` is the reliability curve of labels, see `evaluation.confidence`.
     `spread` has [smallest, largest] over the seeds, `samples` the number of answers behind each, `seeds` the
     values of each seed.
     """
@@ -110,6 +112,8 @@ def write_json(path: Path, found: Sequence[SeedFindings], plan: Plan, model: str
     }
     record |= {row.metric: row.value for row in rows}
     record["spread"] = {row.metric: [row.low, row.high] for row in rows if row.value is not None}
+    curve = reliability(label for each in found for label in each.findings.labels)
+    record["reliability"] = [asdict(point) for point in curve]
     record["samples"] = {row.metric: row.samples for row in rows}
     record["missing"] = {row.metric: row.why for row in rows if row.value is None}
     record["seeds"] = {str(each.seed): each.findings.scores() for each in found if each.seed is not None}

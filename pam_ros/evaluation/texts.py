@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 from pam_ros.datasets.schema import Kind, Sample, SampleRegion, SampleSource
 from pam_ros.errors import InputError
-from pam_ros.evaluation.cases import Case, Draw, Findings
+from pam_ros.evaluation.cases import Case, Draw, Findings, JudgedLabel
+from pam_ros.evaluation.confidence import add_confidence, texts_agree
 from pam_ros.evaluation.samples import SPOKEN, SUFFIX
 from pam_ros.evaluation.wording import Wording, add_wordings, tokens
 from pam_ros.model.interface import PerceptionModel
-from pam_ros.records import IMAGE_TASKS, Language, Region, Task
+from pam_ros.records import IMAGE_TASKS, Language, Region, RegionState, Task
 from pam_ros.runtime.offline import perceive_image
 from pam_ros.simulator.texts.judge import judge
 
@@ -123,6 +124,8 @@ def evaluate_texts(
     - `label_accuracy_en`, `label_accuracy_zh`: see `label_is_right`.
     - `function_accuracy`, `function_accuracy_zh`: the explanation names the right function.
     - `semantic_similarity`, `semantic_iou` (and `_zh`): of the label to the nearest right one.
+    - `texts_agree`: fraction of regions, of every kind, whose texts all name the same thing.
+    - `sure_labels_right`, `right_labels_sure`, `label_calibration_error`: see `add_confidence`.
     - `rouge_l_brief_en`, `meteor_detail_zh`, `cider_explain_en` …: see `wording.add_wordings`.
 
     Parts and background have the first three kinds under their own keys, `_parts` and `_background`. A text
@@ -136,6 +139,7 @@ def evaluate_texts(
             _judge(answer, findings, similarity)
             wordings += _wordings(answer)
     add_wordings(wordings, findings)
+    add_confidence(findings)
     _report_missing(findings, bool(images), languages)
 
 
@@ -146,6 +150,7 @@ class _Answer:
     sample: str
     region: SampleRegion
     texts: Mapping[tuple[Task, Language], str]
+    found: Region
     picture: Draw
 
 
@@ -176,19 +181,29 @@ def _answer(image: Sample, place: int, found: Region) -> _Answer:
 
     region = image.regions[place]
     texts = {key: text.text for key, text in found.texts.items() if key in region.texts}
+    if found.state is RegionState.LOST:  # nothing was found there: every text is wrong
+        texts = dict.fromkeys(region.texts, "")
     picture = image_case(image, place, region.prompt(), found)
-    return _Answer(f"{image.name} {region.name}", region, texts, picture)
+    return _Answer(f"{image.name} {region.name}", region, texts, found, picture)
 
 
 def _judge(answer: _Answer, findings: Findings, similarity: Similarity) -> None:
-    """Label and explanation."""
+    """Label, explanation, and whether all texts agree."""
     region, suffix = answer.region, SUFFIX[answer.region.kind]
+    if len(answer.texts) > 1:
+        agree = texts_agree(answer.texts)
+        said = "; ".join(answer.texts.values())
+        findings.add(Case("texts_agree", answer.sample, float(agree), "", said, answer.picture))
     for (task, language), text in answer.texts.items():
         right = region.texts[task, language]
         scores: dict[str, float] = {}
         spoken = SPOKEN[language]
         if task is Task.LABEL and right:
             scores[f"label_accuracy_{language.value}{suffix}"] = label_is_right(text, language, region)
+            label = answer.found.texts.get((task, language))  # None: nothing was found there
+            if label is not None:
+                is_right = label_is_right(text, language, region)
+                findings.labels.append(JudgedLabel(label.confidence, label.unsure, is_right))
             scores[f"semantic_similarity{spoken}{suffix}"] = max(similarity(text, label) for label in right)
             scores[f"semantic_iou{spoken}{suffix}"] = max(semantic_iou(text, label) for label in right)
         elif task is Task.EXPLAIN and region.function:

@@ -9,7 +9,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
-from pam_ros.msg import Status
+from pam_ros.msg import RegionText, Status
 
 RETRY_S = 1.0
 # A server is found before it knows where its answers go; without a pause the first one can be lost.
@@ -47,3 +47,8 @@ def spin(node: Node) -> None:
         if rclpy.ok():  # else the signal came while a callback was publishing
             raise
     rclpy.try_shutdown()
+
+
+def shown_label(text: RegionText) -> str:
+    """The label for people: with a question mark if it is not to be taken as a fact."""
+    return f"{text.label}?" if text.label_unsure else str(text.label)

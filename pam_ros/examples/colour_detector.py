@@ -24,7 +24,7 @@ from vision_msgs.msg import (
     Pose2D,
 )
 
-from pam_ros.examples.asking import spin
+from pam_ros.examples.asking import shown_label, spin
 from pam_ros.msg import RegionArray
 
 MIN_SATURATION = 140  # of 255
@@ -72,7 +72,7 @@ class ColourDetector(Node):
             if region.source_id and region.texts and region.id not in self._named:
                 self._named.add(region.id)
                 said = f"{region.source_class} {region.source_id} is region {region.id}"
-                self.get_logger().info(f"{said}: {region.texts[0].label}")
+                self.get_logger().info(f"{said}: {shown_label(region.texts[0])}")
 
 
 def main() -> int:

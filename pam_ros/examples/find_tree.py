@@ -19,6 +19,7 @@ from py_trees.common import Access, Status
 from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 
+from pam_ros.examples.asking import shown_label
 from pam_ros.msg import Status as Answer
 from pam_ros.srv import Find
 
@@ -61,7 +62,8 @@ class FindLeaf(py_trees.behaviour.Behaviour):
             self.feedback_message = self.feedback_message or f"nothing fits {self._request!r}"
             return Status.FAILURE
         self._blackboard.set(self._key, answer.regions[0])
-        self.feedback_message = f"region {answer.regions[0].id}: {answer.regions[0].texts[0].label}"
+        best = answer.regions[0]
+        self.feedback_message = f"region {best.id}: {shown_label(best.texts[0])}"
         return Status.SUCCESS
 
     def terminate(self, new_status: Status) -> None:

@@ -12,7 +12,7 @@ import rclpy
 from rclpy.utilities import remove_ros_args
 from vision_msgs.msg import Point2D
 
-from pam_ros.examples.asking import ask
+from pam_ros.examples.asking import ask, shown_label
 from pam_ros.msg import Prompt
 from pam_ros.srv import PerceiveRegion
 
@@ -46,7 +46,7 @@ def main() -> int:
         rclpy.try_shutdown()
     print(f"region {region.id}, mask score {region.mask_score:.2f}")
     for text in region.texts:
-        print(f"{text.language}: {text.label}; {text.explanation}")
+        print(f"{text.language}: {shown_label(text)}; {text.explanation}")
     return 0
 
 

@@ -11,7 +11,7 @@ import sys
 import rclpy
 from rclpy.utilities import remove_ros_args
 
-from pam_ros.examples.asking import ask
+from pam_ros.examples.asking import ask, shown_label
 from pam_ros.srv import Find
 
 
@@ -43,7 +43,8 @@ def main() -> int:
         print(f"nothing fits {options.request!r}{best}")
         return 1
     region, score = answer.regions[0], answer.scores[0]
-    print(f"region {region.id}, score {score:.2f}: {region.texts[0].label}; {region.texts[0].explanation}")
+    text = region.texts[0]
+    print(f"region {region.id}, score {score:.2f}: {shown_label(text)}; {text.explanation}")
     centre = region.bbox.center.position
     print(f"centre {centre.x:.0f}, {centre.y:.0f} of the image {answer.header.frame_id}")
     if region.position_known:  # with a depth camera

@@ -47,6 +47,7 @@ class ModelDescription:
     sam2: HubFile | None = None
     working_memory_gib: float = 0.25  # beside the weights, for one region and one clip
     max_new_tokens: int = 512
+    demonstration: bool = False  # it knows rendered objects only
     licence_terms: str = ""  # what a user must agree to before the download; empty: nothing
 
     @property

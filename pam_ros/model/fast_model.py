@@ -27,6 +27,7 @@ from pam_ros.model.loading.options import REGIONS
 from pam_ros.model.openvino_network import openvino_is_installed
 from pam_ros.model.pam import Pam, RegionEmbeddings
 from pam_ros.model.text.fast.background_generator import BackgroundGenerator
+from pam_ros.model.text.names import ObjectNames
 from pam_ros.model.vision.fast.engine_vision import EngineVision
 from pam_ros.model.vision.openvino_networks import OpenVinoNetworks
 from pam_ros.model.warm_up import POLL_S, warm_up
@@ -83,6 +84,7 @@ class FastModel:
                 on_prepared=self._half_prepared,
             )
             self._text.max_new_tokens = model.text.max_new_tokens
+            self._text.confidence = model.confidence
         self._closing = threading.Event()
         self._preparing = threading.Thread(target=self._prepare, name="pam_prepare", daemon=True)
 
@@ -106,6 +108,11 @@ class FastModel:
     def judge(self) -> PurposeJudge:
         """What regions are good for."""
         return self._model.judge
+
+    @property
+    def names(self) -> ObjectNames | None:
+        """The names of what the model knows."""
+        return self._model.names
 
     @property
     def prepared(self) -> bool:

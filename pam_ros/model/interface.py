@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pam_ros.model.text.names import ObjectNames
 from pam_ros.model.vision.grid import Candidates
 from pam_ros.records import Language, Prompt, Task
 
@@ -30,6 +31,14 @@ class ModelInfo:
     crop_small_regions: bool = False  # see `VisionModel.embeddings`
     quantization: str = "none"  # of the language model's linear layers: none, int8, int4
     text_server: str = ""  # where texts are generated; empty = in this process
+    calibrated: bool = False  # whether confidences are calibrated, see `model.text.confidence`
+    min_confidence: float = 0.5  # below it a text is unsure, as calibrated
+    demonstration: bool = False  # it knows rendered objects only
+
+    @property
+    def mark(self) -> str:
+        """What pictures with its texts say in a corner; empty unless it is a demonstration model."""
+        return f"{self.name}: demonstration model" if self.demonstration else ""
 
 
 # ---- vision
@@ -130,6 +139,8 @@ class TextRequest:
     previous_caption: str | None = None  # Task.CLIP only
     max_new_tokens: int = 512
     temperature: float = 0.0  # 0 = greedy, a robot's default; the reference samples at 0.1
+    beginning: str = ""  # of the answer, which is not generated; the text starts with it
+    mask_score: float | None = None  # of the region, 0..1; some models are calibrated with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +152,7 @@ class TextDelta:
         final: the text is complete; nothing more is reported about it.
         error: why the text ended without being complete; None otherwise. `text` is then what there was.
         new_tokens: that the text grew by, the stop token included.
+        confidence: of a final text, the probability that it is right, 0..1; None if it is not known.
     """
 
     text_id: int
@@ -148,6 +160,7 @@ class TextDelta:
     final: bool
     error: Exception | None = None
     new_tokens: int = 1
+    confidence: float | None = None
 
 
 class TextGenerator(Protocol):
@@ -233,6 +246,10 @@ class PerceptionModel(Protocol):
     @property
     def judge(self) -> PurposeJudge:
         """What regions are good for. Raises StateError if this model cannot judge."""
+
+    @property
+    def names(self) -> ObjectNames | None:
+        """The names of what the model knows; None if it has no list of them."""
 
     def close(self) -> None:
         """Frees the memory; the model cannot be used afterwards."""

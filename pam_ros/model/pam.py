@@ -18,10 +18,12 @@ from pam_ros.model.config import Architecture
 from pam_ros.model.interface import ModelInfo, PerceptionModel, PurposeJudge, VisionModel
 from pam_ros.model.perceiver import SemanticPerceiver
 from pam_ros.model.projector import Projector
+from pam_ros.model.text.confidence import ConfidenceModel
 from pam_ros.model.text.generator import InProcessGenerator
 from pam_ros.model.text.judging import LikelihoodJudge
 from pam_ros.model.text.language_model import EmbeddingTable, LanguageModel
 from pam_ros.model.text.matching import PurposeMatcher
+from pam_ros.model.text.names import ObjectNames
 from pam_ros.model.vision.features import DecoderFeatures, FrameFeatures, Observation
 from pam_ros.model.vision.grid import Candidates
 from pam_ros.model.vision.memory_bank import RegionMemory
@@ -90,6 +92,8 @@ class Pam(nn.Module):
         transformer = Qwen2ForCausalLM(config) if decoder else EmbeddingTable(config)
         self.language = LanguageModel(transformer, tokenizer, window)
         self.matcher: PurposeMatcher | None = None  # judges purposes if the language model cannot
+        self.names: ObjectNames | None = None  # of what it knows, if it has a list of them
+        self.confidence = ConfidenceModel()
         self._generator: InProcessGenerator | None = None
         if decoder:
             self._generator = InProcessGenerator(self.language, self.projector)

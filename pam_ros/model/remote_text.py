@@ -15,6 +15,7 @@ from pam_ros.model.loading.checkpoint import Progress, load_model
 from pam_ros.model.loading.files import find_files
 from pam_ros.model.loading.language_export import served_name
 from pam_ros.model.loading.options import LoadOptions
+from pam_ros.model.text.names import ObjectNames
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
 from pam_ros.model.text.remote import RemoteGenerator
 from pam_ros.model.text.text_server import KEY_VARIABLE, Patience, TextServer
@@ -46,6 +47,11 @@ class RemoteTextModel:
     def judge(self) -> PurposeJudge:
         """What regions are good for. Raises StateError unless the model has a matcher of its own."""
         return self._sight.judge
+
+    @property
+    def names(self) -> ObjectNames | None:
+        """The names of what the model knows."""
+        return self._sight.names
 
     def close(self) -> None:
         """Closes all streams and drops the weights; the model cannot be used afterwards."""
@@ -85,6 +91,7 @@ def load_with_text_server(
     report(server.problem or f"texts come from {server.url}, which serves {server.model}")
     longest = MAX_NEW_TOKENS if files.description is None else files.description.max_new_tokens
     text = RemoteGenerator(pam.language, pam.projector, server, max_new_tokens=longest)
+    text.confidence = pam.confidence
     pam.info = replace(pam.info, text_server=server.url)
     sight = accelerated(pam, regions=options.regions, report=report, texts=False)
     model = RemoteTextModel(sight, text)

@@ -333,7 +333,8 @@ def _text_records(messages: Iterable[RegionText]) -> dict[tuple[Task, Language],
             if text := getattr(message, field):
                 confidence = known_confidence(getattr(message, f"{field}_confidence"))
                 key = (task, Language(message.language))
-                texts[key] = Text(text=text, stamp_ns=stamp_ns(message.stamp), confidence=confidence)
+                # No text about a region is surer than its label.
+                texts[key] = Text(text, stamp_ns(message.stamp), confidence, message.label_unsure)
     return texts
 
 
@@ -362,6 +363,7 @@ def _region_texts(region: Region) -> list[RegionText]:
         setattr(message, field, text.text)
         if text.confidence is not None:
             setattr(message, f"{field}_confidence", float(text.confidence))
+        message.label_unsure |= task is Task.LABEL and text.unsure
         newest_ns[language] = max(newest_ns.get(language, 0), text.stamp_ns)
         message.stamp = time_message(newest_ns[language])
     return list(messages.values())
@@ -376,14 +378,12 @@ def _bounding_box(region: Region) -> BoundingBox2D:
 def detections_message(
     regions: Sequence[Region], names: Mapping[int, str], header: Header
 ) -> Detection2DArray:
-    """The tracked regions for tools that use vision_msgs; class_id is the name, empty before there is one."""
+    """The tracked regions for tools that use vision_msgs; class_id is the name as it is shown to people."""
     detections = []
     for region in regions:
         if region.state is not RegionState.TRACKED:
             continue
-        hypothesis = ObjectHypothesis(
-            class_id=names.get(region.region_id, ""), score=float(region.mask_score)
-        )
+        hypothesis = _hypothesis(region, names)
         detections.append(
             Detection2D(
                 header=header,
@@ -393,6 +393,12 @@ def detections_message(
             )
         )
     return Detection2DArray(header=header, detections=detections)
+
+
+def _hypothesis(region: Region, names: Mapping[int, str]) -> ObjectHypothesis:
+    """The region's name with its confidence; the mask's score while there is no name, or none is known."""
+    name, sure = names.get(region.region_id, ""), region.name_confidence
+    return ObjectHypothesis(class_id=name, score=float(region.mask_score if sure is None else sure))
 
 
 def detections_3d_message(
@@ -407,8 +413,7 @@ def detections_3d_message(
         surface = region.surface
         if surface is None or surface.box is None:
             continue
-        name = names.get(region.region_id, "")
-        hypothesis = ObjectHypothesis(class_id=name, score=float(region.mask_score))
+        hypothesis = _hypothesis(region, names)
         pose = PoseWithCovariance(pose=Pose(position=_point(surface.position_m)))
         x, y, z, w = quaternion_of(surface.box.axes)
         centre = Pose(position=_point(surface.box.centre_m), orientation=Quaternion(x=x, y=y, z=z, w=w))
@@ -468,10 +473,14 @@ def caption_message(event: CaptionEvent) -> StreamingCaption:
         frame_count=event.frame_count,
         clip_too_thin=event.clip_too_thin,
         latency_s=float(event.latency_s),
+        confidence=-1.0 if event.confidence is None else float(event.confidence),
+        unsure=event.unsure,
     )
 
 
 def caption_shown(message: StreamingCaption) -> str:
     """A caption as people read it, see `caption_for_people`."""
     too_few = message.frame_count if message.final and message.clip_too_thin else None
-    return caption_for_people(message.text, Language(message.language), too_few)
+    return caption_for_people(
+        Text(message.text, 0, unsure=message.unsure).shown, Language(message.language), too_few
+    )

@@ -211,7 +211,11 @@ class ManagerNode(LifecycleNode):
             listener=CameraDispatch({node.camera: node for node in self._nodes}),
         )
         info = model.info
-        self.get_logger().info(f"model {info.name} is ready: {info.dtype} on {info.device}")
+        what = (
+            f"{info.name} (demonstration: knows rendered objects only)" if info.demonstration else info.name
+        )
+        sure = "calibrated" if info.calibrated else "uncalibrated: raw token probabilities"
+        self.get_logger().info(f"model {what} is ready: {info.dtype} on {info.device}; confidences {sure}")
 
     def _show_progress(self, line: str) -> None:
         if self._stopping.is_set():

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from pam_ros.errors import PamError, TextServerError
-from pam_ros.model.interface import TextRequest
-from pam_ros.records import Language, Task
+from pam_ros.model.interface import TextDelta, TextRequest
+from pam_ros.records import Language, Task, Text
+from pam_ros.runtime.agreement import thing_of
 from pam_ros.runtime.clip_buffer import ClipFrame
 from pam_ros.runtime.clip_prompts import ClipPrompt
 from pam_ros.runtime.embedding_plan import EmbeddedFrame
 from pam_ros.runtime.events import CaptionEvent
 from pam_ros.runtime.generation_queue import EventReporter
 from pam_ros.runtime.requests import RequestHandle
+from pam_ros.runtime.tracks import Track
 
 
 def _no_caption() -> str | None:
@@ -37,6 +39,7 @@ class CaptionJob:
         ended: called once, after the last event.
         handle: None for a streaming caption, of which each region has two at most.
         prompt: see Job.
+        track: the caption names the region as the surest label of `track` does, see `agreement`.
         final: the caption, once it is complete.
     """
 
@@ -56,7 +59,9 @@ class CaptionJob:
     ended: Callable[[CaptionJob], None] = _nobody
     handle: RequestHandle[CaptionEvent] | None = None
     prompt: ClipPrompt | None = None
+    track: Track | None = None
     final: CaptionEvent | None = None
+    _beginning: str = ""
 
     @property
     def frames(self) -> tuple[EmbeddedFrame, ...]:
@@ -71,11 +76,19 @@ class CaptionJob:
                 self.language,
                 previous_caption=self.previous(),
                 max_new_tokens=self.max_new_tokens,
+                beginning=self._beginning,
             )
         ]
 
-    def progress(self, index: int, text: str, final: bool) -> None:
+    def progress(self, index: int, delta: TextDelta) -> None:
         """See Job."""
+        final = delta.final and not self._must_begin_again(delta)
+        said = Text(delta.text, 0, delta.confidence)
+        if final:
+            _, sure = self._region()
+            if sure is not None and said.confidence is not None:
+                said = replace(said, confidence=min(sure, said.confidence))
+            said = self.reporter.judged(said)
         first, last = self.clip_frames[0], self.clip_frames[-1]
         event = CaptionEvent(
             camera=self.camera,
@@ -87,13 +100,33 @@ class CaptionJob:
             frame_count=len(self.clip_frames),
             clip_too_thin=self.clip_too_thin,
             cut_short=self.cut_short,
-            text=text,
+            text=said.text,
             final=final,
             language=self.language,
             latency_s=self.reporter.clock() - last.arrived_s,
+            confidence=said.confidence,
+            unsure=said.unsure,
         )
         self.final = event if final else None
         self.deliver(event)
+
+    def revise(self) -> bool:
+        """See Job."""
+        return self.final is None
+
+    def _region(self) -> tuple[str | None, float | None]:
+        """What the region's label calls it, and how sure it is."""
+        if self.reporter.names is None or self.track is None:
+            return None, None
+        return thing_of(self.track.texts, self.reporter.names)
+
+    def _must_begin_again(self, delta: TextDelta) -> bool:
+        """Whether a finished caption names something else; once only."""
+        thing, _ = self._region()
+        if thing is None or self.reporter.names is None or self._beginning:
+            return False
+        self._beginning = self.reporter.names.beginning(delta.text, self.language, thing) or ""
+        return bool(self._beginning)
 
     def end(self, error: PamError | None) -> None:
         """See Job."""

@@ -86,6 +86,7 @@ class _Rolling:
         self.finished, self.ending = [], False
         if not captions:
             return None
+        sure = [caption.confidence for caption in captions]
         last, sequence, self.sequence = captions[-1], self.sequence, self.sequence + 1
         return replace(
             last,
@@ -96,6 +97,8 @@ class _Rolling:
             text=summarise([caption.text for caption in captions], last.language),
             latency_s=0.0,
             summary=True,
+            confidence=None if None in sure else min(each for each in sure if each is not None),
+            unsure=any(caption.unsure for caption in captions),
         )
 
 
@@ -349,6 +352,7 @@ class Captions:
             clip_too_thin=clip.too_thin(end_ns, self.options.clip_least_fraction),
             previous=previous,
             ended=ended,
+            track=rolling.track,
         )
 
     # Beginnings and ends

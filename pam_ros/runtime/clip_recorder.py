@@ -185,5 +185,6 @@ class ClipRecorder:
                 clip_too_thin=clip.too_thin(
                     clip.start_ns + round(recording.recorded_s * 1e9), self.options.clip_least_fraction
                 ),
+                track=recording.track,
             )
         )

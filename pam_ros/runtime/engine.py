@@ -70,7 +70,7 @@ class Engine:
         self._handles_lock = threading.Lock()
         self._inbox = Inbox(cameras, options, queued_elsewhere=self._queued_behind_inbox, clock=clock)
         self._listener = GuardedListener(listener, self._faults, lambda: self._inbox.active)
-        self._reporter = EventReporter(self._listener, clock)
+        self._reporter = EventReporter(self._listener, clock, self._min_confidence, model.names)
         self._queue = GenerationQueue(model.text, self._faults)
         model.text.notify(self._inbox.wake)
         self._token_rate = RateMeter()
@@ -204,7 +204,14 @@ class Engine:
         )
         self._listener.on_frame(
             FrameResult(
-                camera.name, frame.stamp_ns, frame.frame_id, frame.size, regions, frame.image, latency_s
+                camera.name,
+                frame.stamp_ns,
+                frame.frame_id,
+                frame.size,
+                regions,
+                frame.image,
+                latency_s,
+                self._model.info.mark,
             )
         )
 
@@ -307,6 +314,9 @@ class Engine:
         self._queue.clear(CancelledError("the engine was stopped before the answer was ready"))
         for camera in self._cameras.values():
             camera.forget()
+
+    def _min_confidence(self) -> float:
+        return self._options.min_confidence or self._model.info.min_confidence
 
     def _queued_behind_inbox(self) -> int:
         return self._queue.queued + self._recorder.count + self._surveys.count

@@ -25,6 +25,7 @@ class FrameResult:
         regions: every region of the camera, sorted by id; regions of this frame's prompts are among them.
         image: (H, W, 3) uint8 RGB, the frame's picture itself, not a copy.
         latency_s: from the arrival of the frame (of the prompt, for a second report) to this result, seconds.
+        mark: see ModelInfo.
     """
 
     camera: str
@@ -34,6 +35,7 @@ class FrameResult:
     regions: tuple[Region, ...]
     image: NDArray[np.uint8]
     latency_s: float
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class TextEvent:
     Attributes:
         stamp_ns: of the frame the text speaks of.
         latency_s: from the arrival of the request to this event, seconds.
+        confidence, unsure: of a final text, see `records.Text`.
         asked: see Region.
     """
 
@@ -55,13 +58,20 @@ class TextEvent:
     stamp_ns: int
     latency_s: float
     asked: tuple[tuple[Task, Language], ...] = ()
+    confidence: float | None = None
+    unsure: bool = False
+
+    @property
+    def shown(self) -> str:
+        """See `records.Text`."""
+        return Text(self.text, 0, self.confidence, self.unsure).shown
 
 
 def with_text(region: Region, event: TextEvent) -> Region:
     """The region with the event's text, if the event is about it."""
     if region.region_id != event.region_id:
         return region
-    text = Text(text=event.text, stamp_ns=event.stamp_ns)
+    text = Text(event.text, event.stamp_ns, event.confidence, event.unsure)
     texts = {**region.texts, (event.task, event.language): text}
     order = dict.fromkeys((*event.asked, *texts))
     return replace(region, texts={each: texts[each] for each in order if each in texts}, asked=event.asked)
@@ -82,6 +92,7 @@ class CaptionEvent:
         summary: the text sums up all captions of the region's stream, which has ended; see `summary`.
         latency_s: from the arrival of the clip's last frame to this event, seconds.
         cut_short: why the clip ended before its time, if it did; a sentence.
+        confidence, unsure: of a final caption, see `records.Text`.
     """
 
     camera: str
@@ -98,11 +109,16 @@ class CaptionEvent:
     summary: bool = False
     clip_too_thin: bool = False
     cut_short: str = ""
+    confidence: float | None = None
+    unsure: bool = False
 
     @property
     def shown(self) -> str:
-        """The text for people, see `caption_for_people`."""
-        return caption_for_people(self.text, self.language, self.frame_count if self.clip_too_thin else None)
+        """The text for people, see `caption_for_people`; the text itself while it grows."""
+        if not self.final:
+            return self.text
+        text = Text(self.text, 0, self.confidence, self.unsure).shown
+        return caption_for_people(text, self.language, self.frame_count if self.clip_too_thin else None)
 
 
 def caption_for_people(text: str, language: Language, too_few: int | None) -> str:

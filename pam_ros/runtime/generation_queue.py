@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, ClassVar, Protocol
 
 from pam_ros.errors import CancelledError, InferenceError, PamError
 from pam_ros.model.interface import TextDelta, TextGenerator, TextRequest
+from pam_ros.model.text.names import ObjectNames
+from pam_ros.records import Text
 from pam_ros.runtime.clip_prompts import ClipPrompt, ClipPrompts
 from pam_ros.runtime.embedding_plan import EmbeddedFrame
 from pam_ros.runtime.failures import FaultLog, GuardedListener
@@ -22,11 +24,24 @@ MAX_BATCHES, MAX_BATCHES_IN_BACKGROUND = 4, 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EventReporter:
-    """What jobs report their results through."""
+    """What jobs report their results through.
+
+    Attributes:
+        clock: steady seconds.
+        min_confidence: texts below it are unsure.
+        names: see `Agreement`.
+    """
 
     listener: GuardedListener
-    clock: Callable[[], float]  # seconds, steady
+    clock: Callable[[], float]
+    min_confidence: Callable[[], float]
+    names: ObjectNames | None = None
     text_latency_s: Smoothed = field(default_factory=Smoothed)
+
+    def judged(self, text: Text) -> Text:
+        """A final text, marked if it is unsure."""
+        unsure = text.confidence is not None and text.confidence < self.min_confidence()
+        return replace(text, unsure=unsure)
 
 
 class Job(Protocol):
@@ -49,8 +64,11 @@ class Job(Protocol):
     def requests(self) -> list[TextRequest]:
         """The texts to generate; called when generation starts."""
 
-    def progress(self, index: int, text: str, final: bool) -> None:
+    def progress(self, index: int, delta: TextDelta) -> None:
         """Request `index` of `requests()` has this text so far."""
+
+    def revise(self) -> bool:
+        """Every text is final; True if some must be generated again: `requests` is called once more."""
 
     def end(self, error: PamError | None) -> None:
         """Called once: every text is final (None), or why not."""
@@ -200,12 +218,15 @@ class GenerationQueue:
                 continue
             self.tokens += delta.new_tokens
             running = self._running[job_id]
-            running.job.progress(running.unfinished[delta.text_id], delta.text, delta.final)
+            running.job.progress(running.unfinished[delta.text_id], delta)
             if delta.final:
                 del running.unfinished[delta.text_id], self._job_of[delta.text_id]
                 if not running.unfinished:
                     del self._running[job_id]
-                    running.job.end(None)
+                    if running.job.revise():
+                        self._wait_alone({job_id: running.job})
+                    else:
+                        running.job.end(None)
         for job_id, error in failed.items():
             self._retry_alone([job_id], error)
 

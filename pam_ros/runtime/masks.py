@@ -229,18 +229,17 @@ class Masks:
             boxes: deque[tuple[int, Box]] = deque(maxlen=self.options.frame_history)
             track = Track(0, memory, frame.stamp_ns, observation, boxes)
         track.observe(observation)
+        if self._is_nothing(request, track):
+            if track.region_id == 0 and request.detection is None:
+                camera.next_id += 1  # prompts of one frame keep the ids that they would have had
+            where = "there"
+            if request.detection is not None:
+                where = f"in the box {plain(_clipped(_prompt(request), frame))}"
+            self.refuse(request, NothingFoundError(track.mask_score, track.presence_score, where))
+            return None
         if request.content.image is not None:
             return PromptResult(request, None, observation, track.snapshot())
         if track.region_id == 0:
-            if request.detection is not None and track.state is RegionState.LOST:
-                # Otherwise every message of the detector would add another lost region.
-                self.refuse(
-                    request,
-                    NothingFoundError(
-                        f"nothing was found in the box {plain(_clipped(_prompt(request), frame))}"
-                    ),
-                )
-                return None
             track.region_id, camera.next_id = camera.next_id, camera.next_id + 1
             camera.regions[track.region_id] = track
             self._inbox.add_region(camera.name, track.region_id)
@@ -248,6 +247,11 @@ class Masks:
                 track.source = request.detection
                 track.remember_detection(_clipped(_prompt(request), frame))
         return PromptResult(request, track, observation, track.snapshot())
+
+    def _is_nothing(self, request: Request, track: Track) -> bool:
+        """Whether a prompt has found nothing that is worth a name. A mask prompt needs no mask score."""
+        poor = track.mask_score < self.options.min_mask_score and _prompt(request).mask is None
+        return track.state is RegionState.LOST or poor
 
 
 def _prompt(request: Request) -> Prompt:

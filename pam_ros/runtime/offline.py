@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.errors import InputError
+from pam_ros.errors import InputError, NothingFoundError
 from pam_ros.model.interface import PerceptionModel
-from pam_ros.records import Detection, Frame, Language, Prompt, Region, Task
+from pam_ros.records import Detection, Frame, Language, Prompt, Region, RegionState, Task
 from pam_ros.runtime.engine import Engine
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent, with_text
 from pam_ros.runtime.options import EngineOptions
@@ -36,7 +36,7 @@ class VideoStep:
     """One frame of a recording, and what was reported after it.
 
     Attributes:
-        regions: sorted by id.
+        regions: sorted by id; for a prompt that has found nothing, one that is lost and has no texts.
         captions: of clips that end here.
         warnings: what went wrong.
         summaries: one per region whose stream ends here, from all its captions.
@@ -68,7 +68,8 @@ def perceive_image(
 ) -> list[Region]:
     """Masks and texts of several regions of one picture: one encoder pass, one prefill each, one batch.
 
-    `image`: (H, W, 3) uint8 RGB. The region of prompt i has id i + 1. `on_text` is called as texts grow.
+    `image`: (H, W, 3) uint8 RGB. The region of prompt i has id i + 1; where nothing was found, it is
+    lost and has no texts. `on_text` is called as texts grow.
     Raises PromptError if a prompt does not lie in the picture, InferenceError if the model fails.
     """
     offline = Playback(model, _options(prompts), on_text)
@@ -181,6 +182,8 @@ class Playback:
     def __init__(self, model: PerceptionModel, options: EngineOptions, on_text: OnText | None = None) -> None:
         self._on_text = on_text
         self._regions: tuple[Region, ...] = ()
+        self._nothing: tuple[Region, ...] = ()  # for prompts that have found nothing
+        self._next_id = 1  # of the next prompt's region
         self._captions: list[CaptionEvent] = []
         self._warnings: list[str] = []
         self._summaries: list[CaptionEvent] = []
@@ -194,14 +197,22 @@ class Playback:
         tasks: tuple[Task, ...],
         languages: tuple[Language, ...],
     ) -> list[Region]:
-        """Submits a frame and prompts on it; returns the prompts' regions."""
+        """Submits a frame and prompts on it; returns the prompts' regions, see `perceive_image`."""
         self._engine.submit_frame(_named(frame))
         handles: list[RequestHandle[Region]] = []
         for prompt in prompts:
             prompt.check_size(*frame.size)
             handles.append(self._engine.perceive(CAMERA, PromptRequest(prompt, tasks, languages)))
         self._engine.run_pending()
-        return [handle.future.result(0) for handle in handles]
+        found = []
+        for region_id, handle in enumerate(handles, self._next_id):
+            try:
+                found.append(handle.future.result(0))
+            except NothingFoundError as error:
+                found.append(_nothing(region_id, error))
+                self._nothing += (found[-1],)
+        self._next_id += len(handles)
+        return found
 
     def survey(self, frame: Frame, request: SurveyRequest) -> SurveyResult:
         """Submits a frame and a survey of it."""
@@ -239,9 +250,8 @@ class Playback:
 
     def step(self, frame: Frame) -> VideoStep:
         """What was reported since the last step."""
-        step = VideoStep(
-            frame, self._regions, tuple(self._captions), tuple(self._warnings), tuple(self._summaries)
-        )
+        regions = tuple(sorted(self._regions + self._nothing, key=lambda region: region.region_id))
+        step = VideoStep(frame, regions, tuple(self._captions), tuple(self._warnings), tuple(self._summaries))
         self._captions, self._warnings, self._summaries = [], [], []
         return step
 
@@ -266,6 +276,21 @@ class Playback:
     def on_warning(self, camera: str, message: str) -> None:
         """See Listener."""
         self._warnings.append(message)
+
+
+def _nothing(region_id: int, error: NothingFoundError) -> Region:
+    """Stands for the region of a prompt that has found nothing: lost, without texts."""
+    return Region(
+        region_id=region_id,
+        state=RegionState.LOST,
+        box_xyxy=np.zeros(4, np.float32),
+        mask=np.zeros((0, 0), np.bool_),
+        mask_score=error.mask_score,
+        presence_score=error.presence_score,
+        texts={},
+        created_ns=0,
+        last_visible_ns=0,
+    )
 
 
 def _named(frame: Frame) -> Frame:

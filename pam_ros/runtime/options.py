@@ -40,6 +40,8 @@ class EngineOptions:
         all_max_regions: most regions of a survey whose request names no limit, 1..256.
         all_budget_s: time for a survey's grid if its request names none, seconds, above 0, at most 60.
         find_min_score: a region that scores lower does not fit the purpose, 0..1.
+        min_mask_score: a prompt whose mask scores lower has found nothing, 0..1.
+        min_confidence: texts that are less sure are unsure, 0..1; 0 = as calibrated with the model.
     """
 
     max_regions: int = 16
@@ -66,6 +68,8 @@ class EngineOptions:
     all_max_regions: int = 24
     all_budget_s: float = 10.0
     find_min_score: float = 0.4
+    min_mask_score: float = 0.02
+    min_confidence: float = 0.0
 
     def __post_init__(self) -> None:
         _check("max_regions", self.max_regions, 1, 256)
@@ -85,7 +89,8 @@ class EngineOptions:
             _check(name, getattr(self, name), 0.0, 1.0)
         _check("all_max_regions", self.all_max_regions, 1, 256)
         _check("all_budget_s", self.all_budget_s, 1e-3, 60.0)
-        _check("find_min_score", self.find_min_score, 0.0, 1.0)
+        for name in ("find_min_score", "min_mask_score", "min_confidence"):
+            _check(name, getattr(self, name), 0.0, 1.0)
 
 
 def _check_times(times_ns: tuple[int, ...]) -> None:

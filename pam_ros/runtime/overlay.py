@@ -75,11 +75,13 @@ def draw_overlay(
     growing: Collection[int] = (),
     last_seen: Mapping[int, Region] | None = None,
     style: OverlayStyle | None = None,
+    mark: str = "",
 ) -> NDArray[np.uint8]:
     """A new picture with every region drawn over `image`: masks, labels, and captions in a band below.
 
     `captions`: texts by region id; `growing`: ids whose caption is not finished, so that its end is shown
-    rather than its beginning; `last_seen`: where lost regions are outlined with dashes.
+    rather than its beginning; `last_seen`: where lost regions are outlined with dashes; `mark`: what
+    the upper right corner says, if there are texts.
     """
     style, last_seen = style or OverlayStyle(), last_seen or {}
     canvas = image.copy()
@@ -95,7 +97,8 @@ def draw_overlay(
     font = find_font(style.font_file, style.font_px or max(12, image.shape[0] // 32))
     band = _caption_band(canvas, regions, captions or {}, growing, font)
     labels = list(_label_blocks(canvas, regions, last_seen, font, band.y if band else canvas.shape[0]))
-    return _write(canvas, [*labels, *([band] if band else [])], font)
+    marks = [_mark_block(canvas, mark, font)] if mark else []
+    return _write(canvas, [*marks, *labels, *([band] if band else [])], font)
 
 
 def region_colour(region_id: int) -> Colour:
@@ -210,6 +213,14 @@ def _caption_band(
     return _Block(0, height - tall, width, tall, line_px, None, tuple(lines))
 
 
+def _mark_block(canvas: NDArray[np.uint8], mark: str, font: Font) -> _Block:
+    """In the upper right corner."""
+    width = min(canvas.shape[1], int(font.getlength(mark)) + 8)
+    height = min(canvas.shape[0], _line_px(font) + 2)
+    lines = ((drawable(mark, font), (255, 255, 255), 0),)
+    return _Block(canvas.shape[1] - width, 0, width, height, _line_px(font), None, lines)
+
+
 def _label_blocks(
     canvas: NDArray[np.uint8],
     regions: Sequence[Region],
@@ -288,4 +299,4 @@ def _label(region: Region, font: Font) -> str:
     best = best or (region.labels[0] if region.labels else None)
     if best is None:
         return ""
-    return best.text if best.confidence is None else f"{best.text} {best.confidence:.0%}"
+    return best.sure_text

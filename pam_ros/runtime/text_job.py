@@ -7,8 +7,9 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from pam_ros.errors import PamError, TextServerError
-from pam_ros.model.interface import TextRequest
+from pam_ros.model.interface import TextDelta, TextRequest
 from pam_ros.records import Language, Region, Task, Text
+from pam_ros.runtime.agreement import Agreement, Key
 from pam_ros.runtime.clip_prompts import ClipPrompt
 from pam_ros.runtime.embedding_plan import EmbeddedFrame
 from pam_ros.runtime.events import TextEvent
@@ -44,9 +45,12 @@ class TextJob:
     max_new_tokens: int
     reporter: EventReporter
     prompt: ClipPrompt | None = None
-    finals: dict[tuple[Task, Language], Text] = field(default_factory=dict)
+    agreement: Agreement = field(init=False)
+    finals: dict[Key, Text] = field(default_factory=dict)
+    _round: list[Key] = field(default_factory=list)  # texts that are generated now
 
     def __post_init__(self) -> None:
+        self.agreement = Agreement(self.reporter.names, tuple(self.texts), self.answer.texts)
         if self.track is not None:
             self.track.expect(self, self.texts)
 
@@ -57,20 +61,34 @@ class TextJob:
 
     def requests(self) -> list[TextRequest]:
         """See Job."""
+        wanted = self.agreement.round()
+        self._round = [key for key, _ in wanted]
         return [
-            TextRequest(task, language, max_new_tokens=self.max_new_tokens) for task, language in self.texts
+            TextRequest(
+                task,
+                language,
+                max_new_tokens=self.max_new_tokens,
+                beginning=beginning,
+                mask_score=self.answer.mask_score,
+            )
+            for (task, language), beginning in wanted
         ]
 
-    def progress(self, index: int, text: str, final: bool) -> None:
+    def progress(self, index: int, delta: TextDelta) -> None:
         """See Job."""
-        task, language = self.texts[index]
-        if final:
-            self.finals[task, language] = Text(text, self.stamp_ns)
-        if self.track is None:
-            return
-        if final:
-            self.track.add_text(task, language, Text(text, self.stamp_ns))
-        self._report(self.track, task, language, text, final)
+        key, text = self._round[index], Text(delta.text, self.stamp_ns, delta.confidence)
+        settled = self.agreement.add(key, text) if delta.final else {}
+        if key not in settled and self.track is not None:
+            self._report(self.track, key, text, final=False)
+        for each, known in settled.items():
+            self.finals[each] = self.reporter.judged(known)
+            if self.track is not None:
+                self.track.add_text(*each, self.finals[each])
+                self._report(self.track, each, self.finals[each], final=True)
+
+    def revise(self) -> bool:
+        """See Job."""
+        return len(self.agreement.settled) < len(self.texts)
 
     def end(self, error: PamError | None) -> None:
         """See Job."""
@@ -94,18 +112,21 @@ class TextJob:
         track.settle(self)
         name = track.snapshot().name
         if name != before and not track.removed:
-            (task, language), text = next(each for each in track.texts.items() if each[0][0] is Task.LABEL)
-            self._report(track, task, language, text.text, final=True)
+            key, text = next(each for each in track.texts.items() if each[0][0] is Task.LABEL)
+            self._report(track, key, text, final=True)
 
-    def _report(self, track: Track, task: Task, language: Language, text: str, final: bool) -> None:
+    def _report(self, track: Track, key: Key, text: Text, *, final: bool) -> None:
+        task, language = key
         self.reporter.listener.on_text(
             TextEvent(
                 camera=self.camera,
                 region_id=self.region_id,
                 task=task,
                 language=language,
-                text=text,
+                text=text.text,
                 final=final,
+                confidence=text.confidence,
+                unsure=text.unsure,
                 stamp_ns=self.stamp_ns,
                 latency_s=self.reporter.clock() - self.arrived_s,
                 asked=track.asked,

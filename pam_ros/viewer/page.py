@@ -12,7 +12,7 @@ from fastapi import Response
 from nicegui import app, events, ui
 
 from pam_ros.errors import PamError
-from pam_ros.records import IMAGE_TASKS, Language, Prompt, Region, Task
+from pam_ros.records import IMAGE_TASKS, Language, Prompt, Region, Task, percent
 from pam_ros.runtime.overlay import region_colour
 from pam_ros.runtime.requests import PromptRequest
 from pam_ros.viewer.board import Board, ShownRegion, Source
@@ -234,10 +234,10 @@ def _dot(place: tuple[float, float], colour: str) -> str:
 
 def _texts(shown: ShownRegion) -> Iterable[tuple[str, str, bool]]:
     """(name, text, whether it grows) of every text of a region; the newest state of each."""
-    known = {key: (text.text, text.confidence) for key, text in shown.region.texts.items()}
+    known = {key: (text.shown, text.confidence) for key, text in shown.region.texts.items()}
     growing = {key: (text, None) for key, text in shown.growing.items()}
     for (task, language), (text, confidence) in {**known, **growing}.items():
-        sure = "" if confidence is None else f", {confidence:.0%} sure"
+        sure = "" if confidence is None else f", {percent(confidence)} sure"
         yield f"{task.value} ({language.value}{sure})", text, (task, language) in growing
     if shown.caption is not None:
         yield "rolling caption", shown.caption.text, not shown.caption.final

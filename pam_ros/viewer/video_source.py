@@ -167,14 +167,13 @@ class VideoSource:
 
     def on_text(self, event: TextEvent) -> None:
         """See Listener."""
-        text = Text(event.text, event.stamp_ns)
+        text = Text(event.text, event.stamp_ns, event.confidence, event.unsure)
         self._board.show_text(event.region_id, (event.task, event.language), text, final=event.final)
 
     def on_caption(self, event: CaptionEvent) -> None:
         """See Listener."""
         self._pace.caption((event.region_id, event.sequence), event.clip_end_ns, final=event.final)
-        text = event.shown if event.final else event.text
-        self._board.show_caption(event.region_id, text, final=event.final)
+        self._board.show_caption(event.region_id, event.shown, final=event.final)
 
     def on_warning(self, camera: str, message: str) -> None:
         """See Listener."""

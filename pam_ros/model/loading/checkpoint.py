@@ -7,6 +7,7 @@ A model folder holds, at its top or in a subfolder of the model's name:
     tokenizer.json …    as transformers writes them
     sam2.yaml           SAM 2's architecture; absent in official checkpoints, which use sam2.1_hiera_l
     purposes.npz        matches purposes with explanations, for a language model that cannot judge them
+    confidence.json …   calibration of confidences, with familiarity.npz; names.json: what the model knows
     sam2*.pt            SAM 2's weights, unless the safetensors hold them under model.vision_tower.
 
 `save_model` writes the same layout, with `sam2.yaml` and everything in one safetensors file.
@@ -52,7 +53,9 @@ from pam_ros.model.loading.weights import (
 )
 from pam_ros.model.pam import Pam
 from pam_ros.model.schema import language_keys, language_parameters, read_json
+from pam_ros.model.text.confidence import ConfidenceModel
 from pam_ros.model.text.matching import PurposeMatcher
+from pam_ros.model.text.names import NAMES, ObjectNames
 
 PURPOSES = "purposes.npz"  # see `model.text.matching`
 
@@ -129,6 +132,9 @@ def _info(
         quantization=quantization.value,
         licence="see the model's card" if description is None else description.licence,
         crop_small_regions=model.architecture.perceiver.crop_small_regions,
+        calibrated=model.confidence.calibrated,
+        min_confidence=model.confidence.min_confidence,
+        demonstration=description is not None and description.demonstration,
     )
 
 
@@ -200,9 +206,14 @@ def _loaded(
     _fill(filling, files, decoder=decoder, report=report)
     if (files.folder / PURPOSES).is_file():
         model.matcher = PurposeMatcher(files.folder / PURPOSES)
+    if (files.folder / NAMES).is_file():
+        model.names = ObjectNames.read(files.folder / NAMES)
+    model.confidence = ConfidenceModel.read(files.folder)
     model.requires_grad_(False)
     if files.description is not None and decoder:
         model.text.max_new_tokens = files.description.max_new_tokens
+    if decoder:
+        model.text.confidence = model.confidence
     return model
 
 

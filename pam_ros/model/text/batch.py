@@ -25,10 +25,11 @@ class TextSequence:
 
     text_id: int
     prompt: int  # index among the batch's prompts
-    suffix: list[int]  # token ids between the prompt and the answer
+    suffix: list[int]  # token ids between the prompt and what is generated
     max_new_tokens: int
     temperature: float = 0.0  # 0 = greedy
     tokens: list[int] = field(default_factory=list)  # the answer so far, without the stop token
+    log_probabilities: list[float] = field(default_factory=list)  # of each of them, whatever the temperature
     finished: bool = False
 
 
@@ -123,17 +124,20 @@ class GenerationBatch:
         return logits.float()
 
     def _choose(self, logits: Tensor) -> list[TextSequence]:
-        """Takes the next token of every sequence from logits (N, V)."""
+        """Takes the next token of every sequence from logits (N, V); one copy to the host."""
         logits = logits[:, : self._language.tokens]
-        greedy = logits.argmax(-1).tolist()
-        for row, (sequence, token) in enumerate(zip(self.running, greedy, strict=True)):
+        tokens = logits.argmax(-1)
+        for row, sequence in enumerate(self.running):
             if sequence.temperature > 0:
-                odds = (logits[row] / sequence.temperature).softmax(-1)
-                token = int(torch.multinomial(odds, 1))
-            if token in self._stop_ids:
+                tokens[row] = torch.multinomial((logits[row] / sequence.temperature).softmax(-1), 1)[0]
+        odds = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+        chosen, log_probabilities = torch.stack([tokens.double(), odds.double()]).tolist()
+        for sequence, token, log_probability in zip(self.running, chosen, log_probabilities, strict=True):
+            if int(token) in self._stop_ids:
                 sequence.finished = True
             else:
-                sequence.tokens.append(token)
+                sequence.tokens.append(int(token))
+                sequence.log_probabilities.append(log_probability)
                 sequence.finished = len(sequence.tokens) >= sequence.max_new_tokens
         return list(self.running)
 

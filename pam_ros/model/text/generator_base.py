@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any, Generic, TypeVar
 
 from pam_ros.model.projector import Projector
+from pam_ros.model.text.confidence import ConfidenceModel
 from pam_ros.model.text.language_model import LanguageModel
 from pam_ros.model.text.open_prompts import OpenPrompts
 
@@ -22,6 +23,7 @@ class GeneratorBase(Generic[T]):
     def __init__(self, language: LanguageModel, *, max_new_tokens: int = 512) -> None:
         """`max_new_tokens` bounds every text, as the model's description says."""
         self.max_new_tokens = max_new_tokens
+        self.confidence = ConfidenceModel()  # replaced by what was calibrated with the model
         self._language = language
         self._ids = count(1)
         self._unfinished: dict[int, T] = {}  # texts that are not final, by id

@@ -115,7 +115,7 @@ class TextStream:
     def __init__(self, language: LanguageModel) -> None:
         self._language = language
         self._stream = DecodeStream(skip_special_tokens=True)
-        self._tokens: list[int] = []
+        self.tokens: list[int] = []  # so far
         self._said = ""
 
     @property
@@ -127,11 +127,11 @@ class TextStream:
         """Appends tokens; returns `text`."""
         tokenizer = self._language.tokenizer
         assert tokenizer is not None
-        self._tokens += tokens
+        self.tokens += tokens
         try:
             for token in tokens:
                 self._said += self._stream.step(tokenizer.backend_tokenizer, token) or ""
         except Exception:  # noqa: BLE001 - it refuses byte sequences that are no characters
-            self._stream = DecodeStream(self._tokens, skip_special_tokens=True)
-            self._said = self._language.decode_text(self._tokens)
+            self._stream = DecodeStream(self.tokens, skip_special_tokens=True)
+            self._said = self._language.decode_text(self.tokens)
         return self.text

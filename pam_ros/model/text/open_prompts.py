@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -48,6 +49,10 @@ class OpenPrompts:
         """Everything before the task's text → (P, H)."""
         return torch.cat(self.parts(prompt_id))
 
+    def frames(self, prompt_id: int) -> list[Tensor]:
+        """The embeddings (L, H) of each frame, oldest first."""
+        return self._prompts[prompt_id][1]
+
     def parts(self, prompt_id: int) -> list[Tensor]:
         """`embeddings` before they are joined: (L, H) each."""
         clip, frames = self._prompts[prompt_id]
@@ -55,19 +60,35 @@ class OpenPrompts:
         return [before, *self._projector.prompt_parts(frames, clip=clip)]
 
 
+@dataclass(frozen=True, slots=True)
+class Suffix:
+    """What stands between a prompt and what is generated.
+
+    Attributes:
+        ids: tokens of the task's text and of the answer's beginning.
+        beginning: the latter alone.
+        room: tokens that are left for the rest of the answer; at least one.
+    """
+
+    ids: list[int]
+    beginning: list[int]
+    room: int
+
+
 def task_suffix(
     language: LanguageModel, request: TextRequest, prompt_length: int, context_length: int
-) -> tuple[list[int], int]:
-    """The task's text after a prompt → its token ids, and how many tokens are left for the answer.
+) -> Suffix:
+    """A request → what follows the prompt. `context_length`: of prompt and answer together, tokens.
 
-    Raises CapacityError if that is none. `context_length`: of prompt and answer together, tokens.
+    Raises CapacityError if no token is left for the answer.
     """
     text = text_after_image(request.task, request.language, request.previous_caption)
-    ids = language.encode_text(text)
+    beginning = language.encode_text(request.beginning) if request.beginning else []
+    ids = language.encode_text(text) + beginning
     room = context_length - prompt_length - len(ids)
     if room < 1:
         raise CapacityError(
             f"the prompt has {prompt_length + len(ids)} tokens and leaves no room for an answer "
             f"(context length {context_length}); use fewer frames or a shorter previous caption"
         )
-    return ids, room
+    return Suffix(ids, beginning, room)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from pam_ros.errors import TextServerError
 from pam_ros.model.interface import TextDelta, TextRequest
@@ -12,10 +14,33 @@ from pam_ros.model.projector import Projector
 from pam_ros.model.text.generator_base import PromptKeeper
 from pam_ros.model.text.language_model import LanguageModel, TextStream
 from pam_ros.model.text.open_prompts import task_suffix
-from pam_ros.model.text.text_server import Completion, TextServer
+from pam_ros.model.text.text_server import Arrival, Completion, TextServer
 
 
-class RemoteGenerator(PromptKeeper[TextStream]):
+@dataclass(slots=True)
+class _Running:
+    """A text that is generated.
+
+    Attributes:
+        looks: see `ConfidenceModel.looks`.
+        log_probabilities: of the tokens so far; None if the server does not say.
+    """
+
+    stream: TextStream
+    request: TextRequest
+    looks: Tensor | None
+    log_probabilities: list[float] | None = field(default_factory=list)
+
+    def take(self, arrival: Arrival) -> None:
+        """Appends what has arrived."""
+        self.stream.add(arrival.tokens)
+        if len(arrival.log_probabilities) < len(arrival.tokens):
+            self.log_probabilities = None
+        if self.log_probabilities is not None:
+            self.log_probabilities += arrival.log_probabilities
+
+
+class RemoteGenerator(PromptKeeper[_Running]):
     """Implements `interface.TextGenerator` with a server.
 
     Every text is a request of its own with its whole prompt; the server's prefix cache computes what texts
@@ -59,21 +84,23 @@ class RemoteGenerator(PromptKeeper[TextStream]):
             prompt_id: self._prompts.parts(prompt_id)
             for prompt_id in dict.fromkeys(prompt_id for prompt_id, _ in requests)
         }
-        completions = []
+        looks = {prompt_id: self.confidence.looks(self._prompts.frames(prompt_id)) for prompt_id in prompts}
+        prepared: list[tuple[_Running, Completion]] = []
         for prompt_id, request in requests:
             parts = prompts[prompt_id]
-            suffix, room = task_suffix(self._language, request, sum(map(len, parts)), context_length)
-            completions.append(
-                Completion(
-                    prompt=(*parts, self._language.embed(suffix)),
-                    max_tokens=min(request.max_new_tokens, self.max_new_tokens, room),
-                    temperature=request.temperature,
-                )
+            suffix = task_suffix(self._language, request, sum(map(len, parts)), context_length)
+            completion = Completion(
+                prompt=(*parts, self._language.embed(suffix.ids)),
+                max_tokens=min(request.max_new_tokens, self.max_new_tokens, suffix.room),
+                temperature=request.temperature,
             )
+            stream = TextStream(self._language)
+            stream.add(suffix.beginning)
+            prepared.append((_Running(stream, request, looks[prompt_id]), completion))
         started = []
-        for completion in completions:
+        for running, completion in prepared:
             text_id = next(self._ids)
-            self._unfinished[text_id] = TextStream(self._language)
+            self._unfinished[text_id] = running
             self.server.start(text_id, completion)
             started.append(text_id)
         return started
@@ -85,15 +112,20 @@ class RemoteGenerator(PromptKeeper[TextStream]):
             text = self._unfinished.get(arrival.text_id)
             if text is None:  # cancelled
                 continue
+            text.take(arrival)
             before = changed.get(arrival.text_id)
             if arrival.finished or arrival.error is not None:
                 del self._unfinished[arrival.text_id]
+            sure = None
+            if arrival.finished and text.log_probabilities is not None:
+                sure = self.confidence.of(text.request, text.log_probabilities, text.looks)
             changed[arrival.text_id] = TextDelta(
                 arrival.text_id,
-                text.add(arrival.tokens),
+                text.stream.text,
                 final=arrival.finished,
                 error=arrival.error,
                 new_tokens=arrival.count + (0 if before is None else before.new_tokens),
+                confidence=sure,
             )
         return list(changed.values())
 

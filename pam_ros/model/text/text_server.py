@@ -64,6 +64,7 @@ class Arrival:
 
     Attributes:
         tokens: new token ids, without the stop token.
+        log_probabilities: of each of them; empty if the server does not say.
         count: how many tokens they are, the stop token included.
         finished: the text is complete.
         error: why nothing more will come; None otherwise.
@@ -71,6 +72,7 @@ class Arrival:
 
     text_id: int
     tokens: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
     count: int
     finished: bool
     error: InferenceError | None = None
@@ -201,7 +203,7 @@ class TextServer:
             if self.model in served:
                 self._context_length = served[self.model].get("max_model_len")
                 if self._problem:
-                    await self._complete(self._probe, lambda tokens, finished: None)
+                    await self._complete(self._probe, lambda tokens, odds, finished: None)
                 if not self._doubt.is_set():  # by a text that failed meanwhile
                     self._problem = ""
             else:
@@ -220,11 +222,20 @@ class TextServer:
     async def _generate(self, text_id: int, completion: Completion) -> None:
         ended = False
 
-        def arrive(tokens: list[int], finished: bool) -> None:
+        def arrive(tokens: list[int], odds: list[float], finished: bool) -> None:
             nonlocal ended
             ended |= finished
-            kept = tuple(token for token in tokens if token not in self._stop_ids)
-            self._arrive(Arrival(text_id, kept, len(tokens), finished))
+            kept = [place for place, token in enumerate(tokens) if token not in self._stop_ids]
+            known = len(odds) == len(tokens)
+            self._arrive(
+                Arrival(
+                    text_id,
+                    tuple(tokens[place] for place in kept),
+                    tuple(odds[place] for place in kept) if known else (),
+                    len(tokens),
+                    finished,
+                )
+            )
 
         try:
             await self._complete(completion, arrive)
@@ -235,10 +246,12 @@ class TextServer:
                 self._problem = self._problem_of(error)
                 self._doubt.set()
             why = f"the text server {self.url} broke off the text: {self._reason(error)}"
-            self._arrive(Arrival(text_id, (), 0, False, InferenceError(why)))
+            self._arrive(Arrival(text_id, (), (), 0, False, InferenceError(why)))
 
-    async def _complete(self, completion: Completion, arrive: Callable[[list[int], bool], None]) -> None:
-        """Sends a prompt and calls `arrive` for every piece of the answer."""
+    async def _complete(
+        self, completion: Completion, arrive: Callable[[list[int], list[float], bool], None]
+    ) -> None:
+        """Sends a prompt; calls `arrive` for every piece of the answer: tokens, log probabilities, end."""
         file = io.BytesIO()
         torch.save(_joined(completion.prompt), file)
         settings = self._settings(completion)
@@ -259,7 +272,8 @@ class TextServer:
                 if choice.get("token_ids") is None:
                     raise ValueError("it sends no token ids; use vLLM 0.11 or newer")
                 finished = choice["finish_reason"] in ("stop", "length")
-                arrive(choice["token_ids"], finished)
+                odds = (choice.get("logprobs") or {}).get("token_logprobs") or []
+                arrive(choice["token_ids"], [float(each) for each in odds if each is not None], finished)
         if not finished:
             raise ValueError("the stream ended early")
 
@@ -279,6 +293,7 @@ class TextServer:
             "stop_token_ids": sorted(self._stop_ids),
             "ignore_eos": True,  # the stop tokens say it
             "return_token_ids": True,
+            "logprobs": 1,  # with 0, some versions leave them out
         }
         return json.dumps(settings)[:-1].encode()
 

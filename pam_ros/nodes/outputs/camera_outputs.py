@@ -130,8 +130,7 @@ class CameraOutputs:
             return  # its region was removed
         captions = self._captions_of[event.region_id]
         captions.pop(event.language, None)
-        text = event.shown if isinstance(event, CaptionEvent) and event.final else event.text
-        captions[event.language] = Caption(text, event.language, event.final)
+        captions[event.language] = Caption(event.shown, event.language, event.final)
         now_s = time.monotonic()
         if event.final or now_s - self._shown_s >= _REDRAW_S:
             self._shown_s = now_s

@@ -49,6 +49,7 @@ class OverlayOutput:
             growing={region_id for region_id, caption in newest.items() if not caption.final},
             last_seen=snapshot.last_seen,
             style=settings.overlay,
+            mark=result.mark,
         )
         if self._raw.get_subscription_count():
             self._raw.publish(image_message(picture, "rgb8", snapshot.header))

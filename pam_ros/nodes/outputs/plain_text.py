@@ -28,7 +28,7 @@ def marker_text(region: Region, captions: Iterable[Caption]) -> str:
 
     A label or caption in Chinese is replaced by the English one, or left out if there is none.
     """
-    label = next((plain for text in region.labels if (plain := ascii_text(text.text))), "")
+    label = next((plain for text in region.labels if (plain := ascii_text(text.shown))), "")
     heading = textwrap.shorten(f"#{region.region_id} {label}".strip(), LINE_CHARACTERS, placeholder="...")
     caption = _caption(region, captions)
     lines = textwrap.wrap(caption.text, LINE_CHARACTERS) if caption is not None else []
@@ -50,5 +50,5 @@ def _caption(region: Region, captions: Iterable[Caption]) -> Caption | None:
         for (task, language), text in region.texts.items()
         if task is not Task.LABEL and language is Language.EN
     ]
-    plain = ascii_text(texts[-1].text) if texts else None
+    plain = ascii_text(texts[-1].shown) if texts else None
     return Caption(plain, Language.EN, True) if plain else None

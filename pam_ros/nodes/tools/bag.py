@@ -154,7 +154,8 @@ def run_bag(
         _reading(plan.bag) as reader,
         Writer(plan.out, version=BAG_VERSION, storage_plugin=storage) as writer,
     ):
-        results = _Results(writer, plan, {connection.topic for connection in reader.connections})
+        recorded = {connection.topic for connection in reader.connections}
+        results = _Results(writer, plan, recorded, model.info.mark)
         copies = {each.id: results.copy_of(each) for each in reader.connections}
         pictures = PictureReader()
         step: VideoStep | None = None
@@ -254,7 +255,8 @@ def typestore() -> Typestore:
 class _Results:
     """The topics that are written, and what stays of the input's."""
 
-    def __init__(self, writer: Writer, plan: BagPlan, recorded: set[str]) -> None:
+    def __init__(self, writer: Writer, plan: BagPlan, recorded: set[str], mark: str) -> None:
+        self._mark = mark
         self._writer = writer
         self._node = plan.node
         self._recorded = recorded
@@ -292,7 +294,7 @@ class _Results:
             self._newest[caption.region_id] = caption.shown
             self._put("streaming_captions", time_ns, caption_message(caption))
         if self._overlay:
-            drawn = draw_overlay(frame.image, step.regions, captions=self._newest)
+            drawn = draw_overlay(frame.image, step.regions, captions=self._newest, mark=self._mark)
             self._put(OVERLAY[0], time_ns, jpeg_message(drawn, JPEG_QUALITY, header))
 
     def _put(

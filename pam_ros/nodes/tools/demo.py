@@ -14,10 +14,11 @@ from vision_msgs.msg import Point2D
 from pam_ros import videos
 from pam_ros.errors import PromptError, StateError
 from pam_ros.msg import Prompt, Region, RegionArray, StreamingCaption
-from pam_ros.nodes.conversions import caption_shown, stamp_ns
+from pam_ros.nodes.conversions import caption_shown, region_record, stamp_ns
 from pam_ros.nodes.tools.caption_order import CaptionOrder
 from pam_ros.nodes.tools.client import Client
 from pam_ros.nodes.tools.processes import Process, Processes
+from pam_ros.records import Task
 from pam_ros.runtime.clip_sampler import decode_stamps
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.share import share_folder
@@ -102,8 +103,10 @@ def _prompt(client: Client, chosen: DemoInput, report: Callable[[str], None]) ->
     answer = client.perceive(prompt, timeout_s=ANSWER_TIMEOUT_S, without_mask=True)
     if answer.status.code:
         raise PromptError(answer.status.message)
-    for text in answer.region.texts:
-        report(f"region {answer.region.id} is ({text.language}): {text.label}; {text.explanation}")
+    texts = region_record(answer.region).texts
+    for language in dict.fromkeys(language for _, language in texts):
+        label, explanation = texts[Task.LABEL, language].sure_text, texts[Task.EXPLAIN, language].shown
+        report(f"region {answer.region.id} is ({language.value}): {label}; {explanation}")
     return answer.region
 
 

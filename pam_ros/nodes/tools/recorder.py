@@ -83,6 +83,7 @@ class Recorder(Node):
             language=Language(message.language),
             text=message.text,
             confidence=known_confidence(message.confidence),
+            unsure=message.unsure,
             clip_start_ns=stamp_ns(message.clip_start),
             clip_end_ns=stamp_ns(message.clip_end),
             frame_count=message.frame_count,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -22,7 +22,7 @@ from pam_ros.model.text.fast.text_engine import CachedPrompt, Growth, Text, Text
 from pam_ros.model.text.fast.text_worker import Command, TextWorker
 from pam_ros.model.text.generator_base import GeneratorBase
 from pam_ros.model.text.language_model import LanguageModel, TextStream
-from pam_ros.model.text.open_prompts import task_suffix
+from pam_ros.model.text.open_prompts import Suffix, task_suffix
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
 
 
@@ -32,6 +32,7 @@ class Growing:
 
     capacity: int  # tokens; a clip's is an estimate until its texts start
     parts: list[Tensor] = field(default_factory=list)  # embeddings (L, H), prefix first
+    frames: list[Tensor] = field(default_factory=list)  # those of its frames, oldest first
     entered: int = 0  # parts that the engine has
     cached: CachedPrompt | None = None
     waiting: int = 0  # texts that have not started yet
@@ -64,14 +65,24 @@ class _Waiting:
 
     text_id: int
     prompt: Growing
-    suffix: Sequence[int]
+    request: TextRequest
+    suffix: Suffix
     max_new_tokens: int
-    temperature: float
 
     @property
     def tokens(self) -> int:
         """Of the cache, beside the prompt's."""
-        return len(self.suffix) + self.max_new_tokens
+        return len(self.suffix.ids) + self.max_new_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A text that has started; `looks`: see `ConfidenceModel.looks`."""
+
+    text_id: int
+    stream: TextStream
+    request: TextRequest
+    looks: Tensor | None
 
 
 class BackgroundGenerator(GeneratorBase[None]):
@@ -100,7 +111,7 @@ class BackgroundGenerator(GeneratorBase[None]):
         # On the engine's thread:
         self._growing: list[Growing] = []  # that may grow, oldest first
         self._waiting: list[_Waiting] = []  # oldest first
-        self._texts: dict[Text, tuple[int, TextStream]] = {}
+        self._texts: dict[Text, _Running] = {}
         self._by_id: dict[int, Text] = {}
         # What stays free in one piece when a prompt enters, so that a text always fits.
         self._reserve = min(2 * self.max_new_tokens + 64, engine.cache.tokens // 4)
@@ -138,7 +149,7 @@ class BackgroundGenerator(GeneratorBase[None]):
         later = (opened.frames - 1) * (self._later_frame_tokens + 1)
         capacity = min(opened.length + later, self._language.context_length)
         self._worker.submit(
-            lambda: self._extend(opened.growing, parts, capacity, early=opened.clip),
+            lambda: self._extend(opened.growing, tensor, parts, capacity, early=opened.clip),
             tensor,
             ready=getattr(embeddings, "ready", None),
         )
@@ -160,10 +171,10 @@ class BackgroundGenerator(GeneratorBase[None]):
         for prompt_id, request in requests:
             opened = self._opened[prompt_id]
             limit = min(self._language.context_length, self._engine.cache.tokens)
-            suffix, room = task_suffix(self._language, request, opened.length, limit)
-            most = min(request.max_new_tokens, self.max_new_tokens, room)
+            suffix = task_suffix(self._language, request, opened.length, limit)
+            most = min(request.max_new_tokens, self.max_new_tokens, suffix.room)
             started.append(
-                _Waiting(next(self._ids), opened.growing, suffix, most, request.temperature),
+                _Waiting(next(self._ids), opened.growing, request, suffix, most),
             )
         self._unfinished |= dict.fromkeys(each.text_id for each in started)
         self._worker.submit(lambda: self._start(started))
@@ -191,7 +202,10 @@ class BackgroundGenerator(GeneratorBase[None]):
 
     # ---- on the engine's thread: prompts
 
-    def _extend(self, prompt: Growing, parts: Sequence[Tensor], capacity: int, *, early: bool) -> None:
+    def _extend(
+        self, prompt: Growing, frame: Tensor, parts: Sequence[Tensor], capacity: int, *, early: bool
+    ) -> None:
+        prompt.frames.append(frame)
         prompt.parts += parts
         prompt.capacity = max(prompt.capacity, capacity)
         if early and (prompt.cached is not None or self._place(prompt, self._reserve)):
@@ -243,6 +257,7 @@ class BackgroundGenerator(GeneratorBase[None]):
             self._engine.release(prompt.cached)
         prompt.cached = None
         prompt.parts.clear()
+        prompt.frames.clear()
 
     # ---- on the engine's thread: texts
 
@@ -284,12 +299,15 @@ class BackgroundGenerator(GeneratorBase[None]):
         assert prompt.cached is not None
         text = self._engine.generate(
             prompt.cached,
-            waiting.suffix,
+            waiting.suffix.ids,
             max_new_tokens=waiting.max_new_tokens,
-            temperature=waiting.temperature,
-            seed=random.getrandbits(31) if waiting.temperature > 0 else 0,
+            temperature=waiting.request.temperature,
+            seed=random.getrandbits(31) if waiting.request.temperature > 0 else 0,
         )
-        self._texts[text] = waiting.text_id, TextStream(self._language)
+        stream = TextStream(self._language)
+        stream.add(waiting.suffix.beginning)
+        looks = self.confidence.looks(prompt.frames)
+        self._texts[text] = _Running(waiting.text_id, stream, waiting.request, looks)
         self._by_id[waiting.text_id] = text
         self._abandon(waiting)
 
@@ -306,12 +324,17 @@ class BackgroundGenerator(GeneratorBase[None]):
             text = growth.text
             if text not in self._texts:
                 continue
-            text_id, stream = self._texts[text]
-            said = stream.add(growth.tokens)
+            running, sure = self._texts[text], None
+            said = running.stream.add(growth.tokens)
             if text.finished:
-                said = self._language.decode_text(text.tokens)
-                del self._texts[text], self._by_id[text_id]
-            self._report(TextDelta(text_id, said, text.finished, new_tokens=len(growth.tokens)))
+                said = self._language.decode_text(running.stream.tokens)
+                sure = self.confidence.of(running.request, text.log_probabilities, running.looks)
+                del self._texts[text], self._by_id[running.text_id]
+            self._report(
+                TextDelta(
+                    running.text_id, said, text.finished, new_tokens=len(growth.tokens), confidence=sure
+                )
+            )
         if self._waiting:
             self._start()
         if self._engine.starved and not self._evict_one(None):
@@ -328,7 +351,7 @@ class BackgroundGenerator(GeneratorBase[None]):
 
     def _fail(self, error: Exception) -> None:
         """A step failed: its texts end, and the cache is emptied. Clips enter it again as they grow."""
-        failed = {text_id: stream.text for text_id, stream in self._texts.values()}
+        failed = {running.text_id: running.stream.text for running in self._texts.values()}
         failed |= {each.text_id: "" for each in self._waiting}
         for waiting in self._waiting:
             waiting.prompt.cached = None
@@ -346,7 +369,6 @@ class BackgroundGenerator(GeneratorBase[None]):
         with self._lock:
             known = self._arrived.get(delta.text_id)
             if known is not None:
-                new_tokens = known.new_tokens + delta.new_tokens
-                delta = TextDelta(delta.text_id, delta.text, delta.final, delta.error, new_tokens)
+                delta = replace(delta, new_tokens=known.new_tokens + delta.new_tokens)
             self._arrived[delta.text_id] = delta
         self._wake()
