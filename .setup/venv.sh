@@ -50,6 +50,12 @@ else
   requirements+=("numpy==$system_numpy")
 fi
 pip_install setuptools wheel # PyTorch, and the build of sam2, want newer ones than Python 3.10 ships
+if [[ -n ${PAM_LOCKED:-} ]]; then
+  # Everything by its hash, as PyPI has it; without the constraints, which the lock holds already.
+  [[ $route == wheels ]] || fail "PAM_LOCKED needs the ROS wheels: a distribution brings packages of its own"
+  pip_install --require-hashes --requirement "$pins/requirements.lock"
+  SAM2_BUILD_CUDA=0 pip_install --require-hashes --no-build-isolation --no-deps --requirement "$pins/no_deps.lock"
+fi
 pip_install "${requirements[@]}"
 # Without its dependencies, because torchvision is not needed; without isolation, so that it is built beside this torch.
 SAM2_BUILD_CUDA=0 pip_install --no-build-isolation --no-deps sam2==1.1.0

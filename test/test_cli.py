@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pam_ros import media, videos
-from pam_ros.cli import evaluate, output, perceive
+from pam_ros.cli import evaluate, licences, output, perceive
 from pam_ros.cli.main import EXIT_CODES, main, version
 
 
@@ -406,6 +406,15 @@ def test_progress_is_a_line_every_few_seconds_without_a_terminal(
     said = capsys.readouterr().err
     for line in ("frames: 1 of 9 (0 s)", "loading [bold]x[/] (0 s)", "reading [red]y[/] (0 s)"):
         assert line in said.splitlines()
+
+
+def test_the_licences_of_all_dependencies_are_listed(capsys: pytest.CaptureFixture[str]):
+    licences.licences(as_json=True)
+    found = {each["package"]: each["licence"] for each in json.loads(capsys.readouterr().out)}
+    assert (found["psutil"], found["transformers"]) == ("BSD-3-Clause", "Apache 2.0 License")
+    assert len(found) > 50
+    assert sum(licence == licences.UNKNOWN for licence in found.values()) < 0.05 * len(found)
+    assert [name for name, licence in found.items() if re.search(r"AGPL|Affero|^GPL", licence)] == []
 
 
 def test_the_exit_codes_are_documented():

@@ -119,6 +119,34 @@ def pins() -> dict[str, str]:
     return found
 
 
+def locked() -> dict[str, list[tuple[str, str]]]:
+    """Name → version and marker of every package in the locks. Each has the hashes of its files."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name in ("requirements", "no_deps"):
+        text = (SETUP / f"{name}.lock").read_text().replace("\\\n", "")
+        for line in text.splitlines():
+            if not line.startswith("#"):
+                requirement, *hashes = re.split(r"\s+--hash=", line.strip())
+                assert hashes and all(re.fullmatch("sha256:[0-9a-f]{64}", each) for each in hashes), line
+                package, _, rest = requirement.partition("==")
+                version, _, marker = rest.partition(" ; ")
+                found.setdefault(package, []).append((version, marker))
+    return found
+
+
+def test_the_locks_hold_every_pin() -> None:
+    """After a change of a pin: .setup/lock.sh."""
+    found = locked()
+    normal = {re.sub(r"[-_.]+", "-", name).lower(): versions for name, versions in found.items()}
+    missing = [
+        f"{name}=={version}"
+        for name, version in pins().items()
+        if version not in [each for each, _ in normal.get(re.sub(r"[-_.]+", "-", name).lower(), [])]
+    ]
+    assert not missing, f"run .setup/lock.sh: {missing}"
+    assert "sam2" in found and "torch" in found and len(found) > 300
+
+
 def test_every_pin_is_documented() -> None:
     page = (ROOT / "docs" / "dependencies.md").read_text()
     assert len(pins()) > 20

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import typer
 from rich.markup import escape
 
-from pam_ros.cli import bench, doctor, evaluate, models, perceive, ros, text_server, view
+from pam_ros.cli import bench, doctor, evaluate, licences, models, perceive, ros, text_server, view
 from pam_ros.cli.output import be_quiet, be_verbose, console, note
 from pam_ros.cli.scenes import scenes_app
 from pam_ros.errors import TRAINING_EXTRA, OutputError, PamError
@@ -49,6 +49,7 @@ for command in (
     text_server.export_language,
     text_server.text_server,
     doctor.doctor,
+    licences.licences,
     evaluate.evaluate,
     bench.bench,
     bench.bench_curves,

@@ -1,0 +1,92 @@
+"""`pam licences`: the licence of every package in this environment, as its metadata or package.xml say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from xml.etree import ElementTree
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pam_ros.cli.common import JsonFlag
+from pam_ros.cli.output import note
+
+UNKNOWN = "unknown"
+_LONGEST = 80  # some packages put the whole text into the field
+_CLASSIFIER = "License :: "
+_ROS_WHEEL = re.compile(
+    r"ros-(?:(?:humble|jazzy|kilted|lyrical|rolling)-)?"
+)  # ros-jazzy-rclpy is ROS's rclpy
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """One package, its version, and its licence, which may be UNKNOWN."""
+
+    package: str
+    version: str
+    licence: str
+
+
+def licences(as_json: JsonFlag = False) -> None:
+    """List the licences of all packages in this environment, ROS's among them.
+
+    The last line names packages that do not say theirs.
+    """
+    found = sorted(installed(), key=lambda each: each.package.lower())
+    if as_json:
+        print(json.dumps([asdict(each) for each in found], indent=1, ensure_ascii=False))
+    else:
+        table = Table("package", "version", "licence")
+        for each in found:
+            table.add_row(*map(escape, (each.package, each.version, each.licence)))
+        Console().print(table)
+    unknown = [each.package for each in found if each.licence == UNKNOWN]
+    if unknown:
+        note(f"{len(unknown)} of {len(found)} packages do not say their licence: {', '.join(unknown)}")
+
+
+def installed() -> Iterator[Licence]:
+    """Every package that Python finds, once."""
+    seen: set[str] = set()
+    for package in metadata.distributions():
+        name = str(package.metadata["Name"])
+        if name not in seen:
+            seen.add(name)
+            yield Licence(name, package.version, licence_of(package))
+
+
+def licence_of(package: metadata.Distribution) -> str:
+    """The expression, else the field's first line, else the classifiers, else what package.xml says."""
+    fields = package.metadata
+    for expression in fields.get_all("License-Expression") or ():
+        return str(expression)
+    text = "".join(map(str, fields.get_all("License") or ())).strip()
+    first = text.partition("\n")[0]
+    if first and len(first) <= _LONGEST and first.upper() != "UNKNOWN":
+        return first
+    classifiers = [
+        str(value).rpartition(" :: ")[2]
+        for value in fields.get_all("Classifier") or ()
+        if str(value).startswith(_CLASSIFIER) and str(value) != "License :: OSI Approved"
+    ]
+    return "; ".join(classifiers) or _of_package_xml(str(fields["Name"])) or UNKNOWN
+
+
+def _of_package_xml(name: str) -> str:
+    """Of a ROS package, built here or in a wheel; empty if it is none."""
+    ros = _ROS_WHEEL.sub("", name, count=1).replace("-", "_")
+    for prefix in (*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix):
+        path = Path(prefix) / "share" / ros / "package.xml"
+        if path.is_file():
+            tree = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+            return "; ".join(element.text.strip() for element in tree.iter("license") if element.text)
+    return ""
