@@ -33,7 +33,7 @@ CURVES = {
     "segment": Curve("regions", "a frame and so many clicks → masks", (1, 2, 3, 5, 8, 12, 16)),
     "track": Curve("regions", "a frame → masks of tracked regions", (1, 2, 3, 5, 8, 12, 16)),
     "labels": Curve("regions", "a frame and so many clicks → 8-token labels", (1, 2, 4, 8, 12)),
-    "cameras": Curve("cameras", "a frame of each camera, one tracked region each", (1, 2, 3, 4)),
+    "cameras": Curve("cameras", "a frame of each camera, one region each", (1, 2, 3, 4)),
     "clip": Curve("frames of a clip", "its last frame → a 64-token caption", (1, 2, 4, 8, 12, 16)),
     "caption": Curve("tokens", "a caption of an image", (16, 32, 64, 128, 256)),
     "texts": Curve("texts at once", "64 tokens of each, one region", (1, 2, 4, 8, 12, 16)),
