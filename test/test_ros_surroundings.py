@@ -192,25 +192,21 @@ def test_gaps_are_counted_against_the_measured_period() -> None:
 
 
 @pytest.mark.parametrize(
-    ("transition", "name"),
+    "transition",
     [
-        (Transition(id=Transition.TRANSITION_ACTIVATE), "3"),
-        (Transition(id=Transition.TRANSITION_CONFIGURE), "1"),
-        (Transition(id=99), "99"),
-        (Transition(label="fly"), "fly"),
-        (Transition(label="activate"), "activate"),
+        Transition(id=Transition.TRANSITION_ACTIVATE),
+        Transition(id=Transition.TRANSITION_CONFIGURE),
+        Transition(id=99),
+        Transition(label="fly"),
+        Transition(label="activate"),
     ],
     ids=["activate", "configure", "unknown id", "unknown label", "label"],
 )
-def test_a_transition_that_is_not_allowed_is_answered(
-    active: tuple, transition: Transition, name: str
-) -> None:
+def test_a_transition_that_is_not_allowed_is_answered(active: tuple, transition: Transition) -> None:
     robot, process = active
-    before = len(process.lines)
     request = ChangeState.Request(transition=transition)
     assert not robot.call(ChangeState, "/pam_manager/change_state", request).success
-    words = f"the transition {name} is not allowed in state active; allowed: deactivate (4), shutdown (7)"
-    wait_until(lambda: any(words in line for line in process.lines[before:]), words)
+    process.wait_for_log("is not allowed in state active; allowed: deactivate (4), shutdown (7)")
     assert robot.state() == "active"
     assert "Traceback" not in process.log()
 
