@@ -10,7 +10,7 @@ source "$build/install/setup.bash"
 if [[ $route == wheels && ${1:-} == ros2 ]] && ! command -v ros2 >/dev/null; then
   fail "the ROS wheels bring neither the command ros2 nor launch; the node alone starts with
   .setup/run.sh pam_node --ros-args -p autostart:=true -r image:=/camera/color/image_raw
-and this asks it: .setup/run.sh perceive_region --click 320 240"
+and this asks it: .setup/run.sh perceive_region --click 320,240"
 fi
 # In the checkout, Python would find the sources first, which lack the built messages. This keeps the folder of the
 # script, and the current one, off its path (Python 3.11+).

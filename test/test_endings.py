@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
-from ros_harness import Camera, pam, wait_until
+from ros_harness import REAL_NODE, Camera, pam, wait_until
 
 from pam_ros import videos
 from pam_ros.signals import REPEAT_S
@@ -141,6 +141,16 @@ def test_a_model_that_loads_in_native_code_does_not_hold_the_node() -> None:
         process.wait_for_log("loading in native code")
         begun_s = time.monotonic()
         assert process.end(signal.SIGTERM) == 0
+        assert time.monotonic() - begun_s < END_S
+
+
+@pytest.mark.timeout(200)
+def test_compiled_networks_do_not_hold_the_node() -> None:
+    """Python's finalization takes seconds with them."""
+    with pam("model:=pam-tiny", "device:=cpu", "autostart:=true", script=REAL_NODE) as (_, process):
+        process.wait_for_log("active:", 150)
+        begun_s = time.monotonic()
+        assert process.end(signal.SIGINT) == 0
         assert time.monotonic() - begun_s < END_S
 
 

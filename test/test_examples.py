@@ -73,9 +73,9 @@ def running(robot: Client, folder: Path, example: str, *arguments: str) -> Itera
 
 
 def test_perceive_region_prints_the_answer_or_the_reason(robot: Client, tmp_path: Path) -> None:
-    clicked = run(robot, tmp_path, "perceive_region", "--click", "320", "240", "--languages", "zh", "en")
-    boxed = run(robot, tmp_path, "perceive_region", "--box", "10", "20", "200", "220")
-    outside = run(robot, tmp_path, "perceive_region", "--click", "900", "10")
+    clicked = run(robot, tmp_path, "perceive_region", "--click", "320,240", "--languages", "zh", "en")
+    boxed = run(robot, tmp_path, "perceive_region", "--box", "10,20,200,220")
+    outside = run(robot, tmp_path, "perceive_region", "--click", "900,10")
     assert clicked.returncode == 0, clicked.stderr
     first, *texts = clicked.stdout.splitlines()
     assert first.startswith("region ") and ", mask score " in first
@@ -84,9 +84,10 @@ def test_perceive_region_prints_the_answer_or_the_reason(robot: Client, tmp_path
     assert boxed.stdout.splitlines()[1].startswith("en: ")
     assert (outside.returncode, outside.stdout) == (1, "")
     assert "outside the 640x480 image" in outside.stderr
-    absent = run(
-        robot, tmp_path, "perceive_region", "--click", "1", "1", "--timeout", "1", "--service", "/no"
-    )
+    wrong = run(robot, tmp_path, "perceive_region", "--click", "320")
+    assert wrong.returncode == 2
+    assert "argument --click: invalid 2 comma-separated numbers value: '320'" in wrong.stderr
+    absent = run(robot, tmp_path, "perceive_region", "--click", "1,1", "--timeout", "1", "--service", "/no")
     assert absent.returncode == 1
     assert "did not answer within 1 s" in absent.stderr
 
@@ -106,7 +107,7 @@ def test_pick_by_function_prints_the_best_region_or_that_none_fits(robot: Client
 
 
 def test_watch_region_shows_feedback_and_the_caption(robot: Client, tmp_path: Path) -> None:
-    seen = run(robot, tmp_path, "watch_region", "--box", "10", "20", "200", "220", "--seconds", "1")
+    seen = run(robot, tmp_path, "watch_region", "--box", "10,20,200,220", "--seconds", "1")
     assert seen.returncode == 0, seen.stderr
     *feedback, caption = seen.stdout.splitlines()
     assert any("s recorded" in line for line in feedback)
@@ -116,7 +117,7 @@ def test_watch_region_shows_feedback_and_the_caption(robot: Client, tmp_path: Pa
 def test_watch_region_cancels_when_its_patience_ends_or_it_is_interrupted(
     robot: Client, tmp_path: Path
 ) -> None:
-    box = ("--box", "10", "20", "200", "220", "--seconds", "60")
+    box = ("--box", "10,20,200,220", "--seconds", "60")
     late = run(robot, tmp_path, "watch_region", *box, "--patience", "4")
     assert late.returncode == 1
     assert "was cancelled" in late.stderr

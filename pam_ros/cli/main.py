@@ -19,7 +19,7 @@ from pam_ros.cli.output import be_quiet, be_verbose, console, note
 from pam_ros.cli.scenes import scenes_app
 from pam_ros.errors import TRAINING_EXTRA, OutputError, PamError
 from pam_ros.share import share_folder
-from pam_ros.signals import Stopped, exit_code, raising_on_signals
+from pam_ros.signals import Stopped, exit_code, leave, raising_on_signals
 
 ERROR = 2
 EXIT_CODES = {  # as docs/command_line.md lists them
@@ -106,7 +106,7 @@ def main() -> None:
             app()
         except Stopped as stopped:
             note(f"stopped by {stopped}: {stopped.partial}")
-            sys.exit(exit_code(stopped.number))
+            leave(exit_code(stopped.number))
         except PamError as error:
             _end(error)
         except ModuleNotFoundError as error:

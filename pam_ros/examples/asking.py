@@ -1,8 +1,9 @@
-"""What the examples share: a call that is repeated while the model loads; spinning until a signal."""
+"""What the examples share: pixels as arguments, calls that are repeated while the model loads, spinning."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import rclpy
@@ -14,6 +15,19 @@ from pam_ros.msg import RegionText, Status
 RETRY_S = 1.0
 # A server is found before it knows where its answers go; without a pause the first one can be lost.
 SETTLE_S = 0.3
+
+
+def pixels(count: int) -> Callable[[str], list[float]]:
+    """An argument type: so many numbers with commas between, as the command `pam` takes them."""
+
+    def numbers(text: str) -> list[float]:
+        values = [float(part) for part in text.split(",")]
+        if len(values) != count:
+            raise ValueError
+        return values
+
+    numbers.__name__ = f"{count} comma-separated numbers"  # argparse names it in its error
+    return numbers
 
 
 def ask(node: Node, kind: Any, service: str, request: Any, timeout_s: float) -> Any:

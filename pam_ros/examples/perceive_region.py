@@ -1,4 +1,4 @@
-"""Asks a running node what is in a box or at a click: `ros2 run pam_ros perceive_region --click 320 240`.
+"""Asks a running node what is in a box or at a click: `ros2 run pam_ros perceive_region --click 320,240`.
 
 How a node of your own calls `~/perceive`. It waits for an active manager and for a frame from the camera.
 """
@@ -12,7 +12,7 @@ import rclpy
 from rclpy.utilities import remove_ros_args
 from vision_msgs.msg import Point2D
 
-from pam_ros.examples.asking import ask, shown_label
+from pam_ros.examples.asking import ask, pixels, shown_label
 from pam_ros.msg import Prompt
 from pam_ros.srv import PerceiveRegion
 
@@ -21,8 +21,8 @@ def arguments() -> argparse.Namespace:
     """Command-line arguments, without those that start with --ros-args."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     region = parser.add_mutually_exclusive_group(required=True)
-    region.add_argument("--click", type=float, nargs=2, metavar=("X", "Y"), help="pixels of the image")
-    region.add_argument("--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="pixels")
+    region.add_argument("--click", type=pixels(2), metavar="X,Y", help="pixels of the image")
+    region.add_argument("--box", type=pixels(4), metavar="X1,Y1,X2,Y2", help="pixels of the image")
     parser.add_argument("--languages", nargs="+", default=["en"], help="en, zh; preferred first")
     parser.add_argument("--service", default="/pam/perceive", help="name of the node's service")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for an answer")

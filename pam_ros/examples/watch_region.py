@@ -1,4 +1,4 @@
-"""Records what happens to a region, then captions it: `ros2 run pam_ros watch_region --box 10 20 200 220`.
+"""Records what happens to a region, then captions it: `ros2 run pam_ros watch_region --box 10,20,200,220`.
 
 How a node of your own uses the action `~/caption_clip`, with feedback; Ctrl-C or --patience cancels it.
 """
@@ -18,7 +18,7 @@ from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 
 from pam_ros.action import CaptionClip
-from pam_ros.examples.asking import SETTLE_S
+from pam_ros.examples.asking import SETTLE_S, pixels
 from pam_ros.msg import Prompt
 
 LOOK_S = 0.2  # between two looks at Ctrl-C
@@ -27,7 +27,7 @@ LOOK_S = 0.2  # between two looks at Ctrl-C
 def arguments() -> argparse.Namespace:
     """Command-line arguments, without those that start with --ros-args."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--box", type=float, nargs=4, required=True, metavar=("X1", "Y1", "X2", "Y2"))
+    parser.add_argument("--box", type=pixels(4), required=True, metavar="X1,Y1,X2,Y2")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of the clip")
     parser.add_argument("--language", default="en", help="en or zh")
     parser.add_argument("--action", default="/pam/caption_clip", help="name of the node's action")

@@ -38,7 +38,7 @@ from pam_ros.nodes.manager_node import ManagerNode, ModelFactory, Progress
 from pam_ros.nodes.overrides import ignored_overrides
 from pam_ros.nodes.perception_node import PerceptionNode
 from pam_ros.nodes.start_errors import security_is_on, why_not_started
-from pam_ros.signals import END_S, stopped_by_signals
+from pam_ros.signals import END_S, leave, stopped_by_signals
 
 _M_MMAP_THRESHOLD = -3  # of malloc.h
 _LARGE_BLOCK_BYTES = 256 * 1024
@@ -222,7 +222,7 @@ def _open_model(options: LoadOptions, *, progress: Progress | None) -> Perceptio
 
 def main() -> None:
     """The executable `pam_node`."""
-    sys.exit(run(sys.argv, load_model=_open_model))
+    leave(run(sys.argv, load_model=_open_model))
 
 
 if __name__ == "__main__":
