@@ -19,6 +19,7 @@ from pam_ros import errors
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.nodes.main import run
 from pam_ros.nodes.manager_node import Progress
+from pam_ros.signals import leave
 
 THINGS = ((4.0, 4.0, 20.0, 20.0), (30.0, 10.0, 60.0, 30.0))  # what a survey of any image finds, pixels
 
@@ -63,4 +64,4 @@ def load_fake(options: LoadOptions, *, progress: Progress | None) -> FakeModel:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv, load_model=load_fake))
+    leave(run(sys.argv, load_model=load_fake))

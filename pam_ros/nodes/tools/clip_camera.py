@@ -30,7 +30,7 @@ from pam_ros.nodes.conversions import stamp_ns, time_message
 from pam_ros.nodes.images import image_message
 from pam_ros.records import Frame
 from pam_ros.runtime.pace import LOOK_S, Pace
-from pam_ros.signals import stopped_by_signals
+from pam_ros.signals import leave, stopped_by_signals
 
 SHOW_AGAIN_S = 0.2  # how often the first frame is sent while it is held
 
@@ -118,7 +118,7 @@ class ClipCamera(Node):
         self._pace.caption(key, stamp_ns(message.clip_end), final=message.final)
 
 
-def main() -> int:
+def run() -> int:
     """Plays the clip; exit code 0 at its end or after a signal, 2 if it cannot be read."""
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     stopped = stopped_by_signals()
@@ -136,5 +136,10 @@ def main() -> int:
     return 0
 
 
+def main() -> None:
+    """The executable; a second signal finds no half-finalized Python."""
+    leave(run())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -26,7 +26,7 @@ from pam_ros.nodes.images import picture_from_image
 from pam_ros.nodes.tools.caption_order import CaptionOrder
 from pam_ros.output_files import JsonLines
 from pam_ros.records import Language
-from pam_ros.signals import stopped_by_signals
+from pam_ros.signals import leave, stopped_by_signals
 
 DRAIN_S = 2.0  # after a signal, for captions that still grow and messages on their way
 QUIET_S = 0.3  # without a message: nothing is on its way any more
@@ -98,7 +98,7 @@ class Recorder(Node):
         self._film.write(picture_from_image(message), now_ns - self._first_ns)
 
 
-def main() -> int:
+def run() -> int:
     """Records until a signal, then what is still to come; exit code 2 if the files cannot be written."""
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     stopped = stopped_by_signals()
@@ -123,5 +123,10 @@ def main() -> int:
     return 0
 
 
+def main() -> None:
+    """The executable; a second signal finds no half-finalized Python."""
+    leave(run())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
