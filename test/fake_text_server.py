@@ -33,6 +33,7 @@ class Behaviour:
         status: HTTP status of completions with an answer longer than one token.
         break_after: tokens after which a stream breaks off; None = never.
         key: that it asks for; empty = none.
+        log_probabilities: whether it sends them with the tokens.
         requests: bodies of the completions, with the prompt as a tensor, and the shortest (probes) left out.
         disconnected: set when a client has closed a stream.
     """
@@ -43,6 +44,7 @@ class Behaviour:
     status: int = 200
     break_after: int | None = None
     key: str = ""
+    log_probabilities: bool = True
     requests: list[dict[str, Any]] = field(default_factory=list)
     disconnected: threading.Event = field(default_factory=threading.Event)
 
@@ -103,7 +105,8 @@ def text_server(language: LanguageModel, behaviour: Behaviour, port: int = 0) ->
             while reason is None:
                 time.sleep(behaviour.token_s)
                 with torch.inference_mode():
-                    token = int(language.logits(embeddings)[: language.tokens].argmax())
+                    odds = language.logits(embeddings)[: language.tokens].float().log_softmax(-1)
+                    token = int(odds.argmax())
                     embeddings = torch.cat([embeddings, language.embed([token])])
                 sent += 1
                 if behaviour.break_after is not None and sent > behaviour.break_after:
@@ -112,7 +115,10 @@ def text_server(language: LanguageModel, behaviour: Behaviour, port: int = 0) ->
                     reason = "stop"
                 elif sent == body["max_tokens"]:
                     reason = "length"
-                self._send(json.dumps({"choices": [{"token_ids": [token], "finish_reason": reason}]}))
+                choice = {"token_ids": [token], "finish_reason": reason, "logprobs": None}
+                if behaviour.log_probabilities and body["logprobs"] is not None:
+                    choice["logprobs"] = {"token_logprobs": [float(odds[token])]}
+                self._send(json.dumps({"choices": [choice]}))
             self._send("[DONE]")
 
         def _send(self, data: str) -> None:

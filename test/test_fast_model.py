@@ -80,6 +80,9 @@ def test_an_image_gets_the_masks_and_texts_of_the_plain_path(
         assert {key: text.text for key, text in other.texts.items()} == {
             key: text.text for key, text in one.texts.items()
         }
+        for key, text in one.texts.items():  # raw: the model has no calibration
+            assert text.confidence is not None and 0 < text.confidence < 1
+            assert other.texts[key].confidence == pytest.approx(text.confidence, rel=1e-3)
         assert len(one.texts) == 8
         assert any(len(text.text) > 20 for text in one.texts.values())
 

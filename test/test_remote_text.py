@@ -6,7 +6,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -155,10 +157,48 @@ def test_texts_equal_those_generated_here(stack: ExitStack, pam: Pam) -> None:
     found = collect(generator)
     for place, text_id in enumerate(ids):
         assert found[text_id][-1].final and found[text_id][-1].text == expected[place][-1].text
+        sure = expected[place][-1].confidence
+        assert sure is not None and found[text_id][-1].confidence == pytest.approx(sure, rel=1e-4)
+        assert all(delta.confidence is None for delta in found[text_id][:-1])
         # A token that ends within a character is held back as a whole.
         assert {delta.text for delta in found[text_id]} <= {delta.text for delta in expected[place]} | {""}
         assert sum(delta.new_tokens for delta in found[text_id]) == len(expected[place])
     assert len({delta.text for delta in found[ids[-2]]}) > 2, "the text came in one piece"
+
+
+def test_without_log_probabilities_a_confidence_is_not_known(stack: ExitStack, pam: Pam) -> None:
+    behaviour = Behaviour([NAME], log_probabilities=False)
+    generator = connect(stack, pam, stack.enter_context(text_server(pam.language, behaviour)))
+    (frame,) = frames_of(pam, 1)
+    text_id = start(generator, frame)
+    final = collect(generator)[text_id][-1]
+    assert final.final and final.text and final.confidence is None
+
+
+def test_a_given_beginning_is_part_of_the_text_and_goes_before_what_is_generated(
+    stack: ExitStack, pam: Pam
+) -> None:
+    """Here and by a server alike; what follows depends on it."""
+    generator = connect(stack, pam, stack.enter_context(text_server(pam.language, Behaviour([NAME]))))
+    (frame,) = frames_of(pam, 1)
+    request = TextRequest(Task.BRIEF, Language.EN, max_new_tokens=6, beginning="A mug")
+    texts = []
+    for each in (pam.text, generator):
+        prompt_id = each.open_prompt(clip=False)
+        each.extend_prompt(prompt_id, frame)
+        each.generate([(prompt_id, request), (prompt_id, replace(request, beginning=""))])
+        each.release_prompt(prompt_id)
+        finals: list[str] = []
+
+        def step(each: Any = each, finals: list[str] = finals) -> bool:
+            finals.extend(delta.text for delta in each.step() if delta.final)
+            return not each.busy
+
+        wait_for(step)
+        texts.append(sorted(finals))
+    assert texts[0] == texts[1]
+    begun = [text for text in texts[0] if text.startswith("A mug")]
+    assert len(begun) == 1 and len(begun[0]) > len("A mug")
 
 
 def test_a_request_says_everything_that_a_servers_defaults_could_change(stack: ExitStack, pam: Pam) -> None:
