@@ -101,6 +101,7 @@ def write_json(path: Path, found: Sequence[SeedFindings], plan: Plan, model: str
         "model": model,
         "device": info.device,
         "dtype": info.dtype,
+        "quantization": info.quantization,
         "cores": os.cpu_count(),
         "seed": seeds[0] if len(seeds) == 1 else seeds or None,
         "count": plan.count if plan.data is None else None,
