@@ -42,11 +42,13 @@ def crop_mask(mask: Mask) -> tuple[Box, Mask]:
 
     An empty mask gives a box of zeros and a (0, 0) mask.
     """
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    rows = np.flatnonzero(mask.any(1))
     if not len(rows):
         return np.zeros(4, np.float32), np.zeros((0, 0), np.bool_)
-    y1, y2, x1, x2 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    return np.array([x1, y1, x2, y2], np.float32), mask[y1:y2, x1:x2].copy()
+    band = mask[rows[0] : rows[-1] + 1]
+    columns = np.flatnonzero(band.any(0))
+    x1, x2 = columns[0], columns[-1] + 1
+    return np.array([x1, rows[0], x2, rows[-1] + 1], np.float32), band[:, x1:x2].copy()
 
 
 def full_mask(box_xyxy: Iterable[float], cropped: Mask, size: Sequence[int]) -> Mask:

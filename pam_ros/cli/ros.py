@@ -158,6 +158,10 @@ def bench_node(
         bool,
         typer.Option("--random-weights", help="pam-3b or pam-1.5b with random weights, without a download"),
     ] = False,
+    layer: Annotated[
+        bool,
+        typer.Option("--layer", help="only what the node costs beside a model that computes nothing"),
+    ] = False,
     json_file: JsonOption = None,
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
@@ -172,26 +176,26 @@ def bench_node(
     width, height = (int(number) for number in numbers(size, 2, "--size"))
     if min(width, height) < 16:
         raise PromptError(f"--size {size!r} is too small; give at least 16,16")
-    if not random_weights:
+    if not (random_weights or layer):
         check_model(model)
-    module = ros_module("bench_node", "bench-node")
+    module = ros_module("bench_layer" if layer else "bench_node", "bench-node")
     writable_folder(out)
     json_file = json_target(json_file)
+    about: dict[str, Any] = {"size": size, "rate_hz": rate}
+    pictures = {"size": (height, width), "rate_hz": rate, "seconds": seconds}
     with TemporaryDirectory() as folder:
-        if random_weights:
-            from pam_ros.model.loading.random_weights import save_random_model
+        if layer:
+            result = module.run_bench_layer(out, **pictures)
+        else:
+            about = {"model": model, "random_weights": random_weights, **about}
+            if random_weights:
+                from pam_ros.model.loading.random_weights import save_random_model
 
-            save_random_model(LoadOptions(model, device=device), Path(folder))
-        result = module.run_bench_node(
-            out,
-            model=folder if random_weights else model,
-            device=device,
-            size=(height, width),
-            rate_hz=rate,
-            seconds=seconds,
-        )
+                save_random_model(LoadOptions(model, device=device), Path(folder))
+            result = module.run_bench_node(
+                out, model=folder if random_weights else model, device=device, **pictures
+            )
     if json_file is not None:
-        about = {"model": model, "random_weights": random_weights, "size": size, "rate_hz": rate}
         json_file.write_text(json.dumps({"about": about, **result}, indent=1) + "\n", encoding="utf-8")
 
 

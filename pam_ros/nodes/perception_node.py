@@ -115,6 +115,11 @@ class PerceptionNode(Node):
         return self._outputs.dropped
 
     @property
+    def publication_latency_s(self) -> float:
+        """From an image's callback to its published regions: median of the last; 0 before the first."""
+        return self._outputs.latency_s
+
+    @property
     def waiting(self) -> int:
         """Number of requests that the engine has not answered yet."""
         return self._requests.waiting

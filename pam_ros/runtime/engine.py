@@ -188,10 +188,11 @@ class Engine:
                 self._listener.on_warning(camera.name, message)
 
     def _publish(self, camera: CameraTracks, work: Work) -> None:
-        frame, now_s = camera.frame, self._clock()
+        frame, now_s, arrived_s = camera.frame, self._clock(), None
         assert frame is not None
         if work.frame is not None:
-            latency_s = now_s - work.arrived_s
+            arrived_s = work.arrived_s
+            latency_s = now_s - arrived_s
             camera.processed += 1
             camera.rate.add(now_s)
             camera.mask_latency_s.add(latency_s)
@@ -212,6 +213,7 @@ class Engine:
                 frame.image,
                 latency_s,
                 self._model.info.mark,
+                arrived_s,
             )
         )
 
@@ -363,9 +365,12 @@ class Engine:
             handle.fail(CancelledError("the engine was stopped before the answer was ready"))
         self._worker.stop()
 
-    def submit_frame(self, frame: Frame) -> None:
-        """Offers the newest frame of `frame.camera`; one still waiting is dropped. Ignored while stopped."""
-        self._inbox.put_frame(frame)
+    def submit_frame(self, frame: Frame, arrived_s: float | None = None) -> None:
+        """Offers the newest frame of `frame.camera`; one still waiting is dropped. Ignored while stopped.
+
+        `arrived_s`: when it came, before it was decoded, seconds of the monotonic clock; None = now.
+        """
+        self._inbox.put_frame(frame, arrived_s)
 
     def perceive(self, camera: str, request: PromptRequest) -> RequestHandle[Region]:
         """Segments a prompt, or describes an existing region: its state in that frame, with the texts."""

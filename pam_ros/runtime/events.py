@@ -26,6 +26,7 @@ class FrameResult:
         image: (H, W, 3) uint8 RGB, the frame's picture itself, not a copy.
         latency_s: from the arrival of the frame (of the prompt, for a second report) to this result, seconds.
         mark: see ModelInfo.
+        arrived_s: when the frame arrived, seconds of the monotonic clock; None for a second report.
     """
 
     camera: str
@@ -36,6 +37,7 @@ class FrameResult:
     image: NDArray[np.uint8]
     latency_s: float
     mark: str = ""
+    arrived_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,13 +88,16 @@ class Inbox:
                 self._cameras[name] = WaitingRoom(history, received=old.received, dropped=old.dropped)
             self._wake()
 
-    def put_frame(self, frame: Frame) -> None:
-        """Puts a frame into its camera's slot; a frame still waiting there is dropped and counted."""
+    def put_frame(self, frame: Frame, arrived_s: float | None = None) -> None:
+        """Puts a frame into its camera's slot; a frame still waiting there is dropped and counted.
+
+        `arrived_s`: see `Engine.submit_frame`.
+        """
         with self._condition:
             camera = self._camera(frame.camera)
             if not self._active:
                 return
-            camera.put_frame(frame, self._clock())
+            camera.put_frame(frame, self._clock() if arrived_s is None else arrived_s)
             self._wake()
 
     def put_request(self, request: Request) -> None:

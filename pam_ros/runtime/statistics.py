@@ -124,6 +124,23 @@ class GapCounter:
         return missing / (missing + len(self._gaps)) if len(self._gaps) >= _FEWEST_INTERVALS else 0.0
 
 
+class Recent:
+    """The last values. One thread adds, any thread reads."""
+
+    def __init__(self, *, size: int = 100) -> None:
+        self._values: deque[float] = deque(maxlen=size)
+
+    def add(self, value: float) -> None:
+        """Adds a value; the oldest gives way."""
+        self._values.append(value)
+
+    @property
+    def median(self) -> float:
+        """Their median; 0 before the first."""
+        values = sorted(self._values.copy())
+        return values[len(values) // 2] if values else 0.0
+
+
 class Smoothed:
     """A mean in which each new value weighs a tenth."""
 

@@ -21,6 +21,10 @@ from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import listen, topic_beside
 from pam_ros.records import Frame
 
+# After a callback, rclpy's executor computes for most of a millisecond and would hold Python's lock just when
+# the worker and the outputs want it. So it waits until the masks are published.
+HAND_OVER_S = 0.002
+
 Message = TypeVar("Message", Image, CompressedImage)
 
 
@@ -77,6 +81,7 @@ class CameraInput:
         self._submit(message, self._pictures.from_compressed)
 
     def _submit(self, message: Message, picture_from: Callable[[Message], NDArray[np.uint8]]) -> None:
+        arrived_s = time.monotonic()
         image_ns = stamp_ns(message.header.stamp)
         self.watch.arrived(image_ns)
         if not self._link.active and self._link.starting:
@@ -92,8 +97,9 @@ class CameraInput:
         if image_ns == 0:
             image_ns = self._arrival_ns()
         frame = Frame(image=picture, stamp_ns=image_ns, frame_id=message.header.frame_id, camera=self._camera)
-        engine.submit_frame(frame)
+        engine.submit_frame(frame, arrived_s)
         self.newest = ImageInfo(image_ns, frame.frame_id, frame.size)
+        time.sleep(HAND_OVER_S)
 
     def _arrival_ns(self) -> int:
         """The time now, for an image without a stamp; this machine's while simulated time stands at zero."""

@@ -50,8 +50,9 @@ class CameraOutputs:
         self._with_captions: list[FrameOutput] = [self._overlay, self._markers]
         if annotations is not None:
             self._with_captions.append(annotations)
+        self._regions = RegionsOutput(node, log, surfaces)
         self._of_frames: list[FrameOutput] = [
-            RegionsOutput(node, log, surfaces),
+            self._regions,
             LabelsOutput(node, log),
             DetectionsOutput(node, log),
             Detections3DOutput(node, log, surfaces),
@@ -67,6 +68,11 @@ class CameraOutputs:
     def frame_id(self) -> str:
         """frame_id of the newest result; empty before the first."""
         return self._newest.frame_id if self._newest is not None else ""
+
+    @property
+    def latency_s(self) -> float:
+        """From an image's callback to its published regions: median of the last; 0 before the first."""
+        return self._regions.latency_s.median
 
     @property
     def dropped(self) -> int:
@@ -95,7 +101,7 @@ class CameraOutputs:
             self._grow(event)
         if event.final and self._newest is not None:
             regions = tuple(with_text(region, event) for region in self._newest.regions)
-            self.on_frame(replace(self._newest, regions=regions))
+            self.on_frame(replace(self._newest, regions=regions, arrived_s=None))
 
     def on_caption(self, event: CaptionEvent) -> None:
         """Publishes a growing or finished caption, and shows it."""

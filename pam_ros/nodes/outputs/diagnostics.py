@@ -102,6 +102,7 @@ def _camera_status(node: PerceptionNode, camera: CameraStatistics | None) -> Dia
         "images missed": str(node.image_gaps.missed),
         "rate": f"{camera.rate_hz:.2f} Hz",
         "mask latency": f"{camera.mask_latency_s:.3f} s",
+        "publication latency": f"{1000 * node.publication_latency_s:.2f} ms",
         "regions tracked": str(camera.regions_tracked),
         "regions lost": str(camera.regions_lost),
     }

@@ -34,6 +34,7 @@ class LabelsOutput:
     def __init__(self, node: Node, log: ThrottledLog) -> None:
         self._image = advertise(node, Image, "~/label_image", depth=1)
         self._info = advertise(node, LabelInfo, "~/label_info", depth=1, latched=True)
+        self._offered: Mapping[int, str] = {}  # the newest names
         self._published: Mapping[int, str] = {}  # names in the latched message
         self._log = log
         self._newest_header = Header()
@@ -42,10 +43,13 @@ class LabelsOutput:
     def on_frame(self, snapshot: Snapshot) -> None:
         """Queues the labels; only the newest frame's are published."""
         self._newest_header = snapshot.header
-        self.sink.offer(_Labels(snapshot.header, snapshot.names, snapshot.result))
+        if snapshot.names != self._offered or self._image.get_subscription_count():
+            self._offered = snapshot.names
+            self.sink.offer(_Labels(snapshot.header, snapshot.names, snapshot.result))
 
     def clear(self) -> None:
         """The regions are gone: no name is valid any more."""
+        self._offered = {}
         self.sink.offer(_Labels(self._newest_header, {}, None))
 
     def _publish(self, labels: _Labels) -> None:

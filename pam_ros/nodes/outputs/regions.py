@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from rclpy.node import Node
@@ -14,6 +15,7 @@ from pam_ros.nodes.sink import Sink
 from pam_ros.nodes.surfaces import Surfaces
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import advertise
+from pam_ros.runtime.statistics import Recent
 
 _DEPTH = 5  # frames that may wait for a slow subscriber, in the sink and in the publisher
 
@@ -24,33 +26,42 @@ class _FrameOutput:
     def __init__(
         self, node: Node, log: ThrottledLog, kind: type, topic: str, *, always: bool = False
     ) -> None:
-        """`always`: published whether anybody subscribes or not."""
+        """`always`: published whether anybody subscribes or not. Other threads are not woken in vain."""
         self._always = always
         self._publisher = advertise(node, kind, topic, depth=_DEPTH)
         self.sink = Sink(topic, self._publish, log.warn, capacity=_DEPTH)
 
     def on_frame(self, snapshot: Snapshot) -> None:
         """Queues a frame; a text about a frame that still waits is published with it."""
-        self.sink.offer(snapshot, key=snapshot.result.stamp_ns)
+        if self._always or self._publisher.get_subscription_count():
+            self.sink.offer(snapshot, key=snapshot.result.stamp_ns)
 
     def clear(self) -> None:
         """The regions are gone."""
         self.sink.discard()
 
     def _publish(self, snapshot: Snapshot) -> None:
-        if self._always or self._publisher.get_subscription_count():
-            self._publisher.publish(self._message(snapshot))
+        self._publisher.publish(self._message(snapshot))
 
     def _message(self, snapshot: Snapshot) -> Any:
         raise NotImplementedError
 
 
 class RegionsOutput(_FrameOutput):
-    """`~/regions`. Recorders may match late, so it is always published."""
+    """`~/regions`. Recorders may match late, so it is always published.
+
+    `latency_s`: from an image's callback to its published regions.
+    """
 
     def __init__(self, node: Node, log: ThrottledLog, surfaces: Surfaces) -> None:
         self._surfaces = surfaces
+        self.latency_s = Recent()
         super().__init__(node, log, RegionArray, "~/regions", always=True)
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        super()._publish(snapshot)
+        if snapshot.result.arrived_s is not None:
+            self.latency_s.add(time.monotonic() - snapshot.result.arrived_s)
 
     def _message(self, snapshot: Snapshot) -> RegionArray:
         return region_array(self._surfaces.of_frame(snapshot.result), snapshot.header)
