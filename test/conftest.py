@@ -56,6 +56,7 @@ MODEL = {
 
 # The built interfaces, the installed executables or a browser are needed.
 ROS = {
+    "test_fuzz",
     "test_bench_node",
     "test_bag",
     "test_annotations",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import MODEL, ROS
 
-MODULES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")}
+MODULES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("test_*.py")}
 NEEDS_ROS = re.compile(r'^ *(from|import) (ros_harness|rclpy)\b|prefix_of\(|"pam_ros\.msg"', re.MULTILINE)
 COMPUTES = re.compile(
     r"^from tiny_models import|\b(SceneRenderer|image_sample|video_sample|render_samples)\(", re.MULTILINE

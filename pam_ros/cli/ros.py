@@ -121,6 +121,10 @@ def soak(
             metavar="PERCENT",
         ),
     ] = 3.0,
+    hostile: Annotated[
+        bool,
+        typer.Option("--hostile", help="meanwhile, send random and corrupted messages to every input"),
+    ] = False,
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     out: Annotated[Path, typer.Option("--out", help="output folder for the log", metavar="FOLDER")] = Path(
@@ -129,18 +133,24 @@ def soak(
 ) -> None:
     """Check that the node's memory does not grow (needs ROS 2).
 
-    Runs the node under changing prompts and exits with 1 if its memory grows beyond the limit.
+    Runs the node under changing prompts and exits with 1 if its memory grows beyond the limit, its threads or
+    open files grow, or the region that nobody disturbs is not kept.
     """
     check_model(model)
     soak_module = ros_module("soak", "soak")
     writable_folder(out)
     with partly(lambda: f"the memory was not judged; the node's log is in {out}/"):
-        result = soak_module.run_soak(minutes, out, model=model, device=device)
+        result = soak_module.run_soak(minutes, out, model=model, device=device, hostile=hostile)
     print(
         f"memory growth after warm-up: {result.growth:+.2%} (limit {limit / 100:+.2%}); "
         f"{result.frames} frames, {result.prompts} prompts, {result.captions} captions"
     )
-    if not result.growth <= limit / 100:
+    print(
+        f"threads {result.threads[0]} → {result.threads[1]}, "
+        f"open files {result.files[0]} → {result.files[1]}; "
+        f"region kept in {result.kept:.1%} of the frames; {result.hostile} hostile messages"
+    )
+    if not (result.growth <= limit / 100 and result.held):
         raise typer.Exit(1)
 
 

@@ -107,11 +107,21 @@ class _BoundedReader(Generic[M]):
         if start_s < self._open_s:
             raise CapacityError("messages come faster than they can be read; send fewer or smaller ones")
         try:
-            self._callback(deserialize_message(data, self._kind))
+            self._callback(self._read(data))
         finally:
             end_s = time.monotonic()
             if end_s - start_s > _SHORT_S:
                 self._open_s = end_s + 2 * (end_s - start_s)
+
+    def _read(self, data: bytes) -> M:
+        try:
+            message: M = deserialize_message(data, self._kind)
+            return message
+        except Exception:  # RMWError, a class of rclpy's extension module
+            raise InputError(
+                f"the message is corrupted: its {len(data)} bytes are no {self._kind.__name__}; "
+                "check its publisher, and that both sides have one version of the message"
+            ) from None
 
 
 def topic_beside(node: Node, name: str, topic: str, suffix: str) -> str:
