@@ -63,6 +63,8 @@ def bench(
 
     docs/bench/README.md defines every figure.
     """
+    if not random_weights and compare is None:
+        check_model(model, sam2)
     from pam_ros.evaluation.bench import BenchPlan, read_result, run_bench, write_result
 
     if compare is not None:
@@ -109,6 +111,8 @@ def bench_curves(
 
     docs/bench/README.md says what each curve should be.
     """
+    if not random_weights and plot is None:
+        check_model(model)
     from pam_ros.evaluation.bench_curves import measure_curves, plot_curves, read_curves, write_curves
 
     if plot is not None:
@@ -128,8 +132,6 @@ def bench_curves(
 
 def _loader(options: LoadOptions, random_weights: bool) -> Callable[[], Pam]:
     """What loads the model that the options name."""
-    if not random_weights:
-        check_model(options.model, options.sam2)
     from pam_ros.model.loading.checkpoint import load_model
     from pam_ros.model.loading.random_weights import random_model
 
