@@ -20,6 +20,7 @@ os.environ["PAM_MODELS"] = os.environ["HF_HUB_CACHE"] = "/nonexistent/models"
 # Networks compute, or scenes are rendered.
 MODEL = {
     "test_ablations",
+    "test_api",
     "test_bench",
     "test_checkpoint",
     "test_checkpoint_hostile",

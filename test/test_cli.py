@@ -17,7 +17,8 @@ from PIL import Image
 
 from pam_ros import media, videos
 from pam_ros.cli import evaluate, licences, output, perceive
-from pam_ros.cli.main import EXIT_CODES, main, version
+from pam_ros.cli.main import EXIT_CODES, main
+from pam_ros.share import version
 
 
 def pam(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -189,7 +190,7 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
         (["perceive", "picture.png", "--box", "50,40,20,80"], "x1 < x2"),
         (
             ["perceive", "picture.png", "--box", "1,1,2,2", "--box", "3,3,4,4", "--click", "1,1"],
-            "combined with one --box",
+            "combined with one box",
         ),
         (["perceive", "picture.png", "--click", "3,4", "--task", "sing"], "label, explain, brief, detail"),
         (["perceive", "picture.png", "--click", "3,4", "--task", "clip"], "for clips, not for images"),

@@ -40,6 +40,7 @@ ALLOWED = {
     "json_results": {"records"},
     "model": SHARED,
     "runtime": SHARED | {"model"},
+    "api": SHARED | {"runtime", "model"},
     "viewer": SHARED | {"runtime", "model"},
     "nodes": SHARED | {"viewer", "runtime", "model"},
     "examples": set(),  # what a user's own node has: messages, services, actions
@@ -48,7 +49,7 @@ ALLOWED = {
     "training": SHARED | {"datasets", "simulator", "runtime", "model"},
     "evaluation": SHARED | {"datasets", "simulator", "runtime", "model"},
     "cli": SHARED
-    | {"model", "runtime", "viewer", "nodes", "datasets", "simulator", "training", "evaluation"},
+    | {"api", "model", "runtime", "viewer", "nodes", "datasets", "simulator", "training", "evaluation"},
 }
 
 # Modules that may import more than their room. Nobody imports them, their own room included.

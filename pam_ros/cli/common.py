@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pam_ros.api import prompts
 from pam_ros.cli.output import note, working
 from pam_ros.errors import InputError, PromptError
 from pam_ros.model.descriptions import AUTO
@@ -146,26 +147,15 @@ def engine_kind(name: str) -> EngineKind:
 def prompts_of(
     click: list[str] | None, not_: list[str] | None, box: list[str] | None, mask: list[Path] | None
 ) -> list[Prompt]:
-    """Options → one prompt per region: clicks with at most one box, or several boxes, and any masks."""
-    from pam_ros import media
-
-    on = [numbers(text, 2, "--click") for text in click or []]
-    off = [numbers(text, 2, "--not") for text in not_ or []]
-    boxes = [numbers(text, 4, "--box") for text in box or []]
-    prompts = [Prompt.from_mask(media.read_mask(path)) for path in mask or []]
-    if (on or off) and len(boxes) > 1:
-        raise PromptError(
-            f"--click and --not can be combined with one --box, not {len(boxes)}; "
-            "for several regions give boxes only"
-        )
-    if on or off:
-        labels = [1] * len(on) + [0] * len(off)
-        prompts.append(Prompt.from_clicks(on + off, labels, boxes[0] if boxes else None))
-    else:
-        prompts += [Prompt.from_clicks(box_xyxy=corners) for corners in boxes]
-    if not prompts:
+    """Options → one prompt per region, see `api.prompts`."""
+    if not (click or not_ or box or mask):
         raise PromptError("no region given; use --click X,Y, --box X1,Y1,X2,Y2 or --mask FILE")
-    return prompts
+    return prompts(
+        clicks=[(x, y) for x, y in (numbers(text, 2, "--click") for text in click or [])],
+        not_clicks=[(x, y) for x, y in (numbers(text, 2, "--not") for text in not_ or [])],
+        boxes=boxes_of(box) or (),
+        masks=mask or (),
+    )
 
 
 def clip_length(every: float | None, at: str | None) -> float:

@@ -7,9 +7,7 @@ import logging
 import signal
 import sys
 import traceback
-from importlib import metadata
 from typing import Annotated, NoReturn
-from xml.etree import ElementTree
 
 import typer
 from rich.markup import escape
@@ -18,7 +16,7 @@ from pam_ros.cli import bench, doctor, evaluate, licences, models, perceive, ros
 from pam_ros.cli.output import be_quiet, be_verbose, console, note
 from pam_ros.cli.scenes import scenes_app
 from pam_ros.errors import TRAINING_EXTRA, OutputError, PamError
-from pam_ros.share import share_folder
+from pam_ros.share import version
 from pam_ros.signals import Stopped, exit_code, leave, raising_on_signals
 
 ERROR = 2
@@ -87,16 +85,6 @@ def common_options(
         be_quiet()
     if verbose:
         be_verbose()
-
-
-def version() -> str:
-    """Of this package, as package.xml has it."""
-    try:
-        return metadata.version("pam_ros")
-    except metadata.PackageNotFoundError:  # built by colcon: nothing but package.xml knows it
-        text = (share_folder(".", "package.xml") / "package.xml").read_text(encoding="utf-8")
-        found = ElementTree.fromstring(text).findtext("version")
-        return found or "unknown"
 
 
 def main() -> None:

@@ -1,0 +1,424 @@
+"""The Python interface, without ROS: `load_model`, `perceive`, `perceive_all`, `find`, `caption`.
+
+Examples: docs/python.md.
+
+Coordinates are `(x, y)` pixels, x right, y down, the centre of the top-left pixel at (0, 0); boxes are
+`(x1, y1, x2, y2)`. An image is the path of a file or a (H, W, 3) uint8 array, RGB. Times are seconds. A model
+belongs to one thread at a time. Every error is a `pam_ros.errors.PamError`; notes go to the logger `pam_ros`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pam_ros.errors import ImageError, InputError, NothingFoundError, PromptError
+from pam_ros.geometry import full_mask
+from pam_ros.records import (
+    Frame,
+    Language,
+    Prompt,
+    Region,
+    RegionState,
+    Task,
+    Text,
+    image_tasks,
+    language_of,
+)
+from pam_ros.share import version
+
+if TYPE_CHECKING:
+    from pam_ros.model.interface import PerceptionModel
+    from pam_ros.runtime.events import CaptionEvent
+    from pam_ros.runtime.offline import OnText, VideoStep
+    from pam_ros.runtime.requests import SurveyRequest, SurveyResult
+
+__version__ = version()
+
+LOGGER = logging.getLogger(__name__)
+
+FilePath = str | os.PathLike[str]
+Image = FilePath | ArrayLike  # a file, or (H, W, 3) uint8 RGB
+Mask = FilePath | ArrayLike  # a file, see `media.read_mask`, or (H, W), nonzero inside
+Click = tuple[float, float]  # (x, y)
+Box = tuple[float, float, float, float]  # (x1, y1, x2, y2)
+OnGrowth = Callable[[int, str, str, str], None]  # region id, task, language, text so far
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """A region of an image.
+
+    Attributes:
+        mask: (H, W) bool of the image's size; all False if nothing was found.
+        region: everything else that is known, such as `mask_score` and `presence_score`.
+        score: how well the region fits the request of `find`, 0..1; None from the other functions.
+    """
+
+    mask: NDArray[np.bool_]
+    region: Region
+    score: float | None = None
+
+    @property
+    def found(self) -> bool:
+        """False if there is no object at the prompt: the mask is empty, and there are no texts."""
+        return self.region.state is RegionState.TRACKED
+
+    @property
+    def box(self) -> Box:
+        """The tight box of the mask, pixels, x2 and y2 exclusive; zeros if nothing was found."""
+        x1, y1, x2, y2 = self.region.box_xyxy.tolist()
+        return (x1, y1, x2, y2)
+
+    @property
+    def label(self) -> str:
+        """The label in the first language asked for; empty if none was asked for, or nothing was found."""
+        return self.region.name
+
+    @property
+    def confidence(self) -> float | None:
+        """Probability that `label` is right, 0..1; None if it is not known."""
+        return self.region.name_confidence
+
+    @property
+    def texts(self) -> dict[tuple[str, str], Text]:
+        """All texts by task and language: `result.texts["explain", "en"].text`."""
+        return {(task.value, language.value): text for (task, language), text in self.region.texts.items()}
+
+
+def load_model(
+    model: str = "auto",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantization: str = "none",
+    sam2: FilePath | None = None,
+    text_server: str = "",
+) -> PerceptionModel:
+    """Loads a model on the fastest path that works here; a few seconds to a minute. Nothing is downloaded.
+
+    Args:
+        model: a name (see `pam models`), a hub id or a folder; `auto` takes the best official model that is
+            on this disk and fits, else `pam-tiny`, a demonstration model.
+        device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, …
+        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        quantization: of the language model's linear layers: `none`, `int8` or `int4`.
+        sam2: SAM 2's weights file, if it is not in the model's folder.
+        text_server: URL of a server that generates the texts (docs/text_server.md).
+
+    Raises ModelNotFoundError, CheckpointError, DeviceError, MemoryLimitError or TextServerError.
+    """
+    from pam_ros.model.loading.options import LoadOptions
+    from pam_ros.model.opening import open_model
+    from pam_ros.threads import in_temporary_thread
+
+    weights = None if sam2 is None else Path(sam2)
+    options = LoadOptions(str(model), device, dtype, weights, quantization, text_server=text_server)
+    return in_temporary_thread(lambda: open_model(options, progress=LOGGER.info, note=LOGGER.warning))
+
+
+def perceive(
+    model: PerceptionModel,
+    image: Image,
+    *,
+    clicks: Iterable[Click] = (),
+    not_clicks: Iterable[Click] = (),
+    boxes: Iterable[Box] = (),
+    masks: Iterable[Mask] = (),
+    tasks: Iterable[str] = ("label",),
+    languages: Iterable[str] = ("en",),
+    on_text: OnGrowth | None = None,
+) -> list[Result]:
+    """Segments and describes regions of an image.
+
+    Args:
+        clicks, not_clicks, boxes, masks: see `prompts`.
+        tasks: any of `label`, `explain`, `brief`, `detail`; empty = masks only.
+        languages: `en`, `zh`; every task is answered in each of them.
+        on_text: called after every token.
+
+    Returns one result for each region: masks first, then boxes or the clicks. If one has `found == False`,
+    the others are unaffected.
+
+    Raises ImageError, PromptError, TaskError or LanguageError for bad input, InferenceError if the model
+    fails.
+    """
+    from pam_ros.runtime.offline import perceive_image
+
+    picture, asked = _image(image), prompts(clicks, not_clicks, boxes, masks)
+    wanted, spoken = image_tasks(_names("tasks", tasks)), _languages(languages)
+    regions = perceive_image(model, picture, asked, wanted, spoken, _growth(on_text))
+    return [_result(region, picture) for region in regions]
+
+
+def perceive_all(
+    model: PerceptionModel,
+    image: Image,
+    *,
+    boxes: Iterable[Box] | None = None,
+    tasks: Iterable[str] = ("label",),
+    languages: Iterable[str] = ("en",),
+    max_regions: int = 24,
+    budget_s: float = 60.0,
+    on_text: OnGrowth | None = None,
+) -> list[Result]:
+    """Segments and describes everything in an image, without a prompt; the surest masks first.
+
+    Args:
+        boxes: of a detector, instead of the search; empty = no regions.
+        max_regions: most results, 1 to 256.
+        budget_s: time for the search, seconds, above 0, at most 60; the texts come on top. If it is spent, a
+            warning is logged.
+
+    Other arguments and errors: see `perceive`; InputError for a limit out of range.
+    """
+    from pam_ros.runtime.requests import SurveyRequest
+
+    request = SurveyRequest(
+        tasks=image_tasks(_names("tasks", tasks)),
+        languages=_languages(languages),
+        boxes_xyxy=_boxes(boxes),
+        max_regions=max_regions,
+        budget_s=budget_s,
+    )
+    picture = _image(image)
+    return [_result(region, picture) for region in _survey(model, picture, request, on_text).regions]
+
+
+def find(
+    model: PerceptionModel,
+    image: Image,
+    request: str,
+    *,
+    boxes: Iterable[Box] | None = None,
+    language: str | None = None,
+    min_score: float | None = None,
+    max_regions: int = 24,
+    budget_s: float = 60.0,
+    on_text: OnGrowth | None = None,
+) -> list[Result]:
+    """Finds what is good for a purpose; the best first. An empty list says that nothing fits.
+
+    Args:
+        request: what you need, such as "something to cut with" or "用来喝水的东西".
+        language: of the request and the texts, `en` or `zh`; None = by the script of the request.
+        min_score: lowest score that fits, 0..1; None = the default of the parameter `find.min_score`.
+
+    Every result has a `score`, a label and an explanation. Other arguments and errors: see `perceive_all`;
+    PromptError for an empty request.
+    """
+    from pam_ros.runtime.options import EngineOptions
+    from pam_ros.runtime.requests import SurveyRequest
+
+    if not request.strip():
+        raise PromptError("the request is empty; say what you need, e.g. 'something to cut with'")
+    survey = SurveyRequest(
+        languages=(Language.parse(language) if language else language_of(request),),
+        purpose=request,
+        boxes_xyxy=_boxes(boxes),
+        max_regions=max_regions,
+        budget_s=budget_s,
+        min_score=min_score or 0.0,
+    )
+    picture = _image(image)
+    answer = _survey(model, picture, survey, on_text)
+    fitting = answer.fitting(EngineOptions().find_min_score if min_score is None else min_score)
+    pairs = list(zip(answer.regions, answer.scores, strict=True))[:fitting]
+    return [_result(region, picture, score) for region, score in pairs]
+
+
+def caption(
+    model: PerceptionModel,
+    video: FilePath | Iterable[tuple[float, ArrayLike]],
+    *,
+    clicks: Iterable[Click] = (),
+    not_clicks: Iterable[Click] = (),
+    boxes: Iterable[Box] = (),
+    masks: Iterable[Mask] = (),
+    every_s: float = 2.0,
+    at_s: Sequence[float] = (),
+    language: str = "en",
+    carry_over: bool = True,
+    summary: bool = False,
+) -> Iterator[CaptionEvent]:
+    """Tracks regions of a video and captions them clip by clip, as the node does.
+
+    Args:
+        video: the path of a file, or frames: (time in seconds, (H, W, 3) uint8 RGB), times growing.
+        clicks, not_clicks, boxes, masks: on the first frame, see `prompts`; they get the region ids 1, 2, …
+        every_s: length of a clip, seconds.
+        at_s: decode timestamps instead: seconds from the first frame at which clips end.
+        language: `en` or `zh`.
+        carry_over: each clip starts with the last frame of the one before.
+        summary: at the end, yield one caption more for each region, which sums up the others: its `summary`
+            is True.
+
+    Yields the final caption of each clip when the clip ends; failed captions are logged.
+
+    Raises the errors of `perceive` for bad input, before anything is yielded; NothingFoundError if a prompt
+    finds nothing on the first frame.
+    """
+    from pam_ros.runtime.offline import caption_video, decode_times
+
+    spoken, asked = Language.parse(language), prompts(clicks, not_clicks, boxes, masks)
+    times_ns: tuple[int, ...] = ()
+    frames = _frames(video)
+    if at_s:
+        if isinstance(video, str | os.PathLike):
+            from pam_ros.videos import video_stamps_ns
+
+            stamps_ns = video_stamps_ns(Path(video))
+        else:
+            kept = list(frames)
+            frames, stamps_ns = iter(kept), [frame.stamp_ns for frame in kept]
+        times_ns = decode_times(at_s, stamps_ns) if stamps_ns else ()
+    first = next(frames, None)
+    if first is None:
+        raise ImageError("the video has no frames; give at least one (time in seconds, image)")
+    for prompt in asked:
+        prompt.check_size(*first.size)
+    steps = caption_video(
+        model,
+        chain([first], frames),
+        asked,
+        every_s=every_s,
+        decode_times_ns=times_ns,
+        language=spoken,
+        carry_over=carry_over,
+    )
+    return _captions(steps, summary)
+
+
+def prompts(
+    clicks: Iterable[Click] = (),
+    not_clicks: Iterable[Click] = (),
+    boxes: Iterable[Box] = (),
+    masks: Iterable[Mask] = (),
+) -> list[Prompt]:
+    """One prompt for each region: each mask; all clicks with at most one box; without clicks each box.
+
+    Args:
+        clicks: pixels on the object, [(x, y), …]. not_clicks: pixels outside it.
+        boxes: [(x1, y1, x2, y2), …].
+        masks: (H, W) arrays of the image's size, nonzero inside, or picture files.
+
+    Raises PromptError for anything else, or if no region is given.
+    """
+    on, off = _rows("clicks", clicks, 2), _rows("not_clicks", not_clicks, 2)
+    corners = _rows("boxes", boxes, 4)
+    if (on or off) and len(corners) > 1:
+        raise PromptError(
+            f"clicks can be combined with one box, not {len(corners)}; for several regions give boxes only"
+        )
+    found = [Prompt.from_mask(_mask(mask)) for mask in masks]
+    if on or off:
+        labels = [1] * len(on) + [0] * len(off)
+        found.append(Prompt.from_clicks(on + off, labels, corners[0] if corners else None))
+    else:
+        found += [Prompt.from_clicks(box_xyxy=box) for box in corners]
+    if not found:
+        raise PromptError("no region given; give clicks, boxes or masks")
+    return found
+
+
+# --- plain values → records
+
+
+def _image(image: Image) -> NDArray[np.uint8]:
+    from pam_ros.media import read_image
+
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image))
+    return Frame(image=np.asarray(image), stamp_ns=0).image
+
+
+def _mask(mask: Mask) -> NDArray[np.bool_]:
+    from pam_ros.media import read_mask
+
+    return read_mask(Path(mask)) if isinstance(mask, str | os.PathLike) else np.asarray(mask) != 0
+
+
+def _frames(video: FilePath | Iterable[tuple[float, ArrayLike]]) -> Iterator[Frame]:
+    from pam_ros.videos import read_video
+
+    if isinstance(video, str | os.PathLike):
+        yield from read_video(Path(video), LOGGER.warning)
+        return
+    for time_s, image in video:
+        yield Frame(image=np.asarray(image), stamp_ns=round(time_s * 1e9))
+
+
+def _rows(name: str, rows: Iterable[Any], width: int) -> list[list[float]]:
+    """Points or boxes as lists of `width` numbers. Raises PromptError for another shape."""
+    try:
+        numbers = [np.asarray(row, np.float64) for row in rows]
+    except (TypeError, ValueError):
+        numbers = [np.zeros(0)]
+    if any(row.shape != (width,) for row in numbers):
+        form = "(x, y)" if width == 2 else "(x1, y1, x2, y2)"
+        raise PromptError(f"{name} must be a list of {form} in pixels, not {rows!r}")
+    return [row.tolist() for row in numbers]
+
+
+def _boxes(boxes: Iterable[Box] | None) -> tuple[Box, ...] | None:
+    if boxes is None:
+        return None
+    return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in _rows("boxes", boxes, 4))
+
+
+def _names(what: str, names: Iterable[str]) -> list[str]:
+    if isinstance(names, str):
+        raise InputError(f"{what} must be a list of names, such as [{names!r}], not {names!r}")
+    return list(names)
+
+
+def _languages(codes: Iterable[str]) -> tuple[Language, ...]:
+    return tuple(dict.fromkeys(Language.parse(code) for code in _names("languages", codes)))
+
+
+# --- records → results
+
+
+def _result(region: Region, picture: NDArray[np.uint8], score: float | None = None) -> Result:
+    return Result(full_mask(region.box_xyxy, region.mask, picture.shape), region, score)
+
+
+def _growth(on_text: OnGrowth | None) -> OnText:
+    def tell(region_id: int, task: Task, language: Language, text: str) -> None:
+        if on_text is not None:
+            on_text(region_id, task.value, language.value, text)
+
+    return tell
+
+
+def _survey(
+    model: PerceptionModel, picture: NDArray[np.uint8], request: SurveyRequest, on_text: OnGrowth | None
+) -> SurveyResult:
+    from pam_ros.runtime.offline import survey_image
+
+    found = survey_image(model, picture, request, _growth(on_text))
+    if not found.complete:
+        LOGGER.warning("the budget of %g s was spent before everything was searched", request.budget_s)
+    return found
+
+
+def _captions(steps: Iterable[VideoStep], summary: bool) -> Iterator[CaptionEvent]:
+    for number, step in enumerate(steps):
+        if number == 0:
+            for region in step.regions:
+                if region.state is RegionState.LOST:
+                    where = f"at prompt {region.region_id} of the first frame"
+                    raise NothingFoundError(region.mask_score, region.presence_score, where)
+        for line in step.warnings:
+            LOGGER.warning("%s", line)
+        yield from step.captions
+        if summary:
+            yield from step.summaries
