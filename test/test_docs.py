@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from pam_ros.cli.main import app
+from pam_ros.share import version
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -22,6 +24,7 @@ PAGES = sorted(
         *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("models/*/README.md"),
         ROOT / ".setup/README.md",
+        *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")),
     ]
 )
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -149,3 +152,20 @@ def test_the_glossary_has_at_most_forty_terms_each_once():
     terms = [term for term, _, _ in rows[1:]]
     assert 25 <= len(terms) <= 40
     assert len(set(terms)) == len(terms)
+
+
+def test_the_changelog_names_the_version_of_the_manifest():
+    headings = re.findall(r"^## \[(.+)\]", text_of(ROOT / "CHANGELOG.md"), re.MULTILINE)
+    assert headings[:2] == ["Unreleased", version()]
+
+
+def test_issue_forms_ask_for_the_doctor():
+    forms = [path for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config"]
+    assert len(forms) == 3
+    for path in forms:
+        form = yaml.safe_load(text_of(path))
+        assert {"name", "description", "body"} <= form.keys()
+        fields = [field for field in form["body"] if field["type"] != "markdown"]
+        assert len({field["id"] for field in fields}) == len(fields)
+        assert "Output of `pam doctor --json`" in [field["attributes"]["label"] for field in fields]
+    check_pam(["doctor", "--json"])
