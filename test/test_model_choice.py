@@ -69,7 +69,7 @@ def test_the_best_model_on_the_disk_is_loaded(models: Path) -> None:
     put(models, "PAM-1.5B")
     name, said = chosen()
     assert name == "pam-1.5b"
-    assert "pam-3b is not on this disk; pam-1.5b needs 4.0 GiB on cpu and fits" in said
+    assert "pam-3b is not on this disk; pam-1.5b needs 2.4 GiB on cpu and fits" in said
     assert "use a GPU" in said
     put(models, "PAM-3B")
     assert chosen()[0] == "pam-3b"
@@ -83,10 +83,10 @@ def test_the_best_model_on_the_disk_is_loaded(models: Path) -> None:
 
 def test_a_model_that_does_not_fit_is_passed_over(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(models, "PAM-3B")
-    monkeypatch.setattr(device, "free_gib", lambda _: 3.0)
+    monkeypatch.setattr(device, "free_gib", lambda _: 2.0)
     name, said = chosen()
     assert name == "pam-tiny"
-    assert "pam-3b needs 5.20 GiB on cpu but only 3.00 GiB are free; pam-1.5b is not" in said
+    assert "pam-3b needs 2.60 GiB on cpu but only 2.00 GiB are free; pam-1.5b is not" in said
     monkeypatch.setattr(device, "free_gib", lambda _: 0.01)
     with pytest.raises(MemoryLimitError, match="pam-tiny needs"):
         chosen()
