@@ -245,6 +245,6 @@ def test_pam_bag_as_its_user_runs_it(tmp_path: Path):
     caption, summary = (
         message for _, message in read_bag(tmp_path / "new", "/pam/streaming_captions", StreamingCaption)
     )
-    assert caption.text in done.stdout
+    assert caption.text.rstrip(".") in done.stdout  # "?" follows what is unsure
     assert summary.summary
     assert summary.text == caption.text

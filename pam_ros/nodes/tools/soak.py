@@ -57,9 +57,9 @@ class SoakResult:
 
     @property
     def held(self) -> bool:
-        """Whether threads and files stayed flat, and the region was kept."""
+        """Whether threads and files stayed flat, and hostile messages did not disturb the region."""
         flat = all(last <= first * 1.03 + 1 for first, last in (self.threads, self.files))
-        return flat and self.kept >= KEPT
+        return flat and (self.hostile == 0 or self.kept >= KEPT)
 
     @property
     def growth(self) -> float:
