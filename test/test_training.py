@@ -51,7 +51,7 @@ from pam_ros.training.modules import open_model, part_of
 from pam_ros.training.outline import outline, outlines_of
 from pam_ros.training.prompting import Clicks, box, click, correction, first_prompts
 from pam_ros.training.qa_examples import QAExample, Tokenisation, clip_questions, image_questions
-from pam_ros.training.run import Progress, Stage, _is_video, rate_factor, run_stage
+from pam_ros.training.run import Progress, Stage, StopRequest, _is_video, rate_factor, run_stage
 from pam_ros.training.stages.caption_stage import (
     CaptionBatch,
     CaptionDataset,
@@ -136,7 +136,7 @@ def trained(config: StageConfig, cache: StageCache | None = None) -> tuple[Figur
     """Runs a stage; its figures on unseen batches before and after."""
     run = Stage(config, cache or StageCache())
     before = figures(run)
-    run.run()
+    run.run(StopRequest())
     return before, figures(run)
 
 
