@@ -19,6 +19,7 @@ from vision_msgs.msg import Point2D
 
 from pam_ros.geometry import box_ious
 from pam_ros.msg import Prompt, RegionArray, StreamingCaption
+from pam_ros.nodes.conversions import stamp_ns, time_message
 from pam_ros.nodes.images import image_message
 from pam_ros.nodes.tools.client import Client
 from pam_ros.nodes.tools.hostile import Hostile
@@ -78,12 +79,10 @@ def run_soak(
     device: str,
     hostile: bool = False,
     report: Callable[[str], None] = print,
-    command: tuple[str, ...] = ("-m", "pam_ros.nodes.main"),
 ) -> SoakResult:
     """Runs `pam_node` with rolling captions for that time. Raises StateError if a process fails.
 
-    `hostile`: meanwhile, every input gets random and corrupted messages, see `hostile.Hostile`. `command`:
-    Python's arguments that start the node.
+    `hostile`: meanwhile, every input gets random and corrupted messages, see `hostile.Hostile`.
     """
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -97,7 +96,7 @@ def run_soak(
             "texts.max_new_tokens": 12,
             "regions.max": REGIONS + 2,
         }
-        process = processes.start("node", command, parameters=parameters, log=True)
+        process = processes.start_module("main", parameters=parameters, log=True)
         client.wait_for_active(LOAD_TIMEOUT_S)
         return _Soak(client, process, report, hostile).run(minutes * 60.0)
 
@@ -183,9 +182,7 @@ class _Soak:
         """A box around the first disc, in the newest picture that the node has shown."""
         stamp, time_s = next(reversed(self._sent.items()))
         box = [float(value) for value in disc_box(time_s)]
-        header = Header()
-        header.stamp.sec, header.stamp.nanosec = divmod(stamp, 10**9)
-        prompt = Prompt(header=header, box=box, tasks=["label"])
+        prompt = Prompt(header=Header(stamp=time_message(stamp)), box=box, tasks=["label"])
         answer = self._client.perceive(prompt, timeout_s=LOAD_TIMEOUT_S)
         self._good = answer.region.id
 
@@ -202,7 +199,7 @@ class _Soak:
         header = Header(stamp=self._client.node.get_clock().now().to_msg(), frame_id="soak_optical_frame")
         time_s = time.monotonic()
         picture = synthetic_frame(time_s).repeat(self._scale, axis=0).repeat(self._scale, axis=1)
-        self._sent[header.stamp.sec * 10**9 + header.stamp.nanosec] = time_s
+        self._sent[stamp_ns(header.stamp)] = time_s
         if len(self._sent) > KEPT_STAMPS:
             self._sent.popitem(last=False)
         self._camera.publish(image_message(picture, "rgb8", header))
@@ -210,7 +207,7 @@ class _Soak:
     def _count_frame(self, message: RegionArray) -> None:
         self._frames += 1
         self._ids = [region.id for region in message.regions if region.id != self._good]
-        time_s = self._sent.get(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
+        time_s = self._sent.get(stamp_ns(message.header.stamp))
         if not self._good or time_s is None:
             return
         self._seen += 1

@@ -58,9 +58,7 @@ def tile_for(outputs: int, inputs: int, *, gated: bool, batch: int, bytes_each: 
     return Tile(64, 128, 4, 3) if wide else Tile(64, 256, 4, 5)
 
 
-def int4_tile(outputs: int, inputs: int, *, gated: bool) -> Tile:
-    """Of int4 weights with one or two rows; a program computes 8 outputs, and reads `inputs` at once."""
-    return Tile(8, 1024, 4, 1)
+INT4_TILE = Tile(8, 1024, 4, 1)  # of int4 weights with one or two rows; the layout fixes the 8 outputs
 
 
 class Norm(TypedDict):
@@ -117,7 +115,7 @@ class Launcher:
         biases, gains, residuals = (x if each is None else each for each in (bias, gain, residual))
         if isinstance(weight, Int4Matrix):
             flags |= {"NORM": gain is not None, "TILES": weight.words.shape[1], "GROUP": weight.group}
-            tile = int4_tile(outputs, inputs, gated=gated)
+            tile = INT4_TILE
             flags |= {"BLOCK_W": tile.inputs // 8, "STAGES": tile.stages, "num_warps": tile.warps}
             pairs = weight.scales.view(torch.int32)
             tensors = [x, weight.words, pairs, biases, gains, residuals, out]
