@@ -13,6 +13,7 @@ from PIL import Image as PillowImage
 
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
+from rvl_encoder import encode_rvl
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -283,8 +284,8 @@ def test_depth_of_another_encoding_says_what_is_allowed() -> None:
         depth_from_image(raw_message(picture(), "rgb8"))
 
 
-def compressed_depth(metres: np.ndarray, encoding: str) -> CompressedImage:
-    """As compressed_depth_image_transport writes it: a header, then a 16-bit PNG."""
+def compressed_depth(metres: np.ndarray, encoding: str, codec: str) -> CompressedImage:
+    """As compressed_depth_image_transport writes it: a header, then 16-bit pixels."""
     if encoding == "16UC1":
         header, pixels = struct.pack("<iff", 0, 0.0, 0.0), (metres * 1000).round()
     else:
@@ -292,15 +293,19 @@ def compressed_depth(metres: np.ndarray, encoding: str) -> CompressedImage:
         b = 1.0 - a / 10.0  # and largest depth
         header = struct.pack("<iff", 1, a, b)
         pixels = np.where(metres > 0, a / np.maximum(metres, 1e-3) + b, 0)
-    png = cv2.imencode(".png", pixels.astype(np.uint16))[1].tobytes()
-    return compressed_message(header + png, f"{encoding}; compressedDepth png")
+    pixels = pixels.astype(np.uint16)
+    data = encode_rvl(pixels) if codec == "rvl" else cv2.imencode(".png", pixels)[1].tobytes()
+    return compressed_message(header + data, f"{encoding}; compressedDepth {codec}".strip())
 
 
+@pytest.mark.parametrize("codec", ["", "png", "rvl"])
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
-def test_compressed_depth_is_read_in_metres(encoding: str) -> None:
+def test_compressed_depth_is_read_in_metres(encoding: str, codec: str) -> None:
     metres = np.linspace(0.5, 3.0, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
     metres[1, 2] = 0
-    np.testing.assert_allclose(depth_from_compressed(compressed_depth(metres, encoding)), metres, atol=0.002)
+    np.testing.assert_allclose(
+        depth_from_compressed(compressed_depth(metres, encoding, codec)), metres, atol=0.002
+    )
 
 
 @pytest.mark.parametrize(
@@ -308,7 +313,9 @@ def test_compressed_depth_is_read_in_metres(encoding: str) -> None:
     [
         (b"x" * 40, "16UC1; compressedDepth png", "cannot decompress .* neither JPEG nor PNG"),
         (b"x", "16UC1; compressedDepth", "has no data"),
-        (b"x" * 40, "16UC1; compressedDepth rvl", "compressedDepth png' or"),
+        (b"x" * 40, "16UC1; compressedDepth zstd", "compressedDepth png' or .*, or rvl for png"),
+        (b"x" * 16, "16UC1; compressedDepth rvl", "the depth image .*16 bytes.* is truncated"),
+        (b"x" * 40, "16UC1; compressedDepth rvl", "at most 100 megapixels"),
         (b"x" * 40, "rgb8; jpeg compressed bgr8", "not 'rgb8; jpeg"),
         (b"h" * 12 + cv2.imencode(".png", picture())[1].tobytes(), "16UC1; compressedDepth", "16-bit PNG"),
     ],

@@ -27,6 +27,7 @@ from pam_ros.media import (
     range_bits,
     why,
 )
+from pam_ros.nodes.rvl import decode_rvl
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ _LAYOUTS = {
 # As REP 118 defines them: metres per unit.
 _DEPTH_UNITS_M = {"16UC1": 1e-3, "32FC1": 1.0}
 _DEPTH_LAYOUTS = {"16UC1": _Layout("u2", 1, None), "32FC1": _Layout("f4", 1, None)}
+_DEPTH_TRANSPORTS = ("compressedDepth", "compressedDepth png", "compressedDepth rvl")  # the first sends PNG
 _DEPTH_HEADER = struct.Struct("<iff")  # of compressedDepth: format, and two numbers of the inverse depth
 _MASK_ENCODINGS = ("mono8", "8UC1")
 _JPEG_START = b"\xff\xd8"
@@ -212,24 +214,24 @@ def depth_from_image(message: Image) -> NDArray[np.float32]:
 
 
 def depth_from_compressed(message: CompressedImage) -> NDArray[np.float32]:
-    """Reads what compressed_depth_image_transport sends as PNG; 0 and NaN mean not measured.
+    """Reads what compressed_depth_image_transport sends, PNG or RVL; 0 and NaN mean not measured.
 
-    Behind a header of 12 bytes lies a 16-bit PNG: of millimetres for 16UC1, for 32FC1 of a / depth + b with
-    a and b of the header. "16UC1; png compressed", as compressed_image_transport sends it, has no header.
+    Behind a header of 12 bytes lie 16-bit pixels: millimetres for 16UC1, for 32FC1 a / depth + b with a and b
+    of the header. "16UC1; png compressed", as compressed_image_transport sends it, has no header.
     """
     encoding, _, transport = (part.strip() for part in message.format.partition(";"))
     plain = encoding == "16UC1" and transport.startswith("png compressed")
-    if not plain and (
-        "compressedDepth" not in transport or encoding not in _DEPTH_UNITS_M or transport.endswith("rvl")
-    ):
+    if not plain and (transport not in _DEPTH_TRANSPORTS or encoding not in _DEPTH_UNITS_M):
         raise ImageError(
             f"depth must have format '16UC1; compressedDepth png' or '32FC1; compressedDepth png', "
-            f"not {message.format!r}"
+            f"or rvl for png, not {message.format!r}"
         )
     data = bytes(message.data)
-    header_bytes = 0 if plain else _DEPTH_HEADER.size
-    png = CompressedImage(format=message.format, data=_byte_array(data[header_bytes:]))
-    pixels = _decompressed(png)
+    packed = data if plain else data[_DEPTH_HEADER.size :]
+    if transport.endswith("rvl"):
+        pixels: NDArray[Any] = decode_rvl(packed, f"the depth image ({message.format!r}, {len(data)} bytes)")
+    else:
+        pixels = _decompressed(CompressedImage(format=message.format, data=_byte_array(packed)))
     if pixels.dtype != np.uint16 or pixels.ndim != 2:
         raise ImageError(
             f"cannot decompress {len(data)} bytes of format {message.format!r}; publish 16-bit PNG"
