@@ -31,7 +31,6 @@ from pam_ros.records import (
     Task,
     Text,
     image_tasks,
-    language_of,
 )
 from pam_ros.share import version
 
@@ -216,13 +215,12 @@ def find(
     PromptError for an empty request.
     """
     from pam_ros.runtime.options import EngineOptions
-    from pam_ros.runtime.requests import SurveyRequest
+    from pam_ros.runtime.requests import SurveyRequest, purpose_of
 
-    if not request.strip():
-        raise PromptError("the request is empty; say what you need, e.g. 'something to cut with'")
+    purpose, spoken = purpose_of(request, language)
     survey = SurveyRequest(
-        languages=(Language.parse(language) if language else language_of(request),),
-        purpose=request,
+        languages=(spoken,),
+        purpose=purpose,
         boxes_xyxy=_boxes(boxes),
         max_regions=max_regions,
         budget_s=budget_s,

@@ -48,7 +48,7 @@ from pam_ros.json_results import caption_json, region_json
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.output_files import JsonLines, writable_folder
-from pam_ros.records import Language, Region, RegionState, Task, image_tasks, language_of, percent
+from pam_ros.records import Language, Region, RegionState, Task, image_tasks, percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -168,17 +168,15 @@ def find(
     from pam_ros import media
     from pam_ros.runtime.offline import survey_image
     from pam_ros.runtime.options import EngineOptions
-    from pam_ros.runtime.requests import SurveyRequest
+    from pam_ros.runtime.requests import SurveyRequest, purpose_of
 
     picture = media.read_image(image)
-    if not request.strip():
-        raise PromptError("the request is empty; say what you need, e.g. 'something to cut with'")
-    spoken = Language.parse(language) if language else language_of(request)
+    purpose, spoken = purpose_of(request, language)
     writable_folder(out)
     pam = load(LoadOptions(model, device, dtype, sam2, quantization))
     survey = SurveyRequest(
         languages=(spoken,),
-        purpose=request,
+        purpose=purpose,
         boxes_xyxy=boxes_of(box),
         max_regions=max_regions,
         budget_s=budget,

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pam_ros.evaluation.fixed_texts import finish, open_prompt, plain_texts
 from pam_ros.model.engines import Engines
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
 from pam_ros.model.pam import Pam
-from pam_ros.model.text.batch import GenerationBatch, TextSequence
 from pam_ros.model.text.fast.text_engine import CachedPrompt
 from pam_ros.model.vision.fast.vision_engine import MaskBatch
 from pam_ros.model.vision.features import DecoderFeatures
@@ -26,7 +26,6 @@ SUFFIX_TOKENS = 15  # a task and the end of the turn
 PREVIOUS_CAPTION_TOKENS = 60  # in a clip's prompt, beside the task
 CLIP_FRAMES = 16
 FRAME_SIZE = (720, 1280)  # (height, width), pixels
-BURST_TOKENS = 8  # decoding steps of the fast engine between two looks at the result
 
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
 
@@ -170,17 +169,8 @@ class PlainPath:
     def release(self, regions: PlainRegions) -> None:
         """See `BenchPath`."""
 
-    @torch.inference_mode()
     def _run(self, prompts: Tensor, texts: Sequence[tuple[int, int]], more_suffix: int = 0) -> None:
-        """Prompts (R, P, H) → texts, (prompt, tokens) each."""
-        suffix = token_ids(SUFFIX_TOKENS + more_suffix)
-        sequences = [
-            TextSequence(text_id=i, prompt=prompt, suffix=suffix, max_new_tokens=tokens)
-            for i, (prompt, tokens) in enumerate(texts)
-        ]
-        batch = GenerationBatch(self.model.language, prompts, sequences, stop_ids=())
-        while any(not each.finished for each in sequences):
-            batch.step()
+        plain_texts(self.model.language, prompts, texts, token_ids(SUFFIX_TOKENS + more_suffix))
 
 
 @dataclass(slots=True)
@@ -232,21 +222,19 @@ class FastPath:
         for prompt in prompts:
             for tokens in lengths:
                 self.engines.text.generate(prompt, token_ids(SUFFIX_TOKENS), max_new_tokens=tokens)
-        self._finish(prompts)
+        finish(self.engines.text, prompts)
 
     def decode(self, tokens: int) -> None:
         """See `BenchPath`."""
         length = self.engines.model.region_tokens(FIRST_FRAME_STRIDE)
         prompt = self._prompt(self.prefix[:1].expand(length, -1))
         self.engines.text.generate(prompt, token_ids(SUFFIX_TOKENS), max_new_tokens=tokens)
-        self._finish([prompt])
+        finish(self.engines.text, [prompt])
 
     def open_clip(self) -> CachedPrompt:
         """See `BenchPath`."""
-        text = self.engines.text
-        prompt = text.open(PREFIX_TOKENS + clip_tokens(self.engines.model))
-        text.extend(prompt, self.prefix)
-        return prompt
+        capacity = PREFIX_TOKENS + clip_tokens(self.engines.model)
+        return open_prompt(self.engines.text, self.prefix, capacity=capacity)
 
     def extend_clip(self, clip: CachedPrompt, image: Image, regions: FastRegions, *, first: bool) -> None:
         """See `BenchPath`."""
@@ -260,25 +248,17 @@ class FastPath:
 
     def settle(self) -> None:
         """See `BenchPath`: prefills the frames that have arrived."""
-        self._finish([])
+        finish(self.engines.text)
 
     def caption(self, clip: CachedPrompt, tokens: int) -> None:
         """See `BenchPath`."""
         suffix = token_ids(SUFFIX_TOKENS + PREVIOUS_CAPTION_TOKENS)
         self.engines.text.generate(clip, suffix, max_new_tokens=tokens)
-        self._finish([clip])
+        finish(self.engines.text, [clip])
 
     def release(self, regions: FastRegions) -> None:
         """See `BenchPath`."""
         regions.memories.clear()
 
     def _prompt(self, embeddings: Tensor) -> CachedPrompt:
-        prompt = self.engines.text.open(PREFIX_TOKENS + len(embeddings))
-        self.engines.text.extend(prompt, torch.cat([self.prefix, embeddings]))
-        return prompt
-
-    def _finish(self, prompts: Sequence[CachedPrompt]) -> None:
-        for prompt in prompts:
-            self.engines.text.release(prompt)
-        while not self.engines.text.idle:
-            self.engines.text.step(BURST_TOKENS)
+        return open_prompt(self.engines.text, torch.cat([self.prefix, embeddings]))

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from pam_ros.evaluation.bench_paths import PREFIX_TOKENS, SUFFIX_TOKENS, noise_frames, token_ids
+from pam_ros.evaluation.fixed_texts import plain_texts
 from pam_ros.model.interface import FIRST_FRAME_STRIDE
 from pam_ros.model.pam import Pam
-from pam_ros.model.text.batch import GenerationBatch, TextSequence
 from pam_ros.model.text.language_model import LanguageModel
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE, text_after_image
 from pam_ros.model.vision.features import Observation
@@ -43,13 +43,10 @@ def record_answers(model: Pam) -> list[Answer]:
     for observation in _objects(model):
         (found,) = model.embeddings([observation], stride=FIRST_FRAME_STRIDE, crop=True)
         prefix = torch.cat([language.embed(before), found.tensor])
-        sequence = TextSequence(0, 0, after, max_new_tokens=ANSWER_TOKENS)
-        batch = GenerationBatch(language, prefix[None], [sequence], language.stop_ids)
-        while not sequence.finished:
-            batch.step()
-        if sequence.tokens:
+        (tokens,) = plain_texts(language, prefix[None], [(0, ANSWER_TOKENS)], after, language.stop_ids)
+        if tokens:
             prompt = torch.cat([prefix, language.embed(after)])
-            answers.append(Answer(prompt, sequence.tokens, _logits(language, prompt, sequence.tokens)))
+            answers.append(Answer(prompt, tokens, _logits(language, prompt, tokens)))
     return answers
 
 

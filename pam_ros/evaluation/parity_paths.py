@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pam_ros.evaluation.fixed_texts import finish, open_prompt, plain_texts
 from pam_ros.model.engines import Engines
 from pam_ros.model.interface import VisionModel
 from pam_ros.model.pam import Pam
-from pam_ros.model.text.batch import GenerationBatch, TextSequence
 from pam_ros.model.vision.fast.engine_vision import EngineVision
 from pam_ros.records import Prompt
 
@@ -68,11 +68,8 @@ class PlainParity:
 
     def greedy_tokens(self, prefix: Tensor, suffix: Sequence[int], count: int) -> list[int]:
         """See `ParityPath`."""
-        sequence = TextSequence(text_id=0, prompt=0, suffix=list(suffix), max_new_tokens=count)
-        batch = GenerationBatch(self._model.language, prefix[None], [sequence], stop_ids=())
-        while not sequence.finished:
-            batch.step()
-        return sequence.tokens
+        (tokens,) = plain_texts(self._model.language, prefix[None], [(0, count)], suffix)
+        return tokens
 
 
 class FastParity:
@@ -103,14 +100,10 @@ class FastParity:
         """See `ParityPath`."""
         return self._engines.text.logits(embeddings)
 
-    @torch.inference_mode()
     def greedy_tokens(self, prefix: Tensor, suffix: Sequence[int], count: int) -> list[int]:
         """See `ParityPath`."""
         engine = self._engines.text
-        prompt = engine.open(len(prefix))
-        engine.extend(prompt, prefix)
+        prompt = open_prompt(engine, prefix)
         text = engine.generate(prompt, suffix, max_new_tokens=count)
-        engine.release(prompt)
-        while not engine.idle:
-            engine.step(8)
+        finish(engine, [prompt])
         return text.tokens

@@ -51,11 +51,16 @@ from pam_ros.records import (
     Text,
     VisibleSurface,
     image_tasks,
-    language_of,
 )
 from pam_ros.runtime.engine import PromptRequest
 from pam_ros.runtime.events import CaptionEvent, FrameResult, caption_for_people
-from pam_ros.runtime.requests import MAX_DETECTIONS, MAX_SURVEY_REGIONS, SurveyRequest, SurveyResult
+from pam_ros.runtime.requests import (
+    MAX_DETECTIONS,
+    MAX_SURVEY_REGIONS,
+    SurveyRequest,
+    SurveyResult,
+    purpose_of,
+)
 from pam_ros.srv import Find, PerceiveAll
 
 _NS_PER_S = 1_000_000_000
@@ -184,12 +189,10 @@ def find_request(message: Find.Request) -> SurveyRequest:
     """Reads a request for what fits a purpose. Raises an InputError if it cannot be used."""
     check_length("boxes", message.boxes, MAX_SURVEY_REGIONS)
     check_length("region_ids", message.region_ids, MAX_SURVEY_REGIONS)
-    if not message.request.strip():
-        raise InputError("the request is empty; say what you need, e.g. 'something to cut with'")
-    language = Language.parse(message.language) if message.language else language_of(message.request)
+    purpose, language = purpose_of(message.request, message.language)
     return SurveyRequest(
         languages=(language,),
-        purpose=message.request.strip(),
+        purpose=purpose,
         max_regions=message.max_regions,
         budget_s=message.budget_ms / 1000,
         boxes_xyxy=_boxes(message.boxes),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pam_ros.errors import CancelledError, InputError, LanguageError, PamError, PromptError, TaskError
-from pam_ros.records import IMAGE_TASKS, Detection, Frame, Language, Prompt, Region, Task
+from pam_ros.records import IMAGE_TASKS, Detection, Frame, Language, Prompt, Region, Task, language_of
 from pam_ros.runtime.events import CaptionEvent
 
 T = TypeVar("T")
@@ -225,6 +225,17 @@ def check_detections(detections: Sequence[Detection]) -> None:
     """Raises InputError if there are more in one message than are read."""
     if len(detections) > MAX_DETECTIONS:
         raise InputError(f"a message has {len(detections)} detections; at most {MAX_DETECTIONS} are read")
+
+
+def purpose_of(request: str, language: str | None = None) -> tuple[str, Language]:
+    """What a region is to be good for, and its language; no `language`: by the script of the request.
+
+    Raises PromptError for an empty request, LanguageError for an unknown language.
+    """
+    purpose = request.strip()
+    if not purpose:
+        raise PromptError("the request is empty; say what you need, e.g. 'something to cut with'")
+    return purpose, Language.parse(language) if language else language_of(purpose)
 
 
 def check_survey(request: SurveyRequest) -> None:

@@ -9,8 +9,7 @@ Letters: B regions, C model width, K clicks, S input size, h = w = S / 16.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from pam_ros.errors import CheckpointError
 from pam_ros.model.config import PerceiverInput
@@ -36,13 +34,20 @@ from pam_ros.model.vision.memory_bank import (
     object_pointers,
 )
 from pam_ros.model.vision.networks import Networks, TorchNetworks
+from pam_ros.model.vision.prompt_tensors import (
+    MASK_PROMPT_LOGIT,
+    binary_masks,
+    click_arrays,
+    click_count,
+    fed_back,
+    in_batches,
+    mask_answer,
+)
 from pam_ros.model.vision.region_crop import CropRequest, crop_request
 from pam_ros.records import Prompt
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
-MASK_PROMPT_LOGIT = 10.0  # SAM 2 takes a mask prompt as logits of ±10
-REFINE_LOGIT_CLAMP = 32.0  # SAM 2 clamps the logits it feeds back when clicks refine a mask
 
 # What `Segmenter` assumes of a SAM 2 configuration. SAM 2.1's configurations have it.
 ASSUMED = {
@@ -264,7 +269,7 @@ class Segmenter(nn.Module):
         else:
             tokens = memory_tokens(self.sam2, memory, memory.index)
             embedding = self.networks.attend(features, tokens)
-        previous = None if memory.mask_logits is None else _clamped(memory.mask_logits)
+        previous = None if memory.mask_logits is None else fed_back(memory.mask_logits)
         parts, start = [], 0
         for clicks in prompts:
             group = slice(start, start + len(clicks[0]))
@@ -289,7 +294,7 @@ class Segmenter(nn.Module):
             embedding = torch.cat([self.networks.attend(features, part) for part in parts])
         previous = None
         if not memories[0].is_empty:
-            previous = _clamped(torch.cat([_known(memory.mask_logits) for memory in memories]))
+            previous = fed_back(torch.cat([_known(memory.mask_logits) for memory in memories]))
         decoded = self._decode(features, embedding, clicks, previous)
         return self._finish(features, decoded, memories, prompted=True)
 
@@ -298,21 +303,12 @@ class Segmenter(nn.Module):
     ) -> list[Observation]:
         """A mask prompt is the answer; the decoder only adds pointer and decoder features (as in SAM 2)."""
         given = [_known(prompt.mask) for prompt in prompts]
-        device, size = self.pixel_mean.device, (self.image_size, self.image_size)
-        masks = torch.tensor(np.stack(given), dtype=torch.float32, device=device)[:, None]
-        masks = interpolate(masks, size=size, mode="bilinear", align_corners=False, antialias=True)
-        # SAM 2 thresholds at 0.5 and loses what is thinner than its pixels; the fullest pixels stay here.
-        masks = (masks >= masks.amax((2, 3), keepdim=True).clamp(max=0.5)).float()
+        masks = torch.from_numpy(np.stack(given)).to(self.pixel_mean.device)[:, None]
+        masks = binary_masks(masks, self.image_size)
         embedding = features.embedding.expand(len(prompts), -1, -1, -1)
         dense = self.sam2.mask_downsample(masks.to(self.dtype)).float()
         decoded = self._decode(features, embedding, None, dense)
-        logits = interpolate(
-            (2 * masks - 1) * MASK_PROMPT_LOGIT,
-            size=decoded.masks.shape[-2:],
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        ).to(decoded.masks.dtype)
+        logits = mask_answer(masks, decoded.masks.shape[-1]).to(decoded.masks.dtype)
         found = self._finish(features, decoded, memories, prompted=True, answer=logits)
         return [replace(observation, given=mask) for observation, mask in zip(found, given, strict=True)]
 
@@ -418,45 +414,6 @@ class Segmenter(nn.Module):
         """The image embedding of regions that have no past, (N, C, h, w)."""
         embedding: Tensor = features.embedding + self.sam2.no_mem_embed.view(1, -1, 1, 1)
         return embedding
-
-
-def click_arrays(
-    image_size: int, sizes: Sequence[tuple[int, ...]], prompts: Sequence[Prompt]
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Prompts of K clicks each → points (B, K, 2) (x, y) in encoder pixels and labels (B, K).
-
-    Labels: 1 inside, 0 outside, 2 and 3 corners of a box. `sizes`: (height, width) of each prompt's picture.
-    """
-    points, labels = [], []
-    for (height, width), prompt in zip(sizes, prompts, strict=True):
-        scale = np.array([image_size / width, image_size / height], np.float32)
-        corners = np.zeros((0, 2), np.float32) if prompt.box is None else prompt.box.reshape(2, 2)
-        points.append(np.concatenate([corners, prompt.points]) * scale)
-        labels.append(np.concatenate([np.array([2, 3], np.int32)[: len(corners)], prompt.labels]))
-    return np.stack(points), np.stack(labels)
-
-
-def click_count(prompt: Prompt) -> int:
-    """Number of clicks, two for a box."""
-    return len(prompt.points) + (2 if prompt.box is not None else 0)
-
-
-def _clamped(logits: Tensor) -> Tensor:
-    """Mask logits as SAM 2 feeds them back in as a dense prompt."""
-    return logits.float().clamp(-REFINE_LOGIT_CLAMP, REFINE_LOGIT_CLAMP)
-
-
-def in_batches(
-    indices: Sequence[int], key: Callable[[int], Hashable], run: Callable[[list[int]], list[T]]
-) -> list[T]:
-    """Runs items of equal key as one batch and puts the results back in order."""
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for i in indices:
-        groups[key(i)].append(i)
-    results: dict[int, T] = {}
-    for group in groups.values():
-        results.update(zip(group, run(group), strict=True))
-    return [results[i] for i in indices]
 
 
 def _known(value: T | None) -> T:

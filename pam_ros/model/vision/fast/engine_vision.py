@@ -17,7 +17,8 @@ from pam_ros.model.vision.fast.memory_slots import RegionSlots
 from pam_ros.model.vision.fast.vision_engine import EncodedFrame, MaskBatch, VisionEngine
 from pam_ros.model.vision.features import DecoderFeatures
 from pam_ros.model.vision.grid import Candidates
-from pam_ros.model.vision.segmenter import Segmenter, click_arrays, click_count, in_batches
+from pam_ros.model.vision.prompt_tensors import click_arrays, click_count, in_batches
+from pam_ros.model.vision.segmenter import Segmenter
 from pam_ros.records import Prompt
 
 

@@ -19,7 +19,7 @@ from pam_ros.model.vision.fast.memory_slots import BankPlan, SlotBank
 from pam_ros.model.vision.fast.sam2_ops import BatchedMemory, RotaryCode, attend_memory
 from pam_ros.model.vision.mask_decoder import decode_masks, stability_pick
 from pam_ros.model.vision.memory_bank import encode_memory, object_pointers
-from pam_ros.model.vision.segmenter import MASK_PROMPT_LOGIT
+from pam_ros.model.vision.prompt_tensors import MASK_PROMPT_LOGIT
 
 ATTENTION_BATCH = 3  # regions that attend to their memories at once
 MAX_POINTER_AGE = 2**16  # frames; a pointer that is older keeps this age (36 minutes at 30 frames a second)

@@ -30,7 +30,7 @@ from pam_ros.model.vision.fast.image_encoder import ImageEncoder
 from pam_ros.model.vision.fast.memory_slots import RegionSlots, SlotBank
 from pam_ros.model.vision.fast.region_decoder import FrameTensors, RegionDecoder, plan_numbers
 from pam_ros.model.vision.features import DecoderFeatures, FrameFeatures
-from pam_ros.model.vision.segmenter import MASK_PROMPT_LOGIT, REFINE_LOGIT_CLAMP
+from pam_ros.model.vision.prompt_tensors import binary_masks, fed_back, mask_answer
 
 BATCHES = (1, 2, 3, 5, 8, 12, 16)  # of regions; others run as the next larger one
 PREPARED_BATCHES = (1, 2, 3, 5, 8)  # captured unless asked otherwise
@@ -248,7 +248,7 @@ class VisionEngine:
             plan = self._upload(self._plan_numbers(memories, indices, batch, used))
             backbone = self._decoder.attend(embedding, plan, batch, used)
         regions = torch.tensor([memory.slot for memory in memories], device=self.device)
-        previous = self._decoder.logits[regions].float().clamp(-REFINE_LOGIT_CLAMP, REFINE_LOGIT_CLAMP)
+        previous = fed_back(self._decoder.logits[regions])
         written = self._upload(self._write_slots(memories, batch, prompted=True))
         clicks = torch.from_numpy(points).to(self.device), torch.from_numpy(labels).to(self.device)
         sparse, dense = self.sam2.sam_prompt_encoder(points=clicks, boxes=None, masks=previous)
@@ -260,18 +260,16 @@ class VisionEngine:
         self, features: EncodedFrame, masks: NDArray[np.bool_], memories: Sequence[RegionSlots]
     ) -> MaskBatch:
         """Regions given by masks (B, H, W): the decoder runs for the pointer and its features only."""
-        batch, side = len(memories), self.sam2.image_size
+        batch = len(memories)
         for memory in memories:
             memory.index = max(memory.index, 0)
         written = self._upload(self._write_slots(memories, batch, prompted=True))
-        resized = _resized(self._upload(masks).float()[:, None], side)
-        # SAM 2 thresholds at 0.5 and loses what is thinner than its pixels; the fullest pixels stay here.
-        resized = (resized >= resized.amax((2, 3), keepdim=True).clamp(max=0.5)).float()
+        resized = binary_masks(self._upload(masks)[:, None], self.sam2.image_size)
         dense = self.sam2.mask_downsample(resized.to(self.dtype)).float()
         clicks = torch.zeros(batch, 1, 2, device=self.device), -torch.ones(batch, 1, device=self.device)
         sparse, dense = self.sam2.sam_prompt_encoder(points=clicks, boxes=None, masks=dense)
         backbone = features.tensors.embedding.expand(batch, -1, -1, -1)
-        answer = _resized((2 * resized - 1) * MASK_PROMPT_LOGIT, 4 * self.side)
+        answer = mask_answer(resized, 4 * self.side)
         outputs = self._decoder.finish(
             features.tensors, backbone, sparse, dense, written, prompted=True, answer=answer
         )
@@ -348,8 +346,3 @@ class VisionEngine:
     def _result(self, features: EncodedFrame, count: int, outputs: tuple[Tensor, ...]) -> MaskBatch:
         logits, ious, presence, image, tokens = (each[:count].clone() for each in outputs)
         return MaskBatch(features.size, logits, ious, presence, DecoderFeatures(image, tokens))
-
-
-def _resized(masks: Tensor, side: int) -> Tensor:
-    """(B, 1, …) → (B, 1, side, side)."""
-    return interpolate(masks, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
