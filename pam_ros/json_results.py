@@ -1,8 +1,8 @@
 """Regions and captions as JSON, with the field names of Region.msg, RegionText.msg and StreamingCaption.msg.
 
 Differences: stamps are nanoseconds (`…_ns`), the box is `box_xyxy` (x1, y1, x2, y2), pixels, the mask is its
-area in pixels, position and size are [x, y, z] in metres, a text that is not known is left out, and a number
-that is not known is null.
+area in pixels, position and size are [x, y, z] in metres, a text that is not known is left out (so is
+`pending` if it is empty), and a number that is not known is null.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ TEXT_FIELDS = {
 def region_json(region: Region) -> dict[str, Any]:
     """A region as plain JSON values."""
     texts: dict[Language, dict[str, Any]] = {}
-    for (task, language), text in region.texts.items():
+    for (task, language), text in region.asked_texts():
         entry = texts.setdefault(language, {"language": language.value})
+        if text is None:
+            entry.setdefault("pending", []).append(task.value)
+            continue
         entry[TEXT_FIELDS[task]] = text.text
         entry[f"{TEXT_FIELDS[task]}_confidence"] = _rounded(text.confidence)
         entry[f"{TEXT_FIELDS[task]}_unsure"] = text.unsure

@@ -346,13 +346,15 @@ class Region:
     surface: VisibleSurface | None = None  # in the frame of `last_visible_ns`; None without depth
     asked: tuple[tuple[Task, Language], ...] = ()
 
+    def asked_texts(self) -> list[tuple[tuple[Task, Language], Text | None]]:
+        """Every text in the order asked for; None while it is not finished."""
+        return [(key, self.texts.get(key)) for key in dict.fromkeys((*self.asked, *self.texts))]
+
     @property
     def labels(self) -> list[Text]:
         """Its labels, in the order of the languages asked for; none until the first of them is finished."""
-        keys = [each for each in dict.fromkeys((*self.asked, *self.texts)) if each[0] is Task.LABEL]
-        if not keys or keys[0] not in self.texts:
-            return []
-        return [self.texts[each] for each in keys if each in self.texts]
+        labels = [text for (task, _), text in self.asked_texts() if task is Task.LABEL]
+        return [text for text in labels if text is not None] if labels and labels[0] is not None else []
 
     @property
     def name(self) -> str:

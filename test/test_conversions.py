@@ -218,6 +218,25 @@ def test_region_survives_its_message(box: tuple[int, int, int, int]) -> None:
     assert region_json(read) == region_json(sent)
 
 
+def test_a_text_that_is_not_ready_keeps_its_place_in_message_and_json() -> None:
+    english, chinese = (Task.LABEL, Language.EN), (Task.LABEL, Language.ZH)
+    sent = replace(
+        region(3, (2, 4, 8, 14), {chinese: Text("水壶", 7, 0.75)}),
+        asked=(english, (Task.EXPLAIN, Language.EN), chinese),
+    )
+    message = conversions.region_message(sent, Header())
+    assert [(it.language, it.label, list(it.pending)) for it in message.texts] == [
+        ("en", "", ["label", "explain"]),
+        ("zh", "水壶", []),
+    ]
+    read = conversions.region_record(message)
+    assert (read.asked, read.name) == (sent.asked, "")
+    assert region_json(read) == region_json(sent)
+    assert region_json(sent)["texts"][0] == {"language": "en", "pending": ["label", "explain"]}
+    ready = replace(sent, texts={**sent.texts, english: Text("kettle", 7, 0.5)})
+    assert conversions.region_record(conversions.region_message(ready, Header())).name == "kettle"
+
+
 def test_detections_in_space_have_centroid_and_turned_box() -> None:
     turn = cv2.Rodrigues(np.array([0.3, -0.4, 1.2]))[0]
     box = OrientedBox(np.array([0.1, 0.2, 1.0]), np.array([0.4, 0.3, 0.1]), turn)

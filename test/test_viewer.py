@@ -21,6 +21,7 @@ from pam_ros.cli.view import view
 from pam_ros.errors import ImageError, PromptError, StateError
 from pam_ros.geometry import crop_mask
 from pam_ros.records import Frame, Language, Prompt, Region, RegionState, Task, Text
+from pam_ros.runtime.events import TextEvent
 from pam_ros.runtime.requests import PromptRequest
 from pam_ros.viewer import board as board_module
 from pam_ros.viewer.board import Board
@@ -42,6 +43,12 @@ def region(region_id: int = 1, box: tuple[int, int, int, int] = (10, 10, 30, 20)
     mask[box[1] : box[3], box[0] : box[2]] = True
     box_xyxy, cropped = crop_mask(mask)
     return Region(region_id, RegionState.TRACKED, box_xyxy, cropped, 1.0, 1.0, {}, 0, 0)
+
+
+def text_event(text: str, language: Language = Language.EN, **fields: object) -> TextEvent:
+    """A label of region 1, which grows unless `final`."""
+    known = {"final": False, "stamp_ns": 1, "latency_s": 0.0} | fields
+    return TextEvent("front", 1, Task.LABEL, language, text, **known)
 
 
 def picture_of(board: Board) -> np.ndarray:
@@ -68,20 +75,34 @@ def test_a_picture_is_drawn_once_and_only_when_asked_for(monkeypatch: pytest.Mon
 def test_growing_texts_become_texts_of_their_region() -> None:
     board = Board()
     board.show_frame(np.full((48, 64, 3), 100, np.uint8), [region()], 1)
-    board.show_text(1, LABEL, Text("ket", 1), final=False)
+    board.show_text(text_event("ket"))
     (shown,) = board.regions()
     assert (shown.growing, shown.region.texts, shown.caption) == ({LABEL: "ket"}, {}, None)
     serial = board.serial
-    board.show_text(1, LABEL, Text("kettle", 1, 0.9), final=True)
+    board.show_text(text_event("kettle", final=True, confidence=0.9))
     (shown,) = board.regions()
     assert (shown.growing, shown.region.texts) == ({}, {LABEL: Text("kettle", 1, 0.9)})
     assert board.serial > serial, "the label is drawn"
 
 
+def test_the_first_language_names_a_region_whichever_text_ends_first() -> None:
+    asked = (LABEL, (Task.LABEL, Language.ZH))
+    board = Board()
+    board.show_frame(np.full((48, 64, 3), 100, np.uint8), [region()], 1)
+    board.show_text(text_event("ket", asked=asked))
+    board.show_text(text_event("水壶", Language.ZH, final=True, asked=asked))
+    (shown,) = board.regions()
+    assert shown.region.name == ""
+    assert [line[:2] for line in shown.texts()] == [("label (en)", "ket"), ("label (zh)", "水壶")]
+    board.show_text(text_event("kettle", final=True, asked=asked))
+    (shown,) = board.regions()
+    assert (shown.region.name, list(shown.region.texts)) == ("kettle", list(asked))
+
+
 def test_texts_of_regions_that_are_gone_are_forgotten() -> None:
     board, image = Board(), np.full((48, 64, 3), 100, np.uint8)
     board.show_frame(image, [region()], 1)
-    board.show_text(1, LABEL, Text("ket", 1), final=False)
+    board.show_text(text_event("ket"))
     board.show_caption(1, "It boils", final=False)
     board.show_frame(image, [region(2)], 2)
     board.show_frame(image, [replace(region(1)), region(2)], 3)

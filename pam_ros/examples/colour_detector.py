@@ -69,7 +69,8 @@ class ColourDetector(Node):
 
     def _name(self, message: RegionArray) -> None:
         for region in message.regions:
-            if region.source_id and region.texts and region.id not in self._named:
+            ready = region.texts and region.texts[0].label
+            if region.source_id and ready and region.id not in self._named:
                 self._named.add(region.id)
                 said = f"{region.source_class} {region.source_id} is region {region.id}"
                 self.get_logger().info(f"{said}: {shown_label(region.texts[0])}")

@@ -311,6 +311,7 @@ def region_record(message: RegionMessage) -> Region:
         mask_score=message.mask_score,
         presence_score=message.presence_score,
         texts=_text_records(message.texts),
+        asked=_asked(message.texts),
         created_ns=stamp_ns(message.created),
         last_visible_ns=stamp_ns(message.last_visible),
         source_id=message.source_id,
@@ -341,6 +342,16 @@ def _text_records(messages: Iterable[RegionText]) -> dict[tuple[Task, Language],
     return texts
 
 
+def _asked(messages: Iterable[RegionText]) -> tuple[tuple[Task, Language], ...]:
+    """The texts that are known or pending, language by language."""
+    return tuple(
+        (task, Language(message.language))
+        for message in messages
+        for task, field in TEXT_FIELDS.items()
+        if getattr(message, field) or task.value in message.pending
+    )
+
+
 def known_confidence(value: float) -> float | None:
     """A message's confidence; None if it is not known, which messages write as -1."""
     return value if value >= 0 else None
@@ -357,11 +368,14 @@ def region_array(result: FrameResult, header: Header) -> RegionArray:
 
 
 def _region_texts(region: Region) -> list[RegionText]:
-    """One message per language, in the order of `region.texts`."""
+    """One message per language, in the order asked for."""
     messages: dict[Language, RegionText] = {}
     newest_ns: dict[Language, int] = {}
-    for (task, language), text in region.texts.items():
+    for (task, language), text in region.asked_texts():
         message = messages.setdefault(language, RegionText(language=language.value))
+        if text is None:
+            message.pending = [*message.pending, task.value]
+            continue
         field = TEXT_FIELDS[task]
         setattr(message, field, text.text)
         if text.confidence is not None:

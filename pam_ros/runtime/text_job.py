@@ -100,7 +100,8 @@ class TextJob:
                 known = self.answer.texts if self.track is None else self.track.texts
                 asked = {each: self.finals[each] for each in self.texts}
                 others = {each: text for each, text in known.items() if each not in asked}
-                self.handle.resolve(replace(self.answer, texts=MappingProxyType(asked | others)))
+                texts = MappingProxyType(asked | others)
+                self.handle.resolve(replace(self.answer, texts=texts, asked=tuple(texts)))
         elif self.handle is not None:
             self.handle.fail(error)
         elif not isinstance(error, TextServerError):  # its status is reported once, not for every text

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.records import Language, Region, Task, Text
+from pam_ros.records import Language, Region, Task, percent
+from pam_ros.runtime.events import TextEvent, with_text
 from pam_ros.runtime.overlay import LastSeen, draw_overlay
 from pam_ros.runtime.requests import PromptRequest
 
@@ -35,6 +36,19 @@ class ShownRegion:
     region: Region
     growing: Mapping[TextKey, str]
     caption: Caption | None
+
+    def texts(self) -> list[tuple[str, str, bool]]:
+        """(name, text, whether it grows) of every text, in the order asked for, then the caption."""
+        known = {key: (text.shown, text.confidence) for key, text in self.region.texts.items()}
+        newest = {**known, **{key: (text, None) for key, text in self.growing.items()}}
+        texts = []
+        for task, language in (key for key in dict.fromkeys((*self.region.asked, *newest)) if key in newest):
+            text, confidence = newest[task, language]
+            sure = "" if confidence is None else f", {percent(confidence)} sure"
+            texts.append((f"{task.value} ({language.value}{sure})", text, (task, language) in self.growing))
+        if self.caption is not None:
+            texts.append(("rolling caption", self.caption.text, not self.caption.final))
+        return texts
 
 
 class Source(Protocol):
@@ -109,18 +123,16 @@ class Board:
         with self._lock:
             self._take_regions(regions, drawn=False)
 
-    def show_text(self, region_id: int, key: TextKey, text: Text, *, final: bool) -> None:
+    def show_text(self, event: TextEvent) -> None:
         """A text as it grows; a final one becomes one of its region's."""
+        key = (event.task, event.language)
         with self._lock:
-            texts = self._growing.setdefault(region_id, {})
+            texts = self._growing.setdefault(event.region_id, {})
             texts.pop(key, None)
-            if final:
-                regions = [
-                    _with_text(it, key, text) if it.region_id == region_id else it for it in self._regions
-                ]
-                self._take_regions(regions)
+            if event.final:
+                self._take_regions([with_text(region, event) for region in self._regions])
             else:
-                texts[key] = text.text
+                texts[key] = event.text
 
     def show_caption(self, region_id: int, text: str, *, final: bool) -> None:
         """A rolling caption as it grows."""
@@ -170,10 +182,6 @@ class Board:
         self._growing = {region_id: texts for region_id, texts in self._growing.items() if region_id in ids}
         self._captions = {region_id: text for region_id, text in self._captions.items() if region_id in ids}
         self._serial += drawn
-
-
-def _with_text(region: Region, key: TextKey, text: Text) -> Region:
-    return replace(region, texts={**region.texts, key: text})
 
 
 def _encoded(picture: NDArray[np.uint8]) -> bytes:

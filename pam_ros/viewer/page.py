@@ -12,7 +12,7 @@ from fastapi import Response
 from nicegui import app, events, ui
 
 from pam_ros.errors import PamError
-from pam_ros.records import IMAGE_TASKS, Language, Prompt, Region, Task, percent
+from pam_ros.records import IMAGE_TASKS, Language, Prompt, Region, Task
 from pam_ros.runtime.overlay import region_colour
 from pam_ros.runtime.requests import PromptRequest
 from pam_ros.viewer.board import Board, ShownRegion, Source
@@ -175,7 +175,7 @@ class Page:
         card.title.set_text(f"{heading} ({shown.region.state.name.lower()})")
         chosen = "2px solid #1976d2" if region_id == self._selected else "2px solid transparent"
         card.card.style(f"outline: {chosen}")
-        texts = list(_texts(shown))
+        texts = shown.texts()
         if texts != card.shown:
             card.shown = texts
             card.texts.clear()
@@ -230,17 +230,6 @@ def _dot(place: tuple[float, float], colour: str) -> str:
     """SVG of a click that waits for its answer."""
     style = f'fill="{colour}" stroke="#ffffff" stroke-width="2"'
     return f'<circle class="pam-waiting" cx="{place[0]}" cy="{place[1]}" r="6" {style} />'
-
-
-def _texts(shown: ShownRegion) -> Iterable[tuple[str, str, bool]]:
-    """(name, text, whether it grows) of every text of a region; the newest state of each."""
-    known = {key: (text.shown, text.confidence) for key, text in shown.region.texts.items()}
-    growing = {key: (text, None) for key, text in shown.growing.items()}
-    for (task, language), (text, confidence) in {**known, **growing}.items():
-        sure = "" if confidence is None else f", {percent(confidence)} sure"
-        yield f"{task.value} ({language.value}{sure})", text, (task, language) in growing
-    if shown.caption is not None:
-        yield "rolling caption", shown.caption.text, not shown.caption.final
 
 
 async def _answer(answer: Future[Any]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pam_ros.errors import PamError
 from pam_ros.model.interface import PerceptionModel
-from pam_ros.records import Frame, Language, Region, Text
+from pam_ros.records import Frame, Language, Region
 from pam_ros.runtime.engine import Engine
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent
 from pam_ros.runtime.options import EngineOptions
@@ -167,8 +167,7 @@ class VideoSource:
 
     def on_text(self, event: TextEvent) -> None:
         """See Listener."""
-        text = Text(event.text, event.stamp_ns, event.confidence, event.unsure)
-        self._board.show_text(event.region_id, (event.task, event.language), text, final=event.final)
+        self._board.show_text(event)
 
     def on_caption(self, event: CaptionEvent) -> None:
         """See Listener."""
