@@ -20,7 +20,6 @@ from pam_ros.model.interface import (
     ModelInfo,
     PerceptionModel,
     PurposeJudge,
-    TextRequest,
     VisionModel,
 )
 from pam_ros.model.loading.options import REGIONS
@@ -30,8 +29,7 @@ from pam_ros.model.text.fast.background_generator import BackgroundGenerator
 from pam_ros.model.text.names import ObjectNames
 from pam_ros.model.vision.fast.engine_vision import EngineVision
 from pam_ros.model.vision.openvino_networks import OpenVinoNetworks
-from pam_ros.model.warm_up import POLL_S, warm_up
-from pam_ros.records import Language, Task
+from pam_ros.model.warm_up import first_text, warm_up
 
 LOGGER = logging.getLogger(__name__)
 Progress = Callable[[str], None]
@@ -145,16 +143,7 @@ class FastModel:
         """A short text about nothing."""
         tokens = self._model.region_tokens(FIRST_FRAME_STRIDE)
         weight = self._model.projector.frame_newline
-        text = self.text
-        prompt_id = text.open_prompt(clip=False)
-        text.extend_prompt(prompt_id, RegionEmbeddings(weight.detach().expand(tokens, -1)))
-        text.generate([(prompt_id, TextRequest(Task.LABEL, Language.EN, max_new_tokens=2))])
-        text.release_prompt(prompt_id)
-        while text.busy:
-            for delta in text.step():
-                if delta.error is not None:
-                    raise delta.error
-            time.sleep(POLL_S)
+        first_text(self.text, RegionEmbeddings(weight.detach().expand(tokens, -1)))
 
     def close(self) -> None:
         """Ends the threads and drops the weights."""

@@ -6,7 +6,13 @@ import time
 
 import numpy as np
 
-from pam_ros.model.interface import FIRST_FRAME_STRIDE, PerceptionModel, TextRequest
+from pam_ros.model.interface import (
+    FIRST_FRAME_STRIDE,
+    PerceptionModel,
+    RegionEmbeddings,
+    TextGenerator,
+    TextRequest,
+)
 from pam_ros.records import Language, Prompt, Task
 
 POLL_S = 0.001
@@ -22,7 +28,11 @@ def warm_up(model: PerceptionModel) -> None:
     (embeddings,) = vision.embeddings(observations, stride=FIRST_FRAME_STRIDE, crop=True)
     if model.info.text_server:
         return  # another process, which may not even be up
-    text = model.text
+    first_text(model.text, embeddings)
+
+
+def first_text(text: TextGenerator, embeddings: RegionEmbeddings) -> None:
+    """Generates two tokens about a region. Raises what the generator reports."""
     prompt_id = text.open_prompt(clip=False)
     text.extend_prompt(prompt_id, embeddings)
     text.generate([(prompt_id, TextRequest(Task.LABEL, Language.EN, max_new_tokens=2))])
