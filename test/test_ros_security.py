@@ -17,6 +17,8 @@ pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 from geometry_msgs.msg import PointStamped
 from ros_harness import FAKE_ACTIVE, REAL_NODE, Client, pam, wait_until
 
+from pam_ros.nodes.start_errors import why_not_started
+
 POLICY = Path(__file__).resolve().parents[1] / "config" / "sros2" / "pam.policy.xml"
 # As in SROS2's policy.xsd, version 0.2.0: element → the elements in it, required and other attributes.
 SCHEMA: dict[str, tuple[set[str], set[str], set[str]]] = {
@@ -126,6 +128,17 @@ def test_the_policy_allows_what_the_nodes_do_and_no_more(transport: str) -> None
             assert heard == allowed(node, "topics", "subscribe") - unused
             of_actions = {f"{action}/_action/{part}" for action in actions for part in ACTION_SERVICES}
             assert served == allowed(node, "services", "reply") | of_actions
+
+
+def test_a_topic_that_the_policy_forbids_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
+    monkeypatch.setenv("ROS_SECURITY_KEYSTORE", str(tmp_path))
+    refused = "Failed to create subscription: could not create data reader, at /src/subscription.cpp:673"
+    assert "the policy of the enclave does not allow a topic" in why_not_started(RuntimeError(refused))
+    other = "failed to initialize rcl: directory 'x' does not exist., at /src/rcl/security.c:202\nat more"
+    told = why_not_started(RuntimeError(other))
+    assert f"directory 'x' does not exist. Check --enclave and the keystore {tmp_path}" in told
+    assert "security.c" not in told
 
 
 def start_with_security(folder: Path, keystore: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 
 _ENABLED, _KEYSTORE = "ROS_SECURITY_ENABLE", "ROS_SECURITY_KEYSTORE"
+_SOURCE = re.compile(r", at \S+:\d+")  # where in its sources a ROS library failed
 
 
 def security_is_on() -> bool:
@@ -14,7 +16,7 @@ def security_is_on() -> bool:
 
 def why_not_started(error: Exception) -> str:
     """The sentence for rclpy's error while it is initialised or creates a node."""
-    first_line = str(error).strip().split("\n")[0]
+    first_line = _SOURCE.sub("", str(error).strip().split("\n")[0]).rstrip(".!")
     if not security_is_on():
         return f"the node cannot be created: {first_line}"
     on = f"security is on ({_ENABLED}=true), but"
@@ -27,6 +29,11 @@ def why_not_started(error: Exception) -> str:
     keystore = os.environ.get(_KEYSTORE, "")
     if not os.path.isdir(keystore):
         return f"{on} {_KEYSTORE}={keystore!r} names no folder: create a keystore with sros2, {off}"
+    if re.match("failed to create (subscription|publisher|service|client)", first_line, re.IGNORECASE):
+        return (
+            f"{on} the policy of the enclave does not allow a topic or service, which Fast DDS names above: "
+            f"add it to the policy and create the permission again, {off}"
+        )
     return (
         f"{on} the node cannot be created: {first_line}. Check --enclave and the keystore {keystore}, {off}"
     )
