@@ -67,6 +67,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     on white. Raises ImageError if the file cannot be read or is too large.
     """
     with _picture_file(path) as picture:
+        if picture.mode == "F" and not np.isfinite(np.asarray(picture)).any():
+            raise ImageError(f"cannot read image {path}: none of its values is finite")
         return rgb(picture)
 
 
@@ -227,7 +229,7 @@ def check_file(path: Path, kind: str) -> int:
     if stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
         raise _device_error(name)
     if not stat.S_ISREG(found.st_mode):
-        raise ImageError(f"{path} is a pipe or socket; give a {kind} file")
+        raise ImageError(f"{path} is a pipe or socket; give a regular {kind} file")
     if not found.st_size:
         raise ImageError(f"cannot read {kind} {path}: the file is empty (0 bytes)")
     return found.st_size

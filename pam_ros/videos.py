@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
+_SHORT_S = 1.0  # a video that is shorter by more than this than its file says has lost its end
+
 Note = Callable[[str], None]
 
 
@@ -141,15 +143,26 @@ class _Packets:
     def __iter__(self) -> Iterator[Packet[VideoStream]]:
         import av.error
 
-        count = 0
+        count, end_s, expected_s = 0, 0.0, self._seconds()
         try:
             for packet in self._container.demux(self._stream):
                 count += bool(packet.size)
+                if packet.pts is not None and packet.time_base is not None:
+                    end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 yield packet
         except av.error.FFmpegError as error:
             self.ended_early = why(error)
         if count < self._stream.frames:
             self.ended_early = f"it has {count} of {self._stream.frames} frames"
+        elif count and end_s < expected_s - _SHORT_S:
+            self.ended_early = f"it has {end_s:.1f} of {expected_s:.1f} s"
+
+    def _seconds(self) -> float:
+        """When the stream ends as its file says; 0 if that is not known."""
+        alone = len(self._container.streams) == 1
+        if not alone or self._container.duration is None or self._container.start_time is None:
+            return 0.0
+        return (self._container.start_time + self._container.duration) / 1e6
 
 
 @contextmanager
@@ -183,7 +196,10 @@ def _as_shown(frame: VideoFrame, stream: VideoStream) -> NDArray[np.uint8]:
 
     width = max(1, round(frame.width * (stream.sample_aspect_ratio or 1)))
     image: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", width=width)
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    try:
+        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    except ValueError:  # PyAV knows no such data, e.g. EXIF or the views of spatial videos
+        return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
     if matrix is None:
         return image
     # x' = a x + c y, y' = b x + d y; players turn by right angles only.

@@ -111,6 +111,11 @@ def test_a_picture_that_is_too_large_says_how_large(tmp_path: Path, monkeypatch:
     assert "has 3 MiB; at most 1 MiB" in refused(media.read_image, path)
 
 
+def test_a_picture_without_a_finite_value_says_so(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "nan.tif")
+    assert "none of its values is finite" in refused(media.read_image, tmp_path / "nan.tif")
+
+
 def test_files_that_are_no_pictures_get_one_sentence(tmp_path: Path) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("comment", "x" * 3_000_000, zip=True)
@@ -305,6 +310,36 @@ def test_a_video_that_ends_early_says_so(tmp_path: Path) -> None:
     frames = list(videos.read_video(tmp_path / "clip.mp4", notes.append))
     assert 3 <= len(frames) <= 6
     assert any("ends early" in line and "of 8 frames" in line for line in notes)
+
+
+def test_a_matroska_file_without_its_end_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=2)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "bgr0"
+        for _ in range(8):
+            container.mux(stream.encode(av.VideoFrame(WIDTH, HEIGHT, "bgr0")))
+        container.mux(stream.encode())
+    notes: list[str] = []
+    assert (len(list(videos.read_video(path, notes.append))), notes) == (8, [])
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert 1 <= len(list(videos.read_video(path, notes.append))) < 6
+    assert any("ends early" in line and "of 4.0 s" in line for line in notes)
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_data_that_pyav_does_not_know_leaves_a_video_readable(tmp_path: Path, orientation: int) -> None:
+    upright = np.zeros((64, 96, 3), np.uint8)
+    upright[:32, :48] = (200, 30, 30)
+    turns = {3: 2, 6: 1, 8: 3}[orientation]  # quarters that the stored picture is turned by
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    path = tmp_path / "picture.jpg"
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright, turns))).save(path, exif=exif)
+    (frame,) = videos.read_video(path)
+    assert frame.size == (64, 96)
+    assert np.abs(frame.image.astype(int) - upright).mean() < 4
 
 
 def test_a_file_without_video_says_what_it_holds(tmp_path: Path) -> None:
