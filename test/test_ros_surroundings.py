@@ -54,7 +54,7 @@ def test_a_wrong_image_topic_is_told_with_the_right_ones() -> None:
         assert "/pam/" not in line.partition("Image topics here")[2]
         with Camera(robot):
             process.wait_for_log("images arrive on /image")
-        process.wait_for_log("its 1 publishers send nothing")
+        process.wait_for_log("it has 1 publisher, but nothing is sent")
         assert process.log().count("no image has arrived") == 2
 
 

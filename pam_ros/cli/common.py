@@ -13,7 +13,7 @@ from pam_ros.cli.output import note, working
 from pam_ros.errors import InputError, PromptError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
-from pam_ros.records import Prompt, percent
+from pam_ros.records import Prompt
 
 if TYPE_CHECKING:
     from pam_ros.evaluation.bench_paths import EngineKind
@@ -207,7 +207,9 @@ def load(options: LoadOptions) -> PerceptionModel:
 
 
 def caption_line(caption: CaptionEvent, zero_ns: int = 0) -> str:
-    """A caption with its clip's time for people, counted from `zero_ns`."""
-    sure = "" if caption.confidence is None else f" ({percent(caption.confidence)})"
+    """A caption with its clip's time for people, counted from `zero_ns`.
+
+    Its confidence is left out: it is not calibrated, and a percentage would look as if it were.
+    """
     start_s, end_s = ((ns - zero_ns) / 1e9 for ns in (caption.clip_start_ns, caption.clip_end_ns))
-    return f"[{start_s:.1f}-{end_s:.1f} s] {caption.region_id}: {caption.shown}{sure}"
+    return f"[{start_s:.1f}-{end_s:.1f} s] {caption.region_id}: {caption.shown}"

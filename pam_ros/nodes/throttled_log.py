@@ -63,7 +63,8 @@ class ThrottledLog:
                 return ""
             self._remember(kind, (now_s, 0))
             self._recent_s.append(now_s)
-        return f"{message} ({left_out} more like this were left out)" if left_out else message
+        were = "was" if left_out == 1 else "were"
+        return f"{message} ({left_out} more like this {were} left out)" if left_out else message
 
     def _is_new(self, message: str) -> bool:
         kind = kind_of(message)

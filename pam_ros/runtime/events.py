@@ -94,7 +94,9 @@ class CaptionEvent:
         summary: the text sums up all captions of the region's stream, which has ended; see `summary`.
         latency_s: from the arrival of the clip's last frame to this event, seconds.
         cut_short: why the clip ended before its time, if it did; a sentence.
-        confidence, unsure: of a final caption, see `records.Text`.
+        confidence: of a final caption: the mean probability of its tokens, at most the label's confidence,
+            0..1; not calibrated; None if it is not known.
+        unsure: the confidence is known and low.
     """
 
     camera: str

@@ -72,7 +72,8 @@ class ImageWatch:
             return f"it is published as {', '.join(sorted(kinds))}, this node reads {self._kind}{advice}"
         if not any(self._hears(publisher) for publisher in publishers):
             return "its publishers are best effort, but qos_overrides ask for reliable ones"
-        return f"its {len(publishers)} publishers send nothing, or it gets lost (docs/transport.md)"
+        senders = f"{len(publishers)} publisher{'s' * (len(publishers) > 1)}"
+        return f"it has {senders}, but nothing is sent, or everything gets lost (docs/transport.md)"
 
     def _hears(self, publisher: TopicEndpointInfo) -> bool:
         best_effort = QoSReliabilityPolicy.BEST_EFFORT
