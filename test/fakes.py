@@ -15,7 +15,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.model.interface import FIRST_FRAME_STRIDE, ModelInfo, TextDelta, TextRequest
+from pam_ros.model.interface import FIRST_FRAME_STRIDE, Described, ModelInfo, TextDelta, TextRequest
 from pam_ros.model.text.names import ObjectNames
 from pam_ros.model.vision.grid import Candidates
 from pam_ros.records import Language, Prompt, Task
@@ -212,10 +212,10 @@ class FakeModel:
     def names(self) -> ObjectNames | None:
         return self.known
 
-    def fits(self, purpose: str, regions: Sequence[tuple[str, str]], language: Language) -> list[float]:
+    def fits(self, purpose: str, regions: Sequence[Described], language: Language) -> list[float]:
         """1 for an explanation that holds the purpose, else 0.1."""
         self._call("fits", regions, 0.0)
-        return [1.0 if purpose in texts[1] else 0.1 for texts in regions]
+        return [1.0 if purpose in texts.explanation else 0.1 for texts in regions]
 
     @property
     def text(self) -> FakeModel:

@@ -18,12 +18,13 @@ from pam_ros.errors import CheckpointError, StateError
 from pam_ros.evaluation.cases import Findings
 from pam_ros.evaluation.finding import WORDINGS, _fits, evaluate_finding, requests
 from pam_ros.evaluation.samples import divided
+from pam_ros.model.interface import Described
 from pam_ros.model.loading.checkpoint import load_model, save_model
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.pam import Pam
 from pam_ros.model.text import judging
 from pam_ros.model.text.judging import NO, QUESTION, YES, LikelihoodJudge
-from pam_ros.model.text.matching import PurposeMatcher
+from pam_ros.model.text.matching import PurposeMatcher, first_sentence
 from pam_ros.model.text.prompts import AFTER_TASK, TEXT_BEFORE_IMAGE
 from pam_ros.records import Language, language_of
 from pam_ros.runtime.offline import survey_image
@@ -32,12 +33,16 @@ from pam_ros.simulator.functions import fitting_functions
 from pam_ros.simulator.ontology import ontology
 from pam_ros.training import purposes
 
-KNIFE = ("knife", "A knife is a blade with a handle, used for slicing food. Here it lies on the table.")
-MUG = ("mug", "A mug is a cup with a handle, used to drink coffee or tea. Here it stands on the table.")
-BOOK = ("book", "A book is a stack of bound pages, used for reading. Here it lies on the table.")
+KNIFE = Described(
+    "knife", "A knife is a blade with a handle, used for slicing food. Here it lies on the table."
+)
+MUG = Described(
+    "mug", "A mug is a cup with a handle, used to drink coffee or tea. Here it stands on the table."
+)
+BOOK = Described("book", "A book is a stack of bound pages, used for reading. Here it lies on the table.")
 CHINESE = {
-    "mug": ("马克杯", "马克杯是带把手的杯子，可以喝咖啡或茶。这里它放在桌子上。"),
-    "knife": ("刀", "刀是带刀柄的刀具，用来切菜。这里它放在桌子上。"),
+    "mug": Described("马克杯", "马克杯是带把手的杯子，可以喝咖啡或茶。这里它放在桌子上。"),
+    "knife": Described("刀", "刀是带刀柄的刀具，用来切菜。这里它放在桌子上。"),
 }
 
 
@@ -51,9 +56,9 @@ def pam() -> Pam:
 
 @pytest.mark.parametrize("language", list(Language))
 def test_the_score_is_the_likelihood_of_yes_and_batches_change_nothing(pam: Pam, language: Language) -> None:
-    regions = [KNIFE, MUG, ("", ""), ("mug", MUG[1] * 3)]
+    regions = [KNIFE, MUG, Described("", ""), Described("mug", MUG.explanation * 3)]
     scores = LikelihoodJudge(pam.language).fits("something to drink from", regions, language)
-    for (label, explanation), score in zip(regions, scores, strict=True):
+    for (label, explanation, _), score in zip(regions, scores, strict=True):
         text = QUESTION[language].format(
             label=label, explanation=explanation, purpose="something to drink from"
         )
@@ -103,6 +108,33 @@ def test_pam_tiny_ranks_by_function_in_both_languages() -> None:
     assert max(judge.fits("something to drill a hole with", [BOOK, KNIFE, MUG], Language.EN)) < 0.4
 
 
+def test_neighbours_do_not_count_and_the_surer_of_two_is_first() -> None:
+    judge = load_model(LoadOptions("pam-tiny", device="cpu")).judge
+    beside = MUG._replace(explanation=MUG.explanation.replace("on the table", "beside a knife"))
+    assert judge.fits("something to cut with", [beside], Language.EN) == pytest.approx(
+        judge.fits("something to cut with", [MUG], Language.EN)
+    )
+    unsure, unknown = KNIFE._replace(confidence=0.3), KNIFE
+    scores = judge.fits(
+        "something to cut with", [unsure, KNIFE._replace(confidence=0.9), unknown], Language.EN
+    )
+    assert scores[0] < scores[1] < scores[2]
+    assert judge.fits("x", [], Language.EN) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("A bolt is 1.5 cm long. It joins.", "A bolt is 1.5 cm long."),
+        ("书是纸张，可以看书。这里它在桌上。", "书是纸张，可以看书。"),
+        ("no full stop", "no full stop"),
+        ("", ""),
+    ],
+)
+def test_the_first_sentence_says_what_a_thing_is(text: str, first: str) -> None:
+    assert first_sentence(text) == first
+
+
 def test_the_matcher_is_saved_with_its_model(tmp_path: Path) -> None:
     model = load_model(LoadOptions("pam-tiny", device="cpu"))
     save_model(model, tmp_path / "copy")
@@ -134,22 +166,24 @@ def test_training_lowers_the_loss_and_writes_what_the_matcher_reads(
         purposes, "requests_of", lambda language: [it for it in everything(language) if it[0] in functions]
     )
     data = purposes.examples(Language.EN, np.random.default_rng(0))
+    (fresh,), matchers = purposes.train(1, steps=0), purposes.train(2, steps=60)
     before, after = (
         float(purposes.matching_loss(matcher(data.requests, data.explanations[:, 0]), data.fits).detach())
-        for matcher in (purposes.train(steps=0), purposes.train(steps=60))
+        for matcher in (fresh, matchers[0])
     )
     assert after < before / 2
-    matcher = purposes.train(steps=60)
-    matcher.save(tmp_path / "purposes.npz")
+    purposes.save(matchers, tmp_path / "purposes.npz")
     scores = PurposeMatcher(tmp_path / "purposes.npz").fits(
         "something to cut with", [BOOK, KNIFE], Language.EN
     )
-    logits = matcher(
-        *(
-            torch.from_numpy(purposes.sentence_encoder().embed(each))
-            for each in (["something to cut with"], [BOOK[1], KNIFE[1]])
+    request, explanations = (
+        torch.from_numpy(purposes.sentence_encoder().embed(texts))
+        for texts in (
+            ["something to cut with"],
+            [each.explanation.split(". ")[0] + "." for each in (BOOK, KNIFE)],
         )
     )
+    logits = torch.stack([matcher(request, explanations) for matcher in matchers]).mean(0)
     assert scores == pytest.approx(logits.sigmoid()[0].tolist(), abs=1e-2)
     assert scores[1] > scores[0]
 

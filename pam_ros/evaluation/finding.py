@@ -19,6 +19,7 @@ from pam_ros.records import Language, Region, Task
 from pam_ros.runtime.offline import survey_image
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.requests import SurveyRequest
+from pam_ros.runtime.survey import described
 from pam_ros.simulator.functions import fitting_functions
 
 BUDGET_S = 60.0  # the grid is to be searched whole, however slow the machine
@@ -115,7 +116,7 @@ def _judge(
 ) -> None:
     from pam_ros.evaluation.pictures import found_case
 
-    texts = [(_text(region, Task.LABEL, language), _text(region, Task.EXPLAIN, language)) for region in found]
+    texts = [described(region, language) for region in found]
     scores = list(model.judge.fits(question.text, texts, language)) if found else []
     best = int(np.argmax(scores)) if scores else -1
     first = found[best] if scores and scores[best] >= bar else None
@@ -123,7 +124,7 @@ def _judge(
     right = fits if question.exists else first is None
     kind = "first" if question.exists else "none"
     indirect = "_indirect" if question.wording else ""
-    answer = "none" if first is None else f"{scores[best]:.2f} {texts[best][1]}"
+    answer = "none" if first is None else f"{scores[best]:.2f} {texts[best].explanation}"
     findings.add(
         Case(
             f"find_{kind}{indirect}{suffix}_{language.value}",
@@ -146,8 +147,3 @@ def _fits(image: Sample, region: Region, function: str) -> bool:
         if np.count_nonzero(mask & there) >= MIN_INSIDE * np.count_nonzero(mask):
             return True
     return False
-
-
-def _text(region: Region, task: Task, language: Language) -> str:
-    text = region.texts.get((task, language))
-    return text.text if text is not None else ""

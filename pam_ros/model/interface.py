@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,15 +216,26 @@ class TextGenerator(Protocol):
         """Ends a text without a report. Does nothing if it has ended already."""
 
 
+class Described(NamedTuple):
+    """What was said of a region, in one language; "" if unknown.
+
+    `confidence` is that of the explanation, 0..1; None if it is not known.
+    """
+
+    label: str
+    explanation: str
+    confidence: float | None = None
+
+
 class PurposeJudge(Protocol):
     """Judges what regions are good for, by their texts."""
 
-    def fits(self, purpose: str, regions: Sequence[tuple[str, str]], language: Language) -> Sequence[float]:
+    def fits(self, purpose: str, regions: Sequence[Described], language: Language) -> Sequence[float]:
         """How well each region fits the purpose, 0..1.
 
         Args:
             purpose: what is needed, in words: "something to cut with".
-            regions: label and explanation of each, in `language`; "" if unknown.
+            regions: what was said of each, in `language`.
         """
 
 

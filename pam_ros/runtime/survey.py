@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from pam_ros.errors import CancelledError, NotActiveError, PamError, UnknownRegionError
 from pam_ros.geometry import Box, distinct_boxes
-from pam_ros.model.interface import FrameFeatures, PerceptionModel
+from pam_ros.model.interface import Described, FrameFeatures, PerceptionModel
 from pam_ros.model.vision.grid import Candidates, GridFilter, grid_points, kept_boxes
-from pam_ros.records import Prompt, Region, RegionState, Task
+from pam_ros.records import Language, Prompt, Region, RegionState, Task
 from pam_ros.runtime.failures import FaultLog
 from pam_ros.runtime.inbox import Inbox
 from pam_ros.runtime.masks import ONCE_AT_A_TIME, Masks, PromptResult
@@ -280,8 +280,9 @@ class Surveys:
         listed, scores = list(regions.values()), [0.0]
         content = survey.content
         if content.purpose and listed:
-            texts = [self._texts_of(region, survey) for region in listed]
-            scores = list(self._model.judge.fits(content.purpose, texts, content.languages[0]))
+            language = content.languages[0]
+            texts = [described(region, language) for region in listed]
+            scores = list(self._model.judge.fits(content.purpose, texts, language))
             order = sorted(range(len(listed)), key=lambda i: -scores[i])
             listed, scores = [listed[i] for i in order], [scores[i] for i in order]
             bar = content.min_score or self.options.find_min_score
@@ -305,19 +306,22 @@ class Surveys:
             self._inbox.remove(survey.camera, region.region_id)
         return replace(region, region_id=0)
 
-    @staticmethod
-    def _texts_of(region: Region, survey: Survey) -> tuple[str, str]:
-        """Label and explanation in the purpose's language; "" if a region lacks one."""
-        language = survey.content.languages[0]
-        label, explanation = (region.texts.get((task, language)) for task in (Task.LABEL, Task.EXPLAIN))
-        return (label.text if label else "", explanation.text if explanation else "")
-
     def _attempt(self, survey: Survey, work: Callable[[], None]) -> bool:
         """Does the work; if it fails, the survey's caller gets the error. Whether it succeeded."""
         failure = self._faults.attempt("surveying a frame", work)
         if isinstance(failure, PamError):
             survey.handle.fail(failure)
         return not isinstance(failure, PamError)
+
+
+def described(region: Region, language: Language) -> Described:
+    """What a model judges a region's purpose by."""
+    label, explanation = (region.texts.get((task, language)) for task in (Task.LABEL, Task.EXPLAIN))
+    return Described(
+        label.text if label else "",
+        explanation.text if explanation else "",
+        explanation.confidence if explanation else None,
+    )
 
 
 def _handles(results: Sequence[PromptResult]) -> list[RequestHandle[Region]]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
+from pam_ros.model.interface import Described
 from pam_ros.model.text.language_model import LanguageModel
 from pam_ros.model.text.prompts import AFTER_TASK, TEXT_BEFORE_IMAGE
 from pam_ros.records import Language
@@ -33,9 +34,9 @@ class LikelihoodJudge:
         self._language = language
 
     @torch.inference_mode()
-    def fits(self, purpose: str, regions: Sequence[tuple[str, str]], language: Language) -> list[float]:
+    def fits(self, purpose: str, regions: Sequence[Described], language: Language) -> list[float]:
         """P(yes) / (P(yes) + P(no)) of each region's question; see `interface.PurposeJudge`."""
-        questions = [self._question(purpose, *texts, language) for texts in regions]
+        questions = [self._question(purpose, each.label, each.explanation, language) for each in regions]
         scores: list[float] = []
         for start in range(0, len(questions), AT_ONCE):
             scores += self._batch(questions[start : start + AT_ONCE], language)

