@@ -15,16 +15,16 @@ from ament_index_python import get_package_share_directory
 from fakes import FakeModel
 from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
-from vision_msgs.msg import Detection2D, Detection2DArray
+from vision_msgs.msg import Detection2D, Detection2DArray, Detection3DArray
 
 from pam_ros.errors import InputError, OutputError, PromptError
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import Region, RegionArray, StreamingCaption
 from pam_ros.nodes.conversions import PromptDefaults, stamp_ns, time_message
 from pam_ros.nodes.images import image_message, jpeg_message
-from pam_ros.nodes.tools.bag import BagPlan, inspect, run_bag, typestore
+from pam_ros.nodes.tools.bag import BagPlan, DepthPlan, inspect, run_bag, typestore
 from pam_ros.records import Language, Prompt, Task
 from pam_ros.runtime.offline import VideoStep
 from pam_ros.runtime.options import EngineOptions
@@ -180,6 +180,74 @@ def test_compressed_images_and_the_overlay(tmp_path: Path):
     assert len(drawn) >= 4
 
 
+def depths(count: int, *, late_s: float = 0.0, **more: Any) -> list[Said]:
+    """A wall 2 m away with a box 1 m away where BOX is, recorded after the images; and the calibration."""
+    metres = np.full((48, 64), 2.0, np.float32)
+    metres[4:20, 4:20] = 1.0
+    said = []
+    for i in range(count):
+        stamp = Header(
+            stamp=time_message(STAMPED_NS + i * 100_000_000 + round(late_s * 1e9)), frame_id="optical"
+        )
+        message = image_message((metres * 1000).astype(np.uint16), "16UC1", stamp)
+        said.append(
+            Said("/depth", "sensor_msgs/msg/Image", RECORDED_NS + i * 100_000_000 + 130_000_000, message)
+        )
+    info = CameraInfo(
+        height=48, width=64, k=[50.0, 0.0, 31.5, 0.0, 50.0, 23.5, 0.0, 0.0, 1.0],
+        p=[50.0, 0.0, 11.5, 0.0, 0.0, 50.0, 23.5, 0.0, 0.0, 0.0, 1.0, 0.0],
+    )  # fmt: skip
+    for name, value in more.items():
+        setattr(info, name, value)
+    said.append(Said("/camera/camera_info", "sensor_msgs/msg/CameraInfo", RECORDED_NS + 10_000_000, info))
+    return said
+
+
+def test_depth_gives_positions_and_boxes(tmp_path: Path):
+    bag = write_bag(tmp_path / "bag", images(6) + depths(5))
+    steps, problems = run(plan_of(bag, depth=DepthPlan("/depth")))
+    found = [message.regions[0] for _, message in read_bag(tmp_path / "out", "/pam/regions", RegionArray)]
+    # Pixels 4 to 19 at 1 m: their middle is 11.5, a pixel is 2 cm wide.
+    position = found[0].position
+    assert (position.x, position.y, position.z) == pytest.approx((-0.4, -0.24, 1.0), abs=1e-3)
+    size = found[0].size
+    assert (size.x, size.y, size.z) == pytest.approx((0.3, 0.3, 0.0), abs=0.02)
+    assert [region.position_known for region in found[:6]] == [True] * 5 + [False]
+    assert [bool(step.regions[0].surface) for step in steps[:5]] == [True] * 5
+    assert problems == [
+        "positions are not measured in some images: the nearest message on /depth is 0.100 s away from the "
+        "image; raise --depth-tolerance"
+    ]
+    boxes = read_bag(tmp_path / "out", "/pam/detections_3d", Detection3DArray)
+    assert len(boxes) == len(found)
+    assert boxes[0][1].detections[0].bbox.center.position.z == pytest.approx(1.0, abs=1e-3)
+    assert not boxes[5][1].detections
+
+
+def test_depth_follows_its_options(tmp_path: Path):
+    bag = write_bag(tmp_path / "bag", images(3) + depths(3, late_s=0.06))
+    plan = DepthPlan("/depth", "/camera/camera_info", rectified=True, tolerance_s=0.07)
+    _, problems = run(plan_of(bag, depth=plan))
+    (_, first), *_ = read_bag(tmp_path / "out", "/pam/regions", RegionArray)
+    assert problems == []
+    assert first.regions[0].position.x == pytest.approx(0.0, abs=1e-3)  # P's centre, not K's
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"width": 640, "height": 480}, "the calibration is for images of 640x480 pixels"),
+        ({"k": [0.0] * 9}, "the camera is not calibrated"),
+    ],
+)
+def test_depth_that_cannot_be_used_says_why_once(tmp_path: Path, more: dict[str, Any], words: str):
+    bag = write_bag(tmp_path / "bag", images(3) + depths(3, **more))
+    steps, problems = run(plan_of(bag, depth=DepthPlan("/depth")))
+    assert len(problems) == 1
+    assert words in problems[0]
+    assert all(step.regions[0].surface is None for step in steps)
+
+
 def test_topics_of_an_earlier_run_are_replaced(tmp_path: Path):
     bag = write_bag(tmp_path / "bag", images(5))
     run(plan_of(bag))
@@ -212,6 +280,8 @@ def test_the_types_are_those_of_the_message_generator():
         ({"image": IMAGES, "prompts": ()}, InputError, "no prompts are recorded on /pam/prompt"),
         ({"image": IMAGES, "detections": "/boxes"}, InputError, "--detections /boxes is not in the bag"),
         ({"image": IMAGES, "detections": "/rear"}, InputError, "--detections /rear is sensor_msgs/msg/Image"),
+        ({"depth": DepthPlan("/rear")}, InputError, "--camera-info /camera/camera_info is not in the bag"),
+        ({"image": IMAGES, "depth": DepthPlan("/d")}, InputError, f"--depth /d is not .*: {IMAGES}, /rear"),
         ({"image": IMAGES, "prompts": (Prompt.from_clicks([(90, 3)]),)}, PromptError, "outside the 64x48"),
         ({"image": IMAGES, "out": Path("/")}, OutputError, "exists; choose a folder that does not"),
     ],

@@ -221,6 +221,31 @@ def bag(
     detections: Annotated[
         str, typer.Option("--detections", help="topic of a detector's boxes in the bag", metavar="TOPIC")
     ] = "",
+    depth: Annotated[
+        str,
+        typer.Option(
+            "--depth", help="topic of depth aligned to the images: regions get positions", metavar="TOPIC"
+        ),
+    ] = "",
+    camera_info: Annotated[
+        str,
+        typer.Option(
+            "--camera-info", help="topic of their calibration (default: beside the images)", metavar="TOPIC"
+        ),
+    ] = "",
+    rectified: Annotated[
+        bool, typer.Option("--rectified", help="the images are rectified: P of camera_info holds")
+    ] = False,
+    depth_tolerance: Annotated[
+        float,
+        typer.Option(
+            "--depth-tolerance",
+            help="largest difference between the stamps of an image and its depth",
+            min=0.0,
+            max=10.0,
+            metavar="SECONDS",
+        ),
+    ] = 0.05,
     node: Annotated[
         str,
         typer.Option(
@@ -266,6 +291,7 @@ def bag(
         node=node,
         at_s=named_times(at),
         overlay=overlay,
+        depth=module.DepthPlan(depth, camera_info, rectified, depth_tolerance) if depth else None,
     )
     found = module.inspect(plan)
     pam = load(LoadOptions(model, device, dtype, sam2, quantization))

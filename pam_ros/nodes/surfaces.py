@@ -112,16 +112,21 @@ class Surfaces:
 
     def _camera(self, depth: DepthImage, images: _Images) -> CameraModel:
         """The camera that image and depth share. Raises GeometryError if they do not."""
-        (height, width), (rows, columns) = images.size, depth.depth_m.shape
-        if (height, width) != (rows, columns):
-            raise GeometryError(
-                f"depth has {columns}x{rows} pixels and the image {width}x{height}; "
-                "publish depth that is aligned to the image"
-            )
-        ours, theirs = images.frame_id.lstrip("/"), depth.frame_id.lstrip("/")
-        if ours and theirs and ours != theirs:
-            raise GeometryError(
-                f"depth is in frame {theirs!r} and the image in {ours!r}; "
-                "publish depth that is aligned to the image"
-            )
+        check_aligned(images.size, images.frame_id, depth)
         return self._calibration.model(images.size)
+
+
+def check_aligned(size: tuple[int, int], frame_id: str, depth: DepthImage) -> None:
+    """Raises GeometryError unless depth is aligned to images of `size`, (height, width), in that frame."""
+    (height, width), (rows, columns) = size, depth.depth_m.shape
+    if (height, width) != (rows, columns):
+        raise GeometryError(
+            f"depth has {columns}x{rows} pixels and the image {width}x{height}; "
+            "publish depth that is aligned to the image"
+        )
+    ours, theirs = frame_id.lstrip("/"), depth.frame_id.lstrip("/")
+    if ours and theirs and ours != theirs:
+        raise GeometryError(
+            f"depth is in frame {theirs!r} and the image in {ours!r}; "
+            "publish depth that is aligned to the image"
+        )

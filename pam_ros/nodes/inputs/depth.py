@@ -73,7 +73,7 @@ class DepthInput:
             if abs(depth_ns - image_ns) > self._tolerance_s() * 1e9:
                 return None
             if self._converted is None or self._converted.stamp_ns != depth_ns:
-                self._converted = DepthImage(_depth_m(message), depth_ns, message.header.frame_id)
+                self._converted = DepthImage(depth_metres(message), depth_ns, message.header.frame_id)
             return self._converted
 
     def missing(self, image_ns: int) -> str:
@@ -110,5 +110,6 @@ class DepthInput:
             self._changed.notify_all()
 
 
-def _depth_m(message: Image | CompressedImage) -> NDArray[np.float32]:
+def depth_metres(message: Image | CompressedImage) -> NDArray[np.float32]:
+    """(H, W) metres; 0 and NaN mean not measured. Raises ImageError if the message cannot be read."""
     return depth_from_image(message) if isinstance(message, Image) else depth_from_compressed(message)

@@ -20,7 +20,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
-from vision_msgs.msg import Detection2DArray
+from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from pam_ros.errors import InputError, OutputError, PamError
 from pam_ros.model.interface import PerceptionModel
@@ -29,6 +29,7 @@ from pam_ros.msg import RegionArray, StreamingCaption
 from pam_ros.nodes.conversions import (
     PromptDefaults,
     caption_message,
+    detections_3d_message,
     detections_message,
     detections_of,
     prompt_request,
@@ -38,6 +39,7 @@ from pam_ros.nodes.conversions import (
     time_message,
 )
 from pam_ros.nodes.images import PictureReader, jpeg_message
+from pam_ros.nodes.tools.bag_depth import DepthPlan, RecordedSurfaces, depth_topics
 from pam_ros.output_files import writable_folder
 from pam_ros.records import Frame, Prompt, Region
 from pam_ros.runtime.events import FrameResult
@@ -57,6 +59,7 @@ OUTPUTS = {
     "streaming_captions": "pam_ros/msg/StreamingCaption",
 }
 OVERLAY = ("overlay/compressed", "sensor_msgs/msg/CompressedImage")
+DETECTIONS_3D = ("detections_3d", "vision_msgs/msg/Detection3DArray")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class BagPlan:
         prompts: on the first image.
         at_s: decode timestamps, seconds from the first image; empty: every `options.caption_period_s`.
         overlay: also write the drawn picture.
+        depth: None: positions are not measured.
     """
 
     bag: Path
@@ -83,6 +87,7 @@ class BagPlan:
     node: str = "/pam"
     at_s: tuple[float, ...] = ()
     overlay: bool = False
+    depth: DepthPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,8 @@ def inspect(plan: BagPlan) -> BagInput:
     """
     with _reading(plan.bag) as reader:
         images = _image_connection(reader, plan)
+        if plan.depth is not None:
+            depth_topics(reader.connections, images.topic, plan.depth)
         topics = {connection.topic: connection.msgtype for connection in reader.connections}
         if plan.detections and topics.get(plan.detections) != DETECTIONS:
             kind = topics.get(plan.detections, "not in the bag")
@@ -152,6 +159,7 @@ def run_bag(
     storage = StoragePlugin.MCAP if given.mcap else StoragePlugin.SQLITE3
     with (
         _reading(plan.bag) as reader,
+        _surfaces(plan, given, report) as surfaces,
         Writer(plan.out, version=BAG_VERSION, storage_plugin=storage) as writer,
     ):
         recorded = {connection.topic for connection in reader.connections}
@@ -168,6 +176,8 @@ def run_bag(
             try:
                 if connection.id == given.images.id:
                     frame = _frame(pictures, connection, time_ns, data)
+                elif surfaces is not None and connection.topic == surfaces.calibration_topic:
+                    surfaces.calibrate(data)
                 elif connection.topic == plan.detections:
                     _detections(playback, plan, deserialize_message(data, Detection2DArray), report)
                 elif connection.topic == f"{plan.node}/prompt" and connection.msgtype == PROMPTS:
@@ -181,13 +191,19 @@ def run_bag(
             else:
                 yield step
                 playback.process(frame)
-            step, bag_ns = playback.step(frame), time_ns
+            step, bag_ns = _with_surfaces(playback.step(frame), surfaces), time_ns
             results.write(step, bag_ns)
         if step is not None:
             playback.end()
-            last = playback.step(step.frame)
+            last = _with_surfaces(playback.step(step.frame), surfaces)
             results.write(last, bag_ns)
             yield step.followed_by(last)
+
+
+def _with_surfaces(step: VideoStep, surfaces: RecordedSurfaces | None) -> VideoStep:
+    if surfaces is None:
+        return step
+    return replace(step, regions=surfaces.measured(step.frame, step.regions))
 
 
 # ---- reading
@@ -205,9 +221,22 @@ def _reading(path: Path) -> Iterator[Reader]:
         raise InputError(f"cannot read bag {path}: {error}") from error
 
 
+@contextmanager
+def _surfaces(
+    plan: BagPlan, given: BagInput, report: Callable[[str], None]
+) -> Iterator[RecordedSurfaces | None]:
+    if plan.depth is None:
+        yield None
+        return
+    with _reading(plan.bag) as reader:
+        topics = depth_topics(reader.connections, given.images.topic, plan.depth)
+        yield RecordedSurfaces(reader, topics, plan.depth, report)
+
+
 def _image_connection(reader: Reader, plan: BagPlan) -> Connection:
     """The connection of the images. Raises InputError, which lists what there is."""
-    pictures = [connection for connection in reader.connections if connection.msgtype in PICTURES]
+    depth = plan.depth.depth if plan.depth is not None else ""
+    pictures = [each for each in reader.connections if each.msgtype in PICTURES and each.topic != depth]
     chosen = [connection for connection in pictures if plan.image in ("", connection.topic)]
     if len(chosen) == 1:
         return chosen[0]
@@ -263,7 +292,8 @@ class _Results:
         self._overlay = plan.overlay
         self._newest: dict[int, str] = {}  # captions for the overlay
         store = typestore()
-        kinds = OUTPUTS | ({OVERLAY[0]: OVERLAY[1]} if plan.overlay else {})
+        more = ((OVERLAY, plan.overlay), (DETECTIONS_3D, plan.depth is not None))
+        kinds = OUTPUTS | {name: kind for (name, kind), wanted in more if wanted}
         self._connections = {
             name: writer.add_connection(f"{plan.node}/{name}", kind, typestore=store)
             for name, kind in kinds.items()
@@ -289,7 +319,10 @@ class _Results:
         header = Header(stamp=time_message(frame.stamp_ns), frame_id=frame.frame_id)
         result = FrameResult("", frame.stamp_ns, frame.frame_id, frame.size, step.regions, frame.image, 0.0)
         self._put("regions", time_ns, region_array(result, header))
-        self._put("detections", time_ns, detections_message(step.regions, names_of(step.regions), header))
+        names = names_of(step.regions)
+        self._put("detections", time_ns, detections_message(step.regions, names, header))
+        if DETECTIONS_3D[0] in self._connections:
+            self._put(DETECTIONS_3D[0], time_ns, detections_3d_message(step.regions, names, header))
         for caption in (*step.captions, *step.summaries):
             self._newest[caption.region_id] = caption.shown
             self._put("streaming_captions", time_ns, caption_message(caption))
@@ -301,7 +334,7 @@ class _Results:
         self,
         name: str,
         time_ns: int,
-        message: RegionArray | Detection2DArray | StreamingCaption | CompressedImage,
+        message: RegionArray | Detection2DArray | Detection3DArray | StreamingCaption | CompressedImage,
     ) -> None:
         self._writer.write(self._connections[name], time_ns, serialize_message(message))
 

@@ -1,0 +1,149 @@
+"""Positions and sizes for `pam bag`: depth and calibration that were recorded beside the images."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from rclpy.serialization import deserialize_message
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import Reader
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from pam_ros.errors import GeometryError, InputError, PamError
+from pam_ros.geometry import measure_surface
+from pam_ros.nodes.conversions import stamp_ns
+from pam_ros.nodes.inputs.calibration import camera_model
+from pam_ros.nodes.inputs.depth import HISTORY, depth_metres
+from pam_ros.nodes.surfaces import check_aligned
+from pam_ros.records import DepthImage, Frame, Region
+
+DEPTHS = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
+CALIBRATION = "sensor_msgs/msg/CameraInfo"
+
+
+@dataclass(frozen=True, slots=True)
+class DepthPlan:
+    """What depth is read.
+
+    Attributes:
+        depth: its topic.
+        camera_info: topic of the calibration; empty: beside the images.
+        rectified: the images are rectified, see `camera_model`.
+        tolerance_s: largest difference between the stamps of an image and its depth.
+    """
+
+    depth: str
+    camera_info: str = ""
+    rectified: bool = False
+    tolerance_s: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class DepthTopics:
+    """The connections of the depth and of its calibration."""
+
+    depth: Connection
+    camera_info: Connection
+
+
+def depth_topics(connections: Iterable[Connection], image: str, plan: DepthPlan) -> DepthTopics:
+    """Finds both. Raises InputError, which lists what there is."""
+    every = {each.topic: each for each in connections}
+    beside = image.removesuffix("/compressed").rpartition("/")[0]
+    wanted = plan.camera_info or f"{beside}/camera_info"
+    for option, topic, kinds in (
+        ("--depth", plan.depth, tuple(DEPTHS)),
+        ("--camera-info", wanted, (CALIBRATION,)),
+    ):
+        if topic not in every or every[topic].msgtype not in kinds:
+            kind = every[topic].msgtype if topic in every else "not in the bag"
+            there = ", ".join(sorted(name for name, each in every.items() if each.msgtype in kinds))
+            raise InputError(
+                f"{option} {topic} is {kind}; it must be a {' or '.join(kinds)}: {there or 'there is none'}"
+            )
+    return DepthTopics(every[plan.depth], every[wanted])
+
+
+class RecordedSurfaces:
+    """Measures the regions of one image after another in the depth that belongs to it.
+
+    `reader` is its own: it reads ahead of the images, as depth is often recorded after its image.
+
+    Attributes:
+        calibration_topic: topic whose messages `calibrate` takes.
+    """
+
+    def __init__(
+        self, reader: Reader, topics: DepthTopics, plan: DepthPlan, report: Callable[[str], None]
+    ) -> None:
+        self._plan = plan
+        self._topics = topics
+        self.calibration_topic = topics.camera_info.topic
+        self._report = report
+        self._ahead = self._messages(reader)
+        self._depths: deque[tuple[int, Image | CompressedImage]] = deque(maxlen=HISTORY)
+        self._read: DepthImage | None = None  # the newest that was used
+        self._reported: set[str] = set()
+        self._info: CameraInfo | None = None
+        for _, _, data in reader.messages([topics.camera_info]):
+            self.calibrate(data)  # the first images may have been recorded before the first calibration
+            break
+
+    def calibrate(self, data: bytes) -> None:
+        """A calibration holds for the images after it."""
+        message: CameraInfo = deserialize_message(data, CameraInfo)
+        self._info = message
+
+    def measured(self, frame: Frame, regions: Iterable[Region]) -> tuple[Region, ...]:
+        """The regions, those in view with their surface; why there is none is reported once."""
+        regions = tuple(regions)
+        try:
+            depth = self._depth_of(frame)
+            check_aligned(frame.size, frame.frame_id, depth)
+            if self._info is None:
+                raise GeometryError(f"{self.calibration_topic} has no messages")
+            camera = camera_model(self._info, frame.size, rectified=self._plan.rectified)
+        except PamError as error:
+            self._say(f"positions are not measured in some images: {error}")
+            return regions
+        return tuple(
+            replace(each, surface=measure_surface(camera, depth.depth_m, each.box_xyxy, each.mask))
+            if each.mask.size and each.last_visible_ns == frame.stamp_ns
+            else each
+            for each in regions
+        )
+
+    def _depth_of(self, frame: Frame) -> DepthImage:
+        """Raises GeometryError if no depth belongs to the image, ImageError if it cannot be read."""
+        while not self._depths or self._depths[-1][0] < frame.stamp_ns:
+            newer = next(self._ahead, None)
+            if newer is None:
+                break
+            self._depths.append(newer)
+        if not self._depths:
+            raise GeometryError(f"{self._topics.depth.topic} has no messages")
+        at_ns, message = min(self._depths, key=lambda each: abs(each[0] - frame.stamp_ns))
+        off_s = abs(at_ns - frame.stamp_ns) / 1e9
+        if off_s > self._plan.tolerance_s:
+            raise GeometryError(
+                f"the nearest message on {self._topics.depth.topic} is {off_s:.3f} s away from the image; "
+                "raise --depth-tolerance"
+            )
+        if self._read is None or self._read.stamp_ns != at_ns:
+            self._read = DepthImage(depth_metres(message), at_ns, message.header.frame_id)
+        return self._read
+
+    def _messages(self, reader: Reader) -> Iterator[tuple[int, Image | CompressedImage]]:
+        """Stamp and message of every depth image; the time of recording stands in for a stamp of zero."""
+        for connection, time_ns, data in reader.messages([self._topics.depth]):
+            message: Image | CompressedImage = deserialize_message(data, DEPTHS[connection.msgtype])
+            yield stamp_ns(message.header.stamp) or time_ns, message
+
+    def _say(self, problem: str) -> None:
+        """Once for each kind of problem: numbers differ from image to image."""
+        kind = "".join(each for each in problem if not each.isdigit())
+        if kind not in self._reported:
+            self._reported.add(kind)
+            self._report(problem)
