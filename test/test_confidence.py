@@ -10,10 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from pam_ros.errors import CheckpointError
-from pam_ros.evaluation.calibration import Evidence, calibrate, degraded, fit_logistic, names_of_ontology
+from pam_ros.errors import CheckpointError, DatasetError
+from pam_ros.evaluation.calibration import (
+    LEAST_PICTURES,
+    Evidence,
+    calibrate,
+    degraded,
+    fit_logistic,
+    names_of_ontology,
+    pictures_in,
+)
+from pam_ros.evaluation.calibration import main as calibrate_folder
 from pam_ros.evaluation.cases import Findings, JudgedLabel
 from pam_ros.evaluation.confidence import add_confidence, calibration_error, reliability, texts_agree
+from pam_ros.media import write_image
 from pam_ros.model.interface import TextRequest
 from pam_ros.model.text.confidence import (
     CONFIDENCE,
@@ -203,3 +213,26 @@ def test_texts_agree_if_all_name_the_same_thing_first() -> None:
     texts = {(Task.LABEL, EN): "kettle", (Task.LABEL, ZH): "水壶", (Task.EXPLAIN, EN): "A kettle on a mug."}
     assert texts_agree(texts) and texts_agree(texts | {(Task.BRIEF, EN): "Something."})
     assert not texts_agree(texts | {(Task.BRIEF, EN): "A mug on a table."})
+
+
+# ---- the command
+
+
+def test_pictures_of_strangers_are_checked_before_the_work_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DatasetError, match="no folder"):
+        pictures_in(tmp_path / "none", print)
+    for number in range(LEAST_PICTURES - 1):
+        write_image(tmp_path / f"{number}.png", np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(SystemExit, match="2"):
+        calibrate_folder([str(tmp_path), "--strangers", str(tmp_path)])
+    said = capsys.readouterr()
+    assert f"has {LEAST_PICTURES - 1} pictures; at least {LEAST_PICTURES} are needed" in said.err
+    assert "left out: cannot read image" in said.out
+    write_image(tmp_path / "last.png", np.zeros((8, 8, 3), np.uint8))
+    assert len(pictures_in(tmp_path, print)) == LEAST_PICTURES
+    with pytest.raises(SystemExit, match="2"):
+        calibrate_folder([str(tmp_path), "--strangers", str(tmp_path), "--images", "3"])
+    assert "--images is 3" in capsys.readouterr().err

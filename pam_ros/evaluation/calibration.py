@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pam_ros.datasets.schema import SampleRegion
+from pam_ros.errors import DatasetError, ImageError, PamError
 from pam_ros.evaluation.texts import function_is_right, label_is_right
 from pam_ros.media import read_image
 from pam_ros.model.interface import TextRequest
@@ -36,6 +37,7 @@ from pam_ros.simulator.export import exported_image
 from pam_ros.simulator.ontology import ontology
 from pam_ros.simulator.samples import image_sample
 
+LEAST_PICTURES = 10  # of either kind
 FOLDS = 5  # evidence about a picture comes from a familiarity that was fitted without it
 DIRECTIONS = 64
 LINEAR_DIRECTIONS = 24  # of the linear number; more of them would fit single pictures
@@ -285,6 +287,22 @@ def names_of_ontology() -> ObjectNames:
     return ObjectNames(things)
 
 
+def pictures_in(folder: Path, report: Callable[[str], None]) -> list[Path]:
+    """The pictures in a folder, by name; other files are reported. Raises DatasetError for too few."""
+    if not folder.is_dir():
+        raise DatasetError(f"no folder {folder}; give one of pictures of things unknown to the model")
+    paths = []
+    for path in sorted(folder.iterdir()):
+        try:
+            read_image(path)
+            paths.append(path)
+        except ImageError as error:
+            report(f"left out: {error}")
+    if len(paths) < LEAST_PICTURES:
+        raise DatasetError(f"{folder} has {len(paths)} pictures; at least {LEAST_PICTURES} are needed")
+    return paths
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see --help."""
     parser = argparse.ArgumentParser(description="Calibrates the confidences of a model's texts.")
@@ -293,12 +311,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=120, help="rendered pictures")
     parser.add_argument("--seed", type=int, default=4711, help="of the rendered pictures")
     options = parser.parse_args(arguments)
-    names_of_ontology().write(options.folder / NAMES)
-    model = load_model(LoadOptions(model=str(options.folder)))
+    if options.images < LEAST_PICTURES:
+        parser.error(f"--images is {options.images}; give at least {LEAST_PICTURES}")
+    try:
+        paths = pictures_in(options.strangers, lambda line: print(line, flush=True))
+        model = load_model(LoadOptions(model=str(options.folder)))
+    except PamError as error:
+        parser.error(str(error))
     model.names = None  # every text for itself
     semantic_tokens = model.architecture.perceiver.semantic_tokens
     model.text.confidence = recorder = EvidenceRecorder(semantic_tokens)
-    paths = sorted(path for path in options.strangers.iterdir() if path.is_file())
     evidence: list[Evidence] = []
     pictures = itertools.chain(
         known_evidence(model, recorder, options.seed, options.images),
@@ -317,6 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "texts": len(evidence),
         "labels_of_other_pictures_than_fitted": {key: round(value, 4) for key, value in figures.items()},
     }
+    names_of_ontology().write(options.folder / NAMES)
     confidence.write(options.folder, made)
     print(f"{figures}, bar {confidence.min_confidence}")
 
