@@ -2,6 +2,7 @@
 # make test        every test (PYTEST_ARGS='-m "not ros"' or any other arguments of pytest)
 # make test-unit   the tests of one tier, under 2 minutes; test-model and test-ros run the others
 # make lint        ruff and mypy alone
+# make docs        the documentation as a site in out/site (open out/site/index.html)
 # make setup       what the others do first: .venv with pinned packages, and the packages built by colcon into .build
 # make clean       removes what was built; make distclean removes .venv, too
 # PYTHON=python3.12 picks the Python. With a ROS 2 distribution sourced, its packages are used; otherwise ROS comes from Python wheels.
@@ -22,7 +23,7 @@ TIERS := test-unit test-model test-ros
 test $(TIERS) demo: export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 test $(TIERS) demo: export ROS_DOMAIN_ID := $(or $(ROS_DOMAIN_ID),$(shell echo $$((1 + $$$$ % 100))))
 
-.PHONY: all setup build test $(TIERS) demo lint clean distclean FORCE
+.PHONY: all setup build test $(TIERS) demo lint docs clean distclean FORCE
 all: setup
 setup build: .build/stamps/$(ROUTE)
 
@@ -41,6 +42,10 @@ demo: setup
 lint: setup
 	$(RUN) ruff check .
 	$(RUN) mypy
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
+	@echo "open out/site/index.html"
 
 clean:
 	rm -rf .build

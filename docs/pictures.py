@@ -35,7 +35,7 @@ NOISE = 14  # of the video codec, levels
 
 
 def demo_gif(folder: Path) -> Path:
-    """Plays the demo into `folder`; writes the GIF: click, mask, label, explanation, captions as they grow."""
+    """Plays the demo into `folder`; writes the GIF: click, mask, label, captions as they grow."""
     subprocess.run(
         [sys.executable, "-m", "pam_ros.cli.main", "demo"]
         + ["--click", ",".join(map(str, CLICK)), "--out", str(folder)],
@@ -45,7 +45,7 @@ def demo_gif(folder: Path) -> Path:
     with av.open(str(folder / "overlay.mp4")) as film:
         frames = [(frame.time, frame.to_image()) for frame in film.decode(video=0)]
     shown = [(with_pointer(frames[0][1], pressed=pressed), CLICK_MS) for pressed in (False, True)]
-    # The camera holds its first frame until the prompt is answered. Later frames of one instant differ in their texts.
+    # The camera holds its first frame until the prompt is answered; there, frames differ in their texts.
     playing = next(i for i in range(1, len(frames)) if frames[i][0] - frames[i - 1][0] > 1.0)
     last: Image.Image | None = None
     for _, picture in frames[1:playing]:
@@ -64,7 +64,7 @@ def demo_gif(folder: Path) -> Path:
 
 
 def write_gif(shown: list[tuple[Image.Image, int]]) -> Path:
-    """One palette for all frames, no dithering, and no noise where nothing moves: only what changes takes space."""
+    """One palette, no dithering, and no noise where nothing moves: only what changes takes space."""
     still = pixels(shown[0][0])
     pictures = []
     for picture, _ in shown:
@@ -119,7 +119,7 @@ def pixels(picture: Image.Image) -> NDArray[np.float32]:
 
 
 def view_picture() -> Path:
-    """Starts `pam view`, prompts two objects by a click and a box in Chromium, and takes a picture of the page."""
+    """Starts `pam view`, prompts objects by clicks and a box in Chromium, and takes a picture of the page."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -37,6 +37,7 @@ MODEL = {
     "test_model_pam",
     "test_model_perceiver",
     "test_model_segmenter",
+    "test_notebook",
     "test_open_meshes",
     "test_openvino",
     "test_pam_tiny",
@@ -89,6 +90,7 @@ ROS = {
     "test_ros_transforms",
     "test_ros_view",
     "test_view_page",
+    "test_site",
     "test_surface_outputs",
 }
 
