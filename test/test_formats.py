@@ -18,7 +18,7 @@ PAGE = (Path(__file__).resolve().parents[1] / "docs" / "formats.md").read_text(e
 
 def keys(heading: str) -> set[str]:
     """What stands as code in the first column of the first table after `heading`."""
-    (table,) = re.findall(rf"{re.escape(heading)}.*?((?:^\|.*\n)+)", PAGE, re.MULTILINE | re.DOTALL)
+    (table,) = re.findall(rf"{re.escape(heading)}.*?((?:^\|[^\n]*\n)+)", PAGE, re.MULTILINE | re.DOTALL)
     cells = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
     return {key for cell in cells for key in re.findall(r"`(\w+)`", cell)}
 
