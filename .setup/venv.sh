@@ -16,7 +16,7 @@ headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
 command -v "${CXX:-c++}" >/dev/null ||
   fail "there is no C++ compiler (${CXX:-c++}); on Debian and Ubuntu: apt install build-essential"
 
-# 2. The virtual environment. One made for the other route, or by another Python, is made anew.
+# 2. The virtual environment. One made for the other route, or by another Python, is created again.
 key="$route $("$python" -c 'import sys; print(sys.base_prefix, sys.version)' | tr '\n' ' ')"
 if [[ ! -x $venv/bin/python || $(cat "$venv/route" 2>/dev/null) != "$key" ]]; then
   options=(--clear)

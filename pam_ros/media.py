@@ -168,7 +168,7 @@ def range_bits(values: NDArray[Any], least_bits: int = 8) -> int:
 
 @contextmanager
 def _picture_file(path: Path) -> Iterator[Image.Image]:
-    """The decoded picture, upright. Whatever goes wrong while it is used is an ImageError in one sentence."""
+    """The decoded picture, upright. Any failure while it is used raises ImageError."""
     size = check_file(path, "image")
     check_picture_size(str(path), 0, 0, size)
     try:

@@ -329,7 +329,7 @@ class Region:
         texts: what is known so far, final texts only, in the order in which they were asked for.
         created_ns: stamp of the frame of its prompt.
         last_visible_ns: stamp of the last frame in which it was in view.
-        asked: the texts asked for, first one first, without those that ended without a text.
+        asked: the requested texts, in their order, without those that failed.
     """
 
     region_id: int

@@ -59,7 +59,7 @@ def bench(
     quantization: QuantizationOption = "none",
     sam2: Sam2Option = None,
 ) -> None:
-    """Measure speed and memory, beside the limits of the device.
+    """Measure speed and memory, next to the device's limits.
 
     docs/bench/README.md defines every figure.
     """

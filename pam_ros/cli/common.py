@@ -131,7 +131,7 @@ EngineOption = Annotated[
     typer.Option("--engine", help="plain, or fast (as the node on a GPU, CUDA only)", metavar="ENGINE"),
 ]
 Sam2Option = Annotated[
-    Path | None, typer.Option("--sam2", help="SAM 2 weights file, if not beside the model", metavar="FILE")
+    Path | None, typer.Option("--sam2", help="SAM 2 weights file, if not next to the model", metavar="FILE")
 ]
 
 

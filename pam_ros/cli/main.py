@@ -23,7 +23,7 @@ ERROR = 2
 EXIT_CODES = {  # as docs/command_line.md lists them
     0: "done",
     1: "done, and the answer is no: nothing was found or fits, a limit is exceeded, a check failed",
-    ERROR: "an error, told in one line",
+    ERROR: "an error, reported in one line",
     exit_code(signal.SIGINT): "stopped by SIGINT (Ctrl-C)",
     exit_code(signal.SIGTERM): "stopped by SIGTERM",
 }
@@ -71,9 +71,7 @@ def common_options(
     show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="show errors only, beside the results")
-    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show only results and errors")] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="show the log, and where an error comes from")
     ] = False,

@@ -170,7 +170,7 @@ def bench_node(
     ] = False,
     layer: Annotated[
         bool,
-        typer.Option("--layer", help="only what the node costs beside a model that computes nothing"),
+        typer.Option("--layer", help="only the node's own cost, with a model that computes nothing"),
     ] = False,
     json_file: JsonOption = None,
     model: ModelOption = AUTO,

@@ -1,4 +1,4 @@
-"""One sample: a picture or a video, its regions, what is true of them, and who says so.
+"""One sample: a picture or a video, its regions, their annotations and provenance.
 
 Every format has one reader that gives samples of this kind; training and evaluation read nothing else.
 """

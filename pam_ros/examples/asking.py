@@ -38,7 +38,10 @@ def ask(node: Node, kind: Any, service: str, request: Any, timeout_s: float) -> 
     while client.wait_for_service(max(0.0, until_s - time.monotonic())):
         time.sleep(SETTLE_S)
         future = client.call_async(request)
-        rclpy.spin_until_future_complete(node, future, timeout_sec=max(0.0, until_s - time.monotonic()))
+        try:
+            rclpy.spin_until_future_complete(node, future, timeout_sec=max(0.0, until_s - time.monotonic()))
+        except (KeyboardInterrupt, ExternalShutdownException):
+            raise SystemExit(f"stopped before {service} answered") from None
         response = future.result() if future.done() else response
         starting = response is not None and response.status.code in (Status.NOT_ACTIVE, Status.NO_FRAME)
         if not starting or time.monotonic() + RETRY_S > until_s:

@@ -1,4 +1,4 @@
-"""A detector beside PAM: it finds coloured blobs, PAM names them: `ros2 run pam_ros colour_detector`.
+"""A detector that feeds PAM: it finds coloured blobs, PAM names them: `ros2 run pam_ros colour_detector`.
 
 Put your own detector in its place. It publishes vision_msgs/Detection2DArray with the stamp of the image; PAM
 makes regions of new objects, and their `source_id` and `source_class` say which detection each was.

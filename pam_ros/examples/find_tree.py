@@ -16,6 +16,7 @@ from typing import Any
 import py_trees
 import rclpy
 from py_trees.common import Access, Status
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 
@@ -91,6 +92,8 @@ def main() -> int:
         while root.status in (Status.INVALID, Status.RUNNING) and time.monotonic() < until_s:
             tree.tick()
             rclpy.spin_once(node, timeout_sec=TICK_S)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        raise SystemExit("stopped before the answer came") from None
     finally:
         rclpy.try_shutdown()
     print(f"{root.status.name.lower()}: {leaf.feedback_message}")

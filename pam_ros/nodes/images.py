@@ -126,7 +126,7 @@ class PictureReader:
         if pixels.ndim == 2:
             bayer = encoding in _LAYOUTS and encoding.startswith("bayer_")
             return self._to_rgb(pixels, _LAYOUTS[encoding if bayer else "mono8"])
-        # Who compresses RGB as if it were BGR says so.
+        # A publisher that compresses RGB as if it were BGR declares it.
         return self._to_rgb(pixels, _LAYOUTS["bgr8" if "compressed rgb" in transport else "rgb8"])
 
     def _to_rgb(self, pixels: NDArray[Any], layout: _Layout) -> NDArray[np.uint8]:

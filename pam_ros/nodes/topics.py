@@ -25,7 +25,7 @@ _SHORT_S = 0.01  # what takes less time to read is not rationed
 
 def advertise(node: Node, kind: type, topic: str, *, depth: int, latched: bool = False) -> Publisher:
     """A reliable publisher; `latched` gives subscribers that come later the newest message."""
-    profile = QoSProfile(depth=depth)  # made anew each time: rclpy writes overrides into it
+    profile = QoSProfile(depth=depth)  # a new one each time: rclpy writes overrides into it
     if latched:
         profile.durability = QoSDurabilityPolicy.TRANSIENT_LOCAL
     options = QoSOverridingOptions.with_default_policies()
@@ -60,7 +60,7 @@ def listen(
     max_bytes: Callable[[], int] | None = None,
     matched: Callable[[], None] | None = None,
 ) -> None:
-    """Subscribes; an exception of the callback becomes a line in the log and goes no further.
+    """Subscribes; an exception of the callback becomes a line in the log and is not raised further.
 
     `best_effort` also hears reliable publishers; `latched` also gets the newest message of publishers that
     were there before; `matched` is called whenever a publisher comes or goes. `max_bytes`, for messages of

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 PATIENCE_S = 60.0  # a frame or caption that takes longer is not waited for
-LOOK_S = 0.005  # how often whoever waits should look again
+LOOK_S = 0.005  # how often a waiting thread looks again
 MOST_UNANSWERED = 100  # frames; the oldest are given up
 
 

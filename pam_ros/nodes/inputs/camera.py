@@ -87,7 +87,7 @@ class CameraInput:
         if not self._link.active and self._link.starting:
             self._log.inform_once("receiving images; they are processed once autostart has loaded the model")
             return
-        engine = self._link.engine  # raises before the image is converted in vain
+        engine = self._link.engine  # raises before the image is converted
         try:
             check_length("frame_id", message.header.frame_id, MAX_NAME)
             picture = picture_from(message)

@@ -1,4 +1,4 @@
-"""`pam bench-node --layer`: what the node costs beside its model, in time and in CPU, over real DDS."""
+"""`pam bench-node --layer`: the node's own time and CPU, without its model's, over real DDS."""
 
 from __future__ import annotations
 

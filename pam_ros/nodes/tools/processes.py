@@ -21,7 +21,7 @@ import psutil
 from pam_ros.errors import StateError
 from pam_ros.signals import END_S
 
-END_TIMEOUT_S = 20.0  # for one process that is told to end
+END_TIMEOUT_S = 20.0  # for one process to end after its signal
 LEAVE_TIMEOUT_S = END_S - 0.5  # for all that still run when the group is left
 WAIT_TIMEOUT_S = 20.0  # for anything that should happen soon; busy machines are slow
 

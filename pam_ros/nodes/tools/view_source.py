@@ -57,7 +57,7 @@ class NodeSource:
 
     @property
     def notice(self) -> str:
-        """Says so if the node is not there, or sends no picture."""
+        """Shows a notice if the node is missing or sends no picture."""
         if not self._perceive.service_is_ready():
             return f"there is no node {self._name}; start it, or name another one with --node"
         if not self._board.serial:
