@@ -182,9 +182,10 @@ class Prompt:
         rows = [tuple(point) for point in points_xy]
         if any(len(row) != 2 for row in rows):
             raise PromptError(f"each point must be (x, y), not {rows}")
-        points = np.asarray(rows, np.float32).reshape(-1, 2)
+        with np.errstate(over="ignore"):  # too large for float32: infinite, and refused
+            points = np.asarray(rows, np.float32).reshape(-1, 2)
+            box = None if box_xyxy is None else np.asarray(list(box_xyxy), np.float32)
         marks = np.ones(len(points), np.int32) if labels is None else np.asarray(list(labels), np.int32)
-        box = None if box_xyxy is None else np.asarray(list(box_xyxy), np.float32)
         return cls(points=points, labels=marks, box=box)
 
     @classmethod

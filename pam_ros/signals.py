@@ -17,8 +17,11 @@ from typing import NoReturn
 
 import psutil
 
+from pam_ros.shared_memory import remove_abandoned, remove_own
+
 REPEAT_S = 1.0  # `ros2 launch` sends SIGINT twice within a second: both are one request
 END_S = 4.5  # from the first signal to the end, at most
+KILL_S = 0.3  # until a killed process is gone
 
 
 class Stopped(BaseException):
@@ -73,12 +76,30 @@ def stopped_by_signals(*, code: int = 0, bounded: bool = True) -> threading.Even
     return stopped
 
 
+_held: list[int] | None = None  # the signals that came inside `unbroken`; None outside
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """A signal that comes inside raises `Stopped` at the end. On the main thread, in `raising_on_signals`."""
+    global _held
+    _held = []
+    try:
+        yield
+    finally:
+        came, _held = _held, None
+    if came:
+        raise Stopped(came[0])
+
+
 @contextmanager
 def raising_on_signals() -> Iterator[None]:
     """The first signal raises `Stopped` in the main thread. Call it there."""
 
-    def finish(number: int) -> NoReturn:
-        raise Stopped(number)
+    def finish(number: int) -> None:
+        if _held is None:
+            raise Stopped(number)
+        _held.append(number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     handle_end_signals(finish)
@@ -94,8 +115,7 @@ def end_in(seconds: float, code: int) -> None:
         with suppress(OSError, ValueError):
             sys.stderr.write("work that cannot be interrupted does not end; exiting anyway\n")
             sys.stderr.flush()
-        kill_children()
-        os._exit(code)  # a thread in native code cannot be joined, and finalizing under it crashes
+        leave(code)  # a thread in native code cannot be joined, and finalizing under it crashes
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
@@ -105,18 +125,25 @@ def end_in(seconds: float, code: int) -> None:
 def leave(code: int) -> NoReturn:
     """Ends this process without finalizing Python, which takes seconds once networks were compiled.
 
-    Everything must be closed; child processes that are left are killed.
+    Everything must be closed; child processes that are left are killed, and DDS's shared memory is removed.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
     kill_children()
+    with suppress(OSError):
+        remove_own()
     os._exit(code)
 
 
 def kill_children() -> None:
     """Ends the processes that this one started, and theirs, at once."""
+    children: list[psutil.Process] = []
     with suppress(psutil.Error):
-        for child in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):
-                child.kill()
+        children = psutil.Process().children(recursive=True)
+    for child in children:
+        with suppress(psutil.Error):
+            child.kill()
+    if children:
+        psutil.wait_procs(children, KILL_S)
+        remove_abandoned()

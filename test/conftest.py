@@ -75,6 +75,7 @@ ROS = {
     "test_outputs",
     "test_packaging",
     "test_readme",
+    "test_soak",
     "test_ros_bad_input",
     "test_ros_floods",
     "test_ros_lifecycle",
@@ -120,6 +121,13 @@ def robot(active: tuple[Any, Any]) -> Iterator[Any]:
 
     yield active[0]
     active[0].call(ClearRegions, "/pam/clear_regions", ClearRegions.Request())
+
+
+def pytest_sessionfinish() -> None:
+    """Processes that tests have killed leave shared memory."""
+    from pam_ros.shared_memory import remove_abandoned
+
+    remove_abandoned()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

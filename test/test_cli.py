@@ -186,6 +186,7 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
         (["perceive", "nothing.png", "--click", "3,4"], "no image file at nothing.png"),
         (["perceive", "picture.png", "--click", "3"], "--click takes 2 comma-separated numbers"),
         (["perceive", "picture.png", "--click", "nan,4"], "must be finite"),
+        (["perceive", "picture.png", "--click", "1e300,4"], "must be finite"),
         (["perceive", "picture.png", "--click", "160,4"], "outside the 160x120 image"),
         (["perceive", "picture.png", "--box", "50,40,20,80"], "x1 < x2"),
         (
@@ -220,6 +221,8 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
         (["bag", "drive", "--model", "pam-huge"], "unknown model 'pam-huge'"),
         (["fetch", "pam-huge"], "available: "),
         (["soak", "--minutes", "-1"], "Invalid value for '--minutes': -1; allowed: 0.1 to 100000"),
+        (["soak", "--hostile", "--simulated-hours", "1"], "exclude each other"),
+        (["soak", "--simulated-hours", "0"], "'--simulated-hours': 0; allowed: 0.02 to 1000"),
         (["soak", "--minutes", "nan"], "nan; allowed: 0.1 to 100000"),
         (["soak", "--limit", "-3"], "Invalid value for '--limit': -3; allowed: 0 to 1000"),
         (["demo", "--period", "-1"], "Invalid value for '--period': -1; allowed: 0.1 to 3600"),

@@ -23,6 +23,7 @@ from pam_ros.datasets.schema import Kind, SampleRegion
 from pam_ros.evaluation.stream import events_are_right, events_in
 from pam_ros.evaluation.texts import function_is_right, label_is_right
 from pam_ros.media import VideoWriter
+from pam_ros.nodes.tools.disturbances import disturbances
 from pam_ros.records import Language
 from pam_ros.simulator.ontology import ontology
 
@@ -163,11 +164,16 @@ def test_a_prompt_outside_the_clip_is_refused(tmp_path: Path):
 
 
 @pytest.mark.timeout(400)
-def test_memory_does_not_grow_in_a_minute(tmp_path: Path):
-    result = run("soak", "--minutes", "1", "--out", "out", cwd=tmp_path, timeout_s=380)
+def test_a_hostile_minute_disturbs_nothing(tmp_path: Path):
+    """Every kind of disturbance. A minute is too short to judge memory: hence the limit."""
+    arguments = ("--hostile", "--minutes", "1", "--limit", "30", "--out", "out")
+    result = run("soak", *arguments, cwd=tmp_path, timeout_s=380)
     assert result.returncode == 0, result.stdout + result.stderr
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("memory growth")]
-    frames, prompts, captions = (int(part.split()[0]) for part in line.split(";")[1].split(","))
+    (line,) = re.findall(r"(\d+) frames, (\d+) prompts, (\d+) captions", result.stdout)
+    frames, prompts, captions = map(int, line)
     assert frames > 20, line
     assert prompts >= 10, line
     assert captions >= 1, line
+    for kind in (each.name for each in disturbances()):
+        (times,) = re.findall(rf"^{re.escape(kind)}: (\d+) times", result.stdout, re.MULTILINE)
+        assert int(times) >= 1, kind

@@ -18,9 +18,14 @@ import pytest
 
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
-from ros_harness import REAL_NODE, Camera, pam, wait_until
+from ros_harness import REAL_NODE, Camera, Process, pam, wait_until
+from sensor_msgs.msg import Image
+from test_bag import IMAGES, images, read_bag, write_bag
 
 from pam_ros import videos
+from pam_ros.msg import RegionArray
+from pam_ros.nodes.conversions import stamp_ns
+from pam_ros.shared_memory import segments
 from pam_ros.signals import REPEAT_S
 
 CLIP = Path(__file__).resolve().parents[1] / "config" / "demo" / "clip.mp4"
@@ -125,23 +130,35 @@ def test_a_later_signal_ends_it_at_once(stuck: subprocess.Popen[str]) -> None:
 # ---- the node
 
 
+def own_segments(process: Process) -> list[Path]:
+    """DDS's shared memory that belongs to the process: it holds the locks."""
+    locks = [entry.readlink() for entry in Path(f"/proc/{process.pid}/fd").iterdir()]
+    own = [segment for segment in segments() if segment.with_name(f"{segment.name}_el") in locks]
+    assert own and all(segment.exists() for segment in own)
+    return own
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_two_signals_to_an_active_node_are_one_request(number: signal.Signals) -> None:
     with pam("model:=fake:words=1000,step_s=0.02", "autostart:=true") as (robot, process):
         robot.wait_for_active()
+        own = own_segments(process)
         with Camera(robot):
             process.send(number)
             time.sleep(0.2)
             assert process.end(number) == 0
         assert "Traceback" not in process.log()
+        assert not any(segment.exists() for segment in own)
 
 
 def test_a_model_that_loads_in_native_code_does_not_hold_the_node() -> None:
     with pam("model:=fake:stuck_s=60", "autostart:=true") as (_, process):
         process.wait_for_log("loading in native code")
+        own = own_segments(process)
         begun_s = time.monotonic()
         assert process.end(signal.SIGTERM) == 0
         assert time.monotonic() - begun_s < END_S
+        assert not any(segment.exists() for segment in own)
 
 
 @pytest.mark.timeout(200)
@@ -200,6 +217,44 @@ def test_caption_that_is_killed_leaves_what_it_made(tmp_path: Path) -> None:
     film, lines = readable(out)
     assert lines >= 25
     assert film >= lines - 10
+
+
+# ---- `pam bag`
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_bag_leaves_a_bag_that_can_be_read(number: signal.Signals, tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", images(250))
+    arguments = ("bag", "bag", "--box", "4,4,20,20", "--model", "pam-tiny", "--device", "cpu", "--out", "out")
+    with command(*arguments, cwd=tmp_path) as process:
+        wait_until(lambda: (tmp_path / "out").exists() or process.poll() is not None, "the bag", 120)
+        time.sleep(2.0)  # some images
+        assert end(process, number) == 128 + number
+    (told,) = re.findall(rf"stopped by {number.name}: out/ has the results of (\d+) of 250 ", said(tmp_path))
+    stamps = {stamp_ns(m.header.stamp) for _, m in read_bag(tmp_path / "out", "/pam/regions", RegionArray)}
+    assert int(told) <= len(stamps) <= int(told) + 1
+    assert len(read_bag(tmp_path / "out", IMAGES, Image)) >= len(stamps) > 0
+
+
+# ---- `pam soak`
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_soak_leaves_what_it_measured(number: signal.Signals, tmp_path: Path) -> None:
+    with command("soak", "--hostile", "--model", "pam-tiny", "--out", "out", cwd=tmp_path) as process:
+        samples = tmp_path / "out" / "samples.jsonl"
+        wait_until(
+            lambda: (samples.is_file() and samples.read_text().count("\n") > 3) or process.poll() is not None,
+            lambda: f"samples:\n{said(tmp_path)}", 120
+        )  # fmt: skip
+        assert len(children(process)) == 4  # node, camera, client and second node
+        assert end(process, number) == 128 + number
+    assert f"stopped by {number.name}: out/ has the node's log and what was measured" in said(tmp_path)
+    for name in ("samples.jsonl", "frames.jsonl"):
+        assert [json.loads(line) for line in (tmp_path / "out" / name).read_text().splitlines()]
+    assert "Traceback" not in said(tmp_path)
 
 
 # ---- the demo

@@ -123,8 +123,20 @@ def soak(
     ] = 3.0,
     hostile: Annotated[
         bool,
-        typer.Option("--hostile", help="meanwhile, send random and corrupted messages to every input"),
+        typer.Option(
+            "--hostile",
+            help="meanwhile, send random and corrupted messages and floods, kill clients, change parameters",
+        ),
     ] = False,
+    simulated_hours: Annotated[
+        float | None,
+        typer.Option(
+            "--simulated-hours",
+            callback=within(0.02, 1000),
+            help="instead, stream captions for so long by simulated stamps, without a model",
+            metavar="HOURS",
+        ),
+    ] = None,
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     out: Annotated[Path, typer.Option("--out", help="output folder for the log", metavar="FOLDER")] = Path(
@@ -134,23 +146,23 @@ def soak(
     """Check that the node's memory does not grow (needs ROS 2).
 
     Runs the node under changing prompts and exits with 1 if its memory grows beyond the limit, its threads or
-    open files grow, or the region that nobody disturbs is not kept.
+    open files grow, the region that nobody disturbs is not kept, or a request gets no answer. With
+    --simulated-hours, every caption must come, once, in order and with the right stamps.
     """
+    if hostile and simulated_hours is not None:
+        raise typer.BadParameter("--hostile and --simulated-hours exclude each other")
     check_model(model)
-    soak_module = ros_module("soak", "soak")
+    module = ros_module("soak" if simulated_hours is None else "soak_day", "soak")
     writable_folder(out)
-    with partly(lambda: f"the memory was not judged; the node's log is in {out}/"):
-        result = soak_module.run_soak(minutes, out, model=model, device=device, hostile=hostile)
-    print(
-        f"memory growth after warm-up: {result.growth:+.2%} (limit {limit / 100:+.2%}); "
-        f"{result.frames} frames, {result.prompts} prompts, {result.captions} captions"
-    )
-    print(
-        f"threads {result.threads[0]} → {result.threads[1]}, "
-        f"open files {result.files[0]} → {result.files[1]}; "
-        f"region kept in {result.kept:.1%} of the frames; {result.hostile} hostile messages"
-    )
-    if not (result.growth <= limit / 100 and result.held):
+    with partly(lambda: f"{out}/ has the node's log and what was measured so far; nothing was judged"):
+        if simulated_hours is None:
+            result = module.run_soak(minutes, out, model=model, device=device, hostile=hostile)
+        else:
+            result = module.run_day(simulated_hours, out)
+    print(f"memory growth after warm-up: {result.resident_mib.growth:+.2%} (limit {limit / 100:+.2%})")
+    for line in result.lines():
+        print(line)
+    if not (result.resident_mib.growth <= limit / 100 and result.held):
         raise typer.Exit(1)
 
 

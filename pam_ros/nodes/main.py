@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import sys
 import threading
 import time
@@ -198,7 +197,7 @@ def _shut_down(
     manager.abandon()
     if not manager_thread.stop(_TRANSITION_TIMEOUT_S):
         manager.get_logger().warning("a lifecycle transition does not finish; exiting anyway")
-        os._exit(0)  # a thread in native code cannot be joined, and finalizing under it crashes
+        leave(0)  # a thread in native code cannot be joined, and finalizing under it crashes
     with suppress(RuntimeError):  # shut down already, by request
         manager.trigger_shutdown()
     until_s = time.monotonic() + _ANSWER_TIMEOUT_S

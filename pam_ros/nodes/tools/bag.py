@@ -46,6 +46,7 @@ from pam_ros.runtime.events import FrameResult
 from pam_ros.runtime.offline import Playback, VideoStep, decode_times
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.overlay import draw_overlay
+from pam_ros.signals import unbroken
 
 PICTURES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
 DETECTIONS, PROMPTS = "vision_msgs/msg/Detection2DArray", "pam_ros/msg/Prompt"
@@ -156,11 +157,10 @@ def run_bag(
     """
     options = replace(plan.options, decode_times_ns=given.times_ns)
     playback = Playback(model, options)
-    storage = StoragePlugin.MCAP if given.mcap else StoragePlugin.SQLITE3
     with (
         _reading(plan.bag) as reader,
         _surfaces(plan, given, report) as surfaces,
-        Writer(plan.out, version=BAG_VERSION, storage_plugin=storage) as writer,
+        _writing(plan.out, given.mcap) as writer,
     ):
         recorded = {connection.topic for connection in reader.connections}
         results = _Results(writer, plan, recorded, model.info.mark)
@@ -171,7 +171,8 @@ def run_bag(
         for connection, time_ns, data in reader.messages():
             copy = copies[connection.id]
             if copy is not None:
-                writer.write(copy, time_ns, data)
+                with unbroken():
+                    writer.write(copy, time_ns, data)
             frame: Frame | None = None
             try:
                 if connection.id == given.images.id:
@@ -270,6 +271,18 @@ def _detections(
 # ---- writing
 
 
+@contextmanager
+def _writing(path: Path, mcap: bool) -> Iterator[Writer]:
+    """A new bag. Closed after an error or a signal, too, and so readable: the library would drop it."""
+    storage = StoragePlugin.MCAP if mcap else StoragePlugin.SQLITE3
+    writer = Writer(path, version=BAG_VERSION, storage_plugin=storage)
+    writer.open()
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
 def typestore() -> Typestore:
     """The library's message definitions, with those of vision_msgs and of this package."""
     store = get_typestore(Stores.ROS2_JAZZY)
@@ -336,7 +349,8 @@ class _Results:
         time_ns: int,
         message: RegionArray | Detection2DArray | Detection3DArray | StreamingCaption | CompressedImage,
     ) -> None:
-        self._writer.write(self._connections[name], time_ns, serialize_message(message))
+        with unbroken():
+            self._writer.write(self._connections[name], time_ns, serialize_message(message))
 
 
 def names_of(regions: Sequence[Region]) -> dict[int, str]:

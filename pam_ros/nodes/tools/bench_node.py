@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,12 @@ def run_bench_node(
     """
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    use_dds_profile()
     began_s = time.monotonic()
-    with Processes(out) as processes, Client("bench", processes.domain, processes.check) as client:
+    with (
+        dds_profile(),
+        Processes(out) as processes,
+        Client("bench", processes.domain, processes.check) as client,
+    ):
         parameters = {
             "model": model,
             "device": device,
@@ -67,9 +71,17 @@ def run_bench_node(
         return {"active_s": round(active_s, 1), **results, "node_rss_mib": round(node.resident_mib())}
 
 
-def use_dds_profile() -> None:
-    """This process and those that it starts use the package's DDS profile, unless another one is set."""
-    os.environ.setdefault(PROFILE_VARIABLE, str(share_folder("config", "fastdds.xml") / "fastdds.xml"))
+@contextmanager
+def dds_profile() -> Iterator[None]:
+    """Inside, new participants and processes use the package's DDS profile, unless another one is set."""
+    before = os.environ.get(PROFILE_VARIABLE)
+    if before is None:
+        os.environ[PROFILE_VARIABLE] = str(share_folder("config", "fastdds.xml") / "fastdds.xml")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[PROFILE_VARIABLE]
 
 
 def _measure(

@@ -19,6 +19,7 @@ from typing import IO, Any
 import psutil
 
 from pam_ros.errors import StateError
+from pam_ros.shared_memory import remove_abandoned
 from pam_ros.signals import END_S
 
 END_TIMEOUT_S = 20.0  # for one process to end after its signal
@@ -169,6 +170,7 @@ class Processes:
             time.sleep(0.05)
         for process in self.running.values():
             process.kill()
+        remove_abandoned()  # by those that were killed
         self._lock.close()
 
     def start(
@@ -199,6 +201,10 @@ class Processes:
     def end(self, name: str) -> int:
         """Stops a process by SIGINT; its exit code."""
         return self.running.pop(name).end()
+
+    def kill(self, name: str) -> None:
+        """Ends a process by SIGKILL."""
+        self.running.pop(name).kill()
 
     def check(self) -> None:
         """Raises StateError if a process ended with an error."""
