@@ -21,6 +21,7 @@ SHARED = {
     "videos",
     "output_files",
     "json_results",
+    "shared_memory",
     "signals",
     "threads",
 }
@@ -33,7 +34,8 @@ ALLOWED = {
     "geometry": {"errors", "records"},
     "share": {"errors"},
     "threads": set(),
-    "signals": set(),
+    "shared_memory": set(),
+    "signals": {"shared_memory"},
     "media": {"errors", "output_files", "records"},
     "videos": {"errors", "media", "records"},
     "output_files": {"errors"},

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from pam_ros.nodes.tools.client import Client
 from pam_ros.nodes.tools.processes import Processes
 from pam_ros.nodes.tools.soak_watch import CaptionLedger, Sample, Trend, trends
 from pam_ros.nodes.tools.stand_in import NAME
+from pam_ros.output_files import JsonLines
 
 STEP_NS = 1_000_000_007  # between two pictures: no float64 of today's date holds such a stamp exactly
 PERIOD_S = 10.0  # of the rolling captions
@@ -130,10 +131,14 @@ def run_day(hours: float, out: Path, *, report: Callable[[str], None] = print) -
         "streaming.period_s": PERIOD_S,
         "regions.lost_timeout_s": NEVER_S,
     }
-    with Processes(out) as processes, Client("soak", processes.domain, processes.check) as client:
+    with (
+        Processes(out) as processes,
+        Client("soak", processes.domain, processes.check) as client,
+        JsonLines(out / "samples.jsonl") as samples,
+    ):
         node = processes.start_module("tools.stand_in", parameters=parameters, log=True)
         client.wait_for_active()
-        return _Day(client, psutil.Process(node.pid), parts_of(hours)).run(report)
+        return _Day(client, psutil.Process(node.pid), parts_of(hours)).run(samples, report)
 
 
 class _Day:
@@ -152,8 +157,8 @@ class _Day:
         self._camera = client.publisher(Image, "/image", QoSProfile(depth=1))
         client.node.create_subscription(StreamingCaption, "/pam/streaming_captions", self._on_caption, 50)
 
-    def run(self, report: Callable[[str], None]) -> DayResult:
-        """Sends every picture."""
+    def run(self, lines: JsonLines, report: Callable[[str], None]) -> DayResult:
+        """Sends every picture. Each sample of the process is one of the `lines`."""
         self._prompt()
         self._client.node.create_subscription(RegionArray, "/pam/regions", self._on_regions, 10)
         total = sum(len(part) for part in self._parts)
@@ -165,6 +170,7 @@ class _Day:
             self._client.pause(TICK_S)
             now_s = time.monotonic()
             samples.append(Sample.of(self._node, now_s - begun_s))
+            lines.write(asdict(samples[-1]) | {"pictures": self._sent, "captions": self._ledger.final})
             if self._sent > seen:
                 seen, seen_s = self._sent, now_s
             elif now_s - seen_s > AGAIN_S:
