@@ -8,10 +8,12 @@ import re
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -70,8 +72,47 @@ def empty_vocabulary(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
 
 
+def tokenizer(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        change(content)
+        (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+
+    return write
+
+
+def added_tokens(count: int) -> list[dict[str, Any]]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    return [{"id": number, "content": f"<{number}>", **flags} for number in range(count)]
+
+
+def array_bomb(name: str) -> Callable[[Path], None]:
+    """64 KiB that unpack to 65 MiB."""
+
+    def write(folder: Path) -> None:
+        with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("mean.npy", bytes(65 << 20))
+
+    return write
+
+
+def calibration(tokens: int, features: int, value: float) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        curves = {"label": {"bias": 0.0, "odds": 1.0}}
+        content = {"curves": curves, "min_confidence": 0.5, "semantic_tokens": tokens}
+        (folder / "confidence.json").write_text(json.dumps(content), encoding="utf-8")
+        mean = np.full(features, value, np.float32)
+        np.savez(folder / "familiarity.npz", mean=mean, linear=mean, rest=mean[0], directions=mean[None])
+
+    return write
+
+
 def sparse(name: str, size: int) -> Callable[[Path], None]:
-    return lambda folder: os.truncate(folder / name, size)
+    def write(folder: Path) -> None:
+        (folder / name).touch()
+        os.truncate(folder / name, size)
+
+    return write
 
 
 def nan(tensor: Tensor) -> Tensor:
@@ -83,7 +124,7 @@ def nan(tensor: Tensor) -> Tensor:
 NORM = "model.layers.0.input_layernorm.weight"
 CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "deep config": (text("config.json", '{"a": ' + DEEP + "}"), "nested too deeply"),
-    "deep tokenizer": (text("tokenizer.json", DEEP), "cannot read the tokenizer"),
+    "deep tokenizer": (text("tokenizer.json", DEEP), "nested too deeply"),
     "deep yaml": (text("sam2.yaml", "model: " + DEEP), "is not a SAM 2 configuration"),
     "yaml alias bomb": (text("sam2.yaml", BOMB + "model: *i\n"), "aliases written out"),
     "yaml that holds itself": (text("sam2.yaml", "model: &m [*m]\n"), "is not a SAM 2 configuration"),
@@ -118,6 +159,27 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
         weight("model.embed_tokens.weight", lambda tensor: torch.tensor(1.0)),
         "model.embed_tokens.weight is (), expected",
     ),
+    "very many added tokens": (
+        tokenizer(lambda content: content.update(added_tokens=added_tokens(5000))),
+        "adds 5000 tokens",
+    ),
+    "an id beyond all": (
+        tokenizer(lambda content: content["model"]["vocab"].update(zzz=1 << 31)),
+        "a token's id is 2147483648",
+    ),
+    "an id beyond the vocabulary": (
+        tokenizer(lambda content: content["model"]["vocab"].update(zzz=900_000)),
+        "has a token with id 900000",
+    ),
+    "a list for the tokenizer": (text("tokenizer.json", "[]"), "is no tokenizer"),
+    "zero for epsilon": (config(rms_norm_eps=0), "rms_norm_eps is 0"),
+    "arrays that grow": (array_bomb("familiarity.npz"), "bytes, unpacked"),
+    "purposes that grow": (array_bomb("purposes.npz"), "bytes, unpacked"),
+    "no arrays": (text("purposes.npz", "PK"), "is no archive of arrays"),
+    "negative tokens of a calibration": (calibration(-9, 4, 1.0), "are no calibration"),
+    "NaN in a calibration": (calibration(4, 4, float("nan")), "are no calibration"),
+    "another model's calibration": (calibration(4, 6, 1.0), "has the calibration of another model"),
+    "very many names": (sparse("names.json", 2 << 20), "has 2097152 bytes"),
     "empty vocabulary": (empty_vocabulary, "the tokenizer"),
     "empty weights": (lambda folder: save_file({}, folder / "model.safetensors"), "missing"),
 }

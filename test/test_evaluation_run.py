@@ -17,7 +17,7 @@ from pam_ros.cli import main as cli
 from pam_ros.datasets.schema import Kind
 from pam_ros.errors import DatasetError, InputError, StateError
 from pam_ros.evaluation import run as run_module
-from pam_ros.evaluation.cases import Case, Findings
+from pam_ros.evaluation.cases import Case, Findings, JudgedLabel
 from pam_ros.evaluation.masks import evaluate_masks
 from pam_ros.evaluation.report import rows_of, write_page
 from pam_ros.evaluation.run import (
@@ -135,6 +135,14 @@ def test_the_page_shows_the_worst_first_and_draws_each_picture_once(tmp_path: Pa
     assert page.index(">sample 19<") < page.index(">sample 12<") < page.index(">sample 9<")
     assert "&lt;mug&gt;" in page and "杯子 &amp; co" in page and "seed 3" in page
     assert len(drawn) == 1 and media.read_image(tmp_path / "page/0000.jpg").shape == (20, 30, 3)
+
+
+def test_the_page_shows_the_reliability_curve(tmp_path: Path) -> None:
+    findings = Findings()
+    findings.labels += [JudgedLabel(0.95, False, True), JudgedLabel(0.35, True, False)]
+    page = write_page(tmp_path / "page", [SeedFindings(3, findings)], "pam-test").read_text("utf-8")
+    assert "src='reliability.png'" in page
+    assert media.read_image(tmp_path / "page/reliability.png").std() > 5
 
 
 def test_the_pictures_of_real_cases_can_be_drawn(shards: Path) -> None:

@@ -13,13 +13,14 @@ from typing import Any
 from PIL import Image
 
 from pam_ros.evaluation.cases import Case, Draw
-from pam_ros.evaluation.confidence import reliability
+from pam_ros.evaluation.confidence import Bin, reliability
 from pam_ros.evaluation.run import MAIN_KEYS, Part, Plan, SeedFindings, metrics_of
 from pam_ros.model.interface import ModelInfo
 
 WORST, TYPICAL = 8, 3  # cases of a metric on the page
 JPEG_QUALITY = 88
 NONE = "–"
+RELIABILITY = "reliability.png"  # on the page
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ LEGEND = (
 def write_page(
     folder: Path, found: Sequence[SeedFindings], model: str, parts: Sequence[Part] = tuple(Part)
 ) -> Path:
-    """index.html and its pictures: per metric the mean, the worst cases, and some typical ones.
+    """index.html and its pictures: the labels' reliability; per metric the mean, worst and typical cases.
 
     Must be called while the samples' files are there. Returns the page's path.
     """
@@ -161,6 +162,9 @@ def write_page(
         f"<h1>{html.escape(title)}</h1><p class='note'>{LEGEND}</p>",
         _table(rows),
     ]
+    if curve := reliability(label for each in found for label in each.findings.labels):
+        _draw_reliability(curve, folder / RELIABILITY)
+        lines.append(f"<h2>reliability of labels</h2><img src='{RELIABILITY}' alt='reliability curve'>")
     for row in rows:
         cases = sorted(
             (case for each in found for case in each.findings.of(row.metric)), key=lambda case: case.score
@@ -171,6 +175,23 @@ def write_page(
     page = folder / "index.html"
     page.write_text("\n".join(lines), encoding="utf-8")
     return page
+
+
+def _draw_reliability(curve: Sequence[Bin], path: Path) -> None:
+    """The reliability curve as PNG; a point's number is that of its labels."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="grey", linestyle="dashed", label="perfectly calibrated")
+    axes.plot([each.confidence for each in curve], [each.right for each in curve], marker="o", label="labels")
+    for each in curve:
+        axes.annotate(str(each.count), (each.confidence, each.right), (5, -11), textcoords="offset points")
+    axes.set(xlabel="confidence, mean of a bin", ylabel="fraction that is right")
+    axes.set(xlim=(0, 1.05), ylim=(0, 1.05))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
+    figure.savefig(path, dpi=100)
 
 
 def _table(rows: Sequence[Row]) -> str:

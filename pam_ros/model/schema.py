@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,13 @@ import yaml
 
 from pam_ros.errors import CheckpointError
 
-CONFIG_BYTES = 1 << 20  # of config.json or sam2.yaml; the official ones have a few thousand
+CONFIG_BYTES = 1 << 20  # of a file of CONFIGS; most have a few thousand
+CONFIGS = ("config.json", "sam2.yaml", "names.json", "confidence.json")
 TEXT_BYTES = 64 << 20  # of any other file that is read as a whole; Qwen2.5's tokenizer.json has 11 MB
 TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".npz")
 YAML_PARTS = 5000  # of sam2.yaml; the official ones have about 200
 ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+TOKENS, ADDED_TOKENS = 1_000_000, 4096  # most; Qwen2.5 has 151,665, of them 22 added ones
 ROPE_KEYS, ROPE_NUMBERS = 20, 1024  # most of each in rope_scaling and rope_parameters
 
 
@@ -40,13 +43,13 @@ class Range:
         kinds = (int, float) if self.real else (int,)
         if isinstance(value, bool) or not isinstance(value, kinds) or not self.low <= value <= self.high:
             kind = "a number" if self.real else "an integer"
-            return f"is {_short(value)}; allowed: {kind} from {self.low:g} to {self.high:g}"
+            return f"is {short(value)}; allowed: {kind} from {self.low:g} to {self.high:g}"
         return ""
 
 
 # Keys of config.json that decide the language model's architecture; every other one is ignored.
 LANGUAGE = {
-    "vocab_size": Range(1, 1_000_000),
+    "vocab_size": Range(1, TOKENS),
     "hidden_size": Range(1, 32768),
     "intermediate_size": Range(1, 262144),
     "num_hidden_layers": Range(1, 256),
@@ -57,7 +60,7 @@ LANGUAGE = {
     "tokenizer_model_max_length": Range(1, 10_000_000, empty=True),
     "sliding_window": Range(1, 10_000_000, empty=True),
     "max_window_layers": Range(0, 10_000),
-    "rms_norm_eps": Range(0.0, 1.0, real=True),
+    "rms_norm_eps": Range(1e-12, 1.0, real=True),
     "rope_theta": Range(1.0, 1e12, real=True),
 }
 FLAGS = ("tie_word_embeddings", "use_sliding_window")
@@ -87,9 +90,37 @@ def check_folder(folder: Path) -> None:
             raise CheckpointError(f"{path} is a link to a file that does not exist; download the model again")
         if not path.is_file():
             raise CheckpointError(f"{path} is a pipe, socket or device; a model folder holds files only")
-        limit = CONFIG_BYTES if path.name in ("config.json", "sam2.yaml") else TEXT_BYTES
+        limit = CONFIG_BYTES if path.name in CONFIGS else TEXT_BYTES
         if path.suffix in (*TEXT_SUFFIXES, ".yaml") and (size := path.stat().st_size) > limit:
             raise CheckpointError(f"{path} has {size} bytes; at most {limit} are read")
+        if path.suffix == ".npz":
+            _check_arrays(path)
+
+
+def _check_arrays(path: Path) -> None:
+    """Raises CheckpointError if an archive of arrays is none, or large once it is unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is no archive of arrays: {short(error)}") from None
+    if size > TEXT_BYTES:
+        raise CheckpointError(f"{path} has {size} bytes, unpacked; at most {TEXT_BYTES} are read")
+
+
+def check_tokenizer(path: Path) -> None:
+    """Raises CheckpointError if tokenizer.json has too many tokens, or ids that no vocabulary has."""
+    content = read_json(path)
+    try:
+        vocabulary, added = content["model"]["vocab"], content.get("added_tokens") or []
+        ids = [each["id"] for each in added]
+        ids += vocabulary.values() if isinstance(vocabulary, Mapping) else range(len(vocabulary))
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no tokenizer: {type(error).__name__}: {short(error)}") from None
+    if len(added) > ADDED_TOKENS:
+        raise CheckpointError(f"{path} adds {len(added)} tokens; at most {ADDED_TOKENS} are read")
+    if wrong := next((each for each in ids if Range(0, TOKENS - 1).problem(each)), None):
+        raise CheckpointError(f"{path}: a token's id {Range(0, TOKENS - 1).problem(wrong)}")
 
 
 def read_json(path: Path) -> Any:
@@ -99,7 +130,7 @@ def read_json(path: Path) -> Any:
     except RecursionError:
         raise CheckpointError(f"{path} is nested too deeply") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {_short(error)}") from None
+        raise CheckpointError(f"{path} is not valid JSON: {short(error)}") from None
 
 
 def language_keys(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -110,22 +141,23 @@ def language_keys(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         if key in config and (why := range_.problem(config[key]))
     ]
     problems += [
-        f"{key} is {_short(config[key])}; allowed: true, false"
+        f"{key} is {short(config[key])}; allowed: true, false"
         for key in FLAGS
         if not isinstance(config.get(key, False), bool)
     ]
     problems += [
-        f"{key} is {_short(config[key])}; allowed: null, or names with numbers"
+        f"{key} is {short(config[key])}; allowed: null, or names with numbers"
         for key in ROPE
         if not _is_rope(config.get(key))
     ]
     if config.get("hidden_act", "silu") not in ACTIVATIONS:
         allowed = ", ".join(ACTIVATIONS)
-        problems.append(f"hidden_act is {_short(config['hidden_act'])}; allowed: {allowed}")
+        problems.append(f"hidden_act is {short(config['hidden_act'])}; allowed: {allowed}")
     if problems:
         raise CheckpointError(f"{path}: {'; '.join(problems)}")
     known = (*LANGUAGE, *FLAGS, *ROPE, "hidden_act", "model_type")
-    return {key: config[key] for key in known if key in config}
+    kept = {key: config[key] for key in known if key in config}
+    return kept | {key: float(kept[key]) for key, each in LANGUAGE.items() if each.real and key in kept}
 
 
 def _is_rope(value: Any) -> bool:
@@ -156,9 +188,7 @@ def language_parameters(language: Mapping[str, Any]) -> int:
 def check_perceiver(values: Any) -> None:
     """Raises CheckpointError for a size of `mm_perceiver` that is out of range."""
     if not isinstance(values, Mapping):
-        raise CheckpointError(
-            f"config.json, mm_perceiver: it is {_short(values)}; allowed: names with values"
-        )
+        raise CheckpointError(f"config.json, mm_perceiver: it is {short(values)}; allowed: names with values")
     for key, range_ in PERCEIVER.items():
         if key in values and (why := range_.problem(values[key])):
             raise CheckpointError(f"config.json, mm_perceiver: {key} {why}")
@@ -173,7 +203,7 @@ def check_yaml(path: Path) -> None:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         parts = _expanded(root, {})
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{what}: {_short(error)}") from None
+        raise CheckpointError(f"{what}: {short(error)}") from None
     if parts > YAML_PARTS:
         raise CheckpointError(f"{what}: it has more than {YAML_PARTS} parts, its aliases written out")
 
@@ -208,7 +238,7 @@ def _numbers(node: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, node
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """At most a line of what came."""
     text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
     return text if len(text) <= 100 else f"{text[:100]}…"

@@ -52,7 +52,7 @@ from pam_ros.model.loading.weights import (
     read_safetensors,
 )
 from pam_ros.model.pam import Pam
-from pam_ros.model.schema import language_keys, language_parameters, read_json
+from pam_ros.model.schema import check_tokenizer, language_keys, language_parameters, read_json, short
 from pam_ros.model.text.confidence import ConfidenceModel
 from pam_ros.model.text.matching import PurposeMatcher
 from pam_ros.model.text.names import NAMES, ObjectNames
@@ -209,12 +209,25 @@ def _loaded(
     if (files.folder / NAMES).is_file():
         model.names = ObjectNames.read(files.folder / NAMES)
     model.confidence = ConfidenceModel.read(files.folder)
+    _check_familiarity(model, files.folder)
     model.requires_grad_(False)
     if files.description is not None and decoder:
         model.text.max_new_tokens = files.description.max_new_tokens
     if decoder:
         model.text.confidence = model.confidence
     return model
+
+
+def _check_familiarity(model: Pam, folder: Path) -> None:
+    """Raises CheckpointError if the calibration is of a model with other embeddings."""
+    familiarity, tokens = model.confidence.familiarity, model.architecture.perceiver.semantic_tokens
+    features = 2 * model.architecture.language["hidden_size"]
+    if familiarity is None or (familiarity.semantic_tokens, len(familiarity.mean)) == (tokens, features):
+        return
+    raise CheckpointError(
+        f"{folder} has the calibration of another model: {familiarity.semantic_tokens} semantic tokens and "
+        f"{len(familiarity.mean)} features, the model has {tokens} and {features}; calibrate it again"
+    )
 
 
 def architecture_of(config: Mapping[str, Any], sam2: Mapping[str, Any]) -> Architecture:
@@ -234,7 +247,9 @@ def _build(
     except PamError:
         raise
     except Exception as error:  # whatever a stranger's numbers break
-        raise CheckpointError(f"{files.folder}: cannot build the model from config.json: {error}") from error
+        raise CheckpointError(
+            f"{files.folder}: cannot build the model from config.json: {short(error)}"
+        ) from error
 
 
 def _fill(filling: Filling, files: ModelFiles, *, decoder: bool, report: Progress) -> None:
@@ -264,6 +279,12 @@ def _fit_vocabulary(
     if rows not in allowed:
         names = " or ".join(map(str, sorted(allowed)))
         raise CheckpointError(f"{EMBEDDING} has {rows} rows; config.json and tokenizer allow {names}")
+    highest = max(tokenizer.get_vocab().values(), default=0) if tokenizer is not None else 0
+    if tokenizer is not None and highest >= rows:
+        raise CheckpointError(
+            f"the tokenizer in {tokenizer.name_or_path} has a token with id {highest}, "
+            f"{EMBEDDING} has {rows} rows"
+        )
     config["vocab_size"] = rows
 
 
@@ -281,6 +302,8 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     """The folder's tokenizer; None if it has none (then only token ids can be fed)."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         return None
+    if (folder / "tokenizer.json").is_file():
+        check_tokenizer(folder / "tokenizer.json")
     # The folder's config.json is PAM's, not one that transformers knows; the tokenizer needs none of it.
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -288,7 +311,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
         )
         pieces = tokenizer.encode("1 a", add_special_tokens=False)
     except Exception as error:  # the package raises whatever its parsers do
-        raise CheckpointError(f"cannot read the tokenizer in {folder}: {error}") from error
+        raise CheckpointError(f"cannot read the tokenizer in {folder}: {short(error)}") from error
     if not pieces:
         raise CheckpointError(f"the tokenizer in {folder} has no tokens for text; its vocabulary is empty")
     return tokenizer

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pam_ros.errors import CheckpointError
 from pam_ros.model.interface import TextRequest
+from pam_ros.model.schema import PERCEIVER, short
 from pam_ros.records import Task
 
 CONFIDENCE, FAMILIARITY = "confidence.json", "familiarity.npz"
@@ -169,14 +170,19 @@ class ConfidenceModel:
             familiarity = Familiarity(**parts, semantic_tokens=int(content["semantic_tokens"]))
             if (
                 not 0 <= bar <= 1
+                or not 0 <= familiarity.semantic_tokens <= PERCEIVER["semantic_tokens"].high
+                or not all(getattr(familiarity, name).isfinite().all() for name in PARTS)
                 or familiarity.directions.shape[1:] != familiarity.mean.shape
                 or familiarity.linear.shape != familiarity.mean.shape
             ):
-                raise ValueError(f"min_confidence {bar}, directions {tuple(familiarity.directions.shape)}")
+                raise ValueError(
+                    f"min_confidence {bar}, semantic_tokens {familiarity.semantic_tokens}, "
+                    f"directions {tuple(familiarity.directions.shape)}, or numbers that are not finite"
+                )
         except Exception as error:  # whatever a stranger's files break
             raise CheckpointError(
-                f"{path} and {FAMILIARITY} are no calibration ({type(error).__name__}: {error}); delete both "
-                "to use the model uncalibrated"
+                f"{path} and {FAMILIARITY} are no calibration ({type(error).__name__}: {short(error)}); "
+                "delete both to use the model uncalibrated"
             ) from error
         return cls(curves, familiarity, min_confidence=bar)
 

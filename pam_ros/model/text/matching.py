@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pam_ros.errors import CheckpointError
 from pam_ros.model.interface import Described
+from pam_ros.model.schema import short
 from pam_ros.records import Language
 
 WIDTH = 512  # of the encoder's embeddings
@@ -57,8 +58,11 @@ class PurposeMatcher:
 
     @cached_property
     def _tensors(self) -> dict[str, Vectors]:
-        with np.load(self.weights, allow_pickle=False) as file:
-            tensors = {name: file[name].astype(np.float32) for name in file.files}
+        try:
+            with np.load(self.weights, allow_pickle=False) as file:
+                tensors = {name: file[name].astype(np.float32) for name in file.files}
+        except Exception as error:  # whatever a stranger's file breaks
+            raise CheckpointError(f"{self.weights} is no archive of arrays: {short(error)}") from error
         missing = [name for name in ("request", "explanation", "scale", "bias") if name not in tensors]
         if missing:
             raise CheckpointError(f"{self.weights} lacks {', '.join(missing)}")
