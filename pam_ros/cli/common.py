@@ -73,7 +73,7 @@ MaskOption = Annotated[
     ),
 ]
 MaxRegionsOption = Annotated[
-    int, typer.Option("--max-regions", min=1, max=256, help="most regions of the search", metavar="N")
+    int, typer.Option("--max-regions", min=1, max=256, help="maximum regions of the search", metavar="N")
 ]
 BudgetOption = Annotated[
     float,

@@ -46,7 +46,7 @@ def doctor(
 ) -> None:
     """Check this installation: versions, GPU, memory, models, ROS, fonts.
 
-    Says what is wrong and how to fix it. Exits with 1 if something keeps pam_ros from working.
+    Reports what is wrong and how to fix it. Exits with 1 if something keeps pam_ros from working.
     """
     findings = list(examine())
     if as_json:

@@ -37,9 +37,9 @@ class Licence:
 
 
 def licences(as_json: JsonFlag = False) -> None:
-    """List the licences of all packages in this environment, ROS's among them.
+    """List the licences of all packages in this environment, including ROS's.
 
-    The last line names packages that do not say theirs.
+    The last line names packages whose licence is not known.
     """
     found = sorted(installed(), key=lambda each: each.package.lower())
     if as_json:

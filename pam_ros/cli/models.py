@@ -59,7 +59,7 @@ def fetch(
 ) -> None:
     """Download a model and verify its checksums.
 
-    Shows licence and sizes first. A stopped download goes on where it stopped.
+    Shows licence and sizes first. An interrupted download resumes where it stopped.
     """
     from pam_ros.model.loading.fetch import by_hand, check_disk, describe, plan_fetch, size_of
     from pam_ros.model.loading.fetch import fetch as download
@@ -113,7 +113,7 @@ def parity(
 ) -> None:
     """Compare with recorded outputs of the reference.
 
-    Exits with 1 if any case differs. The tolerances are for float32: bfloat16 differs, and shows by how much.
+    Exits with 1 if any case differs. The tolerances are for float32: in bfloat16 it reports the differences.
     """
     from pam_ros.evaluation.parity import MASK_IOU, RELATIVE_ERROR, run_parity
 

@@ -161,7 +161,7 @@ def find(
         Path, typer.Option("--out", help="output folder: masks, overlay.png, result.json", metavar="FOLDER")
     ] = Path("out/find"),
 ) -> None:
-    """Find what is good for a purpose, in an image.
+    """Find what serves a purpose in an image.
 
     Prints every region with its score, the best first. Exits with 1 if none fits.
     """

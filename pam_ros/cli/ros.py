@@ -146,7 +146,7 @@ def soak(
     """Check that the node's memory does not grow (needs ROS 2).
 
     Runs the node under changing prompts and exits with 1 if its memory grows beyond the limit, its threads or
-    open files grow, the region that nobody disturbs is not kept, or a request gets no answer. With
+    open files grow, a region that nothing disturbs is lost, or a request gets no answer. With
     --simulated-hours, every caption must come, once, in order and with the right stamps.
     """
     if hostile and simulated_hours is not None:

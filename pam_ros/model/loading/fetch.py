@@ -112,8 +112,8 @@ def plan_fetch(description: ModelDescription, revision: str | None = None) -> li
 def fetch(plans: Sequence[FetchPlan], report: Callable[[str], None] = lambda line: None) -> None:
     """Downloads what is missing, each file with a progress bar, and verifies every checksum.
 
-    A stopped download goes on where it stopped. Raises OutputError if the disk is too small or the folder not
-    writable, HubUnreachableError if the hub stops answering, CheckpointError if a file is not what the hub
+    An interrupted download resumes where it stopped. Raises OutputError if the disk is too small or the folder
+    not writable, HubUnreachableError if the hub stops answering, CheckpointError if a file is not what the hub
     announced.
     """
     for plan in plans:
