@@ -112,9 +112,9 @@ def plan_fetch(description: ModelDescription, revision: str | None = None) -> li
 def fetch(plans: Sequence[FetchPlan], report: Callable[[str], None] = lambda line: None) -> None:
     """Downloads what is missing, each file with a progress bar, and verifies every checksum.
 
-    An interrupted download resumes where it stopped. Raises OutputError if the disk is too small or the folder
-    not writable, HubUnreachableError if the hub stops answering, CheckpointError if a file is not what the hub
-    announced.
+    An interrupted download resumes where it stopped. Raises OutputError if the disk is too small or the
+    folder not writable, HubUnreachableError if the hub stops answering, CheckpointError if a file is not what
+    the hub announced.
     """
     for plan in plans:
         writable_folder(plan.folder)
