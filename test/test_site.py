@@ -30,6 +30,10 @@ def test_the_site_builds_and_no_link_is_broken(tmp_path: Path) -> None:
     assert (tmp_path / "site" / "images" / "demo.gif").is_file()
     assert 'href="contributing.html"' in page
     assert "https://fonts" not in page  # nothing is loaded from elsewhere
+    for path in (tmp_path / "site").rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        # Not a table or list: a blank line too many or too few.
+        assert not re.search(r"<p>\||<p>[^<]*\n(- |\d\. )", text), path.name
 
 
 def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
