@@ -130,6 +130,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "yaml that holds itself": (text("sam2.yaml", "model: &m [*m]\n"), "is not a SAM 2 configuration"),
     "list for a number": (config(hidden_size=[32]), "hidden_size is [32]"),
     "true for a number": (config(num_hidden_layers=True), "num_hidden_layers is True"),
+    "code in yaml": (text("sam2.yaml", "model: !!python/name:os.system\n"), "is not a SAM 2 configuration"),
     "NaN for a number": (config(rms_norm_eps=float("nan")), "rms_norm_eps is nan"),
     "text for a flag": (config(tie_word_embeddings="no"), "tie_word_embeddings is 'no'"),
     "unknown activation": (config(hidden_act="os.system"), "hidden_act is 'os.system'"),

@@ -15,7 +15,7 @@ from torch import nn
 from yaml import YAMLError
 
 from pam_ros.errors import CheckpointError, ModelNotFoundError
-from pam_ros.model.schema import check_perceiver, check_sam2, check_yaml
+from pam_ros.model.schema import check_perceiver, check_sam2, check_yaml, short
 
 # PAM's flags, where they differ from the stock SAM 2 configuration (see docs/reference.md).
 PAM_SAM2_FLAGS = {"multimask_output_in_sam": False}
@@ -96,7 +96,7 @@ def sam2_config(name_or_path: str | Path) -> dict[str, Any]:
         loaded = OmegaConf.to_container(OmegaConf.load(path))
         config = loaded.get("model") if isinstance(loaded, dict) else None
     except (YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a SAM 2 configuration: {error}") from error
+        raise CheckpointError(f"{path} is not a SAM 2 configuration: {short(error)}") from error
     if not isinstance(config, dict) or "_target_" not in config:
         raise CheckpointError(f"{path} is not a SAM 2 configuration: 'model' has no _target_")
     _check_targets(config, path)
