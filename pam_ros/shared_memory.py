@@ -7,6 +7,7 @@ A participant has a segment, 0.5 MiB or, with `config/fastdds.xml`, 67 MiB, and 
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -29,13 +30,21 @@ def remove_abandoned() -> int:
     return sum(_remove_if_abandoned(segment) for segment in segments())
 
 
-def remove_own() -> None:
-    """Removes this process's segments; it must end directly afterwards."""
-    for entry in Path("/proc/self/fd").iterdir():
+def held_by(pid: int) -> list[Path]:
+    """The segments of the process."""
+    held: list[Path] = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):  # closed meanwhile
             lock = entry.readlink()
             if _is(lock):
-                _unlink(lock.with_name(lock.name.removesuffix(_LOCK)))
+                held.append(lock.with_name(lock.name.removesuffix(_LOCK)))
+    return held
+
+
+def remove_own() -> None:
+    """Removes this process's segments; it must end directly afterwards."""
+    for segment in held_by(os.getpid()):
+        _unlink(segment)
 
 
 def _is(lock: Path) -> bool:

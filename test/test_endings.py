@@ -18,14 +18,14 @@ import pytest
 
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
-from ros_harness import REAL_NODE, Camera, Process, pam, wait_until
+from ros_harness import REAL_NODE, Camera, pam, wait_until
 from sensor_msgs.msg import Image
 from test_bag import IMAGES, images, read_bag, write_bag
 
 from pam_ros import videos
 from pam_ros.msg import RegionArray
 from pam_ros.nodes.conversions import stamp_ns
-from pam_ros.shared_memory import segments
+from pam_ros.shared_memory import held_by
 from pam_ros.signals import REPEAT_S
 
 CLIP = Path(__file__).resolve().parents[1] / "config" / "demo" / "clip.mp4"
@@ -130,35 +130,27 @@ def test_a_later_signal_ends_it_at_once(stuck: subprocess.Popen[str]) -> None:
 # ---- the node
 
 
-def own_segments(process: Process) -> list[Path]:
-    """DDS's shared memory that belongs to the process: it holds the locks."""
-    locks = [entry.readlink() for entry in Path(f"/proc/{process.pid}/fd").iterdir()]
-    own = [segment for segment in segments() if segment.with_name(f"{segment.name}_el") in locks]
-    assert own and all(segment.exists() for segment in own)
-    return own
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_two_signals_to_an_active_node_are_one_request(number: signal.Signals) -> None:
     with pam("model:=fake:words=1000,step_s=0.02", "autostart:=true") as (robot, process):
         robot.wait_for_active()
-        own = own_segments(process)
+        own = held_by(process.pid)
         with Camera(robot):
             process.send(number)
             time.sleep(0.2)
             assert process.end(number) == 0
         assert "Traceback" not in process.log()
-        assert not any(segment.exists() for segment in own)
+        assert own and not any(segment.exists() for segment in own)
 
 
 def test_a_model_that_loads_in_native_code_does_not_hold_the_node() -> None:
     with pam("model:=fake:stuck_s=60", "autostart:=true") as (_, process):
         process.wait_for_log("loading in native code")
-        own = own_segments(process)
+        own = held_by(process.pid)
         begun_s = time.monotonic()
         assert process.end(signal.SIGTERM) == 0
         assert time.monotonic() - begun_s < END_S
-        assert not any(segment.exists() for segment in own)
+        assert own and not any(segment.exists() for segment in own)
 
 
 @pytest.mark.timeout(200)

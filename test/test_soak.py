@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -12,8 +13,12 @@ pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
 from pam_ros.msg import StreamingCaption
 from pam_ros.nodes.tools import soak_camera
+from pam_ros.nodes.tools.client import Client
+from pam_ros.nodes.tools.processes import Processes
 from pam_ros.nodes.tools.soak_day import PERIOD_S, Clip, clips_of, parts_of, run_day
 from pam_ros.nodes.tools.soak_watch import CaptionLedger, Sample, trends
+from pam_ros.shared_memory import held_by
+from pam_ros.srv import RemoveRegion
 
 SECOND = 10**9
 
@@ -89,6 +94,18 @@ def test_clips_end_after_a_period_and_a_jump_back_gives_one_up() -> None:
         Clip(15 * SECOND, 1000 * SECOND, 2),
     ]
     assert PERIOD_S == 10.0
+
+
+def test_a_client_that_has_left_holds_no_shared_memory(tmp_path: Path) -> None:
+    def own() -> set[Path]:
+        return set(held_by(os.getpid()))
+
+    before = own()
+    with Processes(tmp_path) as processes, Client("visitor", processes.domain) as client:
+        assert own() > before
+        client.publisher(StreamingCaption, "/said", subscribers=0)
+        client.node.create_client(RemoveRegion, "/nobody/remove_region")
+    assert own() <= before
 
 
 def test_a_short_simulated_day(tmp_path: Path) -> None:

@@ -71,6 +71,12 @@ class Client:
         """Leaves the domain."""
         self._context.try_shutdown()
         self._thread.join(WAIT_TIMEOUT_S)
+        if self._thread.is_alive():
+            return  # a callback does not return: what it uses must stay
+        for client in self._clients.values():
+            client.destroy()
+        self._executor.shutdown(0.0)
+        self.node.destroy_node()
 
     def wait(
         self,
