@@ -275,7 +275,8 @@ def test_without_autostart_the_log_says_what_to_do() -> None:
         (["--hlep"], 2, "unknown arguments: --hlep"),
         (["--ros-args", "--nope"], 2, "--nope"),
         (["--ros-args", "-p"], 2, "-p flag"),
-        (["--ros-args", "--params-file", "/nowhere.yaml"], 2, "/nowhere.yaml"),
+        (["--ros-args", "--params-file", "/nowhere.yaml"], 2, "there is no parameters file /nowhere.yaml"),
+        (["--ros-args", "--params-file", __file__], 2, "Couldn't parse params file"),
     ],
 )
 def test_arguments_that_start_nothing(arguments: list[str], code: int, words: str) -> None:
@@ -283,8 +284,10 @@ def test_arguments_that_start_nothing(arguments: list[str], code: int, words: st
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == code
     assert words in (done.stderr if code else done.stdout)
-    assert "pam_node --ros-args -p autostart:=true" in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    about_file = "--params-file" in arguments
+    assert ("pam_node --ros-args -p autostart:=true" in done.stdout + done.stderr) != about_file
+    assert not about_file or len(done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr and ".c:" not in done.stderr
 
 
 def test_misspelt_parameters_are_named_with_what_may_be_meant() -> None:

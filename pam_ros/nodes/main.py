@@ -36,7 +36,7 @@ from pam_ros.model.loading.options import LoadOptions
 from pam_ros.nodes.manager_node import ManagerNode, ModelFactory, Progress
 from pam_ros.nodes.overrides import ignored_overrides
 from pam_ros.nodes.perception_node import PerceptionNode
-from pam_ros.nodes.start_errors import security_is_on, why_not_started
+from pam_ros.nodes.start_errors import check_parameter_files, one_line, security_is_on, why_not_started
 from pam_ros.signals import END_S, leave, stopped_by_signals
 
 _M_MMAP_THRESHOLD = -3  # of malloc.h
@@ -128,6 +128,7 @@ def keep_heap_small() -> None:
 def _initialise(argv: Sequence[str]) -> int | None:
     """Starts rclpy; the exit code if the arguments ask for help or are invalid, else None."""
     try:
+        check_parameter_files(argv)
         others = remove_ros_args(list(argv))[1:]
         if "--help" in others or "-h" in others:
             sys.stdout.write(USAGE)
@@ -140,7 +141,8 @@ def _initialise(argv: Sequence[str]) -> int | None:
         if security_is_on() and isinstance(error, rclpy_implementation.RCLError):
             sys.stderr.write(f"pam_node: {why_not_started(error)}\n")
             return 1
-        sys.stderr.write(f"pam_node: {error}\n\n{USAGE}")
+        about_file = isinstance(error, InputError) or "params file" in str(error)
+        sys.stderr.write(f"pam_node: {one_line(error)}\n" + ("" if about_file else f"\n{USAGE}"))
         return 2
     return None
 

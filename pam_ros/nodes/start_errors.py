@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+from collections.abc import Sequence
+
+from pam_ros.errors import InputError
 
 _ENABLED, _KEYSTORE = "ROS_SECURITY_ENABLE", "ROS_SECURITY_KEYSTORE"
 _SOURCE = re.compile(r", at \S+:\d+")  # where in its sources a ROS library failed
@@ -12,6 +16,18 @@ _SOURCE = re.compile(r", at \S+:\d+")  # where in its sources a ROS library fail
 def security_is_on() -> bool:
     """Whether the environment asks for SROS2."""
     return os.environ.get(_ENABLED, "") == "true"
+
+
+def one_line(error: Exception) -> str:
+    """What a ROS library says, without the places in its sources."""
+    return " ".join(_SOURCE.sub("", str(error)).split())
+
+
+def check_parameter_files(argv: Sequence[str]) -> None:
+    """Raises InputError for a --params-file that is no regular file, which rcl tells in its own terms."""
+    for option, name in itertools.pairwise(argv):
+        if option == "--params-file" and not os.path.isfile(name):
+            raise InputError(f"there is no parameters file {name}; check the path after --params-file")
 
 
 def why_not_started(error: Exception) -> str:
