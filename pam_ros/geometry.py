@@ -1,4 +1,4 @@
-"""Boxes and masks in the picture, points and pixels of a camera, and surfaces from depth.
+"""Boxes and masks in the picture, rotations, and points and pixels of a camera.
 
 Coordinates are `(x, y)` pixels, x right, y down. A box is (x1, y1, x2, y2) with x2 and y2 exclusive. Points
 are metres in the camera's optical frame: x right, y down, z forward.
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pam_ros.errors import GeometryError
-from pam_ros.records import CameraModel, Lens, OrientedBox, VisibleSurface
+from pam_ros.records import CameraModel, Lens
 
 Box = NDArray[np.float32]  # (4,) x1, y1, x2, y2
 Mask = NDArray[np.bool_]  # (H, W)
@@ -22,19 +22,6 @@ CropBox = tuple[float, float, float, float]  # x1, y1, x2, y2 as fractions of a 
 
 _CAMERAS = 4  # whose rays are kept
 _UNDISTORT_ITERATIONS = 100
-_SQUARE = np.ones((3, 3), np.uint8)
-_FEWEST_PIXELS = 10  # with depth, for a surface
-_EDGE_PX = 2  # as deep as depth at a mask's edge is not trusted without its neighbours
-_CORE_FRACTION = 0.35  # of the mask's depth that must be left without its edge; a thin object is all edge
-_MOST_PIXELS = 20_000  # of a region's box; of a larger one, every second, third, … row and column is read
-_BOX_POINTS = 4000  # of a surface, for its box
-_DIRECTIONS = 128  # in which the outermost points of a surface are looked for
-_BOX_TURNS = 8  # about all three axes, at most
-# Neighbouring pixels of one surface differ by less than this part of a metre, and this part of their depth.
-_STEP_M, _STEP_FRACTION = 0.01, 0.01
-_FARTHER_STEPS = 3.0  # a pixel so many steps behind the surface shows the background
-_SMOOTH_PX = 0.8  # standard deviation
-_OUTLIERS = 0.001  # of the pixels, at either end of an extent
 
 
 def crop_mask(mask: Mask) -> tuple[Box, Mask]:
@@ -179,144 +166,3 @@ def _opencv(camera: CameraModel) -> tuple[NDArray[np.float64], NDArray[np.float6
     """Camera matrix and coefficients, as OpenCV takes them."""
     matrix = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
     return matrix, np.array(camera.coefficients or (0.0,) * 4)
-
-
-# --- depth
-
-
-def measure_surface(
-    camera: CameraModel, depth_m: NDArray[np.float32], box_xyxy: Iterable[float], mask: Mask
-) -> VisibleSurface | None:
-    """The surface behind a mask that is cropped to its box; None if depth was measured on too little of it.
-
-    Depth near a mask's edge is mixed with the background's, and masks are a pixel or two off. So a surface
-    begins at its inner pixels and grows outwards over depth that continues it. Pixels of the mask that it
-    does not reach (holes, flying pixels) get the depth of the nearest one that it reaches, unless theirs is
-    background: extents would otherwise shrink by the mask's edge.
-
-    Args:
-        depth_m: (H, W) float32 of the camera's size, metres; 0 or not finite = not measured.
-        mask: (y2 - y1, x2 - x1) bool.
-    """
-    x1, y1, x2, y2 = (int(side) for side in box_xyxy)
-    step = max(int(np.sqrt(mask.size / _MOST_PIXELS)), 1)
-    rows, columns = slice(y1, y2, step), slice(x1, x2, step)
-    mask, depth, rays = mask[::step, ::step], depth_m[rows, columns], pixel_rays(camera)[rows, columns]
-    valid = mask & np.isfinite(depth) & (depth > 0)
-    depth = np.where(valid, depth, 0)
-    core = _core(mask, depth, valid, rays)
-    if np.count_nonzero(core) < _FEWEST_PIXELS:
-        return None
-    reached = _grown(core, depth, valid)
-    smooth = _blurred(np.where(reached, depth, 0)) / np.maximum(_blurred(reached), 1e-6)
-    nearest = _nearest(reached)
-    surface = smooth.ravel()[nearest]
-    background = valid & ~reached & (depth - surface > _FARTHER_STEPS * _step(surface))
-    shown = mask & ~background
-    z = surface[shown].astype(np.float64)
-    points = np.column_stack([rays[shown] * z[:, None], z])
-    low, high = ends(points)
-    return VisibleSurface(points.mean(axis=0), high - low, smallest_box(points))
-
-
-def ends(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(N, 3) points → both ends along each axis, (3,) each, without the outermost thousandth."""
-    low, high = np.quantile(points, [_OUTLIERS, 1 - _OUTLIERS], axis=0)
-    return low, high
-
-
-def smallest_box(points_m: NDArray[np.float64]) -> OrientedBox:
-    """(N, 3) points, metres → a small box around them.
-
-    From the principal axes, and from the camera's, a box is turned about one of its axes after another to the
-    smallest area, until none makes it smaller. It ends where `ends` says.
-    """
-    points = points_m[:: max(len(points_m) // _BOX_POINTS, 1)]
-    _, principal = np.linalg.eigh(np.cov(points.T))
-    turned = points @ principal
-    low, high = ends(turned)
-    outermost = _outermost(points[((turned >= low) & (turned <= high)).all(axis=1)])
-    _, axes = min((_shrunk(outermost, axes) for axes in (principal, np.eye(3))), key=lambda box: box[0])
-    low, high = ends(points @ axes)
-    order = np.argsort(low - high)
-    ordered = axes[:, order]
-    ordered[:, 2] *= np.linalg.det(ordered)  # a rotation, no mirror image
-    return OrientedBox(axes @ (low + high) / 2, (high - low)[order], ordered)
-
-
-def _outermost(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The points that are outermost in any of many directions: a box around them holds nearly all others."""
-    steps = np.arange(_DIRECTIONS) + 0.5
-    height, turn = 1 - steps / _DIRECTIONS, np.pi * (1 + 5**0.5) * steps  # a spiral over half the sphere
-    ring = np.sqrt(1 - height**2)
-    along = np.column_stack([ring * np.cos(turn), ring * np.sin(turn), height]) @ points.T
-    return np.asarray(points[np.unique([*along.argmin(axis=1), *along.argmax(axis=1)])])
-
-
-def _shrunk(points: NDArray[np.float64], axes: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-    """Volume and axes (3, 3) of the box that turning about its axes leads to."""
-    best = _volume(points, axes), axes
-    for _ in range(_BOX_TURNS):
-        before = best[0]
-        for fixed in range(3):
-            normal, flat = best[1][:, fixed], np.delete(best[1], fixed, axis=1)
-            turn = np.radians(cv2.minAreaRect((points @ flat).astype(np.float32))[2])
-            side = flat @ np.array([np.cos(turn), np.sin(turn)])
-            turned = np.column_stack([side, np.cross(normal, side), normal])
-            best = min(best, (_volume(points, turned), turned), key=lambda box: box[0])
-        if best[0] > 0.99 * before:
-            break
-    return best
-
-
-def _volume(points: NDArray[np.float64], axes: NDArray[np.float64]) -> float:
-    return float(np.prod(np.maximum(np.ptp(points @ axes, axis=0), 1e-3)))  # a board has a volume, too
-
-
-def _core(mask: Mask, depth: NDArray[np.float32], valid: Mask, rays: NDArray[np.float32]) -> Mask:
-    """Where the surface begins: measured pixels away from the mask's edge, without those of another place."""
-    core = valid
-    padded = np.pad(mask, 1).astype(np.uint8)
-    for edge in range(_EDGE_PX, 0, -1):
-        inner = valid & (cv2.erode(padded, _SQUARE, iterations=edge)[1:-1, 1:-1] > 0)
-        if np.count_nonzero(inner) >= max(2 * _FEWEST_PIXELS, _CORE_FRACTION * np.count_nonzero(valid)):
-            core = inner
-            break
-    if not core.any():
-        return core
-    middle = np.median(depth[core])
-    # Hardly an object reaches farther back than it is wide.
-    reach = middle * float(np.ptp(rays[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0).max())
-    return core & (np.abs(depth - middle) <= max(reach, 5 * _STEP_M))
-
-
-def _grown(core: Mask, depth: NDArray[np.float32], valid: Mask) -> Mask:
-    """The core and every measured pixel that continues it, ring by ring."""
-    reached = core
-    for _ in range(sum(core.shape)):
-        count = cv2.blur(reached.astype(np.float32), (3, 3), borderType=cv2.BORDER_CONSTANT)
-        total = cv2.blur(np.where(reached, depth, 0), (3, 3), borderType=cv2.BORDER_CONSTANT)
-        beside = total / np.maximum(count, 1e-6)
-        ring = valid & ~reached & (count > 0.05) & (np.abs(depth - beside) < _step(depth))
-        if not ring.any():
-            break
-        reached = reached | ring
-    return reached
-
-
-def _step(depth: NDArray[np.float32]) -> NDArray[np.float32]:
-    return _STEP_M + _STEP_FRACTION * depth
-
-
-def _blurred(values: NDArray[np.float32] | Mask) -> NDArray[np.float32]:
-    return np.asarray(cv2.GaussianBlur(values.astype(np.float32), (0, 0), _SMOOTH_PX), np.float32)
-
-
-def _nearest(reached: Mask) -> NDArray[np.int64]:
-    """(H, W): the flat index of the nearest reached pixel, for each pixel."""
-    _, labels = cv2.distanceTransformWithLabels(
-        (~reached).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    index = np.zeros(int(labels.max()) + 1, np.int64)
-    index[labels[reached]] = np.flatnonzero(reached)
-    return np.asarray(index[labels])

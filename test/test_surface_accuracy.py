@@ -34,9 +34,11 @@ def test_positions_and_sizes_of_true_masks_are_right() -> None:
     assert np.median([error.position_m for error in found]) < 0.002
 
 
-def test_positions_of_good_predicted_masks_are_right() -> None:
+def test_positions_and_sizes_of_good_predicted_masks_are_right() -> None:
     found = [error for error in errors("pam-tiny") if error.mask_iou >= GOOD_MASK]
     assert len(found) > 25
     assert right(found) >= 0.98, line("", found)
     assert right(errors("pam-tiny")) >= 0.85
     assert np.median([error.position_m for error in found]) < 0.005
+    sizes = np.mean([error.size_is_right for error in found], axis=0)
+    assert (sizes >= (0.85, 0.9, 0.75)).all(), line("", found)

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from pam_ros.geometry import crop_mask, measure_surface, pixel_rays, project, smallest_box
+from pam_ros.geometry import crop_mask, pixel_rays, project
 from pam_ros.records import CameraModel, Lens, VisibleSurface
 from pam_ros.simulator.depth_noise import sensor_depth
+from pam_ros.visible_surface import measure_surface, smallest_box
 
 SIZE = (240, 320)
 FOCAL_PX = 300.0
@@ -67,6 +68,41 @@ def test_a_mask_that_is_a_little_wrong_hardly_moves_it(grow: int) -> None:
     assert np.linalg.norm(surface.position_m - (0.05, 0, 1.0)) < 0.005
     assert surface.size_m[2] < 0.01, "the wall behind was counted"
     assert abs(surface.size_m[0] - 0.2) < 0.025
+
+
+def on_a_table(half: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Depth of a box 1 m away on a table that the camera looks down on, and its mask."""
+    tilt = np.radians(35)
+    rotation = np.array(
+        [[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]]
+    )  # of the table's axes, y down
+    centre = np.array([0.0, 0.0, 1.0])
+    box = box_depth(np.array(half), rotation, centre)
+    down = (np.dstack([pixel_rays(CAMERA), np.ones(SIZE)]) @ rotation)[..., 1]
+    table = np.where(down > 1e-3, (half[1] + (rotation.T @ centre)[1]) / np.maximum(down, 1e-3), np.inf)
+    depth = np.minimum(np.minimum(box, table), 4.0).astype(np.float32)
+    return depth, np.isfinite(box) & (box <= table)
+
+
+def test_a_mask_that_spills_onto_the_table_keeps_the_size() -> None:
+    depth, mask = on_a_table((0.06, 0.05, 0.06))
+    right = measured(depth, mask)
+    noisy = sensor_depth(depth, FOCAL_PX, np.random.default_rng(2))
+    rows = np.flatnonzero(mask.any(axis=1))
+    wrong = mask.copy()
+    for row in range(rows[-1] - 6, rows[-1] + 3):  # a tongue 14 pixels = 4.5 cm to the left, where it stands
+        columns = np.flatnonzero(mask[min(row, rows[-1])])
+        wrong[row, columns[0] - 14 : columns[0] + 20] = True
+    surface = measured(noisy, wrong)
+    assert np.abs(surface.size_m - right.size_m).max() < 0.02
+    assert np.linalg.norm(surface.position_m - right.position_m) < 0.01
+
+
+def test_something_flat_on_the_table_stays_whole() -> None:
+    depth, mask = on_a_table((0.08, 0.002, 0.05))
+    surface = measured(sensor_depth(depth, FOCAL_PX, np.random.default_rng(3)), mask)
+    assert abs(surface.size_m[0] - 0.16) < 0.01
+    assert np.linalg.norm(surface.position_m - (0, 0, 1.0)) < 0.01
 
 
 def test_a_hole_in_the_depth_does_not_shift_it() -> None:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.geometry import Mask, crop_mask, ends, full_mask, mask_iou, measure_surface, pixel_rays
+from pam_ros.geometry import Mask, crop_mask, full_mask, mask_iou, pixel_rays
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.records import CameraModel, Prompt
 from pam_ros.runtime.offline import perceive_image
 from pam_ros.simulator.depth_noise import sensor_depth
 from pam_ros.simulator.samples import ImageSample, image_sample
+from pam_ros.visible_surface import ends, measure_surface
 
 GOOD_MASK = 0.85  # IoU
 

@@ -10,12 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pam_ros.errors import GeometryError, PamError
-from pam_ros.geometry import Mask, measure_surface
+from pam_ros.geometry import Mask
 from pam_ros.nodes.inputs.calibration import CalibrationInput
 from pam_ros.nodes.inputs.depth import DepthInput
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.records import CameraModel, DepthImage, Region, VisibleSurface
 from pam_ros.runtime.events import FrameResult
+from pam_ros.visible_surface import measure_surface
 
 _KEPT = 4096  # surfaces; an answer may come seconds after the frame that it is about
 _PATIENCE = 20  # images without depth before that is reported: single messages get lost

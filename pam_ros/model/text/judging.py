@@ -61,9 +61,11 @@ class LikelihoodJudge:
         ).last_hidden_state
         ends = torch.tensor([len(each) - 1 for each in questions], device=ids.device)
         logits = transformer.lm_head(hidden[torch.arange(len(ids), device=ids.device), ends]).float()
-        yes = logits[:, self._first_tokens(YES[language])].logsumexp(1)
-        no = logits[:, self._first_tokens(NO[language])].logsumexp(1)
+        yes_ids, no_ids = self._answers(language)
+        yes, no = logits[:, yes_ids].logsumexp(1), logits[:, no_ids].logsumexp(1)
         return [float(score) for score in (yes - no).sigmoid().tolist()]
 
-    def _first_tokens(self, words: Sequence[str]) -> list[int]:
-        return sorted({self._language.encode_text(word)[0] for word in words})
+    def _answers(self, language: Language) -> tuple[list[int], list[int]]:
+        """First tokens of yes and of no; one that begins both, such as a space of its own, tells nothing."""
+        yes, no = ({self._language.encode_text(word)[0] for word in words[language]} for words in (YES, NO))
+        return sorted(yes - no), sorted(no - yes)

@@ -12,12 +12,12 @@ from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from pam_ros.errors import GeometryError, InputError, PamError
-from pam_ros.geometry import measure_surface
 from pam_ros.nodes.conversions import stamp_ns
 from pam_ros.nodes.inputs.calibration import camera_model
 from pam_ros.nodes.inputs.depth import HISTORY, depth_metres
 from pam_ros.nodes.surfaces import check_aligned
 from pam_ros.records import DepthImage, Frame, Region
+from pam_ros.visible_surface import measure_surface
 
 DEPTHS = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
 CALIBRATION = "sensor_msgs/msg/CameraInfo"
