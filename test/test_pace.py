@@ -60,6 +60,14 @@ def test_a_frame_that_is_never_answered_ends_nothing(clock: Clock) -> None:
     assert pace.report().startswith("1 of 2 frames were seen; 1.0 s of video took 60.1 s (0.02x)")
 
 
+def test_a_recording_that_was_held_and_never_played_has_no_speed(clock: Clock) -> None:
+    pace = Pace(clock=clock)
+    for k in range(3):
+        pace.sent(k)
+    pace.saw(2)
+    assert pace.report() == ""
+
+
 def test_a_caption_may_lag_behind_for_a_while(clock: Clock) -> None:
     pace = begun(clock, max_lag_s=1.5)
     clock.now_s += 30.0

@@ -30,12 +30,14 @@ class Pace:
         self.follow = follow
         self._rate, self._max_lag_ns, self._clock = rate, round(max_lag_s * 1e9), clock
         self._lock = threading.Lock()
+        self._begun = False
         self._captions: dict[tuple[int, int], tuple[int, float]] = {}  # (region, sequence) → clip end, since
         self._reset(0, 0)
 
     def begin(self, base_ns: int, from_ns: int = 0) -> None:
         """The recording plays from its time `from_ns` on, now; `base_ns` is the stamp of its time 0."""
         with self._lock:
+            self._begun = True
             self._reset(base_ns, from_ns)
 
     def _reset(self, base_ns: int, from_ns: int) -> None:
@@ -91,9 +93,9 @@ class Pace:
                 self._captions[key] = (end_ns, self._clock())
 
     def report(self) -> str:
-        """Frames seen and sent, and the speed with `follow`. Empty before the second frame."""
+        """Frames seen and sent, and the speed with `follow`. Empty before the second frame that plays."""
         with self._lock:
-            if self.frames_sent < 2:
+            if self.frames_sent < 2 or not self._begun:
                 return ""
             seen = f"{self.frames_seen} of {self.frames_sent} frames were seen"
             if not self.follow:

@@ -78,8 +78,9 @@ def run_demo(
         camera = processes.start_module("tools.clip_camera", parameters=clip)
         namespace = ("-r", "__ns:=/pam")
         processes.start_module("tools.recorder", parameters={"out": out}, ros_arguments=namespace, log=True)
-        client.wait_for_active(LOAD_TIMEOUT_S)
+        # Before the node is active: the camera shows its first frame until it was answered once.
         frames = client.collect(RegionArray, "/pam/regions", 1)
+        client.wait_for_active(LOAD_TIMEOUT_S)
         client.wait(lambda: frames, "the camera's first frame", FRAME_TIMEOUT_S)
         region = _prompt(client, chosen, report)
         stamps_ns = videos.video_stamps_ns(chosen.clip)
