@@ -188,9 +188,9 @@ def _draw_reliability(curve: Sequence[Bin], path: Path) -> None:
     for each in curve:
         axes.annotate(str(each.count), (each.confidence, each.right), (5, -11), textcoords="offset points")
     axes.set(xlabel="confidence, mean of a bin", ylabel="fraction that is right")
-    axes.set(xlim=(0, 1.05), ylim=(0, 1.05))
+    axes.set(xlim=(-0.05, 1.08), ylim=(-0.05, 1.05))
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside upper center", ncols=2)  # where it covers no point
     figure.savefig(path, dpi=100)
 
 
