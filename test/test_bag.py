@@ -281,7 +281,7 @@ def test_the_types_are_those_of_the_message_generator():
         ({"image": IMAGES, "detections": "/boxes"}, InputError, "--detections /boxes is not in the bag"),
         ({"image": IMAGES, "detections": "/rear"}, InputError, "--detections /rear is sensor_msgs/msg/Image"),
         ({"depth": DepthPlan("/rear")}, InputError, "--camera-info /camera/camera_info is not in the bag"),
-        ({"image": IMAGES, "depth": DepthPlan("/d")}, InputError, f"--depth /d is not .*: {IMAGES}, /rear"),
+        ({"depth": DepthPlan("/d")}, InputError, f"--depth /d is not .*: {IMAGES}, /rear"),
         ({"image": IMAGES, "prompts": (Prompt.from_clicks([(90, 3)]),)}, PromptError, "outside the 64x48"),
         ({"image": IMAGES, "out": Path("/")}, OutputError, "exists; choose a folder that does not"),
     ],

@@ -39,7 +39,12 @@ from pam_ros.nodes.conversions import (
     time_message,
 )
 from pam_ros.nodes.images import PictureReader, jpeg_message
-from pam_ros.nodes.tools.bag_depth import DepthPlan, RecordedSurfaces, depth_topics
+from pam_ros.nodes.tools.bag_depth import (
+    DepthPlan,
+    RecordedSurfaces,
+    depth_connection,
+    depth_topics,
+)
 from pam_ros.output_files import writable_folder
 from pam_ros.records import Frame, Prompt, Region
 from pam_ros.runtime.events import FrameResult
@@ -236,7 +241,7 @@ def _surfaces(
 
 def _image_connection(reader: Reader, plan: BagPlan) -> Connection:
     """The connection of the images. Raises InputError, which lists what there is."""
-    depth = plan.depth.depth if plan.depth is not None else ""
+    depth = depth_connection(reader.connections, plan.depth).topic if plan.depth is not None else ""
     pictures = [each for each in reader.connections if each.msgtype in PICTURES and each.topic != depth]
     chosen = [connection for connection in pictures if plan.image in ("", connection.topic)]
     if len(chosen) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rclpy.serialization import deserialize_message
@@ -50,20 +50,30 @@ class DepthTopics:
 
 def depth_topics(connections: Iterable[Connection], image: str, plan: DepthPlan) -> DepthTopics:
     """Finds both. Raises InputError, which lists what there is."""
-    every = {each.topic: each for each in connections}
     beside = image.removesuffix("/compressed").rpartition("/")[0]
-    wanted = plan.camera_info or f"{beside}/camera_info"
-    for option, topic, kinds in (
-        ("--depth", plan.depth, tuple(DEPTHS)),
-        ("--camera-info", wanted, (CALIBRATION,)),
-    ):
-        if topic not in every or every[topic].msgtype not in kinds:
-            kind = every[topic].msgtype if topic in every else "not in the bag"
-            there = ", ".join(sorted(name for name, each in every.items() if each.msgtype in kinds))
-            raise InputError(
-                f"{option} {topic} is {kind}; it must be a {' or '.join(kinds)}: {there or 'there is none'}"
-            )
-    return DepthTopics(every[plan.depth], every[wanted])
+    calibration = plan.camera_info or f"{beside}/camera_info"
+    return DepthTopics(
+        depth_connection(connections, plan),
+        _connection(connections, "--camera-info", calibration, (CALIBRATION,)),
+    )
+
+
+def depth_connection(connections: Iterable[Connection], plan: DepthPlan) -> Connection:
+    """The connection of the depth. Raises InputError, which lists what there is."""
+    return _connection(connections, "--depth", plan.depth, tuple(DEPTHS))
+
+
+def _connection(
+    connections: Iterable[Connection], option: str, topic: str, kinds: Sequence[str]
+) -> Connection:
+    every = {each.topic: each for each in connections}
+    if topic not in every or every[topic].msgtype not in kinds:
+        kind = every[topic].msgtype if topic in every else "not in the bag"
+        there = ", ".join(sorted(name for name, each in every.items() if each.msgtype in kinds))
+        raise InputError(
+            f"{option} {topic} is {kind}; it must be a {' or '.join(kinds)}: {there or 'there is none'}"
+        )
+    return every[topic]
 
 
 class RecordedSurfaces:
