@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -59,6 +62,38 @@ def test_threads_that_pile_up_are_not_flat() -> None:
     samples = [Sample(float(t), 500.0, 100.0, 30 + t // 100, 20 + t // 1000) for t in range(1000)]
     assert not trends(samples)["threads"].flat
     assert trends(samples)["files"].flat
+
+
+HEAPS = """
+import ctypes, importlib, sys, threading
+importlib.import_module(sys.argv[1])
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+held = threading.Barrier(5)
+def allocate():
+    for _ in range(100):
+        libc.malloc(5000)
+    held.wait()
+threads = [threading.Thread(target=allocate) for _ in range(4)]
+for thread in threads:
+    thread.start()
+held.wait()
+file = ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="heaps are those of glibc")
+def test_the_threads_of_the_node_share_one_heap(tmp_path: Path) -> None:
+    def heaps(module: str) -> int:
+        subprocess.run(
+            [sys.executable, "-c", HEAPS, module, str(tmp_path / "heaps")], cwd=tmp_path, check=True
+        )
+        return (tmp_path / "heaps").read_text().count("<heap nr=")
+
+    assert heaps("rclpy") > 1
+    assert heaps("pam_ros.nodes.main") == 1
 
 
 def test_the_truth_is_where_the_kettle_is_drawn() -> None:

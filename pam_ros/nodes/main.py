@@ -7,7 +7,9 @@ the moment at which a waiting coroutine may continue.)
 
 from __future__ import annotations
 
-import ctypes
+import pam_ros.nodes.heap  # noqa: F401  before libraries that start threads when they are imported
+
+# isort: split
 import logging
 import sys
 import threading
@@ -39,8 +41,6 @@ from pam_ros.nodes.perception_node import PerceptionNode
 from pam_ros.nodes.start_errors import check_parameter_files, one_line, security_is_on, why_not_started
 from pam_ros.signals import END_S, leave, stopped_by_signals
 
-_M_MMAP_THRESHOLD = -3  # of malloc.h
-_LARGE_BLOCK_BYTES = 8 * 1024 * 1024  # more than a picture of 1920 x 1080
 _TRANSITION_TIMEOUT_S = END_S - 1.5  # for a transition that runs at shutdown
 _ANSWER_TIMEOUT_S = 1.0  # for the answers to requests that the shutdown cancelled
 USAGE = """\
@@ -113,18 +113,6 @@ def perception_nodes(manager: ManagerNode) -> list[PerceptionNode]:
     ]
 
 
-def keep_heap_small() -> None:
-    """Returns large blocks to the system as soon as they are freed, so that they leave no holes in the heap.
-
-    glibc raises that limit to 32 MiB once a process frees larger blocks; the growing caches of text
-    generation then fragment the heap, and the process grows for minutes. With another libc nothing changes.
-    Pictures stay below the limit: to map and unmap their memory took as long as all else that is done with
-    an image.
-    """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
-
-
 def _initialise(argv: Sequence[str]) -> int | None:
     """Starts rclpy; the exit code if the arguments ask for help or are invalid, else None."""
     try:
@@ -149,7 +137,6 @@ def _initialise(argv: Sequence[str]) -> int | None:
 
 def run(argv: Sequence[str], *, load_model: ModelFactory) -> int:
     """Runs until a signal; returns the exit code. `argv` begins with the program's name."""
-    keep_heap_small()
     stop = stopped_by_signals()
     if (code := _initialise(argv)) is not None:
         return code

@@ -1,0 +1,23 @@
+"""The heap of `pam_node`, by glibc: one for all threads. Set on import, before libraries start threads.
+
+glibc gives threads heaps of their own, up to eight for each core, and each keeps its holes: the process grew
+all the time while pictures changed their size and clients came and went. With one heap it does not grow.
+
+Large blocks return to the system as soon as they are freed. glibc raises the limit for them to 32 MiB once a
+process frees larger ones; the growing caches of text generation then fragment the heap, and the process grows
+for minutes. Pictures stay below the limit: to map and unmap their memory took as long as all else that is
+done with an image.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import suppress
+
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of malloc.h
+_LARGE_BLOCK_BYTES = 8 * 1024 * 1024  # more than a picture of 1920 x 1080
+
+with suppress(OSError, AttributeError):  # another libc: nothing changes
+    _libc = ctypes.CDLL("libc.so.6")
+    _libc.mallopt(_M_ARENA_MAX, 1)
+    _libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
