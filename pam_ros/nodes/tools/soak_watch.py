@@ -109,7 +109,7 @@ class Toll:
         """An answer has come."""
         self.answers_s.append(after_s)
         if response.status.code != Status.OK:
-            self.refused[re.sub(r"[0-9][0-9, .]*", "N", response.status.message)] += 1
+            self.refused[re.sub(r"[0-9]+", "N", response.status.message)] += 1
 
     @property
     def kept(self) -> float:
