@@ -1,7 +1,7 @@
 """The heap of `pam_node`, by glibc: one for all threads. Set on import, before libraries start threads.
 
 glibc gives threads heaps of their own, up to eight for each core, and each keeps its holes: the process grew
-all the time while pictures changed their size and clients came and went. With one heap it does not grow.
+while pictures changed their size and clients came and went. One heap has fewer holes and grows less.
 
 Large blocks return to the system as soon as they are freed. glibc raises the limit for them to 32 MiB once a
 process frees larger ones; the growing caches of text generation then fragment the heap, and the process grows
