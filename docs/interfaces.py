@@ -32,7 +32,7 @@ INPUTS = {
     "camera_info": "calibration, for clicks in space and markers; it is expected beside the image",
     "depth": "depth aligned to the image (REP 118); `depth_transport` chooses this one",
     "depth/compressedDepth": "or this one",
-    "image_mouse_left": "a click in rqt_image_view on `image`, pixels",
+    "image_mouse_left": "a click in rqt_image_view on `image`, pixels; remapped with `image`",
     "image/compressed_mouse_left": "the same on `image/compressed`",
     "~/overlay_mouse_left": "the same on the overlay",
     "~/overlay/compressed_mouse_left": "the same on the compressed overlay",
@@ -137,9 +137,7 @@ def quality(profile: QoSProfile | None) -> str:
     if profile is None:
         return ""
     words = "best effort" if profile.reliability == QoSReliabilityPolicy.BEST_EFFORT else "reliable"
-    return words + (
-        ", latched (transient local)" if profile.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL else ""
-    )
+    return words + (", transient local" if profile.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL else "")
 
 
 def table(title: str, found: dict[str, tuple[str, str, int]], meanings: dict[str, str]) -> str:

@@ -14,7 +14,7 @@ COLUMN = 30  # where remarks begin
 # Remarks on folders, in the order in which they are listed, and on files that have no docstring.
 PACKAGE = {
     "pam_ros/": "values, errors, files: no torch, no ROS",
-    "pam_ros/model/": "the network; torch, but no ROS and no threads",
+    "pam_ros/model/": "the network; torch, but no ROS",
     "pam_ros/model/vision/": "SAM 2",
     "pam_ros/model/vision/fast/": "SAM 2 at fixed shapes with CUDA graphs",
     "pam_ros/model/vision/fast/kernels/": "Triton",

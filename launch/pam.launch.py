@@ -1,6 +1,6 @@
 """Starts PAM: one process with the perception node(s) and the lifecycle manager.
 
-    ros2 launch pam_ros pam.launch.py image:=/camera/color/image_raw model:=pam-3b
+    ros2 launch pam_ros pam.launch.py image:=/camera/camera/color/image_raw model:=pam-3b
 
 Empty arguments keep the values of params_file. A launch file that includes this one passes its own arguments
 on, whatever they mean: include it as robot_example.launch.py does, or give pam_model, pam_device, pam_image.

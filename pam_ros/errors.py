@@ -1,4 +1,4 @@
-"""The exceptions that users meet, as one tree. Messages say what came, what is allowed and what to do.
+"""The exceptions that users meet, as one tree. Messages say what came, what is allowed and how to fix it.
 
 PamError
 ├── InputError            invalid input: the caller can fix it, other requests are unaffected
@@ -35,7 +35,7 @@ class PamError(Exception):
 
 
 class InputError(PamError, ValueError):
-    """The input cannot be used; the message says what came and what is allowed."""
+    """The input cannot be used; the message says what was received and what is allowed."""
 
 
 class ImageError(InputError):

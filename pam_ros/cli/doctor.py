@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from pam_ros.findings import Finding, Verdict
 
@@ -52,7 +52,7 @@ def doctor(
     if as_json:
         print(json.dumps([finding.as_json() for finding in findings], indent=1, ensure_ascii=False))
     else:
-        table = Table("", "", "found", "", show_lines=False)
+        table = Table("", "", Column(overflow="fold"), "", show_lines=False)
         for finding in findings:
             found = escape(finding.value) + (f"\n→ {escape(finding.fix)}" if finding.fix else "")
             style = STYLES[finding.verdict]

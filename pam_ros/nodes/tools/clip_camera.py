@@ -62,6 +62,8 @@ class ClipCamera(Node):
             self.create_subscription(RegionArray, f"{followed}/regions", self._on_regions, 10)
             self.create_subscription(StreamingCaption, f"{followed}/streaming_captions", self._on_caption, 50)
         self.create_service(Trigger, "~/play", self._play)
+        waits = f", its first frame until {self.get_fully_qualified_name()}/play" if self._holding else ""
+        self.get_logger().info(f"publishing {clip} on {self._publisher.topic_name}{waits}")
         self.create_timer(LOOK_S, self._tick)
 
     @property

@@ -30,7 +30,7 @@ TURN = 0.05  # of the camera, radians a second: slow enough for a machine that s
 
 
 def _corner(time_ns: int) -> tuple[int, int]:
-    """(x, y) in the scene of the picture's first pixel. The kettle stays near the middle, where it is surest."""
+    """(x, y) in the scene of the picture's first pixel. The kettle stays near the middle."""
     angle = TURN * (time_ns % (10**9 * 10**6)) / 1e9
     room_y, room_x = SCENE[0] - SIZE[0], SCENE[1] - SIZE[1]
     return round(room_x * (0.75 + 0.25 * math.cos(angle))), round(room_y * (0.5 + 0.5 * math.sin(angle)))
