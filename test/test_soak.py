@@ -96,6 +96,29 @@ def test_the_threads_of_the_node_share_one_heap(tmp_path: Path) -> None:
     assert heaps("pam_ros.nodes.main") == 1
 
 
+HOLES = """
+import ctypes, psutil
+from pam_ros.nodes.heap import trim
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+blocks = [libc.malloc(10_000) for _ in range(10_000)]
+for block in blocks:
+    ctypes.memset(block, 1, 10_000)
+for block in blocks[:-1]:  # the last one keeps the heap from shrinking at its end
+    libc.free(block)
+before = psutil.Process().memory_info().rss
+trim()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+def test_trimming_gives_holes_back() -> None:
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 80_000_000
+
+
 def test_the_truth_is_where_the_kettle_is_drawn() -> None:
     corners = set()
     for time_ns in range(1, 130 * SECOND, 13 * SECOND):

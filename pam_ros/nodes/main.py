@@ -7,7 +7,7 @@ the moment at which a waiting coroutine may continue.)
 
 from __future__ import annotations
 
-import pam_ros.nodes.heap  # noqa: F401  before libraries that start threads when they are imported
+from pam_ros.nodes.heap import TRIM_S, trim  # before libraries that start threads when they are imported
 
 # isort: split
 import logging
@@ -169,8 +169,11 @@ def run(argv: Sequence[str], *, load_model: ModelFactory) -> int:
         perception_executor.add_node(node)
     manager_thread = SpinThread(manager_executor, "manager")
     perception_thread = SpinThread(perception_executor, "perception")
+    trimmed_s = time.monotonic()
     while not stop.wait(1.0):
-        pass
+        if time.monotonic() - trimmed_s >= TRIM_S:
+            trim()
+            trimmed_s = time.monotonic()
     _shut_down(manager, nodes, manager_thread, perception_thread)
     return 0
 
