@@ -8,7 +8,7 @@ on, whatever they mean: include it as robot_example.launch.py does, or give pam_
 
 from pathlib import Path
 
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
@@ -104,6 +104,8 @@ def start(context: LaunchContext) -> list[Node]:
 
     if not Path(value("params_file")).is_file():
         raise FileNotFoundError(f"params_file:={value('params_file')} is not a file; give a YAML file")
+    if value("rviz") == "true":
+        require("rviz2")
     cameras = [camera for camera in value("cameras").replace(" ", "").split(",") if camera]
     parameters: dict[str, object] = {
         # Always strings: a device may be called "0".
@@ -145,6 +147,14 @@ def start(context: LaunchContext) -> list[Node]:
         arguments=["--display-config", value("rviz_config"), *frame],
     )
     return [pam, rviz]
+
+
+def require(package: str) -> None:
+    """Raises if the package is absent: before the node starts, as launch leaves behind what runs already."""
+    try:
+        get_package_prefix(package)
+    except PackageNotFoundError:
+        raise RuntimeError(f"rviz:=true needs {package}: apt install ros-$ROS_DISTRO-{package}") from None
 
 
 def remappings(cameras: list[str], topics: dict[str, str]) -> list[tuple[str, str]]:

@@ -226,9 +226,15 @@ def test_rviz_opens_with_its_configuration(launch_file: ModuleType, monkeypatch:
     opened: list[dict[str, Any]] = []
     real = launch_file.rviz_remappings
     monkeypatch.setattr(launch_file, "rviz_remappings", lambda *a: opened.append(real(*a)) or real(*a))
+    monkeypatch.setattr(launch_file, "get_package_prefix", lambda package: f"/opt/{package}")
     keywords = started(launch_file, monkeypatch, rviz="true", markers="regions", fixed_frame="base_link")
     assert keywords["parameters"][1]["markers.show"] == "regions"
     assert opened
+
+
+def test_without_rviz_nothing_is_started(launch_file: ModuleType) -> None:
+    with pytest.raises(RuntimeError, match=r"apt install ros-.*-no_such_viewer"):
+        launch_file.require("no_such_viewer")
 
 
 def test_several_cameras_are_renamed_one_by_one(

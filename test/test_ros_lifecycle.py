@@ -339,7 +339,8 @@ def test_parameters_in_a_section_that_has_no_use_for_them(tmp_path: Path) -> Non
     file = tmp_path / "params.yaml"
     file.write_text(
         "pam_manager: {ros__parameters: {model: fake, prompt.tasks: [brief], device: cpu}}\n"
-        "/pam: {ros__parameters: {regions.max: 3, overlay.opacity: 0.25}}\n"
+        "/pam: {ros__parameters: {regions.max: 3, overlay.opacity: 0.25,\n"
+        "  prompt.languages: !!python/tuple [en, zh]}}\n"  # as launch_ros writes a list
         "/pam_mangaer: {ros__parameters: {device: cpu}}\n"
         "robot: {pam: {ros__parameters: {overlay.opacity: 0.5}}}\n"
         "/**/pam_manager: {ros__parameters: {dtype: float32}}\n"
@@ -358,6 +359,7 @@ def test_parameters_in_a_section_that_has_no_use_for_them(tmp_path: Path) -> Non
             "the nodes here: /pam_manager, /pam",
         ]
         assert robot.get_parameter("/pam", "overlay.opacity") == 0.25
+        assert list(robot.get_parameter("/pam", "prompt.languages")) == ["en", "zh"]
         assert robot.get_parameter("/pam_manager", "dtype") == "float32"
 
 

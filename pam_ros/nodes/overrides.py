@@ -14,6 +14,13 @@ from rclpy.node import Node
 _VALUES = "ros__parameters"
 
 
+class _Loader(yaml.SafeLoader):
+    """Also reads how launch_ros writes a list: `!!python/tuple`, a tag that ROS ignores."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", yaml.SafeLoader.construct_yaml_seq)
+
+
 def overrides(node: Node) -> dict[str, Any]:
     """Name → value of the parameters given at start for this node."""
     return {name: it.value for name, it in node._parameter_overrides.items()}  # not public in rclpy
@@ -55,7 +62,7 @@ def _unknown_sections(nodes: Sequence[Node], argv: Sequence[str]) -> list[str]:
         f"{file}: section {section!r} is ignored: no node has this name; the nodes here: {', '.join(names)}"
         for flag, file in zip(argv, argv[1:], strict=False)
         if flag == "--params-file" and Path(file).is_file()  # a pipe was read by ROS
-        for section in _sections(yaml.safe_load(Path(file).read_text()) or {})
+        for section in _sections(yaml.load(Path(file).read_text(), Loader=_Loader) or {})
         if not any(_matches(section, name) for name in names)
     ]
 

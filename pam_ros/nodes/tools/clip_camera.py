@@ -73,7 +73,7 @@ class ClipCamera(Node):
 
     def report(self) -> str:
         """How many frames the node saw, and how fast; empty if none is followed."""
-        return self._pace.report()
+        return self._pace.report() if self._pace.follow else ""
 
     def _play(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._start()
