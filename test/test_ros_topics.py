@@ -214,7 +214,8 @@ def test_dead_publisher_and_a_new_one(robot: Client) -> None:
     messages, diagnostics = robot.collect(RegionArray, "/pam/regions"), Diagnostics.of(robot)
     with Camera(robot, dies=True):
         region_id = robot.perceive(click(30, 30)).region.id
-        diagnostics.wait_for("/pam: camera", lambda status: status.level == b"\x00")
+        # A busy machine loses images, which is a warning.
+        diagnostics.wait_for("/pam: camera", lambda status: status.level in (b"\x00", b"\x01"))
     stale = diagnostics.wait_for("/pam: camera", lambda status: status.level == b"\x03")
     assert "no image on /image for" in stale.message
     answer = robot.perceive(Prompt(region_id=region_id))  # it knows the last picture still
