@@ -18,7 +18,11 @@ class _Loader(yaml.SafeLoader):
     """Also reads how launch_ros writes a list: `!!python/tuple`, a tag that ROS ignores."""
 
 
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", yaml.SafeLoader.construct_yaml_seq)
+def _list(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> list[Any]:
+    return loader.construct_sequence(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _list)
 
 
 def overrides(node: Node) -> dict[str, Any]:

@@ -26,12 +26,13 @@ from pam_ros.signals import leave, stopped_by_signals
 RATE_HZ = 10.0
 SIZE = (240, 320)  # (height, width), pixels, at scale 1
 SCENE = (300, 400)  # (height, width), pixels: the frame, of which a picture shows a part
-TURN = 0.05  # of the camera, radians a second: slow enough for a machine that sees a frame in two seconds
+TURN = 0.05  # radians a second: slow enough for a machine that sees a frame in two seconds
+MIDDLE, ARC = 1.8, 1.0  # of the arc on which the camera swings, radians
 
 
 def _corner(time_ns: int) -> tuple[int, int]:
-    """(x, y) in the scene of the picture's first pixel. The kettle stays near the middle."""
-    angle = TURN * (time_ns % (10**9 * 10**6)) / 1e9
+    """(x, y) in the scene of the picture's first pixel. pam-tiny is sure of the kettle on this arc."""
+    angle = MIDDLE + ARC * math.sin(TURN * (time_ns % (10**9 * 10**6)) / 1e9)
     room_y, room_x = SCENE[0] - SIZE[0], SCENE[1] - SIZE[1]
     return round(room_x * (0.75 + 0.25 * math.cos(angle))), round(room_y * (0.5 + 0.5 * math.sin(angle)))
 
