@@ -46,7 +46,7 @@ def demo_gif(folder: Path) -> Path:
         frames = [(frame.time, frame.to_image()) for frame in film.decode(video=0)]
     shown = [(with_pointer(frames[0][1], pressed=pressed), CLICK_MS) for pressed in (False, True)]
     # The camera holds its first frame until the prompt is answered; there, frames differ in their texts.
-    playing = next(i for i in range(1, len(frames)) if frames[i][0] - frames[i - 1][0] > 1.0)
+    playing = next(i for i in range(1, len(frames)) if frames[i][0] - frames[i - 1][0] > 0.3)
     last: Image.Image | None = None
     for _, picture in frames[1:playing]:
         if is_marked(picture, frames[0][1]) and (last is None or continues(last, picture)):
