@@ -38,10 +38,8 @@ _MOST_SPILLED = 0.2  # of a mask, onto one plane
 _MOST_PLANES, _PLANE_TRIALS, _PLANE_POINTS, _LEAST_PLANE_POINTS = 2, 60, 1200, 30
 _PLANE_FRACTION = 0.2  # of what is beside a mask, for a plane that counts
 _ON_PLANE = 0.006  # 1/m
-_PLANE_NOISES, _LEAST_PLANE_NOISE = (
-    2.5,
-    0.0015,
-)  # a pixel within so many standard deviations is on the plane; 1/m
+# A pixel within so many standard deviations of the noise, which is at least so much (1/m), is on the plane.
+_PLANE_NOISES, _LEAST_PLANE_NOISE = 2.5, 0.0015
 
 
 def measure_surface(

@@ -20,9 +20,8 @@ from pam_ros.model.schema import short
 from pam_ros.records import Language
 
 WIDTH = 512  # of the encoder's embeddings
-CONFIDENCE_POWER = (
-    0.25  # of an explanation's confidence, in the score; measured, see docs/experiments/notes.md
-)
+# Of an explanation's confidence, in the score; measured, see docs/experiments/notes.md.
+CONFIDENCE_POWER = 0.25
 _SENTENCE = re.compile(r"(?<=[。！？])|(?<=[.!?])\s")
 Vectors = NDArray[np.float32]
 
@@ -71,7 +70,7 @@ class PurposeMatcher:
     def fits(self, purpose: str, regions: Sequence[Described], language: Language) -> list[float]:
         """The learned probability that the explanation names the purpose; see `interface.PurposeJudge`.
 
-        It falls with the explanation's confidence: of two regions that are said to fit, the surer is first.
+        It falls with the explanation's confidence: of two regions whose explanations fit, the surer is first.
         """
         if not regions:
             return []

@@ -54,7 +54,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class DayResult:
-    """What came of it. `wrong`: captions whose clip is not the one that was due, the first few in words."""
+    """The results. `wrong`: descriptions of captions whose clip is not the one that was due."""
 
     simulated_s: float
     real_s: float

@@ -156,7 +156,7 @@ class CaptionLedger:
 
 
 class Watch:
-    """Takes down what the node publishes and what its process needs. Callbacks come on another thread."""
+    """Records what the node publishes and what its process needs. Callbacks come on another thread."""
 
     def __init__(self, pid: int, frames: JsonLines) -> None:
         """`frames`: gets a line for every processed frame."""
@@ -190,7 +190,7 @@ class Watch:
             self.tolls[kind].times += 1
 
     def sample(self) -> Sample:
-        """Takes one down."""
+        """Records one."""
         self.samples.append(Sample.of(self._process, self.elapsed_s))
         return self.samples[-1]
 
