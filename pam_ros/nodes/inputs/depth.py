@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +69,7 @@ class DepthInput:
             self._changed.wait_for(lambda: self._reached(image_ns), WAIT_S)
             if not self._messages:
                 return None
-            depth_ns, message = min(self._messages, key=lambda each: abs(each[0] - image_ns))
+            depth_ns, message = nearest(self._messages, image_ns)
             if abs(depth_ns - image_ns) > self._tolerance_s() * 1e9:
                 return None
             if self._converted is None or self._converted.stamp_ns != depth_ns:
@@ -108,6 +108,13 @@ class DepthInput:
                 self._messages.popleft()
             self._arrived_s = time.monotonic()
             self._changed.notify_all()
+
+
+def nearest(
+    messages: Iterable[tuple[int, Image | CompressedImage]], image_ns: int
+) -> tuple[int, Image | CompressedImage]:
+    """Of messages with their stamps, the one nearest to an image's stamp. There must be one."""
+    return min(messages, key=lambda each: abs(each[0] - image_ns))
 
 
 def depth_metres(message: Image | CompressedImage) -> NDArray[np.float32]:

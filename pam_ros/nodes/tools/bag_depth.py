@@ -14,9 +14,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from pam_ros.errors import GeometryError, InputError, PamError
 from pam_ros.nodes.conversions import stamp_ns
 from pam_ros.nodes.inputs.calibration import camera_model
-from pam_ros.nodes.inputs.depth import HISTORY, depth_metres
+from pam_ros.nodes.inputs.depth import HISTORY, depth_metres, nearest
 from pam_ros.nodes.surfaces import check_aligned
 from pam_ros.records import DepthImage, Frame, Region
+from pam_ros.runtime.failures import kind_of
 from pam_ros.visible_surface import measure_surface
 
 DEPTHS = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
@@ -134,7 +135,7 @@ class RecordedSurfaces:
             self._depths.append(newer)
         if not self._depths:
             raise GeometryError(f"{self._topics.depth.topic} has no messages")
-        at_ns, message = min(self._depths, key=lambda each: abs(each[0] - frame.stamp_ns))
+        at_ns, message = nearest(self._depths, frame.stamp_ns)
         off_s = abs(at_ns - frame.stamp_ns) / 1e9
         if off_s > self._plan.tolerance_s:
             raise GeometryError(
@@ -153,7 +154,7 @@ class RecordedSurfaces:
 
     def _say(self, problem: str) -> None:
         """Once for each kind of problem: numbers differ from image to image."""
-        kind = "".join(each for each in problem if not each.isdigit())
+        kind = kind_of(problem)
         if kind not in self._reported:
             self._reported.add(kind)
             self._report(problem)

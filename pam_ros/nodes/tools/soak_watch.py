@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 import time
 from collections import Counter, defaultdict
@@ -21,6 +20,7 @@ from pam_ros.msg import Region, RegionArray, Status, StreamingCaption
 from pam_ros.nodes.conversions import stamp_ns
 from pam_ros.nodes.tools.soak_camera import SIZE, object_box
 from pam_ros.output_files import JsonLines
+from pam_ros.runtime.failures import kind_of
 from pam_ros.srv import PerceiveRegion
 
 GOOD_IOU = 0.4  # of boxes, with the truth: the region counts as found; a kettle without its handle has 0.5
@@ -109,7 +109,7 @@ class Toll:
         """An answer has come."""
         self.answers_s.append(after_s)
         if response.status.code != Status.OK:
-            self.refused[re.sub(r"[0-9]+", "N", response.status.message)] += 1
+            self.refused[kind_of(response.status.message)] += 1
 
     @property
     def kept(self) -> float:
