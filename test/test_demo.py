@@ -136,6 +136,13 @@ def test_the_camera_ends_quietly_when_it_is_interrupted():
         assert "Traceback" not in camera.log()
 
 
+def test_the_camera_asks_for_a_clip():
+    with pam(script=("-m", "pam_ros.nodes.tools.clip_camera")) as (_, camera):
+        wait_until(lambda: camera.exit_code is not None, "the end")
+        assert camera.exit_code == 2
+        assert "clip_camera: it needs a video file: --ros-args -p clip:=PATH" in camera.log()
+
+
 def test_the_camera_plays_every_frame_at_its_own_time(tmp_path: Path):
     """Never early: a machine that is busy is late."""
     times_s = (0.0, 1.2, 1.3, 1.4)  # on average, the second would come at 0.47 s

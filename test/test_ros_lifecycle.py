@@ -244,6 +244,8 @@ def test_signals_end_an_active_node_cleanly(number: signal.Signals) -> None:
             assert "Traceback" not in process.log()
             wait_until(waiting.done, "the answer to the pending request")
             assert waiting.result().status.code == Status.CANCELLED
+        left = {"pam", "pam_manager"}  # DDS would forget a node that does not say goodbye after 20 s
+        wait_until(lambda: not left & set(robot.node.get_node_names()), "the nodes to leave the graph", 10.0)
 
 
 def test_signals_end_an_unconfigured_node_cleanly() -> None:

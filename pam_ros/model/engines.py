@@ -20,7 +20,7 @@ from pam_ros.model.config import PerceiverInput
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE
 from pam_ros.model.pam import Pam
 from pam_ros.model.text.fast.decoder_weights import fuse
-from pam_ros.model.text.fast.text_engine import TextEngine
+from pam_ros.model.text.fast.text_engine import CACHE_TOKENS, TextEngine
 from pam_ros.model.vision.fast.preprocessing import Preprocessor
 from pam_ros.model.vision.fast.vision_engine import (
     BATCHES,
@@ -39,7 +39,7 @@ class Engines:
         self,
         model: Pam,
         *,
-        cache_tokens: int = 16384,
+        cache_tokens: int = CACHE_TOKENS,
         regions: int = 16,
         graphs: bool = True,
         stop_ids: Sequence[int] = (),

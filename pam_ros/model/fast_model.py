@@ -26,6 +26,7 @@ from pam_ros.model.loading.options import REGIONS
 from pam_ros.model.openvino_network import openvino_is_installed
 from pam_ros.model.pam import Pam, RegionEmbeddings
 from pam_ros.model.text.fast.background_generator import BackgroundGenerator
+from pam_ros.model.text.fast.text_engine import CACHE_TOKENS
 from pam_ros.model.text.names import ObjectNames
 from pam_ros.model.vision.fast.engine_vision import EngineVision
 from pam_ros.model.vision.openvino_networks import OpenVinoNetworks
@@ -48,7 +49,7 @@ class FastModel:
         model: Pam,
         *,
         regions: int = REGIONS,
-        cache_tokens: int = 16384,
+        cache_tokens: int = CACHE_TOKENS,
         graphs: bool = True,
         texts: bool = True,
     ) -> None:

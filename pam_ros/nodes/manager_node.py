@@ -120,6 +120,11 @@ class ManagerNode(LifecycleNode):
         """Makes a running configure fail at its next line of progress. Thread-safe."""
         self._stopping.set()
 
+    def destroy_node(self) -> None:
+        """Destroys the node at once: rclpy's state machine would keep it in the graph for 20 s."""
+        super().destroy_node()
+        self._state_machine = None
+
     # --- transitions
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:

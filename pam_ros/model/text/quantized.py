@@ -16,11 +16,14 @@ try:
     import triton
 
     from pam_ros.model.text.fast.kernels import int4 as int4_kernels
+    from pam_ros.model.text.fast.kernels import linear as linear_kernels
 except ImportError:  # no Triton: a CPU-only build of torch
     triton = None
 
 # Rows up to which a product unpacks the weights on its way; for more they are unpacked first.
-INT4_ROWS, INT8_CPU_ROWS = 64, 16
+INT4_ROWS, INT8_CPU_ROWS = 16, 16
+WIDENING_BLOCK = 4096  # weights that a program widens
+UNPACKING_BLOCK = 128  # pairs of inputs of eight outputs that a program unpacks
 TILE_OUTPUTS, TILE_INPUTS = 8, 128  # of a tile of `Int4Matrix.words`
 
 
@@ -48,7 +51,17 @@ class Int8Matrix:
             return torch._weight_int8pack_mm(low, self.values, self.scales.to(low.dtype)).to(x.dtype)
         if x.dtype is torch.float16:  # sums of unscaled weights would overflow
             return F.linear(x, (self.values * self.scales[:, None]).to(x.dtype))
-        return F.linear(x, self.values.to(x.dtype)).mul_(self.scales.to(x.dtype))
+        return F.linear(x, self._widened(x.dtype)).mul_(self.scales.to(x.dtype))
+
+    def _widened(self, dtype: torch.dtype) -> Tensor:
+        """The values without their scales (N, K). PyTorch's own conversion takes several times as long."""
+        if not self.values.is_cuda or triton is None:
+            return self.values.to(dtype)
+        wide = torch.empty(self.shape, dtype=dtype, device=self.values.device)
+        count = self.values.numel()
+        grid = (triton.cdiv(count, WIDENING_BLOCK),)
+        linear_kernels.widen[grid](self.values, wide, count, BLOCK=WIDENING_BLOCK, num_warps=4)
+        return wide
 
     def part(self, start: int, count: int) -> Int8Matrix:
         """`count` outputs from `start` on, as a view."""
@@ -100,14 +113,17 @@ class Int4Matrix:
         """The weights (N, K)."""
         if self.words.is_cuda and triton is not None:
             dense = torch.empty(self.shape, dtype=dtype, device=self.words.device)
-            int4_kernels.unpack_int4[self.words.shape[:2]](
+            tiles = self.words.shape[1]
+            grid = (len(self.words), triton.cdiv(TILE_INPUTS // 2 * tiles, UNPACKING_BLOCK))
+            int4_kernels.unpack_int4[grid](
                 self.words,
                 self.scales.view(torch.int32),
                 dense,
                 self.scales.stride(0) // 2,
                 K=self.inputs,
-                TILES=self.words.shape[1],
+                TILES=tiles,
                 GROUP=self.group,
+                BLOCK=UNPACKING_BLOCK,
                 num_warps=4,
             )
             return dense

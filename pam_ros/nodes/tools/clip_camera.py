@@ -24,7 +24,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from pam_ros import videos
-from pam_ros.errors import PamError
+from pam_ros.errors import InputError, PamError
 from pam_ros.msg import RegionArray, StreamingCaption
 from pam_ros.nodes.conversions import stamp_ns, time_message
 from pam_ros.nodes.images import image_message
@@ -42,7 +42,7 @@ class ClipCamera(Node):
 
     def __init__(self) -> None:
         super().__init__("clip_camera")
-        clip = Path(self.declare_parameter("clip", "").value)
+        clip = Path(_given(self.declare_parameter("clip", "").value))
         self._holding = bool(self.declare_parameter("hold", False).value)
         self._frame_id = str(self.declare_parameter("frame_id", "camera_optical_frame").value)
         followed = str(self.declare_parameter("follow", "").value)
@@ -118,6 +118,13 @@ class ClipCamera(Node):
     def _on_caption(self, message: StreamingCaption) -> None:
         key = (message.region_id, message.sequence)
         self._pace.caption(key, stamp_ns(message.clip_end), final=message.final)
+
+
+def _given(clip: str) -> str:
+    """Raises InputError if no clip is named."""
+    if not clip:
+        raise InputError("it needs a video file: --ros-args -p clip:=PATH")
+    return clip
 
 
 def run() -> int:

@@ -41,7 +41,7 @@ class Tile:
 def tile_for(outputs: int, inputs: int, *, gated: bool, batch: int, bytes_each: int) -> Tile:
     """Measured on an H200, see docs/bench. `bytes_each`: of a weight; 4 take twice the shared memory."""
     if bytes_each == 1 and batch <= VECTOR_BATCH:
-        return Tile(2 if gated else 4, 2048, 4, 1)
+        return Tile(1, 2048, 8, 1) if inputs > 4096 else Tile(4 if gated else 2, 2048, 4, 1)
     if batch == 1:
         if gated:
             return Tile(2, 2048, 8, 1) if inputs % 2048 == 0 else Tile(1, 512, 4, 1)
@@ -58,7 +58,9 @@ def tile_for(outputs: int, inputs: int, *, gated: bool, batch: int, bytes_each: 
     return Tile(64, 128, 4, 3) if wide else Tile(64, 256, 4, 5)
 
 
-INT4_TILE = Tile(8, 1024, 4, 1)  # of int4 weights with one or two rows; the layout fixes the 8 outputs
+def int4_tile(*, gated: bool) -> Tile:
+    """Of int4 weights with one or two rows; their layout fixes the 8 outputs."""
+    return Tile(8, 1024, 2, 1) if gated else Tile(8, 2048, 4, 1)
 
 
 class Norm(TypedDict):
@@ -115,7 +117,7 @@ class Launcher:
         biases, gains, residuals = (x if each is None else each for each in (bias, gain, residual))
         if isinstance(weight, Int4Matrix):
             flags |= {"NORM": gain is not None, "TILES": weight.words.shape[1], "GROUP": weight.group}
-            tile = INT4_TILE
+            tile = int4_tile(gated=gated)
             flags |= {"BLOCK_W": tile.inputs // 8, "STAGES": tile.stages, "num_warps": tile.warps}
             pairs = weight.scales.view(torch.int32)
             tensors = [x, weight.words, pairs, biases, gains, residuals, out]

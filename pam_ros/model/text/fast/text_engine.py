@@ -24,6 +24,8 @@ from pam_ros.model.text.fast.decoder_weights import DecoderWeights
 from pam_ros.model.text.fast.kv_cache import KeyValueCache, Span
 from pam_ros.model.text.fast.runners import make_runner
 
+CACHE_TOKENS = 15872  # three clips of 16 frames; pam-3b then stays within 8 GiB
+
 
 @dataclass(eq=False)
 class CachedPrompt:
@@ -78,7 +80,7 @@ class TextEngine:
         weights: DecoderWeights,
         *,
         stop_ids: Sequence[int],
-        cache_tokens: int = 16384,
+        cache_tokens: int = CACHE_TOKENS,
         slots: int = 16,
         window: int | None = None,
         chunk_tokens: int = 1088,

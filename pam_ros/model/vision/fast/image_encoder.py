@@ -71,18 +71,22 @@ def _is_plain(block: MultiScaleBlock, x: Tensor) -> bool:
 
 def _run_block(block: MultiScaleBlock, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
     """Overwrites x (1, H, W, C); returns it, and the MLP's output (T, C), not added yet."""
-    _, height, width, channels = x.shape
-    tokens, heads, window = height * width, block.attn.num_heads, block.window_size
-    length = window * window if window else tokens
-    normed = _add_norm(x, delta, block.norm1, window, out_windowed=True)
+    normed = _add_norm(x, delta, block.norm1, block.window_size, out_windowed=True)
+    normed = _add_norm(x, _attend(block, normed), block.norm2, block.window_size, delta_windowed=True)
+    first, second = block.mlp.layers
+    # The encoder's peak of memory: attention's tensors are gone, and GELU works in place.
+    hidden = torch.ops.aten.gelu_(F.linear(normed, first.weight, first.bias))
+    return x, F.linear(hidden, second.weight, second.bias)
+
+
+def _attend(block: MultiScaleBlock, normed: Tensor) -> Tensor:
+    """Attention within windows: (T, C), window after window, → the same."""
+    tokens, channels = normed.shape
+    heads, length = block.attn.num_heads, block.window_size**2 or tokens
     qkv = F.linear(normed, block.attn.qkv.weight, block.attn.qkv.bias)
     q, k, v = qkv.view(tokens // length, length, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
     attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(tokens, channels)
-    projected = F.linear(attended, block.attn.proj.weight, block.attn.proj.bias)
-    normed = _add_norm(x, projected, block.norm2, window, delta_windowed=True)
-    first, second = block.mlp.layers
-    hidden = F.gelu(F.linear(normed, first.weight, first.bias))
-    return x, F.linear(hidden, second.weight, second.bias)
+    return F.linear(attended, block.attn.proj.weight, block.attn.proj.bias)
 
 
 def _add_norm(

@@ -135,20 +135,26 @@ def vector_int4(
 
 
 @triton.jit
-def unpack_int4(words, scales, out, stride, K: tl.constexpr, TILES: tl.constexpr, GROUP: tl.constexpr):
-    """One tile of weights → out (N, K); `stride` of the scales from group to group."""
-    row, tile = tl.program_id(0), tl.program_id(1)
-    r, w = tl.arange(0, 8), tl.arange(0, 16)
-    at = (row * TILES + tile) * 128 + 16 * r[:, None] + w[None, :]
-    found = tl.load(words + at)
-    j = w % 4
-    group = (tile * 128 + j * 32) // GROUP
+def unpack_int4(
+    words, scales, out, stride,
+    K: tl.constexpr, TILES: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """8 outputs and BLOCK pairs of adjacent inputs → out (N, K); `stride` of the scales from group to group.
+
+    Bits 4i and 4i + 16 of a word are such a pair, so that rows of `out` are written without gaps.
+    """
+    row = tl.program_id(0)
+    m = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    r = tl.arange(0, 8)
+    tile, j = m // 64, (m // 16) % 4
+    seen = (m < 64 * TILES)[None, :]
+    at = (row * TILES + tile)[None, :] * 128 + 16 * r[:, None] + (4 * (m % 4) + j)[None, :]
+    found = tl.load(words + at, mask=seen, other=0) >> (4 * ((m // 4) % 4))[None, :]
     n = row * 8 + r
-    pairs = tl.load(scales + group[None, :] * stride + n[:, None])
-    scale, zero = _pair(pairs)
-    base = tile * 128 + j * 32 + (w // 4) * 2
-    for i in tl.static_range(8):
-        k = base + (i % 4) * 8 + i // 4
-        weight = (((found >> (4 * i)) & 15) - 8).to(tl.float32) * scale + zero
-        place = out + n.to(tl.int64)[:, None] * K + k[None, :]
-        tl.store(place, weight.to(out.dtype.element_ty), mask=(k < K)[None, :])
+    group = (tile * 128 + j * 32) // GROUP
+    scale, zero = _pair(tl.load(scales + group[None, :] * stride + n[:, None], mask=seen, other=0))
+    first = ((found & 15) - 8).to(tl.float32) * scale + zero
+    second = (((found >> 16) & 15) - 8).to(tl.float32) * scale + zero
+    k = 2 * tl.program_id(1) * BLOCK + tl.arange(0, 2 * BLOCK)
+    place = out + n.to(tl.int64)[:, None] * K + k[None, :]
+    tl.store(place, tl.interleave(first, second).to(out.dtype.element_ty), mask=(k < K)[None, :])

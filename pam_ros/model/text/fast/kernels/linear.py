@@ -233,3 +233,11 @@ def rms_norm(x, gain, out, eps, H: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.co
     g = tl.load(gain + k, mask=k < H, other=0.0).to(tl.float32)
     normed = v * tl.rsqrt(tl.sum(v * v, 0) / H + eps) * g
     tl.store(out + tl.program_id(0) * H + k, normed.to(out.dtype.element_ty), mask=k < H)
+
+
+@triton.jit
+def widen(values, out, count, BLOCK: tl.constexpr):
+    """out = values, in another dtype; both are contiguous."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    seen = at < count
+    tl.store(out + at, tl.load(values + at, mask=seen).to(out.dtype.element_ty), mask=seen)
