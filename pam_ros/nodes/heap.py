@@ -16,7 +16,7 @@ from __future__ import annotations
 import ctypes
 from contextlib import suppress
 
-TRIM_S = 120.0  # between two calls of `trim`, seconds
+TRIM_S = 30.0  # between two calls of `trim`, seconds
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of malloc.h
 _LARGE_BLOCK_BYTES = 8 * 1024 * 1024  # more than a picture of 1920 x 1080
 

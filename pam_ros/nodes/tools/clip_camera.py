@@ -18,7 +18,6 @@ from pathlib import Path
 import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
@@ -28,9 +27,10 @@ from pam_ros.errors import InputError, PamError
 from pam_ros.msg import RegionArray, StreamingCaption
 from pam_ros.nodes.conversions import stamp_ns, time_message
 from pam_ros.nodes.images import image_message
+from pam_ros.nodes.tools.tool_node import tool_node
 from pam_ros.records import Frame
 from pam_ros.runtime.pace import LOOK_S, Pace
-from pam_ros.signals import leave, stopped_by_signals
+from pam_ros.signals import leave
 
 SHOW_AGAIN_S = 0.2  # how often the first frame is sent while it is held
 
@@ -129,19 +129,15 @@ def _given(clip: str) -> str:
 
 def run() -> int:
     """Plays the clip; exit code 0 at its end or after a signal, 2 if it cannot be read."""
-    rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
-    stopped = stopped_by_signals()
     try:
-        camera = ClipCamera()
+        with tool_node(ClipCamera) as (camera, stopped):
+            while not (stopped.is_set() or camera.finished):
+                rclpy.spin_once(camera, timeout_sec=0.2)
+            if report := camera.report():
+                print(report, flush=True)
     except PamError as error:
-        print(f"clip_camera: {error}", file=sys.stderr)
+        print(f"clip_camera: {error}", file=sys.stderr, flush=True)
         return 2
-    while not (stopped.is_set() or camera.finished):
-        rclpy.spin_once(camera, timeout_sec=0.2)
-    if report := camera.report():
-        print(report, flush=True)
-    camera.destroy_node()
-    rclpy.try_shutdown()
     return 0
 
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
-import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from pam_ros import media
@@ -24,9 +22,10 @@ from pam_ros.msg import RegionArray, StreamingCaption
 from pam_ros.nodes.conversions import known_confidence, region_record, stamp_ns
 from pam_ros.nodes.images import picture_from_image
 from pam_ros.nodes.tools.caption_order import CaptionOrder
+from pam_ros.nodes.tools.tool_node import tool_node
 from pam_ros.output_files import JsonLines
 from pam_ros.records import Language
-from pam_ros.signals import leave, stopped_by_signals
+from pam_ros.signals import leave
 
 DRAIN_S = 2.0  # after a signal, for captions that still grow and messages on their way
 QUIET_S = 0.3  # without a message: nothing is on its way any more
@@ -100,26 +99,18 @@ class Recorder(Node):
 
 def run() -> int:
     """Records until a signal, then what is still to come; exit code 2 if the files cannot be written."""
-    rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
-    stopped = stopped_by_signals()
-    executor = SingleThreadedExecutor()
-    recorder: Recorder | None = None
     try:
-        recorder = Recorder()
-        executor.add_node(recorder)
-        while not stopped.is_set():
-            executor.spin_once(timeout_sec=0.2)
-        until_s = time.monotonic() + DRAIN_S
-        while not recorder.drained and time.monotonic() < until_s:
-            executor.spin_once(timeout_sec=0.05)
+        with tool_node(Recorder) as (recorder, stopped), closing(recorder):
+            executor = SingleThreadedExecutor()
+            executor.add_node(recorder)
+            while not stopped.is_set():
+                executor.spin_once(timeout_sec=0.2)
+            until_s = time.monotonic() + DRAIN_S
+            while not recorder.drained and time.monotonic() < until_s:
+                executor.spin_once(timeout_sec=0.05)
     except (PamError, OSError) as error:
         print(f"recorder: {error}", file=sys.stderr, flush=True)
         return 2
-    finally:
-        if recorder is not None:
-            recorder.close()
-            recorder.destroy_node()
-        rclpy.try_shutdown()
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 import time
 
 import cv2
@@ -13,7 +12,6 @@ import rclpy
 from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
@@ -21,7 +19,8 @@ from pam_ros import videos
 from pam_ros.nodes.conversions import stamp_ns
 from pam_ros.nodes.images import image_message
 from pam_ros.nodes.tools.demo import default_input
-from pam_ros.signals import leave, stopped_by_signals
+from pam_ros.nodes.tools.tool_node import tool_node
+from pam_ros.signals import leave
 
 RATE_HZ = 10.0
 SIZE = (240, 320)  # (height, width), pixels, at scale 1
@@ -80,16 +79,12 @@ class SoakCamera(Node):
 
 def run() -> int:
     """Sends pictures until a signal."""
-    rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
-    stopped = stopped_by_signals()
-    camera = SoakCamera()
-    due_s = time.monotonic()
-    while not stopped.is_set():
-        if time.monotonic() >= due_s:
-            due_s = max(due_s, time.monotonic() - 1.0) + camera.send()
-        rclpy.spin_once(camera, timeout_sec=max(0.0, min(0.2, due_s - time.monotonic())))
-    camera.destroy_node()
-    rclpy.try_shutdown()
+    with tool_node(SoakCamera) as (camera, stopped):
+        due_s = time.monotonic()
+        while not stopped.is_set():
+            if time.monotonic() >= due_s:
+                due_s = max(due_s, time.monotonic() - 1.0) + camera.send()
+            rclpy.spin_once(camera, timeout_sec=max(0.0, min(0.2, due_s - time.monotonic())))
     return 0
 
 

@@ -1,0 +1,35 @@
+"""A node that is all its process does, from its making to its end."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import rclpy
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from pam_ros.signals import stopped_by_signals
+
+N = TypeVar("N", bound=Node)
+
+
+@contextmanager
+def tool_node(make: Callable[[], N]) -> Iterator[tuple[N, threading.Event]]:
+    """The node, with the process's ROS arguments, and an event that the first signal sets.
+
+    At the end the node is destroyed and ROS shut down.
+    """
+    rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
+    stopped = stopped_by_signals()
+    try:
+        node = make()
+        try:
+            yield node, stopped
+        finally:
+            node.destroy_node()
+    finally:
+        rclpy.try_shutdown()
