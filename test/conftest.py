@@ -61,6 +61,7 @@ ROS = {
     "test_fuzz",
     "test_bench_node",
     "test_bag",
+    "test_bag_damaged",
     "test_annotations",
     "test_calibration",
     "test_caption_order",

@@ -7,16 +7,16 @@ dropped. Results stand at the time of their image in the bag.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ament_index_python import get_package_share_directory
-from rclpy.serialization import deserialize_message, serialize_message
-from rosbags.interfaces import Connection
-from rosbags.rosbag2 import Reader, ReaderError, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rclpy.serialization import serialize_message
+from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
@@ -45,6 +45,7 @@ from pam_ros.nodes.tools.bag_depth import (
     depth_connection,
     depth_topics,
 )
+from pam_ros.nodes.tools.bag_reader import BagReader, Skipped, read_message
 from pam_ros.output_files import writable_folder
 from pam_ros.records import Frame, Prompt, Region
 from pam_ros.runtime.events import FrameResult
@@ -102,8 +103,8 @@ class BagInput:
 
     Attributes:
         images: the images' connection.
-        count: number of images.
-        first_ns: stamp of the first.
+        count: number of images, unreadable ones included.
+        first_ns: stamp of the first readable one.
         times_ns: decode timestamps in the images' stamps.
         mcap: the storage format.
     """
@@ -120,7 +121,7 @@ def inspect(plan: BagPlan) -> BagInput:
 
     Raises an InputError that says what is there.
     """
-    with _reading(plan.bag) as reader:
+    with closing(BagReader(plan.bag)) as reader:
         images = _image_connection(reader, plan)
         if plan.depth is not None:
             depth_topics(reader.connections, images.topic, plan.depth)
@@ -135,22 +136,20 @@ def inspect(plan: BagPlan) -> BagInput:
                 "use --click, --box, --mask or --detections"
             )
         messages = reader.messages([images])
-        first = next(messages, None)
-        if first is None:
-            raise InputError(f"{images.topic} has no images in {plan.bag}")
-        frame = _frame(PictureReader(), images, first[1], first[2])
+        frame, recorded_ns = _first_frame(messages, f"{images.topic} in {plan.bag}")
         for prompt in plan.prompts:
             prompt.check_size(*frame.size)
         times_ns: tuple[int, ...] = ()
         if plan.at_s:
-            recorded_ns = [first[1], *(time_ns for _, time_ns, _ in messages)]
-            shift_ns = frame.stamp_ns - first[1]  # from the time of recording to that of the image
-            times_ns = tuple(time_ns + shift_ns for time_ns in decode_times(plan.at_s, recorded_ns))
+            every_ns = [recorded_ns, *(time_ns for _, time_ns, _ in messages)]
+            shift_ns = frame.stamp_ns - recorded_ns  # from the time of recording to that of the image
+            times_ns = tuple(time_ns + shift_ns for time_ns in decode_times(plan.at_s, every_ns))
+        count = reader.count(images)
         mcap = any(path.suffix == ".mcap" for path in (plan.bag, *plan.bag.glob("*.mcap")))
     if plan.out.exists():
         raise OutputError(f"{plan.out} exists; choose a folder that does not, for a new bag")
     writable_folder(plan.out.parent)
-    return BagInput(images, images.msgcount, frame.stamp_ns, times_ns, mcap)
+    return BagInput(images, count, frame.stamp_ns, times_ns, mcap)
 
 
 def run_bag(
@@ -162,14 +161,21 @@ def run_bag(
     """
     options = replace(plan.options, decode_times_ns=given.times_ns)
     playback = Playback(model, options)
+    skipped = Skipped(report)
     with (
-        _reading(plan.bag) as reader,
-        _surfaces(plan, given, report) as surfaces,
+        closing(BagReader(plan.bag)) as reader,
+        _surfaces(plan, given, report, skipped) as surfaces,
         _writing(plan.out, given.mcap) as writer,
     ):
         recorded = {connection.topic for connection in reader.connections}
         results = _Results(writer, plan, recorded, model.info.mark)
-        copies = {each.id: results.copy_of(each) for each in reader.connections}
+        copies: dict[int, Connection | None] = {}
+        for each in reader.connections:
+            try:
+                copies[each.id] = results.copy_of(each)
+            except InputError as error:
+                copies[each.id] = None
+                report(f"{each.topic} is not copied: {error}")
         pictures = PictureReader()
         step: VideoStep | None = None
         bag_ns = 0
@@ -185,11 +191,11 @@ def run_bag(
                 elif surfaces is not None and connection.topic == surfaces.calibration_topic:
                     surfaces.calibrate(data)
                 elif connection.topic == plan.detections:
-                    _detections(playback, plan, deserialize_message(data, Detection2DArray), report)
+                    _detections(playback, plan, read_message(data, Detection2DArray), report)
                 elif connection.topic == f"{plan.node}/prompt" and connection.msgtype == PROMPTS:
-                    playback.request(prompt_request(deserialize_message(data, PromptMessage), plan.defaults))
+                    playback.request(prompt_request(read_message(data, PromptMessage), plan.defaults))
             except PamError as error:
-                report(f"{connection.topic} at {time_ns / 1e9:.3f} s was skipped: {error}")
+                skipped.add(connection.topic, time_ns, error)
             if frame is None:
                 continue
             if step is None:
@@ -199,6 +205,7 @@ def run_bag(
                 playback.process(frame)
             step, bag_ns = _with_surfaces(playback.step(frame), surfaces), time_ns
             results.write(step, bag_ns)
+        skipped.end()
         if step is not None:
             playback.end()
             last = _with_surfaces(playback.step(step.frame), surfaces)
@@ -216,30 +223,18 @@ def _with_surfaces(step: VideoStep, surfaces: RecordedSurfaces | None) -> VideoS
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[Reader]:
-    """The open bag. Raises InputError if it cannot be read."""
-    try:
-        with Reader(path) as reader:
-            yield reader
-    except FileNotFoundError:
-        raise InputError(f"no bag at {path}; give the folder with metadata.yaml, or an .mcap file") from None
-    except ReaderError as error:
-        raise InputError(f"cannot read bag {path}: {error}") from error
-
-
-@contextmanager
 def _surfaces(
-    plan: BagPlan, given: BagInput, report: Callable[[str], None]
+    plan: BagPlan, given: BagInput, report: Callable[[str], None], skipped: Skipped
 ) -> Iterator[RecordedSurfaces | None]:
     if plan.depth is None:
         yield None
         return
-    with _reading(plan.bag) as reader:
+    with closing(BagReader(plan.bag)) as reader:
         topics = depth_topics(reader.connections, given.images.topic, plan.depth)
-        yield RecordedSurfaces(reader, topics, plan.depth, report)
+        yield RecordedSurfaces(reader, topics, plan.depth, report, skipped)
 
 
-def _image_connection(reader: Reader, plan: BagPlan) -> Connection:
+def _image_connection(reader: BagReader, plan: BagPlan) -> Connection:
     """The connection of the images. Raises InputError, which lists what there is."""
     depth = depth_connection(reader.connections, plan.depth).topic if plan.depth is not None else ""
     pictures = [each for each in reader.connections if each.msgtype in PICTURES and each.topic != depth]
@@ -251,9 +246,24 @@ def _image_connection(reader: Reader, plan: BagPlan) -> Connection:
     raise InputError(f"{what} in {plan.bag}; image topics: {listed}; choose one with --image")
 
 
+def _first_frame(messages: Iterator[tuple[Connection, int, bytes]], what: str) -> tuple[Frame, int]:
+    """The first image that can be read, and its time of recording. Raises InputError if there is none."""
+    problems: list[PamError] = []
+    for connection, time_ns, data in messages:
+        try:
+            return _frame(PictureReader(), connection, time_ns, data), time_ns
+        except PamError as error:
+            problems.append(error)
+    if problems:
+        raise InputError(
+            f"none of the {len(problems)} images of {what} can be read; the first: {problems[0]}"
+        )
+    raise InputError(f"{what} has no images")
+
+
 def _frame(pictures: PictureReader, connection: Connection, time_ns: int, data: bytes) -> Frame:
     """An image message → frame; the time of recording stands in for a stamp of zero."""
-    message: Any = deserialize_message(data, PICTURES[connection.msgtype])
+    message: Any = read_message(data, PICTURES[connection.msgtype])
     read = pictures.from_image if isinstance(message, Image) else pictures.from_compressed
     return Frame(
         image=read(message),
@@ -309,7 +319,7 @@ class _Results:
         self._recorded = recorded
         self._overlay = plan.overlay
         self._newest: dict[int, str] = {}  # captions for the overlay
-        store = typestore()
+        self._store = store = typestore()
         more = ((OVERLAY, plan.overlay), (DETECTIONS_3D, plan.depth is not None))
         kinds = OUTPUTS | {name: kind for (name, kind), wanted in more if wanted}
         self._connections = {
@@ -318,18 +328,38 @@ class _Results:
         }
 
     def copy_of(self, connection: Connection) -> Connection | None:
-        """The connection to copy messages to; None for a topic that is written anew."""
+        """The connection to copy messages to; None for a topic that is written anew.
+
+        Raises InputError if its type is not known.
+        """
         if connection.topic in {each.topic for each in self._connections.values()}:
             return None
         extension: Any = connection.ext
+        definition, type_hash = self._type_of(connection)
         return self._writer.add_connection(
             connection.topic,
             connection.msgtype,
-            msgdef=connection.msgdef.data,
-            rihs01=connection.digest,
+            msgdef=definition,
+            rihs01=type_hash,
             serialization_format=extension.serialization_format,
             offered_qos_profiles=extension.offered_qos_profiles,
         )
+
+    def _type_of(self, connection: Connection) -> tuple[str, str]:
+        """Definition and hash of its type. An .mcap file alone and bags of ROS 2 Humble have no hash."""
+        definition, kind = connection.msgdef.data, connection.msgtype
+        if definition and connection.digest:
+            return definition, connection.digest
+        store = self._store
+        try:
+            if definition:
+                idl = connection.msgdef.format is MessageDefinitionFormat.IDL
+                types = get_types_from_idl(definition) if idl else get_types_from_msg(definition, kind)
+                store = get_typestore(Stores.EMPTY)
+                store.register(types)
+            return definition or store.generate_msgdef(kind, ros_version=2)[0], store.hash_rihs01(kind)
+        except Exception as error:  # a type that is not known, or the parsers' own
+            raise InputError(f"the bag has no valid definition of {kind}") from error
 
     def write(self, step: VideoStep, time_ns: int) -> None:
         """Writes the results of one image at the image's time in the bag."""

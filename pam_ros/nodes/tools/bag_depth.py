@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from rclpy.serialization import deserialize_message
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from pam_ros.errors import GeometryError, InputError, PamError
@@ -16,6 +15,7 @@ from pam_ros.nodes.conversions import stamp_ns
 from pam_ros.nodes.inputs.calibration import camera_model
 from pam_ros.nodes.inputs.depth import HISTORY, depth_metres, nearest
 from pam_ros.nodes.surfaces import check_aligned
+from pam_ros.nodes.tools.bag_reader import BagReader, Skipped, read_message
 from pam_ros.records import DepthImage, Frame, Region
 from pam_ros.runtime.failures import kind_of
 from pam_ros.visible_surface import measure_surface
@@ -87,25 +87,31 @@ class RecordedSurfaces:
     """
 
     def __init__(
-        self, reader: Reader, topics: DepthTopics, plan: DepthPlan, report: Callable[[str], None]
+        self,
+        reader: BagReader,
+        topics: DepthTopics,
+        plan: DepthPlan,
+        report: Callable[[str], None],
+        skipped: Skipped,
     ) -> None:
         self._plan = plan
         self._topics = topics
         self.calibration_topic = topics.camera_info.topic
         self._report = report
+        self._skipped = skipped
         self._ahead = self._messages(reader)
         self._depths: deque[tuple[int, Image | CompressedImage]] = deque(maxlen=HISTORY)
         self._read: DepthImage | None = None  # the newest that was used
         self._reported: set[str] = set()
         self._info: CameraInfo | None = None
         for _, _, data in reader.messages([topics.camera_info]):
-            self.calibrate(data)  # the first images may have been recorded before the first calibration
-            break
+            with suppress(InputError):  # which is reported when its turn comes
+                self.calibrate(data)  # the first images may have been recorded before the first calibration
+                break
 
     def calibrate(self, data: bytes) -> None:
-        """A calibration holds for the images after it."""
-        message: CameraInfo = deserialize_message(data, CameraInfo)
-        self._info = message
+        """A calibration holds for the images after it. Raises InputError."""
+        self._info = read_message(data, CameraInfo)
 
     def measured(self, frame: Frame, regions: Iterable[Region]) -> tuple[Region, ...]:
         """The regions, those in view with their surface; why there is none is reported once."""
@@ -146,11 +152,15 @@ class RecordedSurfaces:
             self._read = DepthImage(depth_metres(message), at_ns, message.header.frame_id)
         return self._read
 
-    def _messages(self, reader: Reader) -> Iterator[tuple[int, Image | CompressedImage]]:
+    def _messages(self, reader: BagReader) -> Iterator[tuple[int, Image | CompressedImage]]:
         """Stamp and message of every depth image; the time of recording stands in for a stamp of zero."""
         for connection, time_ns, data in reader.messages([self._topics.depth]):
-            message: Image | CompressedImage = deserialize_message(data, DEPTHS[connection.msgtype])
-            yield stamp_ns(message.header.stamp) or time_ns, message
+            try:
+                message: Image | CompressedImage = read_message(data, DEPTHS[connection.msgtype])
+            except InputError as error:
+                self._skipped.add(connection.topic, time_ns, error)
+            else:
+                yield stamp_ns(message.header.stamp) or time_ns, message
 
     def _say(self, problem: str) -> None:
         """Once for each kind of problem: numbers differ from image to image."""

@@ -1,0 +1,107 @@
+"""Reads bags for `pam bag`: a damaged bag, or a message that cannot be read, is an InputError."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from rclpy.serialization import deserialize_message
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import Reader
+
+from pam_ros.errors import InputError, PamError
+from pam_ros.media import why
+from pam_ros.runtime.failures import kind_of
+
+Message = TypeVar("Message")
+
+
+class BagReader:
+    """An open bag.
+
+    Attributes:
+        path: folder or file.
+        connections: its topics.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises InputError if it cannot be read."""
+        self.path = path
+        with _readable(path, ""):
+            self._reader = Reader(path)
+            self._reader.open()
+        self.connections: Sequence[Connection] = tuple(self._reader.connections)
+
+    def messages(self, connections: Sequence[Connection] = ()) -> Iterator[tuple[Connection, int, bytes]]:
+        """Connection, time of recording in ns and content of every message; no `connections`: of all.
+
+        Raises InputError where the bag is damaged.
+        """
+        with _readable(self.path, ""):
+            messages = iter(self._reader.messages(connections))
+        while True:
+            with _readable(self.path, " any further"):
+                found = next(messages, None)
+            if found is None:
+                return
+            yield found
+
+    def count(self, connection: Connection) -> int:
+        """Messages of a topic; those of an .mcap file alone are read for it, up to where it is damaged."""
+        count = connection.msgcount
+        if not count:
+            with suppress(InputError):
+                for _ in self.messages([connection]):
+                    count += 1
+        return count
+
+    def close(self) -> None:
+        """Once."""
+        self._reader.close()
+
+
+@contextmanager
+def _readable(path: Path, how_far: str) -> Iterator[None]:
+    """Around the library alone, which raises whatever its parsers do for a damaged file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"no bag at {path}; give the folder with metadata.yaml, or an .mcap file") from None
+    except Exception as error:
+        kind = type(error).__name__
+        reason = why(error) if isinstance(error, OSError) or kind in why(error) else f"{kind}: {why(error)}"
+        raise InputError(f"cannot read bag {path}{how_far}: {' '.join(reason.split())}") from error
+
+
+def read_message(data: bytes, kind: type[Message]) -> Message:
+    """A serialised message. Raises InputError if the data hold another, or none."""
+    try:
+        message: Message = deserialize_message(data, kind)
+    except Exception as error:  # rclpy's own is not public, and strings raise others
+        raise InputError(f"its {len(data)} bytes are no {kind.__name__} message") from error
+    return message
+
+
+class Skipped:
+    """Messages that are left out. Of each topic and kind of error, the first is reported when it comes."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, topic: str, time_ns: int, error: PamError) -> None:
+        """`time_ns`: of recording."""
+        key = (topic, kind_of(str(error)))
+        self._counts[key] += 1
+        if self._counts[key] == 1:
+            self._report(f"{topic} at {time_ns / 1e9:.3f} s was skipped: {error}")
+
+    def end(self) -> None:
+        """Reports how many were like the first."""
+        for (topic, _), count in self._counts.items():
+            if count > 1:
+                self._report(f"{topic}: {count} messages were skipped for that reason")
+        self._counts.clear()
