@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from rclpy.serialization import deserialize_message
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import Reader
+from rosbags.rosbag2 import Reader, ReaderError
 
 from pam_ros.errors import InputError, PamError
 from pam_ros.media import why
@@ -71,9 +71,10 @@ def _readable(path: Path, how_far: str) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"no bag at {path}; give the folder with metadata.yaml, or an .mcap file") from None
     except Exception as error:
-        kind = type(error).__name__
-        reason = why(error) if isinstance(error, OSError) or kind in why(error) else f"{kind}: {why(error)}"
-        raise InputError(f"cannot read bag {path}{how_far}: {' '.join(reason.split())}") from error
+        reason = " ".join(why(error).split())
+        if not isinstance(error, OSError | ReaderError):  # a parser's, such as KeyError: "7"
+            reason = f"it is damaged ({type(error).__name__}: {reason})"
+        raise InputError(f"cannot read bag {path}{how_far}: {reason}") from error
 
 
 def read_message(data: bytes, kind: type[Message]) -> Message:
