@@ -6,12 +6,13 @@ Empty arguments keep the values of params_file. A launch file that includes this
 on, whatever they mean: include it as robot_example.launch.py does, or give pam_model, pam_device, pam_image.
 """
 
+import os
 from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
@@ -19,7 +20,7 @@ CONFIG = Path(get_package_share_directory("pam_ros")) / "config"
 PARAMS_FILE = str(CONFIG / "pam.yaml")
 RVIZ_CONFIG = str(CONFIG / "pam.rviz")
 # Fast DDS loses pictures without it, see docs/transport.md. Holds for whatever starts after this file, too.
-FASTDDS_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
+FASTDDS_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # of Fast DDS 2, 3
 FASTDDS_PROFILE = str(CONFIG / "fastdds.xml")
 BOOLEANS = ["true", "false"]
 LEVELS = ["debug", "info", "warn", "error", "fatal"]
@@ -80,12 +81,17 @@ def generate_launch_description() -> LaunchDescription:
                 "",
                 "RViz's fixed frame: the images' frame_id, or any frame that TF connects with it",
             ),
-            SetEnvironmentVariable(
-                FASTDDS_VARIABLE, EnvironmentVariable(FASTDDS_VARIABLE, default_value=FASTDDS_PROFILE)
-            ),
+            *profile_variables(),
             OpaqueFunction(function=start),
         ]
     )
+
+
+def profile_variables() -> list[SetEnvironmentVariable]:
+    """Fast DDS's profile by the names of all its versions; none if the user has set one."""
+    if any(name in os.environ for name in FASTDDS_VARIABLES):
+        return []
+    return [SetEnvironmentVariable(name, FASTDDS_PROFILE) for name in FASTDDS_VARIABLES]
 
 
 def declare(

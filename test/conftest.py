@@ -66,6 +66,7 @@ ROS = {
     "test_calibration",
     "test_caption_order",
     "test_conversions",
+    "test_dds_profile",
     "test_demo",
     "test_doctor_ros",
     "test_endings",

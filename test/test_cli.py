@@ -173,7 +173,8 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["perceive", "picture.png"], "no region given"),
+        (["perceive", "picture.png"], "--mask FILE, or --all"),
+        (["perceive", "picture.png", "--not", "3,4"], "--not needs a --click, --box or --mask on the object"),
         (["perceive", "huge.png", "--click", "3,4"], "20000x20000 = 400 megapixels; at most 100 megapixels"),
         (["perceive", "half.png", "--click", "3,4"], "cannot read image half.png: image file is truncated"),
         (["perceive", "empty.png", "--click", "3,4"], "the file is empty"),
@@ -360,7 +361,17 @@ def test_results_are_json_on_stdout_and_nothing_else(picture: Path, tmp_path: Pa
     (region,) = (json.loads(line) for line in result.stdout.splitlines())
     assert region == json.loads((tmp_path / "out/perceive/result.json").read_text())["regions"][0]
     models = json.loads(pam("models", "--json", cwd=tmp_path).stdout)
-    assert [model["model"] for model in models] == ["pam-1.5b", "pam-3b", "pam-tiny"]
+    assert [(model["model"], model["installed"], model["fix"]) for model in models] == [
+        ("pam-1.5b", False, "pam fetch pam-1.5b"),
+        ("pam-3b", False, "pam fetch pam-3b --accept-licence"),
+        ("pam-tiny", True, ""),
+    ]
+
+
+def test_help_shows_the_summary_of_every_command_in_full():
+    listed = pam("--help", cwd=ROOT).stdout.partition("Commands:")[2].splitlines()[1:]
+    assert len(listed) > 15
+    assert [line for line in listed if not line.endswith(".") or line.endswith("...")] == []
 
 
 def test_figures_go_to_a_file_or_to_stdout_with_the_table_elsewhere(tmp_path: Path):
@@ -416,6 +427,7 @@ def test_the_licences_of_all_dependencies_are_listed(capsys: pytest.CaptureFixtu
     licences.licences(as_json=True)
     found = {each["package"]: each["licence"] for each in json.loads(capsys.readouterr().out)}
     assert (found["psutil"], found["transformers"]) == ("BSD-3-Clause", "Apache 2.0 License")
+    assert found["setuptools"] == "MIT", "by its text only"
     assert len(found) > 50
     assert sum(licence == licences.UNKNOWN for licence in found.values()) < 0.05 * len(found)
     assert [name for name, licence in found.items() if re.search(r"AGPL|Affero|^GPL", licence)] == []

@@ -61,7 +61,9 @@ def test_other_profiles_are_named(tmp_path: Path) -> None:
 def test_the_shipped_profile_is_proposed_for_fast_dds_and_accepted() -> None:
     found = diagnosis.profile_finding("rmw_fastrtps_cpp", {"CYCLONEDDS_URI": "x"})
     assert found.verdict is Verdict.NOTE
-    name, path = found.fix.removeprefix("export ").split("=")
+    names = dict(part.split("=") for part in found.fix.rpartition("export ")[2].split())
+    assert set(names) == set(diagnosis.VARIABLES)
+    name, path = names.popitem()
     assert diagnosis.profile_finding("rmw_fastrtps_cpp", {name: path}).verdict is Verdict.OK
 
 

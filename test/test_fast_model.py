@@ -210,9 +210,7 @@ def test_growing_text_equals_the_decoded_tokens() -> None:
 def test_why_the_plain_path_runs_is_reported() -> None:
     pam, lines = tiny_pam(), []
     assert accelerated(pam, report=lines.append) is pam
-    assert lines == [
-        "the fast engines are off, the plain path runs: they need a CUDA device, this one is cpu"
-    ]
+    assert lines == ["running without the CUDA engines (no CUDA device)"]
 
 
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device")

@@ -215,11 +215,14 @@ def test_images_before_autostart_has_loaded_are_no_failure() -> None:
         answer = robot.perceive(click(3, 3))
         assert answer.status.code == Status.NOT_ACTIVE
         assert "autostart will activate it" in answer.status.message
+        assert robot.perceive(click(3, 3)).status.code == Status.NOT_ACTIVE
         robot.wait_for_active()
         wait_until(lambda: robot.perceive(click(3, 3)).status.code == Status.OK, "an answer")
         assert process.log().count("receiving images") == 1
         assert "ros2 lifecycle set" not in process.log()
         assert "image ignored" not in process.log()
+        assert process.log().count("refused: not active") == 1, "repeated requests are normal at start"
+        assert "WARN" not in process.wait_for_log("refused: not active")
         assert robot.transition("deactivate")  # from now on the user is responsible
         assert "ros2 lifecycle set" in process.wait_for_log("image ignored: not active")
 

@@ -43,7 +43,7 @@ LIMITS = ("copy_tb_s", "read_tb_s", "matmul_tflop_s")  # of the device, printed 
 def bench(
     engine: EngineOption = "plain",
     random_weights: RandomWeightsOption = False,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="runs of each figure")] = 15,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="runs of each figure", metavar="N")] = 15,
     only: Annotated[
         str,
         typer.Option("--only", help="comma-separated figures (default: all)", metavar="FIGURES"),
@@ -93,7 +93,7 @@ def bench(
 
 def bench_curves(
     files: Annotated[
-        list[Path], typer.Argument(help="the CSV file to write; with --plot those to draw", metavar="CSV…")
+        list[Path], typer.Argument(help="the CSV file to write; with --plot those to draw", metavar="CSV")
     ],
     plot: Annotated[
         Path | None,
@@ -101,15 +101,16 @@ def bench_curves(
     ] = None,
     engine: EngineOption = "plain",
     random_weights: RandomWeightsOption = False,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="runs of each point")] = 7,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="runs of each point", metavar="N")] = 7,
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     quantization: QuantizationOption = "none",
 ) -> None:
-    """Measure how time grows with regions, cameras, clip frames, caption length and texts.
+    """Measure how time grows with the load.
 
-    docs/bench/README.md says what each curve should be.
+    By regions, cameras, clip frames, caption length and texts. docs/bench/README.md says what each curve
+    should be.
     """
     if not random_weights and plot is None:
         check_model(model)

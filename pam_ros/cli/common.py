@@ -49,7 +49,7 @@ TextServerOption = Annotated[
 ImageArgument = Annotated[
     Path,
     typer.Argument(
-        help="image file; clicks and boxes are pixels of the picture as viewers show it", metavar="IMAGE"
+        help="image file; clicks and boxes are pixels of the image as viewers show it", metavar="IMAGE"
     ),
 ]
 ClickOption = Annotated[
@@ -89,11 +89,11 @@ CarryOverOption = Annotated[
 ]
 TaskOption = Annotated[
     list[str] | None,
-    typer.Option("--task", help="label, explain, brief or detail; repeatable", metavar="TASK"),
+    typer.Option("--task", help="label (default), explain, brief or detail; repeatable", metavar="TASK"),
 ]
 LanguagesOption = Annotated[
     list[str] | None,
-    typer.Option("--language", help="en or zh; repeatable, preferred first", metavar="LANGUAGE"),
+    typer.Option("--language", help="en (default) or zh; repeatable, preferred first", metavar="LANGUAGE"),
 ]
 EveryOption = Annotated[
     float | None, typer.Option("--every", help="clip length in seconds (default: 2)", metavar="SECONDS")
@@ -145,11 +145,17 @@ def engine_kind(name: str) -> EngineKind:
 
 
 def prompts_of(
-    click: list[str] | None, not_: list[str] | None, box: list[str] | None, mask: list[Path] | None
+    click: list[str] | None,
+    not_: list[str] | None,
+    box: list[str] | None,
+    mask: list[Path] | None,
+    also: str = "",
 ) -> list[Prompt]:
-    """Options → one prompt per region, see `api.prompts`."""
-    if not (click or not_ or box or mask):
-        raise PromptError("no region given; use --click X,Y, --box X1,Y1,X2,Y2 or --mask FILE")
+    """Options → one prompt per region, see `api.prompts`; `also` ends the error that none is given."""
+    if not (click or box or mask):
+        if not_:
+            raise PromptError("--not needs a --click, --box or --mask on the object")
+        raise PromptError(f"no region given; use --click X,Y, --box X1,Y1,X2,Y2 or --mask FILE{also}")
     return prompts(
         clicks=[(x, y) for x, y in (numbers(text, 2, "--click") for text in click or [])],
         not_clicks=[(x, y) for x, y in (numbers(text, 2, "--not") for text in not_ or [])],

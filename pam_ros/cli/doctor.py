@@ -44,15 +44,16 @@ FIX_MIDDLEWARE = "install the middleware that RMW_IMPLEMENTATION names, or unset
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, for a bug report")] = False,
 ) -> None:
-    """Check this installation: versions, GPU, memory, models, ROS, fonts.
+    """Check this installation and suggest fixes.
 
-    Reports what is wrong and how to fix it. Exits with 1 if something keeps pam_ros from working.
+    Versions, GPU, memory, models, ROS and fonts: what is wrong, and how to fix it. Exits with 1 if something
+    keeps pam_ros from working.
     """
     findings = list(examine())
     if as_json:
         print(json.dumps([finding.as_json() for finding in findings], indent=1, ensure_ascii=False))
     else:
-        table = Table("", "", Column(overflow="fold"), "", show_lines=False)
+        table = Table("", "", Column(overflow="fold"), "", show_lines=False, show_header=False)
         for finding in findings:
             found = escape(finding.value) + (f"\n→ {escape(finding.fix)}" if finding.fix else "")
             style = STYLES[finding.verdict]

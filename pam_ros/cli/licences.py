@@ -20,6 +20,12 @@ from pam_ros.cli.common import JsonFlag
 from pam_ros.cli.output import note
 
 UNKNOWN = "unknown"
+_TEXTS = {  # words of a licence's text → its name
+    "Permission is hereby granted, free of charge": "MIT",
+    "Neither the name of": "BSD-3-Clause",
+    "Redistribution and use in source and binary forms": "BSD-2-Clause",
+    "Apache License": "Apache-2.0",
+}
 _LONGEST = 80  # some packages put the whole text into the field
 _CLASSIFIER = "License :: "
 _ROS_WHEEL = re.compile(
@@ -37,7 +43,7 @@ class Licence:
 
 
 def licences(as_json: JsonFlag = False) -> None:
-    """List the licences of all packages in this environment, including ROS's.
+    """List the licences of all installed packages.
 
     The last line names packages whose licence is not known.
     """
@@ -51,7 +57,7 @@ def licences(as_json: JsonFlag = False) -> None:
         Console().print(table)
     unknown = [each.package for each in found if each.licence == UNKNOWN]
     if unknown:
-        note(f"{len(unknown)} of {len(found)} packages do not say their licence: {', '.join(unknown)}")
+        note(f"{len(unknown)} of {len(found)} packages declare no licence: {', '.join(unknown)}")
 
 
 def installed() -> Iterator[Licence]:
@@ -65,7 +71,7 @@ def installed() -> Iterator[Licence]:
 
 
 def licence_of(package: metadata.Distribution) -> str:
-    """The expression, else the field's first line, else the classifiers, else what package.xml says."""
+    """The expression, else the field's first line, the classifiers, package.xml's, or the text's name."""
     fields = package.metadata
     for expression in fields.get_all("License-Expression") or ():
         return str(expression)
@@ -78,7 +84,17 @@ def licence_of(package: metadata.Distribution) -> str:
         for value in fields.get_all("Classifier") or ()
         if str(value).startswith(_CLASSIFIER) and str(value) != "License :: OSI Approved"
     ]
-    return "; ".join(classifiers) or _of_package_xml(str(fields["Name"])) or UNKNOWN
+    return "; ".join(classifiers) or _of_package_xml(str(fields["Name"])) or _of_text(package) or UNKNOWN
+
+
+def _of_text(package: metadata.Distribution) -> str:
+    """Of the text that the metadata name; empty if it is not a common one."""
+    for name in package.metadata.get_all("License-File") or ():
+        text = package.read_text(f"licenses/{name}") or package.read_text(name) or ""
+        text = " ".join(text.split())
+        if found := next((licence for words, licence in _TEXTS.items() if words in text), ""):
+            return found
+    return ""
 
 
 def _of_package_xml(name: str) -> str:

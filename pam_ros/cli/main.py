@@ -57,6 +57,7 @@ for command in (
     ros.bench_node,
 ):
     app.command()(command)
+app.command("licenses", hidden=True)(licences.licences)
 app.add_typer(scenes_app, name="scenes")
 
 
@@ -72,9 +73,7 @@ def common_options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show only results and errors")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="show the log, and where an error comes from")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="show the log, and tracebacks")] = False,
 ) -> None:
     """Options before the command; exit codes and output: docs/command_line.md."""
     if quiet and verbose:

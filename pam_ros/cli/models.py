@@ -18,24 +18,29 @@ from pam_ros.errors import StateError
 
 
 def models(as_json: JsonFlag = False) -> None:
-    """List the models with licence and whether they are installed."""
+    """List the models, their licences and what is installed."""
     from pam_ros.errors import CheckpointError, ModelNotFoundError
     from pam_ros.model.descriptions import list_models
     from pam_ros.model.loading.files import find_files
 
-    found: list[dict[str, str]] = []
+    found: list[dict[str, str | bool]] = []
     table = Table("model", "description", "licence", "installed")
     for name, description in list_models().items():
+        fix = f"pam fetch {name}" + (" --accept-licence" if description.licence_terms else "")
         try:
             find_files(name, None)
-            present = "yes"
+            present, fix = "yes", ""
         except ModelNotFoundError:
-            present = f"no (pam fetch {name})"
+            present = f"no ({fix})"
         except CheckpointError:
-            present = f"unfinished (pam fetch {name})"
-        about = {"description": description.summary, "licence": description.licence, "installed": present}
-        found.append({"model": name} | about)
-        table.add_row(*map(escape, (name, *about.values())))
+            present = f"unfinished ({fix})"
+        about: dict[str, str] = {
+            "model": name,
+            "description": description.summary,
+            "licence": description.licence,
+        }
+        found.append(about | {"installed": not fix, "fix": fix})
+        table.add_row(*map(escape, (*about.values(), present)))
     if as_json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
     else:
@@ -45,12 +50,17 @@ def models(as_json: JsonFlag = False) -> None:
 def fetch(
     name: Annotated[str, typer.Argument(help="model name (see `pam models`)", metavar="NAME")],
     accept_licence: Annotated[
-        bool, typer.Option("--accept-licence", help="agree to the licence terms that are shown")
+        bool,
+        typer.Option(
+            "--accept-licence", "--accept-license", help="agree to the licence terms that are shown"
+        ),
     ] = False,
     revision: Annotated[
         str | None,
         typer.Option(
-            "--revision", help="commit, tag or branch of the model (default: as fetched before, else main)"
+            "--revision",
+            help="commit, tag or branch of the model (default: as fetched before, else main)",
+            metavar="COMMIT",
         ),
     ] = None,
     offline: Annotated[
@@ -111,7 +121,7 @@ def parity(
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
 ) -> None:
-    """Compare with recorded outputs of the reference.
+    """Compare the model with recorded reference outputs.
 
     Exits with 1 if any case differs. The tolerances are for float32: in bfloat16 it reports the differences.
     """

@@ -94,7 +94,7 @@ def perceive(
     picture = media.read_image(image)
     prompts = []
     if not everything:
-        prompts = prompts_of(click, not_, box, mask)
+        prompts = prompts_of(click, not_, box, mask, also=", or --all")
     elif click or not_ or mask:
         raise PromptError(
             "--all can be combined with --box only, which replaces the search; leave out the others"
@@ -156,14 +156,17 @@ def find(
     dtype: DtypeOption = "auto",
     quantization: QuantizationOption = "none",
     sam2: Sam2Option = None,
+    others: Annotated[
+        int, typer.Option("--others", min=0, help="also print the best N that do not fit", metavar="N")
+    ] = 0,
     as_json: JsonFlag = False,
     out: Annotated[
         Path, typer.Option("--out", help="output folder: masks, overlay.png, result.json", metavar="FOLDER")
     ] = Path("out/find"),
 ) -> None:
-    """Find what serves a purpose in an image.
+    """Find the object in an image that serves a purpose.
 
-    Prints every region with its score, the best first. Exits with 1 if none fits.
+    Prints what fits, the best first, with its score. Exits with 1 if nothing does.
     """
     from pam_ros import media
     from pam_ros.runtime.offline import survey_image
@@ -192,11 +195,13 @@ def find(
             print(_line(region_json(region) | {"score": round(score, 4), "fits": fits}))
         else:
             mark = f"fits: region {region.region_id}," if fits else "does not fit:"
-            print(f"{mark} {score:.2f} {region.texts[Task.EXPLAIN, spoken].shown}")
+            if place < fitting + others:
+                print(f"{mark} {score:.2f} {region.texts[Task.EXPLAIN, spoken].shown}")
     note(f"wrote {out}/")
     if not fitting:
         if not as_json:
-            print("none fits")
+            best = f"; the best of {len(found.scores)} scores {found.scores[0]:.2f}" if found.scores else ""
+            print(f"nothing fits{best}")
         raise typer.Exit(1)
 
 

@@ -191,9 +191,9 @@ def bench_node(
         "out/bench_node"
     ),
 ) -> None:
-    """Measure the real node over DDS: a camera, one region, texts (needs ROS 2).
+    """Measure the real node over DDS (needs ROS 2).
 
-    docs/bench/README.md says what the figures mean.
+    With a camera, one region and texts; docs/bench/README.md says what the figures mean.
     """
     width, height = (int(number) for number in numbers(size, 2, "--size"))
     if min(width, height) < 16:
@@ -242,7 +242,7 @@ def bag(
     camera_info: Annotated[
         str,
         typer.Option(
-            "--camera-info", help="topic of their calibration (default: beside the images)", metavar="TOPIC"
+            "--camera-info", help="camera_info topic of the images (default: beside them)", metavar="TOPIC"
         ),
     ] = "",
     rectified: Annotated[
@@ -261,7 +261,7 @@ def bag(
     node: Annotated[
         str,
         typer.Option(
-            "--node", help="write NODE/regions, …; obey prompts recorded on NODE/prompt", metavar="NODE"
+            "--node", help="write NODE/regions, …; apply prompts recorded on NODE/prompt", metavar="NODE"
         ),
     ] = "/pam",
     task: TaskOption = None,
@@ -277,9 +277,10 @@ def bag(
     sam2: Sam2Option = None,
     out: Annotated[Path, typer.Option("--out", help="new bag to write", metavar="FOLDER")] = Path("out/bag"),
 ) -> None:
-    """Process a recorded bag; write a bag with masks, texts and captions beside the images (needs ROS 2).
+    """Add masks, texts and captions to a bag (needs ROS 2).
 
-    Prompts are on the first image. Stamps of the images are the clock, and no image is dropped.
+    Writes a new bag with the images and the results. Prompts are on the first image. Stamps of the images
+    are the clock, and no image is dropped.
     """
     from pam_ros.runtime.options import EngineOptions
 

@@ -22,7 +22,10 @@ def export_language(
     ],
     folder: Annotated[Path, typer.Argument(help="folder to write", metavar="DIR")],
 ) -> None:
-    """Write a model's language model as a Qwen2 folder for a vLLM server (`texts.server`)."""
+    """Export the language model for a vLLM server.
+
+    The folder is Qwen2's; the node asks the server that its parameter `texts.server` names.
+    """
     from pam_ros.model.loading.language_export import export_language as export
 
     with working(f"reading {model}"):
@@ -33,15 +36,15 @@ def export_language(
 
 def text_server(
     url: Annotated[str, typer.Argument(help="as in http://host:8000", metavar="URL")],
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="runs of each figure")] = 5,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="runs of each figure", metavar="N")] = 5,
     json_file: JsonOption = None,
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
 ) -> None:
-    """Check a text server and measure what texts cost: bytes and milliseconds, a text and a clip.
+    """Check a text server and measure what texts cost.
 
-    Exits with 2 if the server cannot be used.
+    Bytes and milliseconds, for a text and for a clip. Exits with 2 if the server cannot be used.
     """
     from pam_ros.evaluation.bench_text_server import bench_text_server
     from pam_ros.model.remote_text import load_with_text_server

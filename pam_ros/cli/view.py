@@ -27,14 +27,14 @@ def view(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="video file, or webcam number or device; nothing = a running node", metavar="[VIDEO|WEBCAM]"
+            help="video file, or webcam number or device; nothing = a running node", metavar="VIDEO|WEBCAM"
         ),
     ] = None,
     node: Annotated[
         str, typer.Option("--node", help="perception node to show if no video is given", metavar="NODE")
     ] = "/pam",
     port: Annotated[
-        int, typer.Option("--port", min=1, max=65535, help="port of the page on this machine")
+        int, typer.Option("--port", min=1, max=65535, help="port of the page on this machine", metavar="N")
     ] = 8080,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the page")] = True,
     model: ModelOption = AUTO,
@@ -43,9 +43,9 @@ def view(
     quantization: QuantizationOption = "none",
     sam2: Sam2Option = None,
 ) -> None:
-    """Show a video, a webcam or a running node in the browser; click or drag to prompt.
+    """Show and prompt a video, webcam or node in the browser.
 
-    The page is reachable from this machine only.
+    Click an object, or drag a box around it. The page is reachable from this machine only.
     """
     try:
         from pam_ros.viewer import page

@@ -206,12 +206,12 @@ def accelerated(
         except Exception as error:  # a compiler, a driver, memory: whatever this card's software breaks
             if not isinstance(error, (PamError, torch.OutOfMemoryError)):
                 LOGGER.exception("the fast engines failed")
-            why = f"they failed: {type(error).__name__}: {error}"
+            why = f"failed: {type(error).__name__}: {error}"
         if fast is not None:
             fast.end_texts()
             fast = None
         torch.cuda.empty_cache()
-    report(f"the fast engines are off, the plain path runs: {why}")
+    report(f"running without the CUDA engines ({why})")
     return model
 
 
@@ -232,15 +232,15 @@ def why_plain(model: Pam) -> str | None:
     """Why the fast engines cannot run this model here; None if they can."""
     device, dtype = model.device, model.segmenter.dtype
     if device.type != "cuda":
-        return f"they need a CUDA device, this one is {device.type}"
+        return "no CUDA device"
     capability = torch.cuda.get_device_capability(device)
     if capability < MIN_CAPABILITY:
         return (
-            f"they need compute capability {'.'.join(map(str, MIN_CAPABILITY))} or newer, "
+            f"compute capability {'.'.join(map(str, MIN_CAPABILITY))} or newer is needed, "
             f"{torch.cuda.get_device_name(device)} has {'.'.join(map(str, capability))}"
         )
     if dtype not in (torch.bfloat16, torch.float32):
-        return f"they need dtype bfloat16 or float32, not {str(dtype).removeprefix('torch.')}"
+        return f"dtype bfloat16 or float32 is needed, not {str(dtype).removeprefix('torch.')}"
     if model.segmenter.perceiver_input is not PerceiverInput.AFTER or model.segmenter.crop_small_regions:
         return f"model {model.info.name} crops small regions or reads other decoder features than the paper"
     if model.language.tokenizer is None:

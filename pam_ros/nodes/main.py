@@ -35,6 +35,7 @@ from pam_ros.model.descriptions import AUTO
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.model.loading.files import find_files
 from pam_ros.model.loading.options import LoadOptions
+from pam_ros.nodes.dds_profile import use_image_profile
 from pam_ros.nodes.manager_node import ManagerNode, ModelFactory, Progress
 from pam_ros.nodes.overrides import ignored_overrides
 from pam_ros.nodes.perception_node import PerceptionNode
@@ -123,6 +124,7 @@ def _initialise(argv: Sequence[str]) -> int | None:
             return 0
         if others:
             raise ValueError(f"unknown arguments: {' '.join(others)} (ROS arguments go after --ros-args)")
+        use_image_profile()
         # rclpy's own handlers would end the context before the lifecycle could shut down through it.
         rclpy.init(args=list(argv), signal_handler_options=SignalHandlerOptions.NO)
     except (RuntimeError, ValueError) as error:  # rclpy's errors about arguments are RuntimeErrors

@@ -116,7 +116,7 @@ def load_model(
     except PamError as error:
         # The frames of its traceback hold the half-filled model, for as long as the caller holds the error.
         raise error.with_traceback(None) from None
-    report(f"ready: {model.info.parameters / 1e6:.1f} M parameters; licence: {model.info.licence}")
+    report(f"weights loaded: {model.info.parameters / 1e6:.1f} M parameters; licence: {model.info.licence}")
     return model
 
 

@@ -67,7 +67,7 @@ class CameraInput:
             listen(node, log, CompressedImage, self.topic, self._on_compressed, depth=1, best_effort=True)
         else:
             listen(node, log, Image, f"{prefix}image", self._on_image, depth=1, best_effort=True)
-        self.watch = ImageWatch(node, log, topic=self.topic, compressed=compressed)
+        self.watch = ImageWatch(node, topic=self.topic, compressed=compressed)
 
     def check(self) -> None:
         """Called once in a while: warns if images stay away, unless nobody wants them yet."""

@@ -20,14 +20,18 @@ _IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 class ImageWatch:
     """Watches one image topic; warns once when images stay away or get lost, and again after they were back.
 
+    Its logger is a child of the node's, "images", so that `--log-level pam.images:=error` silences it for a
+    camera that pauses on purpose.
+
     Attributes:
         gaps: counts the images that did not arrive.
     """
 
-    def __init__(self, node: Node, log: ThrottledLog, *, topic: str, compressed: bool) -> None:
+    def __init__(self, node: Node, *, topic: str, compressed: bool) -> None:
         self.gaps = GapCounter()
         self._node = node
-        self._log = log
+        self._logger = node.get_logger().get_child("images")
+        self._log = ThrottledLog(self._logger)
         self._topic = topic
         self._kind, self._other_kind = (_COMPRESSED, _IMAGE) if compressed else (_IMAGE, _COMPRESSED)
         self._arrived_s = time.monotonic()  # of the newest image, or when the watch began
@@ -38,7 +42,7 @@ class ImageWatch:
         self._arrived_s = time.monotonic()
         if self._silent:
             self._silent = False
-            self._node.get_logger().info(f"images arrive on {self._topic}")
+            self._logger.info(f"images arrive on {self._topic}")
         if stamp_ns:
             self.gaps.add(stamp_ns)
 

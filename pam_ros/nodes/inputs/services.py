@@ -290,6 +290,8 @@ class Services:
         if status.code == Status.INTERNAL:
             details = "" if isinstance(error, PamError) else "\n" + "".join(traceback.format_exception(error))
             self._log.error(f"{name} failed: {status.message}{details}")
+        elif status.code == Status.NOT_ACTIVE and self._link.starting:
+            self._log.inform_once(f"{name} refused: {status.message}")
         elif not isinstance(error, CancelledError):
             self._log.warn(f"{name} refused: {status.message}")
         return status

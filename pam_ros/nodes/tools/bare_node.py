@@ -11,6 +11,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from pam_ros.msg import Region, RegionArray
+from pam_ros.nodes.dds_profile import use_image_profile
 from pam_ros.nodes.images import image_message
 
 
@@ -35,6 +36,7 @@ class BareNode(Node):
 
 def main() -> None:
     """Until SIGINT."""
+    use_image_profile()
     rclpy.init()
     try:
         rclpy.spin(BareNode())

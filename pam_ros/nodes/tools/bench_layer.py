@@ -14,8 +14,9 @@ from diagnostic_msgs.msg import DiagnosticArray
 
 from pam_ros.errors import StateError
 from pam_ros.msg import Prompt
+from pam_ros.nodes.dds_profile import use_image_profile
 from pam_ros.nodes.tools.bench_camera import BenchCamera, Window
-from pam_ros.nodes.tools.bench_node import NEVER_S, dds_profile
+from pam_ros.nodes.tools.bench_node import NEVER_S
 from pam_ros.nodes.tools.client import Client
 from pam_ros.nodes.tools.processes import Process, Processes
 
@@ -40,10 +41,10 @@ def run_bench_layer(
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     results = {}
-    with dds_profile():
-        for transport in TRANSPORTS:
-            results[transport] = _measure(out, transport == "compressed", size, rate_hz, seconds)
-            report(f"{transport}: {_line(results[transport])}")
+    use_image_profile()
+    for transport in TRANSPORTS:
+        results[transport] = _measure(out, transport == "compressed", size, rate_hz, seconds)
+        report(f"{transport}: {_line(results[transport])}")
     return results
 
 

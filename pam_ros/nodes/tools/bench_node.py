@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pam_ros.errors import StateError
 from pam_ros.msg import Prompt
+from pam_ros.nodes.dds_profile import use_image_profile
 from pam_ros.nodes.tools.bench_camera import BenchCamera, Window
 from pam_ros.nodes.tools.client import Client
 from pam_ros.nodes.tools.processes import Processes
-from pam_ros.share import share_folder
 
-PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"  # see docs/transport.md
 NEVER_S = 86400.0  # noise shows no object, and the region must stay
 ANSWER_TIMEOUT_S = 120.0
 LABEL_TOKENS, TEXT_TOKENS = 8, 64
@@ -49,11 +46,8 @@ def run_bench_node(
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     began_s = time.monotonic()
-    with (
-        dds_profile(),
-        Processes(out) as processes,
-        Client("bench", processes.domain, processes.check) as client,
-    ):
+    use_image_profile()
+    with Processes(out) as processes, Client("bench", processes.domain, processes.check) as client:
         parameters = {
             "model": model,
             "device": device,
@@ -69,19 +63,6 @@ def run_bench_node(
         with BenchCamera(client, size, rate_hz) as camera:
             results = _measure(client, camera, seconds, report)
         return {"active_s": round(active_s, 1), **results, "node_rss_mib": round(node.resident_mib())}
-
-
-@contextmanager
-def dds_profile() -> Iterator[None]:
-    """Inside, new participants and processes use the package's DDS profile, unless another one is set."""
-    before = os.environ.get(PROFILE_VARIABLE)
-    if before is None:
-        os.environ[PROFILE_VARIABLE] = str(share_folder("config", "fastdds.xml") / "fastdds.xml")
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[PROFILE_VARIABLE]
 
 
 def _measure(

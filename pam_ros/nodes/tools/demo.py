@@ -72,7 +72,10 @@ def run_demo(
             "streaming.language": language,
             "qos_overrides./image.subscription.reliability": "reliable",
         }
-        processes.start_module("main", parameters=parameters)
+        # The clip pauses and ends on purpose: no warning that images stay away.
+        processes.start_module(
+            "main", parameters=parameters, ros_arguments=("--log-level", "pam.images:=error")
+        )
         # The camera waits for the node, so that the captions do not depend on the machine.
         clip = {"clip": chosen.clip.resolve(), "hold": True, "follow": "/pam", "max_lag_s": period_s / 2}
         camera = processes.start_module("tools.clip_camera", parameters=clip)

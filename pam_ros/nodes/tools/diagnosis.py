@@ -12,16 +12,15 @@ from xml.etree import ElementTree
 
 from rclpy.utilities import get_rmw_implementation_identifier
 
+import pam_ros.msg
 from pam_ros.findings import Finding, Verdict
-from pam_ros.msg import Region
-from pam_ros.share import share_folder
+from pam_ros.nodes.dds_profile import VARIABLES, profile_file
 
 MIB = 2**20
-IMAGE_PROFILE = "fastdds.xml"  # see docs/transport.md
 SHARED_MEMORY_MIB = 256  # a few images of a large camera; Docker gives 64 MiB
 # Environment variables that name a profile, by middleware.
 PROFILES = {
-    "rmw_fastrtps": ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"),
+    "rmw_fastrtps": VARIABLES,
     "rmw_cyclonedds": ("CYCLONEDDS_URI",),
     "rmw_zenoh": ("ZENOH_SESSION_CONFIG_URI",),
 }
@@ -31,11 +30,10 @@ def ros_findings(environment: Mapping[str, str] = os.environ) -> Iterator[Findin
     """What ROS is used, and what of it could keep messages from arriving."""
     distribution = environment.get("ROS_DISTRO", "Python wheels (no distribution is sourced)")
     yield Finding("ros", "distribution", distribution)
-    yield Finding("ros", "interfaces", f"pam_ros.msg from {Path(str(Region.__module__))}")
+    yield Finding("ros", "interfaces", f"pam_ros.msg from {Path(pam_ros.msg.__file__).parent}")
     rmw = get_rmw_implementation_identifier()
-    yield Finding(
-        "ros", "middleware", f"{rmw} (RMW_IMPLEMENTATION={environment.get('RMW_IMPLEMENTATION', '')})"
-    )
+    chosen = environment.get("RMW_IMPLEMENTATION")
+    yield Finding("ros", "middleware", f"{rmw} (RMW_IMPLEMENTATION={chosen})" if chosen else rmw)
     domain = environment.get("ROS_DOMAIN_ID", "0")
     reach = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
     localhost = environment.get("ROS_LOCALHOST_ONLY", "0") == "1" or reach in ("LOCALHOST", "OFF")
@@ -57,9 +55,9 @@ def profile_finding(rmw: str, environment: Mapping[str, str]) -> Finding:
     names = next((names for prefix, names in PROFILES.items() if rmw.startswith(prefix)), ())
     name = next((each for each in names if environment.get(each)), "")
     if not name and rmw.startswith("rmw_fastrtps"):
-        value = "none; Fast DDS's own shared memory is too small for uncompressed images, which get lost"
-        own = share_folder("config", IMAGE_PROFILE) / IMAGE_PROFILE
-        return Finding("ros", "DDS profile", value, Verdict.NOTE, f"export {names[-1]}={own}")
+        value = "none set: pam_ros uses its own; a camera driver without one loses uncompressed images"
+        fix = "in the camera's terminal: export " + " ".join(f"{each}={profile_file()}" for each in names)
+        return Finding("ros", "DDS profile", value, Verdict.NOTE, fix)
     if not name:
         return Finding("ros", "DDS profile", "none; the middleware's defaults")
     given = environment[name].removeprefix("file://")

@@ -12,6 +12,7 @@ import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from pam_ros.nodes.dds_profile import use_image_profile
 from pam_ros.signals import stopped_by_signals
 
 N = TypeVar("N", bound=Node)
@@ -23,6 +24,7 @@ def tool_node(make: Callable[[], N]) -> Iterator[tuple[N, threading.Event]]:
 
     At the end the node is destroyed and ROS shut down.
     """
+    use_image_profile()
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     stopped = stopped_by_signals()
     try:
