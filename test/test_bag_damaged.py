@@ -56,9 +56,7 @@ def test_the_first_readable_image_is_the_first(tmp_path: Path):
     assert [len(step.regions) for step in steps] == [1] * 4
     for each in said[2:]:
         each.message.encoding = "nonsense"
-    with pytest.raises(
-        InputError, match=r"none of the 6 images of .*; the first: encoding 'nonsense'"
-    ):
+    with pytest.raises(InputError, match=r"none of the 6 images of .*; the first: encoding 'nonsense'"):
         inspect(plan_of(write_bag(tmp_path / "worse", said)))
 
 

@@ -39,7 +39,7 @@ def models(as_json: JsonFlag = False) -> None:
             "description": description.summary,
             "licence": description.licence,
         }
-        found.append(about | {"installed": not fix, "fix": fix})
+        found.append({**about, "installed": not fix, "fix": fix})
         table.add_row(*map(escape, (*about.values(), present)))
     if as_json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
