@@ -138,7 +138,7 @@ def test_a_stopped_download_goes_on_where_it_stopped(
     with pytest.raises(CheckpointError, match=r"incomplete: 3 of 5 files are missing .*run pam fetch again"):
         find_files("pam-3b", None)
     assert pam("models") == 0
-    assert "unfinished" in pam.said
+    assert "incomplete" in pam.said
     hub.stop_after.clear()
     hub.ranges.clear()
     assert pam("fetch", "pam-3b", "--accept-licence") == 0, pam.said

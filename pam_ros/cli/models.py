@@ -32,8 +32,8 @@ def models(as_json: JsonFlag = False) -> None:
             present, fix = "yes", ""
         except ModelNotFoundError:
             present = f"no ({fix})"
-        except CheckpointError:
-            present = f"unfinished ({fix})"
+        except CheckpointError as error:  # unfinished, or without access
+            present = f"no: {error}"
         about: dict[str, str] = {
             "model": name,
             "description": description.summary,

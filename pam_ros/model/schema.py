@@ -9,6 +9,7 @@ import json
 import math
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,28 @@ SAM2 = {
 SAM2_OTHER = Range(-4096.0, 4096.0, real=True)
 
 
+@contextmanager
+def readable() -> Iterator[None]:
+    """Around code that reads a model's folders. Raises CheckpointError for what the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        advice = (
+            "; give this user access, or use another folder" if isinstance(error, PermissionError) else ""
+        )
+        place = short(Path(str(error.filename)))
+        raise CheckpointError(f"cannot read {place}: {error.strerror}{advice}") from error
+
+
+def check_readable(path: Path) -> None:
+    """Raises CheckpointError if the file cannot be opened."""
+    with readable(), path.open("rb"):
+        pass
+
+
+@readable()
 def check_folder(folder: Path) -> None:
-    """Raises CheckpointError if the folder holds anything but files, small texts and folders."""
+    """Raises CheckpointError if the folder holds anything but readable files, small texts and folders."""
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             continue
@@ -90,6 +111,7 @@ def check_folder(folder: Path) -> None:
             raise CheckpointError(f"{path} is a link to a file that does not exist; download the model again")
         if not path.is_file():
             raise CheckpointError(f"{path} is a pipe, socket or device; a model folder holds files only")
+        check_readable(path)
         limit = CONFIG_BYTES if path.name in CONFIGS else TEXT_BYTES
         if path.suffix in (*TEXT_SUFFIXES, ".yaml") and (size := path.stat().st_size) > limit:
             raise CheckpointError(f"{path} has {size} bytes; at most {limit} are read")
@@ -125,6 +147,7 @@ def check_tokenizer(path: Path) -> None:
 
 def read_json(path: Path) -> Any:
     """A JSON file. Raises CheckpointError."""
+    check_readable(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
@@ -240,5 +263,5 @@ def _numbers(node: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 def short(value: Any) -> str:
     """At most a line of what came."""
-    text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
+    text = " ".join(str(value).split()) if isinstance(value, Exception | Path) else repr(value)
     return text if len(text) <= 100 else f"{text[:100]}…"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 from PIL import ImageFont
@@ -32,15 +33,16 @@ def find_font(font_file: str, size_px: int) -> Font:
     Raises ValueError for a file that is no font.
     """
     if font_file:
-        if not Path(font_file).expanduser().is_file():  # of a pipe, FreeType would wait for data without end
+        path = os.path.expanduser(font_file)
+        if not os.path.isfile(path):  # of a pipe, FreeType would wait for data without end
             raise ValueError(f"{font_file!r} is not a font file: there is no regular file of this name")
         try:
-            return ImageFont.truetype(Path(font_file).expanduser(), size_px)
+            return ImageFont.truetype(path, size_px)
         except OSError as error:
             raise ValueError(f"{font_file!r} is not a font file: {error}") from None
-    for path in system_fonts():
-        font = ImageFont.truetype(str(path), size_px)
-        if path.name.startswith(LATIN_FONTS) or _has_glyph(font, _CHINESE_SAMPLE):
+    for installed in system_fonts():
+        font = ImageFont.truetype(str(installed), size_px)
+        if installed.name.startswith(LATIN_FONTS) or _has_glyph(font, _CHINESE_SAMPLE):
             return font
     font_of_pillow = ImageFont.load_default(size_px)
     assert isinstance(font_of_pillow, Font)
@@ -51,11 +53,13 @@ def find_font(font_file: str, size_px: int) -> Font:
 def system_fonts() -> tuple[Path, ...]:
     """The known fonts of this machine, best first, those with Chinese characters before the others."""
     files = [
-        path
-        for folder in _FONT_FOLDERS
-        for path in Path(folder).expanduser().rglob("*")
-        if path.suffix.lower() in (".ttf", ".ttc", ".otf") and path.is_file()
+        Path(folder, name)
+        for top in _FONT_FOLDERS
+        for folder, _, names in os.walk(os.path.expanduser(top))  # passes over what this user may not read
+        for name in names
+        if Path(name).suffix.lower() in (".ttf", ".ttc", ".otf")
     ]
+    files = [path for path in files if os.access(path, os.R_OK) and path.is_file()]
     return tuple(
         path for name in _CHINESE_FONTS + LATIN_FONTS for path in files if path.name.startswith(name)
     )

@@ -52,7 +52,14 @@ from pam_ros.model.loading.weights import (
     read_safetensors,
 )
 from pam_ros.model.pam import Pam
-from pam_ros.model.schema import check_tokenizer, language_keys, language_parameters, read_json, short
+from pam_ros.model.schema import (
+    check_folder,
+    check_tokenizer,
+    language_keys,
+    language_parameters,
+    read_json,
+    short,
+)
 from pam_ros.model.text.confidence import ConfidenceModel
 from pam_ros.model.text.matching import PurposeMatcher
 from pam_ros.model.text.names import NAMES, ObjectNames
@@ -166,7 +173,9 @@ def load_official(
     progress: Progress | None = None,
 ) -> Pam:
     """Loads a folder in the official layout, in float32 on the CPU. `load_model` is the front door."""
+    check_folder(folder)
     folder = with_config(folder)
+    check_folder(folder)
     weights = tuple(sorted(folder.glob("*.safetensors")))
     files = ModelFiles(folder, weights, sam2_weights, sam2_architecture, None, folder)
     report = progress or (lambda line: None)

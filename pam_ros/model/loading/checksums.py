@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pam_ros.errors import CheckpointError
+from pam_ros.model.schema import readable
 
 RECORD = "pam_fetch.json"  # beside the files: what was fetched, and its checksums
 VERIFIED = ".pam_verified.json"  # sizes and times of change of files whose checksum was right
@@ -51,6 +52,7 @@ class Record:
         (folder / RECORD).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
+    @readable()
     def read(cls, folder: Path) -> Record | None:
         """None if the folder has none. Raises CheckpointError if it cannot be read."""
         path = folder / RECORD
@@ -60,7 +62,7 @@ class Record:
             content = json.loads(path.read_text(encoding="utf-8"))
             files = {name: Expected(**values) for name, values in content["files"].items()}
             return cls(content["hub_id"], content["revision"], files)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}); {AGAIN}") from error
 
 

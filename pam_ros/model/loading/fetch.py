@@ -18,6 +18,7 @@ from pam_ros.errors import CheckpointError, ModelNotFoundError, OutputError, Sta
 from pam_ros.model.descriptions import HubFile, ModelDescription, list_models
 from pam_ros.model.loading.checksums import Expected, Record, verify
 from pam_ros.model.loading.files import models_folder
+from pam_ros.model.schema import readable
 from pam_ros.output_files import writable_folder
 
 HUB_TIMEOUT_S = 20.0
@@ -129,6 +130,7 @@ def fetch(plans: Sequence[FetchPlan], report: Callable[[str], None] = lambda lin
         report(f"{plan.source.hub_id}: {len(expected)} files in {plan.folder}, checksums verified")
 
 
+@readable()
 def check_disk(plans: Sequence[FetchPlan]) -> None:
     """Raises OutputError, naming needed and free bytes, if the download does not fit."""
     needed = sum(plan.missing_bytes for plan in plans)
@@ -150,6 +152,7 @@ def size_of(count: int) -> str:
     return f"{count} bytes"
 
 
+@readable()
 def _remote_file(folder: Path, sibling: Any) -> RemoteFile:
     """`sibling`: huggingface_hub's RepoSibling with size, blob_id and lfs."""
     path, size = str(sibling.rfilename), int(sibling.size or 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 from pam_ros.errors import CheckpointError, ModelNotFoundError
 from pam_ros.model.descriptions import HubFile, ModelDescription, list_models
 from pam_ros.model.loading.checksums import Expected, Record, check_sizes, verify
-from pam_ros.model.schema import check_folder
+from pam_ros.model.schema import check_folder, check_readable, readable, short
 
 OFFICIAL_SAM2 = "sam2.1/sam2.1_hiera_l"
 
@@ -43,26 +44,37 @@ class ModelFiles:
 
 
 def models_folder() -> Path:
-    """Where `pam fetch` puts models: $PAM_MODELS, or pam_ros/models in the user's cache."""
+    """Where `pam fetch` puts models: $PAM_MODELS, or pam_ros/models in the user's cache.
+
+    Raises CheckpointError if the user has no home folder.
+    """
     if chosen := os.environ.get("PAM_MODELS"):
-        return Path(chosen).expanduser()
+        return _expanded(chosen)
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "pam_ros" / "models"
+    return _expanded(cache) / "pam_ros" / "models"
 
 
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise CheckpointError(f"{path}: no such home folder; set HOME, or PAM_MODELS to a folder") from None
+
+
+@readable()
 def find_files(name_or_path: str, sam2: Path | None) -> ModelFiles:
     """Finds a model's files without downloading.
 
-    Raises ModelNotFoundError, which says where it looked, or CheckpointError if a download is incomplete.
+    Raises ModelNotFoundError, which says where it looked, or CheckpointError if a download is incomplete or
+    this user has no access.
     """
     described = list_models()
     by_hub = {d.hub.hub_id: d for d in described.values() if d.hub is not None}
-    path = Path(name_or_path).expanduser()
     description = described.get(name_or_path) or by_hub.get(name_or_path)
-    if description is None and not path.is_dir():
-        raise ModelNotFoundError(_no_model(name_or_path, tuple(described), tuple(by_hub)))
     if description is None:
-        root = path
+        root = Path(os.path.expanduser(name_or_path))  # leaves the name of an unknown user
+        if not _is_folder(root):
+            raise ModelNotFoundError(_no_model(name_or_path, tuple(described), tuple(by_hub)))
     elif description.folder is not None:
         root = description.path.parent / description.folder
     else:
@@ -75,14 +87,27 @@ def find_files(name_or_path: str, sam2: Path | None) -> ModelFiles:
     if not weights:
         raise ModelNotFoundError(f"no *.safetensors file in {folder}")
     own = folder / "sam2.yaml"
+    sam2_weights = _find_sam2((folder, root), sam2, description)
+    if sam2_weights is not None:
+        check_readable(sam2_weights)
     return ModelFiles(
         folder=folder,
         weights=weights,
-        sam2_weights=_find_sam2((folder, root), sam2, description),
+        sam2_weights=sam2_weights,
         sam2_architecture=own if own.is_file() else OFFICIAL_SAM2,
         description=description,
         root=root,
     )
+
+
+def _is_folder(path: Path) -> bool:
+    """False also for a name that is too long for a file."""
+    try:
+        return path.is_dir()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def _no_model(name_or_path: str, names: tuple[str, ...], hub_ids: tuple[str, ...]) -> str:
@@ -92,7 +117,7 @@ def _no_model(name_or_path: str, names: tuple[str, ...], hub_ids: tuple[str, ...
             f"{name_or_path} is neither a folder nor a hub id that `pam fetch` knows ({', '.join(hub_ids)}); "
             "download other models yourself and give their folder"
         )
-    return f"unknown model {name_or_path!r}; give auto, one of {', '.join(names)}, a hub id or a folder"
+    return f"unknown model {short(name_or_path)}; give auto, one of {', '.join(names)}, a hub id or a folder"
 
 
 def _downloaded(source: HubFile, name: str) -> Path:
@@ -149,6 +174,7 @@ def _find_sam2(
     return None
 
 
+@readable()
 def verify_files(files: ModelFiles, report: Callable[[str], None]) -> None:
     """Verifies every file whose checksum is known. Raises CheckpointError."""
     if (record := Record.read(files.root)) is not None:
