@@ -12,6 +12,7 @@ from stepped_engine import captions, click, error_of, make_frame, play, stepped,
 from pam_ros.errors import CheckpointError, NothingFoundError
 from pam_ros.model.text.names import ObjectNames, Thing
 from pam_ros.records import Language, RegionState, Task, Text
+from pam_ros.runtime.requests import PromptRequest
 
 EN, ZH = Language.EN, Language.ZH
 
@@ -126,6 +127,45 @@ def test_texts_follow_a_label_that_is_known_already_and_clips_do_too() -> None:
     assert captions(rig)[-1] == "The mug, again."
     assert [event.confidence for event in rig.events.captions if event.final][-1] == 0.5
     assert not rig.engine._queue._waiting and rig.engine._queue.generating == 0
+
+
+def guided(clip: float, **options: Any) -> Any:
+    """A model that calls the region a mug, and a bowl in its captions."""
+    answers = Answers(label_en=("mug", 0.4), clip_en=("The bowl falls.", clip))
+    rig = stepped(model=FakeModel(known=NAMES, says=answers), caption_period_s=1.0, clip_frames=3, **options)
+    rig.frame(1.0)
+    return rig
+
+
+def test_a_region_that_will_be_captioned_gets_a_label_though_nobody_asked() -> None:
+    rig = guided(0.9, streaming=True)
+    handle = rig.request(click(), tasks=())
+    rig.turn()
+    assert not handle.future.result(0).texts, "the request waits for a text that it did not ask for"
+    play(rig, [(1.5, 110), (2.0, 120), (2.5, 130)])
+    (caption,) = [event for event in rig.events.captions if event.final]
+    assert (caption.text, caption.confidence) == ("The mug, again.", 0.4)
+    assert [event.text for event in rig.events.texts if event.final] == ["mug"]
+
+
+def test_a_recorded_clip_follows_a_label_that_nobody_asked_for() -> None:
+    rig = guided(0.9)
+    content = PromptRequest(click(), ())
+    handle = rig.engine.caption_clip("front", content, 1.0, EN, lambda recorded_s, text: None)
+    rig.turn()
+    play(rig, [(1.5, 110), (2.0, 120), (2.5, 130)])
+    caption = handle.future.result(0)
+    assert (caption.text, caption.confidence, caption.unsure) == ("The mug, again.", 0.4, True)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_caption_before_any_label_is_unsure(known: bool) -> None:
+    rig = guided(0.99, min_confidence=0.3)
+    rig.request(click(), tasks=(Task.LABEL,) if known else ())
+    rig.settle()
+    handle = rig.engine.caption_now("front", 1, EN)
+    play(rig, [(1.5, 110)])
+    assert handle.future.result(0).unsure is not known
 
 
 def test_without_a_list_of_names_texts_stay_as_they_are() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
+from builtin_interfaces.msg import Time
 from ros_harness import image_of
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -329,3 +330,9 @@ def test_status_of_every_error(error: Exception | None, code: int) -> None:
 @pytest.mark.parametrize("nanoseconds", [0, 1, 1_700_000_000_123_456_789])
 def test_times_round_trip(nanoseconds: int) -> None:
     assert conversions.stamp_ns(conversions.time_message(nanoseconds)) == nanoseconds
+
+
+@pytest.mark.parametrize("nanosec", [10**9, 2**32 - 1])
+def test_a_stamp_that_is_no_time_is_refused(nanosec: int) -> None:
+    with pytest.raises(errors.InputError, match=f"nanosec {nanosec}; allowed: 0 to 999999999"):
+        conversions.stamp_ns(Time(sec=2**31 - 1, nanosec=nanosec))

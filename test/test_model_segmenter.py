@@ -30,6 +30,7 @@ from pam_ros.errors import CheckpointError, PromptError
 from pam_ros.model.pam import Pam
 from pam_ros.model.vision.mask_decoder import DecodedMasks
 from pam_ros.model.vision.memory_bank import MAX_CONDITIONING, RegionMemory
+from pam_ros.model.vision.prompt_tensors import click_arrays
 from pam_ros.model.vision.segmenter import Observation, Segmenter
 from pam_ros.records import Prompt
 
@@ -75,6 +76,20 @@ def test_clicks_are_scaled_by_axis_and_a_box_becomes_two_corners(pam: Pam) -> No
     assert points[0, :3].tolist() == [[16, 16], [64, 64], [32, 64]]
     torch.testing.assert_close(points[0, 3], torch.tensor([0, 71 * 128 / 72]))
     assert labels[0].tolist() == [2, 3, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("given", "cut"),
+    [
+        ((-61, 5, 30, 40), (0, 5, 30, 40)),
+        ((9, -9, 30, 90), (9, 0, 30, 64)),
+        ((-9, -9, 99, 99), (0, 0, 96, 64)),
+    ],
+)
+def test_a_box_is_cut_at_the_edges_of_the_image(given: Sequence[float], cut: Sequence[float]) -> None:
+    points, _ = click_arrays(64, [(64, 96)], [Prompt.from_clicks(box_xyxy=given)])
+    expected, _ = click_arrays(64, [(64, 96)], [Prompt.from_clicks(box_xyxy=cut)])
+    np.testing.assert_array_equal(points, expected)
 
 
 def test_prompts_outside_the_frame_are_refused(pam: Pam) -> None:

@@ -80,7 +80,10 @@ def test_a_recording_ends_with_the_frames_so_far_if_the_camera_dies():
     rig.clock.now_s += 0.2
     rig.settle()
     assert handle.future.result(0).text == "clip-en-r1f100c110<none"
-    assert handle.future.result(0).cut_short == "the clip covers 1.0 of 10 s: no new frame came for 5.1 s"
+    assert (
+        handle.future.result(0).cut_short
+        == "the clip covers 1.0 of 10 s: the camera's time stood still for 5.1 s"
+    )
 
 
 def test_a_recording_of_a_dead_camera_fails():
@@ -93,8 +96,21 @@ def test_a_recording_of_a_dead_camera_fails():
     rig.settle()
     error = error_of(handle)
     assert isinstance(error, NoFrameError)
-    assert "no new frame came for 5.1 s" in str(error)
+    assert "the camera's time stood still for 5.1 s" in str(error)
     assert progress == []
+
+
+@pytest.mark.parametrize(("step_ns", "ends"), [(1, True), (900_000, True), (5_000_000, False)])
+def test_a_camera_whose_stamps_creep_counts_as_dead(step_ns, ends):
+    rig = stepped(clip_frames=3)
+    rig.frame(1.0)
+    rig.region()
+    handle, _ = clip_of(rig, PromptRequest(prompt=None, region_id=1), 1.0)
+    for i in range(60):  # ten images a second for six seconds
+        rig.clock.now_s += 0.1
+        rig.frame(2.0 + i * step_ns / 1e9)
+        rig.settle()
+    assert handle.done is ends
 
 
 def test_a_camera_with_constant_stamps_counts_as_dead():

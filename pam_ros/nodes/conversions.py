@@ -94,7 +94,11 @@ class PromptDefaults:
 
 
 def stamp_ns(time: Time) -> int:
-    """Nanoseconds of the camera's clock."""
+    """Nanoseconds of the camera's clock. Raises InputError if there is no such time."""
+    if time.nanosec >= _NS_PER_S:
+        raise errors.InputError(
+            f"a stamp has nanosec {time.nanosec}; allowed: 0 to {_NS_PER_S - 1}, whole seconds go into sec"
+        )
     return int(time.sec) * _NS_PER_S + int(time.nanosec)
 
 

@@ -89,6 +89,8 @@ class CaptionJob:
             if sure is not None and said.confidence is not None:
                 said = replace(said, confidence=min(sure, said.confidence))
             said = self.reporter.judged(said)
+            if not self._has_guide():
+                said = replace(said, unsure=True)
         first, last = self.clip_frames[0], self.clip_frames[-1]
         event = CaptionEvent(
             camera=self.camera,
@@ -119,6 +121,12 @@ class CaptionJob:
         if self.reporter.names is None or self.track is None:
             return None, None
         return thing_of(self.track.texts, self.reporter.names)
+
+    def _has_guide(self) -> bool:
+        """Whether a label says what the caption should speak of; True where none can."""
+        if self.reporter.names is None or self.track is None:
+            return True
+        return any(task is Task.LABEL for task, _ in self.track.texts)
 
     def _must_begin_again(self, delta: TextDelta) -> bool:
         """Whether a finished caption names something else; once only."""

@@ -100,7 +100,7 @@ class ClipRecorder:
         for recording in self._open(lambda each: True):
             still_s = now_s - max(advanced_s(recording.camera), recording.accepted_s)
             if still_s > STALL_S:
-                self._cut_short(recording, f"no new frame came for {still_s:.1f} s")
+                self._cut_short(recording, f"the camera's time stood still for {still_s:.1f} s")
 
     def restart(self, camera: str) -> None:
         """The camera's stamps jumped back: its recordings end with what they have."""

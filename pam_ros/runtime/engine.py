@@ -229,12 +229,19 @@ class Engine:
         return results
 
     def _wanting_texts(self, camera: CameraTracks, results: list[PromptResult]) -> list[PromptResult]:
-        """Starts recordings and answers requests for a mask only; returns the results that want texts."""
+        """Starts recordings and answers requests for a mask only; returns the results that want texts.
+
+        Where texts agree, a region that will be captioned gets a label, though nobody asked for it.
+        """
         wanting: list[PromptResult] = []
         for result in results:
-            request = result.request
-            if request.clip is not None and result.track is not None:
-                self._recorder.add(camera.name, result.track, request.clip)
+            request, clip = result.request, result.request.clip
+            if self._reporter.names is not None and (clip is not None or self._options.streaming):
+                language = self._options.caption_language if clip is None else clip.language
+                if (labelled := result.with_label(language)) is not None:
+                    wanting.append(labelled)
+            if clip is not None and result.track is not None:
+                self._recorder.add(camera.name, result.track, clip)
             elif request.content.texts() and not request.done:
                 wanting.append(result)
             elif request.handle is not None:

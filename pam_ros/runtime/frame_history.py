@@ -29,8 +29,8 @@ class FrameHistory:
         """The frame added last."""
         return self._frames[-1] if self._frames else None
 
-    def add(self, frame: Frame) -> bool:
-        """Adds the newest frame; False if it has the stamp of the one before. Time may start over."""
+    def add(self, frame: Frame) -> None:
+        """Adds the newest frame. Time may start over."""
         before = self.newest
         if before is not None and frame.stamp_ns < before.stamp_ns:
             self._frames.clear()  # earlier stamps are no longer valid
@@ -38,7 +38,6 @@ class FrameHistory:
         self._frames.append(frame)
         self._bytes += frame.image.nbytes
         self._shorten()
-        return before is None or frame.stamp_ns != before.stamp_ns
 
     def match(self, stamp_ns: int | None) -> Frame | None:
         """The frame nearest to the stamp; None stands for the newest at the time of processing.

@@ -12,7 +12,7 @@ import numpy as np
 from pam_ros.errors import CancelledError, CapacityError, NothingFoundError, PamError, PromptError
 from pam_ros.geometry import Box, distinct_boxes
 from pam_ros.model.interface import FrameFeatures, Observation, PerceptionModel, RegionMemory
-from pam_ros.records import Frame, Prompt, Region, RegionState, plain
+from pam_ros.records import Frame, Language, Prompt, Region, RegionState, Task, plain
 from pam_ros.runtime.failures import FaultLog, GuardedListener, rejected_detections
 from pam_ros.runtime.inbox import Inbox
 from pam_ros.runtime.options import EngineOptions
@@ -30,6 +30,15 @@ class PromptResult:
     track: Track | None  # None on a caller's own image
     observation: TrackObservation
     answer: Region  # as of that frame
+
+    def with_label(self, language: Language) -> PromptResult | None:
+        """The same, asking for a label that captions follow; None if the region has one or will get it."""
+        request, track = self.request, self.track
+        asked = [] if request.clip is not None else request.content.texts()
+        if track is None or any(task is Task.LABEL for task, _ in (*track.asked, *asked)):
+            return None
+        content = replace(request.content, tasks=(Task.LABEL,), languages=(language,))
+        return replace(self, request=replace(request, content=content, handle=None, clip=None))
 
 
 class Masks:

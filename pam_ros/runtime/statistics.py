@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 MISSING_ABOVE = 0.1  # fraction of the frames that do not arrive, before a warning
 _INTERVALS = 100  # between frames, from which the period is measured
 _FEWEST_INTERVALS = 20
+_STEADY, _JITTER = 12, 1.8  # so many intervals that differ by less than this factor are a rate
 _PAUSE_NS = 2_000_000_000  # a longer gap is a pause of the camera
 
 
@@ -86,8 +88,9 @@ class RateMeter:
 class GapCounter:
     """Counts frames that did not arrive: a gap in the stamps of several periods lacks all but one of them.
 
-    The period is the median of the short ones among the recent intervals. It is right as long as a tenth of
+    The period is the median of the short ones among the recent intervals. It is right as long as a quarter of
     the frames follow the one before them; a loss of exactly every second frame looks like half the rate.
+    Gaps are counted some frames later, as a run of equal intervals means that the camera's rate has changed.
 
     Attributes:
         missed: frames that did not arrive, ever.
@@ -96,32 +99,56 @@ class GapCounter:
     def __init__(self) -> None:
         self.missed = 0
         self._before_ns: int | None = None
+        self._newest_ns: deque[int] = deque()  # intervals that are not counted yet
         self._intervals_ns: deque[int] = deque(maxlen=_INTERVALS)
         self._gaps: deque[int] = deque(maxlen=_INTERVALS)  # frames missing in each of the recent intervals
 
     def add(self, stamp_ns: int) -> None:
         """A frame came."""
         before_ns, self._before_ns = self._before_ns, stamp_ns
-        if before_ns is None or not 0 < stamp_ns - before_ns < _PAUSE_NS:
-            return  # time started over, or the camera paused
-        interval_ns = stamp_ns - before_ns
+        interval_ns = 0 if before_ns is None else stamp_ns - before_ns
+        if interval_ns < 0:  # time started over, perhaps at another rate
+            self._newest_ns.clear()
+            self._intervals_ns.clear()
+            self._gaps.clear()
+        if not 0 < interval_ns < _PAUSE_NS:
+            return
+        self._newest_ns.append(interval_ns)
+        if len(self._newest_ns) <= _STEADY:
+            return
+        self._count(self._newest_ns.popleft())
+        steady = max(self._newest_ns) < _JITTER * min(self._newest_ns)
+        if steady and not self._is_period(_median(self._newest_ns)):
+            self._intervals_ns.clear()
+            self._intervals_ns.extend(self._newest_ns)
+
+    def _count(self, interval_ns: int) -> None:
         if len(self._intervals_ns) >= _FEWEST_INTERVALS:
-            gap = round(interval_ns / self._period_ns()) - 1
-            self._gaps.append(max(gap, 0))
+            self._gaps.append(max(round(interval_ns / self._period_ns()) - 1, 0))
             self.missed += self._gaps[-1]
         self._intervals_ns.append(interval_ns)
 
+    def _is_period(self, interval_ns: int) -> bool:
+        period_ns = self._period_ns()
+        return period_ns < _JITTER * interval_ns and interval_ns < _JITTER * period_ns
+
     def _period_ns(self) -> int:
-        intervals_ns = sorted(self._intervals_ns)
+        # Frames that come in pairs, one right after the other, do not have the period of the pair.
+        least_ns = sum(self._intervals_ns) / len(self._intervals_ns) / 8
+        intervals_ns = sorted(each for each in self._intervals_ns if each > least_ns)
         shortest_ns = intervals_ns[len(intervals_ns) // 10]
-        short_ns = [each for each in intervals_ns if shortest_ns <= each < 1.5 * shortest_ns]
-        return short_ns[len(short_ns) // 2]
+        return _median([each for each in intervals_ns if shortest_ns <= each < 1.5 * shortest_ns])
 
     @property
     def missing_fraction(self) -> float:
         """Fraction of the recent frames that did not arrive; 0 before enough came to tell."""
         missing = sum(self._gaps)
         return missing / (missing + len(self._gaps)) if len(self._gaps) >= _FEWEST_INTERVALS else 0.0
+
+
+def _median(values: Iterable[int]) -> int:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2]
 
 
 class Recent:

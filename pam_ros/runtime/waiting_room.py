@@ -11,6 +11,7 @@ from pam_ros.runtime.frame_history import FrameHistory
 from pam_ros.runtime.requests import CaptionRequest, Request
 
 MAX_DETECTION_MESSAGES = 4  # messages that wait; a newer one replaces the oldest
+LEAST_SPEED = 0.01  # seconds of stamps for each second of the clock: slower time stands still
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +56,8 @@ class WaitingRoom:
     received: int = 0
     dropped: int = 0
     arrived_s: float = -math.inf  # of the newest frame
-    advanced_s: float = -math.inf  # when the stream's time last moved
+    advanced_s: float = -math.inf  # when the stream's time last moved, faster than it creeps
+    _moved_ns: int | None = None  # the stamp at that time
 
     def has_work(self) -> bool:
         """Whether there is something to take."""
@@ -63,12 +65,19 @@ class WaitingRoom:
 
     def put_frame(self, frame: Frame, now_s: float) -> None:
         """Puts a frame into the slot; one that still waits there is dropped and counted."""
-        if self.history.add(frame):
-            self.advanced_s = now_s
+        self.history.add(frame)
+        if self._moves(frame.stamp_ns, now_s):
+            self.advanced_s, self._moved_ns = now_s, frame.stamp_ns
         self.received += 1
         self.dropped += self.slot is not None
         self.slot = (frame, now_s)
         self.arrived_s = now_s
+
+    def _moves(self, stamp_ns: int, now_s: float) -> bool:
+        if self._moved_ns is None or stamp_ns < self._moved_ns:
+            return True
+        least_ns = LEAST_SPEED * 1e9 * max(now_s - self.advanced_s, 0.0)
+        return stamp_ns - self._moved_ns > least_ns
 
     def take(self, name: str) -> Work:
         """Everything that can be done now, for the camera of this name."""

@@ -28,11 +28,13 @@ def click_arrays(
     """Prompts of K clicks each → points (B, K, 2) (x, y) in encoder pixels and labels (B, K).
 
     Labels: 1 inside, 0 outside, 2 and 3 corners of a box. `sizes`: (height, width) of each prompt's picture.
+    Boxes are cut at its edges (the reference does not cut them): detectors' boxes reach beyond.
     """
     points, labels = [], []
     for (height, width), prompt in zip(sizes, prompts, strict=True):
         scale = np.array([image_size / width, image_size / height], np.float32)
-        corners = np.zeros((0, 2), np.float32) if prompt.box is None else prompt.box.reshape(2, 2)
+        box = np.zeros((0, 2), np.float32) if prompt.box is None else prompt.box.reshape(2, 2)
+        corners = np.clip(box, 0, np.array([width, height], np.float32))
         points.append(np.concatenate([corners, prompt.points]) * scale)
         labels.append(np.concatenate([np.array([2, 3], np.int32)[: len(corners)], prompt.labels]))
     return np.stack(points), np.stack(labels)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -82,24 +83,31 @@ class CameraInput:
 
     def _submit(self, message: Message, picture_from: Callable[[Message], NDArray[np.uint8]]) -> None:
         arrived_s = time.monotonic()
-        image_ns = stamp_ns(message.header.stamp)
+        with self._counting():
+            image_ns = stamp_ns(message.header.stamp)
         self.watch.arrived(image_ns)
         if not self._link.active and self._link.starting:
             self._log.inform_once("receiving images; they are processed once autostart has loaded the model")
             return
         engine = self._link.engine  # raises before the image is converted
-        try:
+        with self._counting():
             check_length("frame_id", message.header.frame_id, MAX_NAME)
             picture = picture_from(message)
-        except PamError:
-            self.rejected += 1
-            raise
         if image_ns == 0:
             image_ns = self._arrival_ns()
         frame = Frame(image=picture, stamp_ns=image_ns, frame_id=message.header.frame_id, camera=self._camera)
         engine.submit_frame(frame, arrived_s)
         self.newest = ImageInfo(image_ns, frame.frame_id, frame.size)
         time.sleep(HAND_OVER_S)
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Counts an image that cannot be read."""
+        try:
+            yield
+        except PamError:
+            self.rejected += 1
+            raise
 
     def _arrival_ns(self) -> int:
         """The time now, for an image without a stamp; this machine's while simulated time stands at zero."""

@@ -9,7 +9,7 @@ import numpy as np
 from rclpy.node import Node
 from rclpy.time import Time
 
-from pam_ros.errors import TransformError
+from pam_ros.errors import PamError
 from pam_ros.geometry import rotation_matrix
 from pam_ros.nodes.conversions import stamp_ns
 from pam_ros.nodes.inputs.transform_buffer import (
@@ -103,5 +103,5 @@ class ListenedTransforms:
                     translation_m=(shift.x, shift.y, shift.z),
                     static=static,
                 )
-            except TransformError as error:
+            except PamError as error:
                 self._log.warn(f"{'/tf_static' if static else '/tf'} ignored: {error}")
