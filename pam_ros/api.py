@@ -11,17 +11,31 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pam_ros.errors import ImageError, InputError, NothingFoundError, PromptError
 from pam_ros.geometry import full_mask
+from pam_ros.plain_values import (
+    LAST_S,
+    frames_of,
+    integer_of,
+    list_of,
+    mask_of,
+    names_of,
+    number_of,
+    path_of,
+    picture_of,
+    rows_of,
+    shown,
+    text_of,
+)
 from pam_ros.records import (
     Frame,
     Language,
@@ -46,7 +60,7 @@ LOGGER = logging.getLogger(__name__)
 
 FilePath = str | os.PathLike[str]
 Image = FilePath | ArrayLike  # a file, or (H, W, 3) uint8 RGB
-Mask = FilePath | ArrayLike  # a file, see `media.read_mask`, or (H, W), nonzero inside
+Mask = FilePath | ArrayLike  # a file, see `media.read_mask`, or (H, W), above 0 inside
 Click = tuple[float, float]  # (x, y)
 Box = tuple[float, float, float, float]  # (x1, y1, x2, y2)
 OnGrowth = Callable[[int, str, str, str], None]  # region id, task, language, text so far
@@ -113,14 +127,22 @@ def load_model(
         sam2: SAM 2's weights file, if it is not in the model's folder.
         text_server: URL of a server that generates the texts (docs/text_server.md).
 
-    Raises ModelNotFoundError, CheckpointError, DeviceError, MemoryLimitError or TextServerError.
+    Raises ModelNotFoundError, CheckpointError, DeviceError or MemoryLimitError; InputError for an argument
+    of a wrong type, or an address that is none.
     """
     from pam_ros.model.loading.options import LoadOptions
-    from pam_ros.model.opening import open_model
     from pam_ros.threads import in_temporary_thread
 
-    weights = None if sam2 is None else Path(sam2)
-    options = LoadOptions(str(model), device, dtype, weights, quantization, text_server=text_server)
+    options = LoadOptions(
+        model=str(path_of("model", model)) if not isinstance(model, str) else model,
+        device=text_of("device", device),
+        dtype=text_of("dtype", dtype),
+        sam2=None if sam2 is None else path_of("sam2", sam2),
+        quantization=text_of("quantization", quantization),
+        text_server=text_of("text_server", text_server),
+    )
+    from pam_ros.model.opening import open_model  # after the checks: it takes seconds
+
     return in_temporary_thread(lambda: open_model(options, progress=LOGGER.info, note=LOGGER.warning))
 
 
@@ -152,8 +174,9 @@ def perceive(
     """
     from pam_ros.runtime.offline import perceive_image
 
-    picture, asked = _image(image), prompts(clicks, not_clicks, boxes, masks)
-    wanted, spoken = image_tasks(_names("tasks", tasks)), _languages(languages)
+    _check_model(model)
+    picture, asked = picture_of(image), prompts(clicks, not_clicks, boxes, masks)
+    wanted, spoken = image_tasks(names_of("tasks", tasks, "label")), _languages(languages)
     regions = perceive_image(model, picture, asked, wanted, spoken, _growth(on_text))
     return [_result(region, picture) for region in regions]
 
@@ -179,16 +202,17 @@ def perceive_all(
 
     Other arguments and errors: see `perceive`; InputError for a limit out of range.
     """
-    from pam_ros.runtime.requests import SurveyRequest
+    from pam_ros.runtime.requests import MAX_SURVEY_REGIONS, MAX_SURVEY_S, SurveyRequest
 
+    _check_model(model)
     request = SurveyRequest(
-        tasks=image_tasks(_names("tasks", tasks)),
+        tasks=image_tasks(names_of("tasks", tasks, "label")),
         languages=_languages(languages),
         boxes_xyxy=_boxes(boxes),
-        max_regions=max_regions,
-        budget_s=budget_s,
+        max_regions=integer_of("max_regions", max_regions, 1, MAX_SURVEY_REGIONS),
+        budget_s=number_of("budget_s", budget_s, 0.0, MAX_SURVEY_S, above=True),
     )
-    picture = _image(image)
+    picture = picture_of(image)
     return [_result(region, picture) for region in _survey(model, picture, request, on_text).regions]
 
 
@@ -215,18 +239,21 @@ def find(
     PromptError for an empty request.
     """
     from pam_ros.runtime.options import EngineOptions
-    from pam_ros.runtime.requests import SurveyRequest, purpose_of
+    from pam_ros.runtime.requests import MAX_SURVEY_REGIONS, MAX_SURVEY_S, SurveyRequest, purpose_of
 
-    purpose, spoken = purpose_of(request, language)
+    _check_model(model)
+    purpose, spoken = purpose_of(text_of("request", request), language)
+    if min_score is not None:
+        min_score = number_of("min_score", min_score, 0.0, 1.0)
     survey = SurveyRequest(
         languages=(spoken,),
         purpose=purpose,
         boxes_xyxy=_boxes(boxes),
-        max_regions=max_regions,
-        budget_s=budget_s,
+        max_regions=integer_of("max_regions", max_regions, 1, MAX_SURVEY_REGIONS),
+        budget_s=number_of("budget_s", budget_s, 0.0, MAX_SURVEY_S, above=True),
         min_score=min_score or 0.0,
     )
-    picture = _image(image)
+    picture = picture_of(image)
     answer = _survey(model, picture, survey, on_text)
     fitting = answer.fitting(EngineOptions().find_min_score if min_score is None else min_score)
     pairs = list(zip(answer.regions, answer.scores, strict=True))[:fitting]
@@ -242,7 +269,7 @@ def caption(
     boxes: Iterable[Box] = (),
     masks: Iterable[Mask] = (),
     every_s: float = 2.0,
-    at_s: Sequence[float] = (),
+    at_s: Iterable[float] = (),
     language: str = "en",
     carry_over: bool = True,
     summary: bool = False,
@@ -266,10 +293,15 @@ def caption(
     """
     from pam_ros.runtime.offline import caption_video, decode_times
 
+    _check_model(model)
+    period_s = number_of("every_s", every_s, 0.1, 3600.0)
+    named_s = [
+        number_of("a time of at_s", each, 0.0, LAST_S, above=True) for each in list_of("at_s", at_s, "3, 7.5")
+    ]
     spoken, asked = Language.parse(language), prompts(clicks, not_clicks, boxes, masks)
     times_ns: tuple[int, ...] = ()
     frames = _frames(video)
-    if at_s:
+    if named_s:
         if isinstance(video, str | os.PathLike):
             from pam_ros.videos import video_stamps_ns
 
@@ -277,7 +309,7 @@ def caption(
         else:
             kept = list(frames)
             frames, stamps_ns = iter(kept), [frame.stamp_ns for frame in kept]
-        times_ns = decode_times(at_s, stamps_ns) if stamps_ns else ()
+        times_ns = decode_times(named_s, stamps_ns) if stamps_ns else ()
     first = next(frames, None)
     if first is None:
         raise ImageError("the video has no frames; give at least one (time in seconds, image)")
@@ -287,7 +319,7 @@ def caption(
         model,
         chain([first], frames),
         asked,
-        every_s=every_s,
+        every_s=period_s,
         decode_times_ns=times_ns,
         language=spoken,
         carry_over=carry_over,
@@ -306,17 +338,17 @@ def prompts(
     Args:
         clicks: pixels on the object, [(x, y), …]. not_clicks: pixels outside it.
         boxes: [(x1, y1, x2, y2), …].
-        masks: (H, W) arrays of the image's size, nonzero inside, or picture files.
+        masks: (H, W) arrays of the image's size, bool or numbers, above 0 inside, or picture files.
 
     Raises PromptError for anything else, or if no region is given.
     """
-    on, off = _rows("clicks", clicks, 2), _rows("not_clicks", not_clicks, 2)
-    corners = _rows("boxes", boxes, 4)
+    on, off = rows_of("clicks", clicks, 2), rows_of("not_clicks", not_clicks, 2)
+    corners = rows_of("boxes", boxes, 4)
     if (on or off) and len(corners) > 1:
         raise PromptError(
             f"clicks can be combined with one box, not {len(corners)}; for several regions give boxes only"
         )
-    found = [Prompt.from_mask(_mask(mask)) for mask in masks]
+    found = [Prompt.from_mask(mask_of(mask)) for mask in list_of("masks", masks, "'mask.png'")]
     if on or off:
         labels = [1] * len(on) + [0] * len(off)
         found.append(Prompt.from_clicks(on + off, labels, corners[0] if corners else None))
@@ -330,18 +362,10 @@ def prompts(
 # --- plain values → records
 
 
-def _image(image: Image) -> NDArray[np.uint8]:
-    from pam_ros.media import read_image
-
-    if isinstance(image, str | os.PathLike):
-        return read_image(Path(image))
-    return Frame(image=np.asarray(image), stamp_ns=0).image
-
-
-def _mask(mask: Mask) -> NDArray[np.bool_]:
-    from pam_ros.media import read_mask
-
-    return read_mask(Path(mask)) if isinstance(mask, str | os.PathLike) else np.asarray(mask) != 0
+def _check_model(model: object) -> None:
+    """Raises InputError for anything but a model, StateError for one that is closed."""
+    if not (hasattr(model, "vision") and hasattr(model, "text")):
+        raise InputError(f"model must be what load_model returns, not {shown(model)}")
 
 
 def _frames(video: FilePath | Iterable[tuple[float, ArrayLike]]) -> Iterator[Frame]:
@@ -350,36 +374,17 @@ def _frames(video: FilePath | Iterable[tuple[float, ArrayLike]]) -> Iterator[Fra
     if isinstance(video, str | os.PathLike):
         yield from read_video(Path(video), LOGGER.warning)
         return
-    for time_s, image in video:
-        yield Frame(image=np.asarray(image), stamp_ns=round(time_s * 1e9))
-
-
-def _rows(name: str, rows: Iterable[Any], width: int) -> list[list[float]]:
-    """Points or boxes as lists of `width` numbers. Raises PromptError for another shape."""
-    try:
-        numbers = [np.asarray(row, np.float64) for row in rows]
-    except (TypeError, ValueError):
-        numbers = [np.zeros(0)]
-    if any(row.shape != (width,) for row in numbers):
-        form = "(x, y)" if width == 2 else "(x1, y1, x2, y2)"
-        raise PromptError(f"{name} must be a list of {form} in pixels, not {rows!r}")
-    return [row.tolist() for row in numbers]
+    yield from frames_of(video)
 
 
 def _boxes(boxes: Iterable[Box] | None) -> tuple[Box, ...] | None:
     if boxes is None:
         return None
-    return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in _rows("boxes", boxes, 4))
-
-
-def _names(what: str, names: Iterable[str]) -> list[str]:
-    if isinstance(names, str):
-        raise InputError(f"{what} must be a list of names, such as [{names!r}], not {names!r}")
-    return list(names)
+    return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in rows_of("boxes", boxes, 4))
 
 
 def _languages(codes: Iterable[str]) -> tuple[Language, ...]:
-    return tuple(dict.fromkeys(Language.parse(code) for code in _names("languages", codes)))
+    return tuple(dict.fromkeys(Language.parse(code) for code in names_of("languages", codes, "en")))
 
 
 # --- records → results
@@ -390,6 +395,9 @@ def _result(region: Region, picture: NDArray[np.uint8], score: float | None = No
 
 
 def _growth(on_text: OnGrowth | None) -> OnText:
+    if on_text is not None and not callable(on_text):
+        raise InputError(f"on_text must be a function, not {shown(on_text)}")
+
     def tell(region_id: int, task: Task, language: Language, text: str) -> None:
         if on_text is not None:
             on_text(region_id, task.value, language.value, text)

@@ -42,9 +42,10 @@ ALLOWED = {
     "videos": {"errors", "media", "records"},
     "output_files": {"errors"},
     "json_results": {"records"},
+    "plain_values": {"errors", "media", "records"},
     "model": SHARED,
     "runtime": SHARED | {"model"},
-    "api": SHARED | {"runtime", "model"},
+    "api": SHARED | {"plain_values", "runtime", "model"},
     "viewer": SHARED | {"runtime", "model"},
     "nodes": SHARED | {"viewer", "runtime", "model"},
     "examples": set(),  # what a user's own node has: messages, services, actions

@@ -12,6 +12,8 @@ import torch
 from text_runs import TextRun, Wanted
 from tiny_models import box, click, encoded, picture, tiny_pam
 
+from pam_ros import api
+from pam_ros.errors import StateError
 from pam_ros.model.config import sam2_config
 from pam_ros.model.interface import (
     FIRST_FRAME_STRIDE,
@@ -52,6 +54,8 @@ def test_closing_frees_the_weights() -> None:
     gc.collect()
     assert [part() for part in kept] == [None] * 3
     pam.close()
+    with pytest.raises(StateError, match="the model is closed"):
+        api.perceive(pam, picture(), clicks=[(3, 4)])
 
 
 # ---- bfloat16

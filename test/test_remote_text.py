@@ -30,7 +30,14 @@ from tiny_models import (
 )
 from transformers import Qwen2ForCausalLM
 
-from pam_ros.errors import CapacityError, CheckpointError, InferenceError, TextServerError
+from pam_ros.errors import (
+    CapacityError,
+    CheckpointError,
+    InferenceError,
+    InputError,
+    StateError,
+    TextServerError,
+)
 from pam_ros.evaluation.bench_text_server import bench_text_server
 from pam_ros.model.fast_model import FastModel
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE, TextDelta, TextRequest
@@ -443,6 +450,24 @@ def test_a_model_loads_although_its_server_is_gone(stack: ExitStack, pam: Pam, f
     model = load_with_text_server(options, patience=QUICK, progress=lines.append)
     stack.callback(model.close)
     assert model.text.problem in lines and url in model.text.problem
+    model.close()
+    with pytest.raises(StateError, match="the model is closed"):
+        model.text.generate([])
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["garbage", "http://", "http://[::1", "localhost:8000", "ftp://host", "http://host:99999", "http://a b"],
+)
+def test_what_is_no_address_is_refused_before_the_model_is_loaded(url: str) -> None:
+    with pytest.raises(InputError, match=r"the text server's address is .*; it must be one such as http://"):
+        load_with_text_server(LoadOptions("no such model", text_server=url))
+
+
+def test_a_key_that_no_header_can_hold(stack: ExitStack, pam: Pam) -> None:
+    problem = connect(stack, pam, "http://[::1]:9/v1/", key="ключ").problem
+    assert "the text server http://[::1]:9 cannot be used: " in problem
+    assert "codec can't encode" in problem
 
 
 # ---- the exported folder

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from pam_ros.errors import PamError
+from pam_ros.errors import PamError, StateError
 from pam_ros.model.config import PerceiverInput
 from pam_ros.model.engines import Engines
 from pam_ros.model.interface import (
@@ -85,6 +85,7 @@ class FastModel:
             self._text.max_new_tokens = model.text.max_new_tokens
             self._text.confidence = model.confidence
         self._closing = threading.Event()
+        self._closed = False
         self._preparing = threading.Thread(target=self._prepare, name="pam_prepare", daemon=True)
 
     @property
@@ -99,7 +100,9 @@ class FastModel:
 
     @property
     def text(self) -> BackgroundGenerator:
-        """Texts."""
+        """Texts. Raises StateError if it is closed."""
+        if self._closed:
+            raise StateError("the model is closed; load it again")
         assert self._text is not None, "made without texts"
         return self._text
 
@@ -151,6 +154,7 @@ class FastModel:
         self._end_threads()
         atexit.unregister(self._end_threads)
         self._model.close()
+        self._closed = True
 
     def _end_threads(self) -> None:
         self._closing.set()

@@ -139,8 +139,9 @@ class Pam(nn.Module):
 
     @property
     def text(self) -> InProcessGenerator:
-        """Texts."""
-        assert self._generator is not None, "used after close, or without a decoder"
+        """Texts. Raises StateError if it is closed, or has no decoder."""
+        if self._generator is None:
+            raise StateError("the model is closed, or was loaded without a decoder; load it again")
         return self._generator
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from pam_ros.errors import CheckpointError
+from pam_ros.errors import CheckpointError, StateError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.fast_model import accelerated
 from pam_ros.model.interface import ModelInfo, PerceptionModel, PurposeJudge, VisionModel
@@ -18,7 +18,7 @@ from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.text.names import ObjectNames
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
 from pam_ros.model.text.remote import RemoteGenerator
-from pam_ros.model.text.text_server import KEY_VARIABLE, Patience, TextServer
+from pam_ros.model.text.text_server import KEY_VARIABLE, Patience, TextServer, server_address
 from pam_ros.model.warm_up import warm_up
 
 MAX_NEW_TOKENS = 512  # of a model without a description
@@ -31,6 +31,7 @@ class RemoteTextModel:
         """`sight`: whose vision is used; it needs no decoder."""
         self._sight = sight
         self._text = text
+        self._closed = False
         self.info: ModelInfo = replace(sight.info, text_server=text.server.url)
 
     @property
@@ -40,7 +41,9 @@ class RemoteTextModel:
 
     @property
     def text(self) -> RemoteGenerator:
-        """Texts."""
+        """Texts. Raises StateError if it is closed."""
+        if self._closed:
+            raise StateError("the model is closed; load it again")
         return self._text
 
     @property
@@ -57,6 +60,7 @@ class RemoteTextModel:
         """Closes all streams and drops the weights; the model cannot be used afterwards."""
         self._text.server.close()
         self._sight.close()
+        self._closed = True
 
 
 def load_with_text_server(
@@ -69,8 +73,10 @@ def load_with_text_server(
     """Loads a model without its decoder, for texts from `options.text_server`, and warms it up.
 
     A server that cannot be used is no error: `model.text.problem` says what is wrong, and texts are generated
-    as soon as it can. The other arguments and errors are those of `load_model`.
+    as soon as it can. The other arguments and errors are those of `load_model`; InputError for an address
+    that is none.
     """
+    server_address(options.text_server)  # before the model takes its time
     report = progress or (lambda line: None)
     pam = load_model(options, progress=progress, note=note)
     files = find_files(pam.info.name if options.model == AUTO else options.model, options.sam2)

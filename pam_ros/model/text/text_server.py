@@ -12,6 +12,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -23,13 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pam_ros.errors import InferenceError
+from pam_ros.errors import InferenceError, InputError
+from pam_ros.model.schema import short
 
 PROMPT_EMBEDS_OPTION = "--enable-prompt-embeds"
 NAME_OPTION = "--served-model-name"
 KEY_VARIABLE = "PAM_TEXT_SERVER_KEY"  # of the environment
 MESSAGE_CHARACTERS = 300  # of a server's message that are repeated
 PIECE_BYTES = 3 << 16  # of a prompt that are encoded and sent at a time; a multiple of 3, as base64 wants
+_ERROR_NUMBER = re.compile(r"\[Errno -?\d+\] ")
 _BEFORE_PROMPT, _AFTER_PROMPT = b', "prompt_embeds": "', b'"}'
 
 
@@ -78,6 +81,22 @@ class Arrival:
     error: InferenceError | None = None
 
 
+def server_address(url: str) -> str:
+    """`http://host:8000`, or https; without a `/v1` at its end. Raises InputError for anything else."""
+    try:
+        parsed = httpx2.URL(url)
+        port = parsed.port or 80
+        valid = parsed.scheme in ("http", "https") and parsed.host and not parsed.query and port < 65536
+        valid = valid and not any(letter.isspace() for letter in url)
+    except (httpx2.InvalidURL, ValueError):
+        valid = False
+    if not valid:
+        raise InputError(
+            f"the text server's address is {short(url)}; it must be one such as http://localhost:8000"
+        )
+    return url.rstrip("/").removesuffix("/v1")
+
+
 class TextServer:
     """A server, as one model's client sees it. Thread-safe."""
 
@@ -94,13 +113,13 @@ class TextServer:
         """Starts looking for the server at once.
 
         Args:
-            url: as in `http://host:8000`; a `/v1` at its end is allowed.
+            url: see `server_address`.
             model: the name that the server must have given the model.
             stop_ids: tokens that end a text.
             probe: (L, H) embeddings of a short prompt, which a usable server must be able to continue.
             key: sent as a bearer token; empty = none.
         """
-        self.url = url.rstrip("/").removesuffix("/v1")
+        self.url = server_address(url)
         self.model = model
         self.sent_bytes = 0  # of all texts so far
         self._stop_ids = frozenset(stop_ids)
@@ -169,7 +188,11 @@ class TextServer:
     # ---- on the client's thread
 
     def _run(self) -> None:
-        self._loop.run_until_complete(self._serve())
+        try:
+            self._loop.run_until_complete(self._serve())
+        except Exception as error:  # noqa: BLE001 - such as of a key that no header can hold
+            self._problem = self._problem_of(error)
+            self._checked.set()
         self._loop.close()
 
     async def _serve(self) -> None:
@@ -314,7 +337,7 @@ class TextServer:
         if isinstance(error, httpx2.ConnectTimeout):
             return f"no connection within {self._patience.connect_s:g} s"
         if isinstance(error, httpx2.ConnectError):
-            return f"no connection ({error})"
+            return f"no connection ({_ERROR_NUMBER.sub('', str(error))})"
         if isinstance(error, httpx2.TimeoutException):
             return f"nothing came for {self._patience.silence_s:g} s"
         if isinstance(error, KeyError | TypeError | IndexError | AttributeError):
