@@ -347,6 +347,10 @@ class Region:
     surface: VisibleSurface | None = None  # in the frame of `last_visible_ns`; None without depth
     asked: tuple[tuple[Task, Language], ...] = ()
 
+    def in_view_at(self, stamp_ns: int) -> bool:
+        """Whether box and mask are those of the frame with this stamp."""
+        return bool(self.mask.size) and self.last_visible_ns == stamp_ns
+
     def asked_texts(self) -> list[tuple[tuple[Task, Language], Text | None]]:
         """Every text in the order asked for; None while it is not finished."""
         return [(key, self.texts.get(key)) for key in dict.fromkeys((*self.asked, *self.texts))]

@@ -201,11 +201,15 @@ def test_several_seeds_give_mean_and_spread(shards: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Part.parse("masks,mask"), "unknown part 'mask' .*masks, video, texts, find, stream, speed"),
+        (lambda: Part.parse("masks,mask"), "'mask' .*masks, video, texts, find, stream, speed, surfaces"),
         (lambda: Plan(count=0), "at least 1, not 0"),
         (lambda: Plan(seeds=(1, 1)), "different whole numbers"),
         (lambda: Plan(seeds=(-1,)), r"from 0 on, not \[-1\]"),
         (lambda: Plan(seeds=()), "give a seed or data"),
+        (
+            lambda: Plan(parts=(Part.SURFACES,), data=Path("here")),
+            "surfaces .*leave out data and open meshes",
+        ),
     ],
 )
 def test_errors_of_arguments_name_what_is_allowed(make: Callable[[], object], message: str) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from pam_ros.geometry import crop_mask, pixel_rays, project
+from pam_ros.oriented_box import smallest_box
 from pam_ros.records import CameraModel, Lens, VisibleSurface
 from pam_ros.simulator.depth_noise import sensor_depth
-from pam_ros.visible_surface import measure_surface, smallest_box
+from pam_ros.visible_surface import measure_surface
 
 SIZE = (240, 320)
 FOCAL_PX = 300.0
@@ -103,6 +104,69 @@ def test_something_flat_on_the_table_stays_whole() -> None:
     surface = measured(sensor_depth(depth, FOCAL_PX, np.random.default_rng(3)), mask)
     assert abs(surface.size_m[0] - 0.16) < 0.01
     assert np.linalg.norm(surface.position_m - (0, 0, 1.0)) < 0.01
+
+
+def test_a_mask_that_spills_onto_a_neighbour_keeps_the_size() -> None:
+    depth, mask = board()
+    depth[:, 195:240] = 1.12  # its edge is behind the board's
+    depth[mask] = 1.0
+    right = measured(depth, mask)
+    wrong = mask.copy()
+    wrong[114:126, 204:216] = True  # 8 pixels = 3 cm of the neighbour
+    assert measured(depth, wrong).size_m[2] < 0.005
+    surface = measured(sensor_depth(depth, FOCAL_PX, np.random.default_rng(4)), wrong)
+    assert np.abs(surface.size_m - right.size_m).max() < 0.02
+
+
+def test_a_mask_that_spills_far_onto_the_wall_keeps_the_size() -> None:
+    depth, mask = board(width=0.4, height=0.3)
+    right = measured(depth, mask)
+    wrong = mask | np.roll(mask, (8, 8), (0, 1))  # an eighth of it shows the wall, 8 pixels = 4 cm wide
+    surface = measured(sensor_depth(depth, FOCAL_PX, np.random.default_rng(7)), wrong)
+    assert np.abs(surface.size_m - right.size_m).max() < 0.02
+    assert np.linalg.norm(surface.position_m - right.position_m) < 0.01
+
+
+def test_a_part_that_something_nearer_cuts_off_stays() -> None:
+    depth, mask = np.full(SIZE, WALL_M, np.float32), np.zeros(SIZE, np.bool_)
+    mask[90:150, 170:240] = mask[118:122, 100:150] = True
+    depth[mask] = 1.0
+    depth[80:160, 150:170] = 0.6
+    points = np.dstack([pixel_rays(CAMERA) * depth[..., None], depth])[mask]
+    surface = measured(sensor_depth(depth, FOCAL_PX, np.random.default_rng(8)), mask)
+    assert np.abs(surface.size_m - np.ptp(points, axis=0)).max() < 0.02
+
+
+def test_a_part_before_the_object_stays() -> None:
+    """A thin handle 6 cm before the board reaches beyond it, over a background that is far away."""
+    depth, mask = board()
+    depth[110:114, 170:230] = 0.94
+    mask[110:114, 170:230] = True
+    points = np.dstack([pixel_rays(CAMERA) * depth[..., None], depth])[mask]
+    for each in (depth, sensor_depth(depth, FOCAL_PX, np.random.default_rng(5))):
+        assert np.abs(measured(each, mask).size_m - np.ptp(points, axis=0)).max() < 0.02
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_hardly_adds_to_the_extent_of_a_plane(seed: int) -> None:
+    """At 2 m, depth itself spreads over 8 cm."""
+    _, mask = board(z=2.0, width=0.5, height=0.4, x=0.0)
+    noisy = sensor_depth(np.where(mask, 2.0, 3.0).astype(np.float32), FOCAL_PX, np.random.default_rng(seed))
+    core = cv2.erode(mask.astype(np.uint8), np.ones((9, 9))) > 0
+    spread = np.ptp(np.quantile(noisy[core & (noisy > 0)], [0.001, 0.999]))
+    assert spread > 0.08, "the noise is too small to test anything"
+    assert measured(noisy, mask).size_m[2] < 0.7 * spread
+
+
+def test_depth_reaches_the_edge_of_a_slanted_board() -> None:
+    """The mask's rim has no depth of its own, only flying pixels."""
+    _, mask = board()
+    slanted = (1.0 / (1.0 + 1.5 * pixel_rays(CAMERA)[..., 0])).astype(np.float32)  # 56 degrees
+    points = np.dstack([pixel_rays(CAMERA) * slanted[..., None], slanted])[mask]
+    rim = mask & (cv2.erode(mask.astype(np.uint8), np.ones((3, 3))) == 0)
+    depth = np.where(mask, slanted, WALL_M).astype(np.float32)
+    depth[rim] = np.random.default_rng(6).uniform(1.0, WALL_M, np.count_nonzero(rim))
+    assert np.abs(measured(depth, mask).size_m - np.ptp(points, axis=0)).max() < 0.005
 
 
 def test_a_hole_in_the_depth_does_not_shift_it() -> None:

@@ -50,7 +50,7 @@ OnlyOption = Annotated[
     str,
     typer.Option(
         "--only",
-        help="comma-separated parts: masks,video,texts,find,stream,speed (default: all)",
+        help="comma-separated parts: masks,video,texts,find,stream,speed (default: these), surfaces",
         metavar="PARTS",
     ),
 ]

@@ -15,7 +15,7 @@ from pam_ros.errors import TRAINING_EXTRA, InputError, StateError
 from pam_ros.evaluation.cases import Findings
 from pam_ros.evaluation.judges import open_judge
 from pam_ros.evaluation.masks import WHOLE_KEYS, evaluate_masks
-from pam_ros.evaluation.samples import Samples, read_data, render_samples
+from pam_ros.evaluation.samples import SEEDS_PER_RUN, Samples, read_data, render_samples
 from pam_ros.evaluation.speed import evaluate_speed
 from pam_ros.evaluation.video import evaluate_video
 from pam_ros.model.interface import PerceptionModel
@@ -33,12 +33,17 @@ class Part(Enum):
     FIND = "find"  # finding by purpose, on everything in view
     STREAM = "stream"  # streaming captions of videos
     SPEED = "speed"  # frames per second, latency
+    SURFACES = "surfaces"  # positions and sizes from depth; only if asked for
 
     @classmethod
     def parse(cls, names: str) -> tuple[Part, ...]:
-        """`"masks,speed"` → parts; "" → all. Raises InputError naming what is allowed."""
+        """`"masks,speed"` → parts; "" → the usual ones. Raises InputError naming what is allowed."""
         known = {part.value: part for part in cls}
-        wanted = [name.strip() for name in names.split(",")] if names.strip() else list(known)
+        wanted = (
+            [name.strip() for name in names.split(",")]
+            if names.strip()
+            else [each.value for each in USUAL_PARTS]
+        )
         for name in wanted:
             if name not in known:
                 allowed = ", ".join(known)
@@ -46,6 +51,7 @@ class Part(Enum):
         return tuple(part for part in cls if part.value in wanted)
 
 
+USUAL_PARTS = tuple(part for part in Part if part is not Part.SURFACES)
 PICTURE_PARTS = {Part.MASKS, Part.TEXTS, Part.FIND}  # need pictures only
 # Every report has these keys, with null if their part was not run.
 MAIN_KEYS: tuple[tuple[str, Part], ...] = (
@@ -84,7 +90,7 @@ class Plan:
 
     seeds: tuple[int, ...] = (1,)
     count: int = 40
-    parts: tuple[Part, ...] = tuple(Part)
+    parts: tuple[Part, ...] = USUAL_PARTS
     data: Path | None = None
     cache: Path | None = None
     judge_url: str | None = None
@@ -98,6 +104,10 @@ class Plan:
             raise InputError(f"the number of pictures is at least 1, not {self.count}")
         if self.data is None and not self.seeds:
             raise InputError("nothing to evaluate: give a seed or data")
+        if Part.SURFACES in self.parts and (self.data is not None or self.open_meshes):
+            raise InputError(
+                "surfaces are measured on rendered scenes of all meshes; leave out data and open meshes"
+            )
         if len(set(self.seeds)) < len(self.seeds) or any(seed < 0 for seed in self.seeds):
             raise InputError(f"seeds are different whole numbers from 0 on, not {list(self.seeds)}")
 
@@ -138,6 +148,11 @@ def evaluation(
             report = _prefixed(name, progress)
             samples = _samples(plan, seed, plan.cache or Path(scratch), report)
             findings = in_temporary_thread(partial(evaluate_samples, model, samples, plan, report))
+            if Part.SURFACES in plan.parts and seed is not None:
+                from pam_ros.evaluation.surfaces import evaluate_surfaces  # needs the simulator
+
+                scenes = range(seed * SEEDS_PER_RUN, seed * SEEDS_PER_RUN + plan.count)
+                in_temporary_thread(partial(evaluate_surfaces, model, scenes, findings, report))
             found.append(SeedFindings(seed, findings))
         yield found
 
@@ -199,7 +214,7 @@ def _samples(plan: Plan, seed: int | None, folder: Path, progress: Progress) -> 
     return render_samples(
         seed,
         plan.count if pictures else 0,
-        plan.videos if set(plan.parts) - PICTURE_PARTS else 0,
+        plan.videos if set(plan.parts) - PICTURE_PARTS - {Part.SURFACES} else 0,
         folder,
         progress,
         absences=plan.absences if Part.VIDEO in plan.parts else 0,

@@ -70,7 +70,7 @@ class Surfaces:
         """Regions as of the frame of that stamp; `depth`: of that frame, if it was fetched in time."""
         regions = tuple(regions)
         with self._lock:
-            current = [each for each in regions if each.mask.size and each.last_visible_ns == stamp_ns]
+            current = [each for each in regions if each.in_view_at(stamp_ns)]
             missing = [region for region in current if self._known(region) is None]
             if missing and self._images is not None:
                 self._measure(missing, stamp_ns, depth, self._images)

@@ -127,7 +127,7 @@ class RecordedSurfaces:
             return regions
         return tuple(
             replace(each, surface=measure_surface(camera, depth.depth_m, each.box_xyxy, each.mask))
-            if each.mask.size and each.last_visible_ns == frame.stamp_ns
+            if each.in_view_at(frame.stamp_ns)
             else each
             for each in regions
         )
