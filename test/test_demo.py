@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +92,7 @@ def check_truth(out: Path, printed: str) -> None:
             function_is_right(text["explanation"], language, region) for language, text in said.items()
         ],
     }
-    heard = re.findall(r"\[(-?[\d.]+) to ([\d.]+) s\] region 1: (.+) \(16 frames, [\d.]+ s later", printed)
+    heard = re.findall(r"\[(-?[\d.]+)-([\d.]+) s\] region 1: (.+) \(16 frames, [\d.]+ s later", printed)
     assert [(start, end) for start, end, _ in heard] == CLIPS_S, printed
     assert "120 of 120 frames were seen" in printed
     right["events"] = [
@@ -141,6 +145,31 @@ def test_the_camera_asks_for_a_clip():
         wait_until(lambda: camera.exit_code is not None, "the end")
         assert camera.exit_code == 2
         assert "clip_camera: it needs a video file: --ros-args -p clip:=PATH" in camera.log()
+
+
+def test_the_camera_explains_itself_and_plays_a_held_clip_when_enter_is_pressed(tmp_path: Path):
+    with VideoWriter(tmp_path / "clip.mp4") as film:
+        for i in range(3):
+            film.write(np.full((48, 64, 3), 60 * i, np.uint8), i * 100_000_000)
+    command = [sys.executable, "-m", "pam_ros.nodes.tools.clip_camera"]
+    helped = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "hold:=true" in helped.stdout
+    terminal, inner = pty.openpty()
+    camera = subprocess.Popen(
+        [*command, "--ros-args", "-p", "clip:=clip.mp4", "-p", "hold:=true"],
+        cwd=tmp_path,
+        stdin=inner,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"ROS_AUTOMATIC_DISCOVERY_RANGE": "OFF"},
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # as a shell in a terminal would start it
+    )
+    with os.fdopen(terminal, "wb"), os.fdopen(inner, "rb"), camera:
+        assert camera.stderr is not None
+        assert "until /clip_camera/play or Enter" in camera.stderr.readline()
+        os.write(terminal, b"\n")
+        assert camera.wait(30) == 0
 
 
 def test_the_camera_plays_every_frame_at_its_own_time(tmp_path: Path):

@@ -142,11 +142,24 @@ def test_caption_events_publishes_what_captions_say(robot: Client, tmp_path: Pat
     with running(robot, tmp_path, "caption_events"):
         captions = robot.publisher(StreamingCaption, "/pam/streaming_captions")
         events = robot.collect(String, "/caption_events/events")
-        captions.publish(StreamingCaption(region_id=3, text="The mug leaves the view."))  # not final
-        captions.publish(StreamingCaption(region_id=4, final=True, text="The mug does not move."))
-        captions.publish(StreamingCaption(region_id=5, final=True, text="The mug leaves the view."))
+        captions.publish(StreamingCaption(region_id=3, text="The mug disappears."))  # not final
+        captions.publish(StreamingCaption(region_id=4, final=True, text="The mug is uncovered."))
+        captions.publish(StreamingCaption(region_id=5, final=True, text="The mug disappears under a box."))
         wait_until(lambda: events, "an event")
-    assert [event.data for event in events] == ["gone 5"]
+    assert [event.data for event in events] == ["hidden 5"]
+    said = (tmp_path / "output").read_text()
+    assert "region 4: The mug is uncovered." in said
+    assert "The mug disappears.\n" not in said
+
+
+@pytest.mark.parametrize("example", ["caption_events", "colour_detector"])
+def test_examples_without_options_of_their_own_explain_themselves(
+    robot: Client, tmp_path: Path, example: str
+) -> None:
+    helped = run(robot, tmp_path, example, "--help")
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert f"ros2 run pam_ros {example}" in helped.stdout
+    assert run(robot, tmp_path, example, "extra").returncode == 2
 
 
 def test_colour_detector_makes_regions_that_carry_its_ids(robot: Client, tmp_path: Path) -> None:

@@ -218,4 +218,4 @@ def caption_line(caption: CaptionEvent, zero_ns: int = 0) -> str:
     Its confidence is left out: it is not calibrated, and a percentage would look as if it were.
     """
     start_s, end_s = ((ns - zero_ns) / 1e9 for ns in (caption.clip_start_ns, caption.clip_end_ns))
-    return f"[{start_s:.1f}-{end_s:.1f} s] {caption.region_id}: {caption.shown}"
+    return f"[{start_s:.1f}-{end_s:.1f} s] region {caption.region_id}: {caption.shown}"

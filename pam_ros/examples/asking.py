@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from rclpy.utilities import remove_ros_args
 
 from pam_ros.msg import RegionText, Status
 
@@ -52,6 +55,14 @@ def ask(node: Node, kind: Any, service: str, request: Any, timeout_s: float) -> 
     if response.status.code != Status.OK:
         raise SystemExit(response.status.message)
     return response
+
+
+def only_ros_arguments(docstring: str | None) -> None:
+    """Prints the docstring and exits if --help is given; refuses what is no ROS argument."""
+    parser = argparse.ArgumentParser(
+        description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(remove_ros_args(sys.argv)[1:])
 
 
 def spin(node: Node) -> None:

@@ -1,7 +1,10 @@
 """Turns rolling captions into events that a robot can wait for: `ros2 run pam_ros caption_events`.
 
-Publishes a std_msgs/String on `~/events` for each rule that a final caption meets: "<rule> <region id>". The
-parameter `rules` holds "name=words|other words" entries. The manager's `streaming.enabled` must be true.
+Prints every final caption. Publishes a std_msgs/String on `/caption_events/events` for each rule that one
+meets: "<rule> <region id>". The parameter `rules` holds "name=words|other words" entries. Captions marked
+`clip_too_thin` are ignored. The manager's `streaming.enabled` must be true.
+
+    caption_events --ros-args -p "rules:=['taken=picked up|拿起', 'hidden=disappears|is covered']"
 """
 
 from __future__ import annotations
@@ -12,10 +15,10 @@ import rclpy
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from pam_ros.examples.asking import spin
+from pam_ros.examples.asking import only_ros_arguments, spin
 from pam_ros.msg import StreamingCaption
 
-RULES = ["gone=leaves|out of the picture|离开|移出", "moved=slides|pushed|lifted|falls|滑|推|提起|掉落"]
+RULES = ["hidden=disappears|is covered|消失|遮", "taken=picked up|lifted|拿起|提起"]
 
 
 class CaptionEvents(Node):
@@ -33,14 +36,16 @@ class CaptionEvents(Node):
     def _take(self, caption: StreamingCaption) -> None:
         if not caption.final or caption.summary or caption.clip_too_thin:
             return
+        self.get_logger().info(f"region {caption.region_id}: {caption.text}")
         for name, words in self._rules.items():
             if any(word in caption.text for word in words):
-                self.get_logger().info(f"{name}: region {caption.region_id}: {caption.text}")
+                self.get_logger().info(f"event: {name} {caption.region_id}")
                 self._publisher.publish(String(data=f"{name} {caption.region_id}"))
 
 
 def main() -> int:
     """Runs until SIGINT or SIGTERM."""
+    only_ros_arguments(__doc__)
     rclpy.init(args=sys.argv)
     spin(CaptionEvents())
     return 0

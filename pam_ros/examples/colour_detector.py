@@ -24,7 +24,7 @@ from vision_msgs.msg import (
     Pose2D,
 )
 
-from pam_ros.examples.asking import shown_label, spin
+from pam_ros.examples.asking import only_ros_arguments, shown_label, spin
 from pam_ros.msg import RegionArray
 
 MIN_SATURATION = 140  # of 255
@@ -78,6 +78,7 @@ class ColourDetector(Node):
 
 def main() -> int:
     """Runs until SIGINT or SIGTERM."""
+    only_ros_arguments(__doc__)
     rclpy.init(args=sys.argv)
     spin(ColourDetector())
     return 0

@@ -1,18 +1,27 @@
 """Plays a video file once as a camera on `image`, each frame at its own time, then exits.
 
-With the parameter `hold` it shows the first frame until the service `~/play` is called, so that there is
-time to prompt an object on it. The message of the answer is the stamp at which it starts, nanoseconds.
+    clip_camera --ros-args -p clip:=video.mp4 -p hold:=true
+
+With the parameter `hold` it shows the first frame until the service `~/play` is called, or Enter is pressed
+in its terminal, so that there is time to prompt an object on it. The message of the service's answer is the
+stamp at which it starts, nanoseconds.
 
 With the parameter `follow`, the name of a perception node, no frame is sent before the node has answered the
 one before, and none while a caption lags behind: the node sees every frame, however slow the machine is, and
 stamps are those of the clip. It ends with a line that says how many frames the node saw, and how fast.
+
+Further parameters: rate (1 = original speed), frame_id, and max_lag_s (how far captions may lag behind the
+frames, seconds of the clip).
 """
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import rclpy
@@ -27,7 +36,7 @@ from pam_ros.errors import InputError, PamError
 from pam_ros.msg import RegionArray, StreamingCaption
 from pam_ros.nodes.conversions import stamp_ns, time_message
 from pam_ros.nodes.images import image_message
-from pam_ros.nodes.tools.tool_node import tool_node
+from pam_ros.nodes.tools.tool_node import only_ros_arguments, tool_node
 from pam_ros.records import Frame
 from pam_ros.runtime.pace import LOOK_S, Pace
 from pam_ros.signals import leave
@@ -36,9 +45,7 @@ SHOW_AGAIN_S = 0.2  # how often the first frame is sent while it is held
 
 
 class ClipCamera(Node):
-    """`clip_camera`. Parameters: clip (path), rate (1 = original speed), hold (bool), frame_id, follow,
-    max_lag_s (of a caption behind the frames, seconds of the clip).
-    """
+    """`clip_camera`; its parameters are described above."""
 
     def __init__(self) -> None:
         super().__init__("clip_camera")
@@ -63,7 +70,8 @@ class ClipCamera(Node):
             self.create_subscription(StreamingCaption, f"{followed}/streaming_captions", self._on_caption, 50)
         self.create_service(Trigger, "~/play", self._play)
         waits = f", its first frame until {self.get_fully_qualified_name()}/play" if self._holding else ""
-        self.get_logger().info(f"publishing {clip} on {self._publisher.topic_name}{waits}")
+        enter = " or Enter" if self._holding and sys.stdin.isatty() else ""
+        self.get_logger().info(f"publishing {clip} on {self._publisher.topic_name}{waits}{enter}")
         self.create_timer(LOOK_S, self._tick)
 
     @property
@@ -88,7 +96,7 @@ class ClipCamera(Node):
             self._pace.begin(self._begin_ns)
 
     def _tick(self) -> None:
-        if self._holding:
+        if self._holding and not _enter_pressed():
             self._show()
             return
         self._start()
@@ -120,6 +128,16 @@ class ClipCamera(Node):
         self._pace.caption(key, stamp_ns(message.clip_end), final=message.final)
 
 
+def _enter_pressed() -> bool:
+    """Whether a line waits in the terminal; never in the background, where reading it stops a process."""
+    if not sys.stdin.isatty():
+        return False
+    with suppress(OSError):  # not the terminal that controls this process
+        if os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
+            return False
+    return bool(select.select([sys.stdin], [], [], 0)[0]) and bool(sys.stdin.readline())
+
+
 def _given(clip: str) -> str:
     """Raises InputError if no clip is named."""
     if not clip:
@@ -129,6 +147,7 @@ def _given(clip: str) -> str:
 
 def run() -> int:
     """Plays the clip; exit code 0 at its end or after a signal, 2 if it cannot be read."""
+    only_ros_arguments(__doc__)
     try:
         with tool_node(ClipCamera) as (camera, stopped):
             while not (stopped.is_set() or camera.finished):

@@ -158,4 +158,4 @@ def _line(message: StreamingCaption, begin_ns: int) -> str:
         for stamp in (message.clip_start, message.clip_end)
     )
     about = f"{message.frame_count} frames, {message.latency_s:.1f} s later"
-    return f"[{start_s} to {end_s} s] region {message.region_id}: {caption_shown(message)} ({about})"
+    return f"[{start_s}-{end_s} s] region {message.region_id}: {caption_shown(message)} ({about})"

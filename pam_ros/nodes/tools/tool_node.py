@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -11,11 +12,19 @@ from typing import TypeVar
 import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
 from pam_ros.nodes.dds_profile import use_image_profile
 from pam_ros.signals import stopped_by_signals
 
 N = TypeVar("N", bound=Node)
+
+
+def only_ros_arguments(docstring: str | None) -> None:
+    """Prints the docstring and exits if --help is given; refuses what is no ROS argument."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=docstring, formatter_class=formatter)
+    parser.parse_args(remove_ros_args(sys.argv)[1:])
 
 
 @contextmanager
