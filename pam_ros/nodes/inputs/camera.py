@@ -85,8 +85,9 @@ class CameraInput:
         arrived_s = time.monotonic()
         with self._counting():
             image_ns = stamp_ns(message.header.stamp)
-        self.watch.arrived(image_ns)
-        if not self._link.active and self._link.starting:
+        loading = not self._link.active and self._link.starting
+        self.watch.arrived(0 if loading else image_ns)  # a process that loads a model is too busy to judge
+        if loading:
             self._log.inform_once("receiving images; they are processed once autostart has loaded the model")
             return
         engine = self._link.engine  # raises before the image is converted

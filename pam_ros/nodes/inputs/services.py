@@ -291,7 +291,7 @@ class Services:
             details = "" if isinstance(error, PamError) else "\n" + "".join(traceback.format_exception(error))
             self._log.error(f"{name} failed: {status.message}{details}")
         elif status.code == Status.NOT_ACTIVE and self._link.starting:
-            self._log.inform_once(f"{name} refused: {status.message}")
+            self._log.inform_once(f"{name} refused until autostart has loaded the model")
         elif not isinstance(error, CancelledError):
             self._log.warn(f"{name} refused: {status.message}")
         return status
