@@ -3,7 +3,7 @@
 # make test-unit   the tests of one tier, under 2 minutes; test-model and test-ros run the others
 # make lint        ruff and mypy alone
 # make docs        the documentation as a site in out/site (open out/site/index.html)
-# make setup       what the others do first: .venv with pinned packages, and the packages built by colcon into .build
+# make build       what the others do first (or make setup): .venv with pinned packages, and the packages built by colcon into .build
 # make clean       removes what was built; make distclean removes .venv, too
 # PYTHON=python3.12 picks the Python. With a ROS 2 distribution sourced, its packages are used; otherwise ROS comes from Python wheels.
 

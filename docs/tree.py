@@ -1,4 +1,4 @@
-"""Writes the file tree of docs/architecture.md from the modules' docstrings: `python docs/tree.py`."""
+"""Writes the file tree of docs/files.md from the modules' docstrings: `python docs/tree.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "architecture.md"
+PAGE = ROOT / "docs" / "files.md"
 BEGIN, END = "<!-- tree -->\n```\n", "```\n<!-- /tree -->\n"
 COLUMN = 30  # where remarks begin
 

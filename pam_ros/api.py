@@ -338,7 +338,7 @@ def prompts(
     Args:
         clicks: pixels on the object, [(x, y), …]. not_clicks: pixels outside it.
         boxes: [(x1, y1, x2, y2), …].
-        masks: (H, W) arrays of the image's size, bool or numbers, above 0 inside, or picture files.
+        masks: (H, W) arrays of the image's size, bool or numbers, above 0 inside, or image files.
 
     Raises PromptError for anything else, or if no region is given.
     """

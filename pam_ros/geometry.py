@@ -158,7 +158,7 @@ def pixel_of(camera: CameraModel, point_m: Sequence[float]) -> tuple[float, floa
     # The centre of the first pixel is 0: the picture begins half a pixel before it.
     if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
         at = "far outside" if np.isnan(x) else f"at pixel ({x:.0f}, {y:.0f}), outside"
-        raise GeometryError(f"{where} is {at} the {width}x{height} picture; click on what the camera sees")
+        raise GeometryError(f"{where} is {at} the {width}x{height} image; click on what the camera sees")
     return min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)
 
 

@@ -177,7 +177,7 @@ def _picture_file(path: Path) -> Iterator[Image.Image]:
         raise
     except UnidentifiedImageError:
         raise ImageError(
-            f"cannot read image {path}: it is no picture in a known format (JPEG, PNG, WebP, TIFF, BMP, …); "
+            f"cannot read image {path}: it is not an image in a known format (JPEG, PNG, WebP, TIFF, BMP, …); "
             "for a video use `pam caption`"
         ) from None
     except ValueError as error:  # of text chunks, most of the time
@@ -266,7 +266,7 @@ def read_webcam(which: str) -> Iterator[Frame]:
         while True:
             read, bgr = capture.read()
             if not read:
-                raise ImageError(f"webcam {which} sends no more pictures")
+                raise ImageError(f"webcam {which} sends no more images")
             picture = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
             yield Frame(image=picture, stamp_ns=time.monotonic_ns() - first_ns)
     finally:

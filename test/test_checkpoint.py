@@ -7,6 +7,7 @@ import json
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,15 @@ def answers(pam: Pam) -> list[str]:
     wanted = [Wanted(embeddings, task, Language.EN, max_new_tokens=6) for task in IMAGE_TASKS]
     texts = TextRun(pam, wanted).finish()
     return [texts[i][-1].text for i in range(len(IMAGE_TASKS))]
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_what_was_trained_from_a_demonstration_model_stays_one(tmp_path: Path, marked: bool) -> None:
+    pam = tiny_pam("marked.")
+    pam.info = replace(pam.info, demonstration=marked)
+    save_model(pam, tmp_path)
+    again = load_model(LoadOptions(str(tmp_path)))
+    assert (again.info.demonstration, bool(again.info.mark)) == (marked, marked)
 
 
 @pytest.mark.parametrize("tied", [True, False])

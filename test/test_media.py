@@ -125,7 +125,7 @@ def test_files_that_are_no_pictures_get_one_sentence(tmp_path: Path) -> None:
         ("empty.png", b"", "is empty"),
         ("half.png", good[: len(good) // 2], "cannot read image"),
         ("noise.png", good[:60] + b"\0" * 40 + good[100:], "cannot read image"),
-        ("words.png", b"no picture at all", "no picture in a known format"),
+        ("words.png", b"no picture at all", "not an image in a known format"),
     ]:
         (tmp_path / name).write_bytes(data)
         assert words in refused(media.read_image, tmp_path / name)

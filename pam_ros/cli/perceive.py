@@ -223,7 +223,7 @@ def caption(
     video: Annotated[
         Path,
         typer.Argument(
-            help="video file; clicks and boxes are pixels of the picture as players show it", metavar="VIDEO"
+            help="video file; clicks and boxes are pixels of the image as players show it", metavar="VIDEO"
         ),
     ],
     click: ClickOption = None,

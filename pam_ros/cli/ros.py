@@ -168,10 +168,10 @@ def soak(
 
 def bench_node(
     size: Annotated[
-        str, typer.Option("--size", help="size of the pictures, pixels", metavar="WIDTH,HEIGHT")
+        str, typer.Option("--size", help="size of the images, pixels", metavar="WIDTH,HEIGHT")
     ] = "1280,720",
     rate: Annotated[
-        float, typer.Option("--rate", callback=within(0.1, 240), help="pictures per second")
+        float, typer.Option("--rate", callback=within(0.1, 240), help="images per second", metavar="HZ")
     ] = 30.0,
     seconds: Annotated[
         float, typer.Option("--seconds", callback=within(1, 3600), help="length of each window")

@@ -268,7 +268,7 @@ PERCEPTION = (
         "TrueType or OpenType font file; empty = find a system font with Chinese characters",
         check=check_font_file),
     Parameter("markers.show", "all", Effect.LIVE,
-        "What ~/markers shows: none, regions, or all: regions and, without depth, the picture as a surface",
+        "What ~/markers shows: none, regions, or all: regions and, without depth, the image as a surface",
         choices=MARKERS_SHOWN),
     Parameter("markers.distance_m", 1.0, Effect.LIVE,
         "Distance of markers from the camera, where depth does not give it", unit="m", low=0.05, high=100.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -91,7 +92,7 @@ class StageConfig:
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     precision: str = "bf16"
-    workers: int = 16
+    workers: int = field(default_factory=lambda: min(16, os.cpu_count() or 1))
     store: str = "device"
     seed: int = 0
     save_minutes: float = 10.0

@@ -65,6 +65,7 @@ from pam_ros.model.text.matching import PurposeMatcher
 from pam_ros.model.text.names import NAMES, ObjectNames
 
 PURPOSES = "purposes.npz"  # see `model.text.matching`
+DEMONSTRATION_KEY = "demonstration"  # of config.json: trained from a model that knows rendered objects only
 
 # A model describes more parameters than its files hold if a part is missing, which is reported by name.
 SLACK, SLACK_PARAMETERS = 3, 20_000_000
@@ -141,8 +142,14 @@ def _info(
         crop_small_regions=model.architecture.perceiver.crop_small_regions,
         calibrated=model.confidence.calibrated,
         min_confidence=model.confidence.min_confidence,
-        demonstration=description is not None and description.demonstration,
+        demonstration=description.demonstration if description is not None else _marked(files.folder),
     )
+
+
+def _marked(folder: Path) -> bool:
+    """Whether the folder was trained from a demonstration model: what that cannot do, it cannot do either."""
+    config = read_json(folder / "config.json")
+    return isinstance(config, dict) and config.get(DEMONSTRATION_KEY) is True
 
 
 # ---- reading
@@ -343,6 +350,7 @@ def save_model(model: Pam, folder: Path, *, dtype: torch.dtype = torch.float16) 
         "model_type": "llava_qwen",
         "mm_hidden_size": model.segmenter.width,
         "mm_perceiver": architecture.perceiver.as_json(),
+        **({DEMONSTRATION_KEY: True} if model.info.demonstration else {}),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     sam2 = yaml.safe_dump({"model": dict(architecture.sam2)}, sort_keys=False)

@@ -248,7 +248,7 @@ def by_hand(description: ModelDescription) -> Iterator[str]:
 
 def _by_hand(description: ModelDescription, why: str) -> str:
     lines = "\n".join(by_hand(description))
-    return f"cannot reach the hub ({why}). Without it, bring these files here:\n{lines}"
+    return f"cannot reach the hub ({why}). To install without a network, copy these files:\n{lines}"
 
 
 def _line(error: BaseException) -> str:
