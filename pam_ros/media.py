@@ -177,8 +177,8 @@ def _picture_file(path: Path) -> Iterator[Image.Image]:
         raise
     except UnidentifiedImageError:
         raise ImageError(
-            f"cannot read image {path}: it is not an image in a known format (JPEG, PNG, WebP, TIFF, BMP, …); "
-            "for a video use `pam caption`"
+            f"cannot read image {path}: it is not an image in a known format "
+            "(JPEG, PNG, WebP, TIFF, BMP, …); for a video use `pam caption`"
         ) from None
     except ValueError as error:  # of text chunks, most of the time
         raise ImageError(

@@ -399,8 +399,8 @@ class Text:
 
 
 def percent(confidence: float) -> str:
-    """A confidence for people: never "100%"."""
-    return f"{min(confidence, 0.99):.0%}"
+    """A confidence for people: never "100%" or "0%"."""
+    return "<1%" if confidence < 0.005 else f"{min(confidence, 0.99):.0%}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,9 +167,17 @@ def test_lost_regions_are_dashed_where_they_were_last_seen() -> None:
 
 def test_labels_do_not_cover_one_another() -> None:
     regions = [region(number, (100, 100, 140, 140), "kettle") for number in range(1, 7)]
-    blocks = list(overlay._label_blocks(picture(), regions, {}, fonts.find_font("", 12), SIZE[0]))
+    blocks = list(overlay._label_blocks(picture(), regions, {}, fonts.find_font("", 12), SIZE[0], []))
     for one, other in combinations(blocks, 2):
         assert one.y + one.height <= other.y or other.y + other.height <= one.y
+
+
+def test_a_label_does_not_cover_the_mark() -> None:
+    font = fonts.find_font("", 12)
+    mark = overlay._mark_block(picture(), "pam-tiny: demonstration model", font)
+    below = region(1, (SIZE[1] - 60, mark.height, SIZE[1], 80), "kettle")
+    (label,) = overlay._label_blocks(picture(), [below], {}, font, SIZE[0], [mark])
+    assert label.y >= mark.y + mark.height or label.x + label.width <= mark.x
 
 
 def test_the_label_shows_how_sure_the_model_is_where_known() -> None:
@@ -178,6 +186,8 @@ def test_the_label_shows_how_sure_the_model_is_where_known() -> None:
     assert overlay._label(named, font) == "kettle"
     sure = {(Task.LABEL, Language.EN): Text("kettle", 0, confidence=0.873)}
     assert overlay._label(replace(named, texts=sure), font) == "kettle 87%"
+    doubted = {(Task.LABEL, Language.EN): Text("kettle", 0, confidence=0.001)}
+    assert overlay._label(replace(named, texts=doubted), font).endswith(" <1%")
 
 
 def test_lost_regions_never_seen_are_listed_in_the_corner() -> None:

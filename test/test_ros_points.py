@@ -136,7 +136,7 @@ def test_clicks_refine_the_region_they_hit(active: tuple[Client, Process], robot
     ("place", "words"),
     [
         ((0.0, 0.0, -1.0), "is behind the camera; click on what the camera sees"),
-        ((2.0, 0.0, 1.0), "is at pixel (192, 24), outside the 64x48 picture; click on what the camera sees"),
+        ((2.0, 0.0, 1.0), "is at pixel (192, 24), outside the 64x48 image; click on what the camera sees"),
         ((np.nan, 0.0, 1.0), "is not finite"),
     ],
 )

@@ -93,7 +93,7 @@ def test_the_first_language_names_a_region_whichever_text_ends_first() -> None:
     board.show_text(text_event("水壶", Language.ZH, final=True, asked=asked))
     (shown,) = board.regions()
     assert shown.region.name == ""
-    assert [line[:2] for line in shown.texts()] == [("label (en)", "ket"), ("label (zh)", "水壶")]
+    assert [line[:2] for line in shown.texts()] == [("Label (en)", "ket"), ("Label (zh)", "水壶")]
     board.show_text(text_event("kettle", final=True, asked=asked))
     (shown,) = board.regions()
     assert (shown.region.name, list(shown.region.texts)) == ("kettle", list(asked))
@@ -190,12 +190,12 @@ def test_rolling_captions_stream_once_they_are_switched_on() -> None:
 def test_live_pictures_need_no_start_and_their_end_is_reported() -> None:
     def webcam() -> Iterator[Frame]:
         yield from frames(3)
-        raise ImageError("webcam 0 sends no more pictures")
+        raise ImageError("webcam 0 sends no more images")
 
     with played(webcam, live=True) as (source, board, _):
         assert source.playing is None
         wait_until(lambda: source.notice)
-        assert source.notice == "webcam 0 sends no more pictures"
+        assert source.notice == "webcam 0 sends no more images"
         wait_until(lambda: board.serial and shade(board) == 102)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ from pam_ros.errors import InputError, StateError
 from pam_ros.model.descriptions import AUTO, DEMONSTRATION
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.signals import Stopped
+
+DISCOVERY_S = 3.0  # after which a node that was not found is reported, on the page and here
 
 if TYPE_CHECKING:
     from pam_ros.records import Frame
@@ -57,11 +60,20 @@ def view(
     board = Board()
     if what is None:
         source: Source = ros_module("view_source", "view").NodeSource(node, board)
+        patience = threading.Timer(DISCOVERY_S, _say_notice, [source])
+        patience.daemon = True
+        patience.start()
     else:
         source = _video_source(what, board, LoadOptions(model, device, dtype, sam2, quantization))
     note(f"showing {source.title} on http://{page.HOST}:{port}; Ctrl+C ends")
     with suppress(Stopped):  # that is how it ends
         page.serve(board, source, port=port, open_browser=browser)
+
+
+def _say_notice(source: Source) -> None:
+    """The page may be seen by nobody yet, e.g. without a browser."""
+    if source.notice:
+        note(source.notice)
 
 
 def _check_port(host: str, port: int) -> None:
@@ -94,5 +106,5 @@ def _video_source(what: str, board: Board, options: LoadOptions) -> Source:
     with working("warming up"):
         in_temporary_thread(lambda: warm_up(pam))
     title = f"{'webcam ' if live else ''}{what}, {pam.info.name} on {pam.info.device}"
-    notice = DEMONSTRATION if pam.info.demonstration else ""
+    notice = DEMONSTRATION.replace("`", "") if pam.info.demonstration else ""
     return VideoSource(pam, frames, board, title=title, notice=notice, live=live)

@@ -12,8 +12,8 @@ from pam_ros.share import share_folder
 
 AUTO = "auto"  # the default model: see `loading.choice`
 DEMONSTRATION = (
-    "pam-tiny is a demonstration model: it knows rendered objects only. On real images both masks and names are "
-    "wrong: do not judge PAM by it. For real scenes run `pam fetch pam-1.5b` (or pam-3b), then restart"
+    "pam-tiny is a demonstration model: it knows rendered objects only. On real images both masks and names "
+    "are wrong: do not judge PAM by it. For real scenes run `pam fetch pam-1.5b` (or pam-3b), then restart"
 )
 
 

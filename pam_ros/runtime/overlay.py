@@ -96,8 +96,9 @@ def draw_overlay(
         return canvas
     font = find_font(style.font_file, style.font_px or max(12, image.shape[0] // 32))
     band = _caption_band(canvas, regions, captions or {}, growing, font)
-    labels = list(_label_blocks(canvas, regions, last_seen, font, band.y if band else canvas.shape[0]))
     marks = [_mark_block(canvas, mark, font)] if mark else []
+    floor = band.y if band else canvas.shape[0]
+    labels = list(_label_blocks(canvas, regions, last_seen, font, floor, marks))
     return _write(canvas, [*marks, *labels, *([band] if band else [])], font)
 
 
@@ -227,13 +228,14 @@ def _label_blocks(
     last_seen: Mapping[int, Region],
     font: Font,
     floor: int,
+    others: Sequence[_Block],
 ) -> Iterator[_Block]:
-    """A label above each region, not over another label if there is room; `floor` is where captions begin.
+    """A label above each region, not over `others` or a label if there is room; captions begin at `floor`.
 
     Lost regions that were never seen are listed in the lower left corner.
     """
     width, line_px = canvas.shape[1], _line_px(font)
-    taken: list[_Block] = []
+    taken = [*others]
     for region in regions:
         lost = region.state is RegionState.LOST
         wide = max(1, int(width * _LABEL_WIDTH))

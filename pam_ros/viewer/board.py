@@ -45,9 +45,15 @@ class ShownRegion:
         for task, language in (key for key in dict.fromkeys((*self.region.asked, *newest)) if key in newest):
             text, confidence = newest[task, language]
             sure = "" if confidence is None else f", {percent(confidence)} sure"
-            texts.append((f"{task.value} ({language.value}{sure})", text, (task, language) in self.growing))
+            texts.append(
+                (
+                    f"{task.value.capitalize()} ({language.value}{sure})",
+                    text,
+                    (task, language) in self.growing,
+                )
+            )
         if self.caption is not None:
-            texts.append(("rolling caption", self.caption.text, not self.caption.final))
+            texts.append(("Rolling caption", self.caption.text, not self.caption.final))
         return texts
 
 

@@ -99,7 +99,7 @@ class Page:
             self._language = ui.select(
                 names, value=Language.EN, label="Language", on_change=self._set_captions
             ).style("min-width: 110px")
-            tasks = {task: task.value for task in IMAGE_TASKS}
+            tasks = {task: task.value.capitalize() for task in IMAGE_TASKS}
             self._tasks = ui.select(tasks, value=[Task.LABEL, Task.EXPLAIN], label="Texts", multiple=True)
             self._tasks.props("use-chips").style("min-width: 220px")
 
