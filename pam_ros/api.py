@@ -251,7 +251,7 @@ def find(
         boxes_xyxy=_boxes(boxes),
         max_regions=integer_of("max_regions", max_regions, 1, MAX_SURVEY_REGIONS),
         budget_s=number_of("budget_s", budget_s, 0.0, MAX_SURVEY_S, above=True),
-        min_score=min_score or 0.0,
+        min_score=min_score,
     )
     picture = picture_of(image)
     answer = _survey(model, picture, survey, on_text)

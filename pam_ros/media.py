@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pam_ros.errors import ImageError
-from pam_ros.output_files import cannot_write
+from pam_ros.output_files import cannot_write, writing
 from pam_ros.records import Frame
 
 # PyAV is imported only to read or write videos: training and evaluation need pictures only.
@@ -36,6 +36,7 @@ NS = 1_000_000_000
 MAX_PIXELS = 100_000_000  # of one picture; the largest phone cameras have as many
 MAX_BYTES = 1 << 30  # of one picture, compressed or not
 JPEG_END = b"\xff\xd9"  # the marker at the end of the file
+MAX_FILM_PX = 16384  # largest width and height of a written video, of the encoder
 FRAGMENT_FRAMES = 10  # of a written video: at most so many are lost if the process is killed
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 _MASK_LEVELS = 16  # a picture of so few values is drawn, not taken: every value above 0 is inside
@@ -82,6 +83,10 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     with _picture_file(path) as picture:
         if picture.mode == "P" or picture.has_transparency_data:
             picture = picture.convert("RGBA")
+        elif picture.mode == "LAB":
+            picture = picture.getchannel("L")  # as RGB, black is not quite 0
+        elif picture.mode not in ("1", "L", "RGB") and not picture.mode.startswith(("I", "F")):
+            picture = picture.convert("RGB")  # CMYK, YCbCr, …: the largest channel is not the brightness
         values = np.asarray(picture)
     if values.ndim == 3:
         alpha = values[..., -1] if values.shape[2] in (2, 4) and picture.mode[-1] == "A" else None
@@ -189,13 +194,15 @@ def _picture_file(path: Path) -> Iterator[Image.Image]:
 
 
 def write_mask(path: Path, mask: NDArray[np.bool_]) -> None:
-    """(H, W) bool → PNG, 255 inside and 0 outside."""
-    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+    """(H, W) bool → PNG, 255 inside and 0 outside. Raises OutputError."""
+    with writing(path):
+        Image.fromarray(mask.astype(np.uint8) * 255).save(path)
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """(H, W, 3) uint8 RGB → a picture file in the format of its suffix."""
-    Image.fromarray(image).save(path)
+    """(H, W, 3) uint8 RGB → a picture file in the format of its suffix. Raises OutputError."""
+    with writing(path):
+        Image.fromarray(image).save(path)
 
 
 def fitted(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -225,7 +232,8 @@ def check_file(path: Path, kind: str) -> int:
     except (OSError, ValueError) as error:
         raise ImageError(f"cannot read {kind} {path}: {why(error)}") from None
     if stat.S_ISDIR(found.st_mode):
-        raise ImageError(f"{path} is a folder; give one {kind} file")
+        name = f"{path} (or an empty name)" if path == Path() else name
+        raise ImageError(f"{name} is a folder; give one {kind} file")
     if stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
         raise _device_error(name)
     if not stat.S_ISREG(found.st_mode):
@@ -274,10 +282,11 @@ def read_webcam(which: str) -> Iterator[Frame]:
 
 
 class VideoWriter:
-    """Writes H.264 in MP4 at the size of the first picture; an odd width or height loses a pixel.
+    """Writes H.264 in MP4 at the size of the first picture, scaled down to MAX_FILM_PX if it is larger.
 
-    Pictures of another size are scaled to it. The MP4 is fragmented: what was written can be played, even if
-    the process is killed. Methods raise OutputError, e.g. if the disk is full.
+    An odd width or height loses a pixel; one of 1 pixel is doubled. Pictures of another size are scaled to
+    the first one's. The MP4 is fragmented: what was written can be played, even if the process is killed.
+    Methods raise OutputError, e.g. if the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
@@ -303,7 +312,11 @@ class VideoWriter:
             self._open(image)
         assert self._container is not None and self._stream is not None
         image = fitted(image, *self._size)
-        even = np.ascontiguousarray(image[: self._stream.height, : self._stream.width])
+        height, width = self._stream.height, self._stream.width
+        if max(self._size) > MAX_FILM_PX:
+            image = np.asarray(Image.fromarray(image).resize((width, height)))
+        image = np.pad(image, [(0, int(size == 1)) for size in image.shape[:2]] + [(0, 0)], mode="edge")
+        even = np.ascontiguousarray(image[:height, :width])
         frame = av.VideoFrame.from_ndarray(even, format="rgb24")
         frame.pts = self._last_pts = max(round(stamp_ns / 1e6), self._last_pts + 1)
         frame.time_base = Fraction(1, 1000)
@@ -311,24 +324,28 @@ class VideoWriter:
 
     def _mux(self, frame: VideoFrame | None) -> None:
         """Encodes a frame, or what is left; packets go to the disk at once."""
+        import av.error
+
         assert self._container is not None and self._stream is not None
         try:
             self._container.mux(self._stream.encode(frame))
-        except OSError as error:  # as PyAV's errors are
+        except (OSError, av.error.FFmpegError) as error:  # only some of PyAV's errors are an OSError
             self._container = self._stream = None
             raise cannot_write(self._path, error) from None
 
     def _open(self, image: NDArray[np.uint8]) -> None:
         import av
+        import av.error
 
         self._size = image.shape[0], image.shape[1]
         try:
             self._container = av.open(str(self._path), "w", options=FRAGMENTED)
-        except OSError as error:
+        except (OSError, av.error.FFmpegError) as error:
             raise cannot_write(self._path, error) from None
         options = {"crf": "23", "preset": "veryfast", "tune": "zerolatency", "g": str(FRAGMENT_FRAMES)}
         stream = self._container.add_stream("libx264", rate=Fraction(30), options=options)
-        stream.height, stream.width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
+        scale = min(1.0, MAX_FILM_PX / max(self._size))
+        stream.height, stream.width = (max(2, int(size * scale) // 2 * 2) for size in self._size)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
         stream.time_base = Fraction(1, 1000)
@@ -336,13 +353,15 @@ class VideoWriter:
 
     def close(self) -> None:
         """Finishes the file; without any picture there is no file. Idempotent."""
+        import av.error
+
         if self._container is None:
             return
         container = self._container
         try:
             self._mux(None)
             container.close()
-        except OSError as error:
+        except (OSError, av.error.FFmpegError) as error:
             raise cannot_write(self._path, error) from None
         finally:
             self._container = self._stream = None

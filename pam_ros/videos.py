@@ -78,7 +78,7 @@ def read_video(path: Path, note: Note = _no_note) -> Iterator[Frame]:
                 skipped += 1
                 continue
             for frame in decoded:
-                check_picture_size(f"a frame of {path}", frame.width, frame.height)
+                check_picture_size(f"a frame of {path}", _shown_width(frame.width, stream), frame.height)
                 if frame.is_corrupt:
                     skipped += 1
                     continue
@@ -186,16 +186,21 @@ def _video_file(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise ImageError(f"{path} has no video stream, only {' and '.join(others) or 'a cover picture'}")
         if streams[0].codec_context is None:
             raise ImageError(f"cannot read video {path}: its codec is not known")
-        check_picture_size(str(path), streams[0].codec_context.width, streams[0].codec_context.height)
+        codec = streams[0].codec_context
+        check_picture_size(str(path), _shown_width(codec.width, streams[0]), codec.height)
         yield container, streams[0]
+
+
+def _shown_width(width: int, stream: VideoStream) -> int:
+    """A stored width with square pixels."""
+    return max(1, round(width * (stream.sample_aspect_ratio or 1)))
 
 
 def _as_shown(frame: VideoFrame, stream: VideoStream) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB with square pixels, turned and mirrored as the display matrix says."""
     from av.sidedata.sidedata import Type
 
-    width = max(1, round(frame.width * (stream.sample_aspect_ratio or 1)))
-    image: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", width=width)
+    image: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", width=_shown_width(frame.width, stream))
     try:
         matrix = frame.side_data.get(Type.DISPLAYMATRIX)
     except ValueError:  # PyAV knows no such data, e.g. EXIF or the views of spatial videos

@@ -8,16 +8,21 @@ import re
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from fakes import FakeModel
 from PIL import Image
 
 from pam_ros import media, videos
 from pam_ros.cli import evaluate, licences, output, perceive
 from pam_ros.cli.main import EXIT_CODES, main
+from pam_ros.errors import OutputError
+from pam_ros.evaluation.bench_curves import write_curves
+from pam_ros.model.loading.files import find_files
 from pam_ros.share import version
 
 
@@ -209,6 +214,10 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
         (["caption", "picture.txt", "--click", "3,4"], "no video file at picture.txt"),
         (["caption", "clip.mp4", "--click", "3,4", "--at", "1,x"], "--at takes 2 comma-separated numbers"),
         (["caption", "clip.mp4", "--click", "3,4", "--at", "9"], "above 0 s and at most"),
+        (["caption", "clip.mp4", "--click", "3,4", "--at", "1e-9"], "must last more than 0.02 s"),
+        (["perceive", "picture.png", "--click", "39_0,1"], "--click takes 2 comma-separated numbers"),
+        (["perceive", "picture.png", "--mask", ""], ". (or an empty name) is a folder"),
+        (["perceive", "picture.png", *["--box", "1,1,9,9"] * 257], "257 regions are given; at most 256"),
         (["caption", "clip.mp4", "--click", "3,4", "--at", "1", "--every", "1"], "not both"),
         (
             ["caption", "clip.mp4", "--click", "3,4", "--every", "0"],
@@ -230,6 +239,7 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
         (["demo", "--period", "inf"], "inf; allowed: 0.1 to 3600"),
         (["demo", "--clip", "nope.mp4"], "no video file at nope.mp4"),
         (["demo", "--click", "9999,5"], "outside the 640x480 image"),
+        (["bench-node", "--size", "nan,480"], "'nan,480'; allowed: whole pixels, at least 16,16"),
         (["bench-node", "--rate", "nan"], "nan; allowed: 0.1 to 240"),
         (["perceive", "picture.png", "--all", "--budget", "nan"], "nan; allowed: 0.001 to 60"),
         (["find", "picture.png", "a cup", "--min-score", "nan"], "nan; allowed: 0 to 1"),
@@ -297,6 +307,144 @@ def test_an_unwritable_output_is_refused_before_anything_is_loaded(
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert f"cannot write to folder {place}" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        (["perceive", "overlay.png", "--click", "3,4", "--out", "."], "overlay.png"),
+        (["perceive", "picture.png", "--mask", "mask_5.png", "--out", "."], "mask_5.png"),
+        (["find", "overlay.png", "a cup", "--out", "."], "overlay.png"),
+        (["caption", "overlay.mp4", "--click", "3,4", "--out", "."], "overlay.mp4"),
+        (["caption", "link.mp4", "--click", "3,4", "--out", "."], "overlay.mp4"),
+        (["demo", "--clip", "overlay.mp4", "--click", "3,4", "--out", "."], "overlay.mp4"),
+        (["evaluate", "--data", "data", "--json", "data/index.jsonl"], "data/index.jsonl"),
+        (["evaluate", "--data", "data", "--page", "data/page"], "data/page"),
+        (["bench-curves", "curves.csv", "--plot", "curves.csv"], "curves.csv"),
+        (["export-language", "model", "model"], "model/config.json"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_an_output_that_is_an_input_is_refused_before_anything_is_loaded(
+    arguments: list[str],
+    output: str,
+    picture: Path,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    picture.with_name("overlay.png").write_bytes(picture.read_bytes())
+    clip.rename(tmp_path / "overlay.mp4")
+    (tmp_path / "link.mp4").symlink_to("overlay.mp4")
+    mask = np.zeros((120, 160), np.bool_)
+    mask[40:80, 50:110] = True
+    media.write_mask(tmp_path / "mask_5.png", mask)
+    write_curves({"segment": {1: 2.0}}, tmp_path / "curves.csv")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/index.jsonl").write_text("{}\n")
+    (tmp_path / "model").symlink_to(find_files("pam-tiny", None).folder)
+    monkeypatch.chdir(tmp_path)
+    for module in (evaluate, perceive):
+        monkeypatch.setattr(module, "load", lambda *options: pytest.fail("it was loaded"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(sys, "argv", ["pam", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert output in said and "choose another" in said and ("input" in said or "data" in said)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def with_fake(
+    arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, model: FakeModel | None = None
+) -> int:
+    """Runs `pam` in this process and in the folder, with a model that computes nothing; its exit code."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(perceive, "load", lambda *options: model or FakeModel())
+    monkeypatch.setattr(sys, "argv", ["pam", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+@pytest.mark.usefixtures("clip")
+def test_no_summary_of_an_earlier_run_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    command = ["caption", "clip.mp4", "--box", "5,5,60,60", "--out", "out"]
+    assert with_fake([*command, "--summary"], tmp_path, monkeypatch) == 0
+    assert (tmp_path / "out/summary.jsonl").read_text()
+    assert with_fake(command, tmp_path, monkeypatch) == 0
+    assert sorted(os.listdir(tmp_path / "out")) == ["captions.jsonl", "overlay.mp4", "regions.jsonl"]
+
+
+@pytest.mark.usefixtures("clip")
+def test_a_video_that_shrinks_while_it_is_read_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    whole = videos.read_video
+    monkeypatch.setattr(videos, "read_video", lambda *given: islice(whole(*given), 4))
+    command = ["caption", "clip.mp4", "--box", "5,5,60,60", "--out", "out"]
+    assert with_fake(command, tmp_path, monkeypatch) == 0
+    assert "warning: the video ended after 4 of 10 frames" in capsys.readouterr().err
+
+
+def test_a_score_of_0_fits_everything_and_every_region_keeps_its_id(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    boxes = [(5, 5, 40, 30), (50, 40, 110, 80), (60, 90, 100, 110)]
+    options = [part for box in boxes for part in ("--box", ",".join(map(str, box)))]
+    command = ["find", str(picture), "something else", *options, "--out", "out"]
+    assert with_fake([*command, "--min-score", "0"], tmp_path, monkeypatch) == 0
+    record = json.loads((tmp_path / "out/result.json").read_text())
+    assert [region["id"] for region in record["regions"]] == [1, 2, 3]
+    assert sorted(path.name for path in (tmp_path / "out").glob("mask_*")) == [
+        "mask_1.png", "mask_2.png", "mask_3.png",
+    ]  # fmt: skip
+    assert with_fake(command, tmp_path, monkeypatch) == 1  # the fake's scores are below the default
+
+
+def test_a_picture_whose_name_is_no_utf8(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    name = os.fsdecode(b"bad\xff.png")
+    picture.rename(tmp_path / name)
+    assert with_fake(["perceive", name, "--box", "5,5,60,60", "--out", "out"], tmp_path, monkeypatch) == 0
+    assert json.loads((tmp_path / "out/result.json").read_bytes().decode())["image"] == name
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        ("fetch pam-huge 2>&-", ""),
+        ("models >/dev/full", "error: cannot write the results to stdout: No space left on device; redirect"),
+    ],
+)
+def test_an_error_has_its_exit_code_whatever_the_streams(command: str, error: str, tmp_path: Path):
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m pam_ros.cli.main {command}"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr[: len(error)]) == (2, "", error)
+    assert "Traceback" not in done.stderr
+
+
+def test_stderr_never_fails_and_stdout_does_once():
+    with Path("/dev/full").open("w") as full:
+        stderr, stdout = (output.guarded(full.fileno(), name, None) for name in ("stderr", "stdout"))
+        for _ in range(2):
+            print("lost", file=stderr, flush=True)
+        print("lost", file=stdout)
+        with pytest.raises(OutputError, match="cannot write the results to stdout: No space left on device"):
+            stdout.flush()
+        stdout.close()  # as at the end of the process, where nothing may fail again
+
+
+def test_a_stream_shows_characters_that_it_lacks_as_escapes(tmp_path: Path):
+    path = tmp_path / "said.txt"
+    with path.open("w", encoding="ascii") as file:
+        print("水壶", os.fsdecode(b"\xff"), file=output.guarded(file.fileno(), "stdout", file), flush=True)
+    assert path.read_text() == "\\u6c34\\u58f6 \\udcff\n"
 
 
 @pytest.mark.parametrize("command", ["perceive picture.png --click 3,4", "evaluate", "bench", "bag x"])

@@ -13,10 +13,10 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
 from pam_ros import media, videos
-from pam_ros.errors import ImageError
+from pam_ros.errors import ImageError, OutputError
 
 HEIGHT, WIDTH = 48, 64
 
@@ -181,6 +181,18 @@ def test_a_mask_saved_as_jpeg_keeps_its_edge(tmp_path: Path) -> None:
     assert (media.read_mask(tmp_path / "mask.jpg") != disc()).sum() < 0.05 * disc().sum()
 
 
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB"])
+def test_masks_of_other_colour_spaces_are_white_on_the_object(tmp_path: Path, mode: str) -> None:
+    mask = drawn_masks()["255"].convert("RGB")
+    if mode == "LAB":
+        profiles = (ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"))
+        mask = ImageCms.profileToProfile(mask, *profiles, outputMode="LAB")
+    else:
+        mask = mask.convert(mode)
+    mask.save(tmp_path / "mask.tif")
+    np.testing.assert_array_equal(media.read_mask(tmp_path / "mask.tif"), disc())
+
+
 def test_a_photo_is_no_mask(tmp_path: Path) -> None:
     media.write_image(tmp_path / "photo.png", picture())
     assert "looks like a photo" in refused(media.read_mask, tmp_path / "photo.png")
@@ -267,6 +279,42 @@ def test_a_written_video_shows_whole_pictures_of_any_size(tmp_path: Path) -> Non
         film.write(picture(2 * HEIGHT, 2 * WIDTH), 100_000_000)
     last = list(videos.read_video(tmp_path / "film.mp4"))[-1]
     np.testing.assert_allclose(last.image, picture(), atol=20)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [
+        ((1, 1), (2, 2)),
+        ((1, 100), (2, 100)),
+        ((101, 1), (100, 2)),
+        ((16, 20000), (12, 16384)),
+        ((1, 70000), (2, 16384)),
+    ],
+)
+def test_a_written_video_has_a_size_that_the_encoder_takes(
+    tmp_path: Path, size: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    with media.VideoWriter(tmp_path / "film.mp4") as film:
+        for number in range(2):
+            film.write(np.full((*size, 3), 90, np.uint8), number * 100_000_000)
+    frames = [frame.image for frame in videos.read_video(tmp_path / "film.mp4")]
+    assert [frame.shape for frame in frames] == [(*shown, 3)] * 2
+    assert frames[0].min() >= 85 and frames[0].max() <= 95
+
+
+def test_what_the_encoder_refuses_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media, "MAX_FILM_PX", 10**6)
+    film = media.VideoWriter(tmp_path / "film.mp4")
+    with pytest.raises(OutputError, match=r"cannot write .*film\.mp4: "):
+        film.write(np.zeros((2, 17000, 3), np.uint8), 0)
+
+
+def test_a_video_is_as_large_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of pixels counts square ones."""
+    write_clip(tmp_path / "wide.mp4", sample_aspect_ratio=Fraction(10, 1))
+    monkeypatch.setattr(media, "MAX_PIXELS", 9 * WIDTH * HEIGHT)
+    said = refused(lambda path: next(videos.read_video(path)), tmp_path / "wide.mp4")
+    assert f"is {10 * WIDTH}x{HEIGHT}" in said
 
 
 def test_damaged_packets_are_skipped_and_counted(tmp_path: Path) -> None:

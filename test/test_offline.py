@@ -197,9 +197,38 @@ def test_a_frame_just_before_a_decode_timestamp_ends_its_clip_only():
     assert [round(c.clip_end_ns / 1e9, 3) for c in captions] == [0.985, 1.985]
 
 
+@pytest.mark.parametrize(
+    ("at_s", "words"),
+    [
+        ([1e-9], r"starts with the frame at 0\.000 s and must last more than 0\.02 s"),
+        ([0.5, 0.515], r"0\.515 s: its clip starts with the frame at 0\.500 s"),
+        ([0.35, 0.39], r"0\.39 s: its clip starts with the frame at 0\.400 s"),
+        ([0.95, 1.0], r"1\.0 s: the clip before lasts to the recording's end"),
+    ],
+)
+def test_decode_timestamps_at_which_no_clip_can_end_are_refused(at_s, words):
+    with pytest.raises(InputError, match=words):
+        decode_times(at_s, [frame.stamp_ns for frame in frames(10)])
+
+
+def test_every_decode_timestamp_that_is_allowed_gives_a_caption():
+    played = frames(10)
+    times_ns = decode_times([0.021, 0.35, 0.45, 1.0], [frame.stamp_ns for frame in played])
+    steps = caption_video(
+        FakeModel(), played, [BOX], every_s=2.0, language=Language.EN, decode_times_ns=times_ns
+    )
+    captions = [caption for step in steps for caption in step.captions]
+    assert [c.clip_end_ns / 1e9 for c in captions] == [0.1, 0.4, 0.5, 0.9]
+
+
+def test_one_frame_has_no_decode_timestamps():
+    with pytest.raises(InputError, match="one frame has no decode timestamps; leave them out"):
+        decode_times([0.5], [0])
+
+
 @pytest.mark.parametrize("at_s", [[0.0], [-1.0], [5.0], [1.0, 4.6], [float("nan")]])
 def test_decode_timestamps_outside_the_recording_are_refused(at_s):
-    with pytest.raises(InputError, match=r"must be above 0 s and at most 4\.50 s"):
+    with pytest.raises(InputError, match=r"must be above 0 s and at most 4\.500 s"):
         decode_times(at_s, [frame.stamp_ns for frame in frames(45)])
 
 

@@ -23,6 +23,7 @@ from pam_ros.cli.common import (
     Sam2Option,
     check_model,
     engine_kind,
+    inputs,
 )
 from pam_ros.cli.output import json_target, table_console, working
 from pam_ros.errors import InputError
@@ -74,7 +75,7 @@ def bench(
         return
     names = tuple(name.strip() for name in only.split(",") if name.strip())
     plan = BenchPlan(engine_kind(engine), repeats, names, random_weights, "" if random_weights else model)
-    json_file = json_target(json_file)
+    json_file = json_target(json_file, inputs(model, sam2))
     options = LoadOptions(model, device, dtype, sam2, quantization)
     with working("loading") as report:
         result = run_bench(
@@ -117,13 +118,13 @@ def bench_curves(
     from pam_ros.evaluation.bench_curves import measure_curves, plot_curves, read_curves, write_curves
 
     if plot is not None:
-        plot_curves({file.stem: read_curves(file) for file in files}, writable_file(plot))
+        plot_curves({file.stem: read_curves(file) for file in files}, writable_file(plot, files))
         return
     if len(files) != 1:
         raise InputError(f"{len(files)} files were given; give one to write, or --plot PNG to draw them")
     from pam_ros.evaluation.bench import open_path
 
-    file = writable_file(files[0])
+    file = writable_file(files[0], inputs(model, None))
     options = LoadOptions(model, device, dtype, quantization=quantization)
     with working("loading") as report:
         path = open_path(_loader(options, random_weights), engine_kind(engine), device)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SHORTEST_S, LONGEST_S = 0.1, 3600.0  # of a clip
 EVERY_S = 2.0  # clip length if neither --every nor --at is given
+MAX_REGIONS = 256  # of a camera, as many as the runtime allows
+VIDEO_RESULTS = ("overlay.mp4", "captions.jsonl", "regions.jsonl")  # of a captioned video
 
 
 def within(low: float, high: float) -> Callable[[float | None], float | None]:
@@ -73,7 +75,8 @@ MaskOption = Annotated[
     ),
 ]
 MaxRegionsOption = Annotated[
-    int, typer.Option("--max-regions", min=1, max=256, help="maximum regions of the search", metavar="N")
+    int,
+    typer.Option("--max-regions", min=1, max=MAX_REGIONS, help="maximum regions of the search", metavar="N"),
 ]
 BudgetOption = Annotated[
     float,
@@ -156,6 +159,8 @@ def prompts_of(
         if not_:
             raise PromptError("--not needs a --click, --box or --mask on the object")
         raise PromptError(f"no region given; use --click X,Y, --box X1,Y1,X2,Y2 or --mask FILE{also}")
+    if (count := len(box or ()) + len(mask or ())) > MAX_REGIONS:
+        raise PromptError(f"{count} regions are given; at most {MAX_REGIONS} are allowed")
     return prompts(
         clicks=[(x, y) for x, y in (numbers(text, 2, "--click") for text in click or [])],
         not_clicks=[(x, y) for x, y in (numbers(text, 2, "--not") for text in not_ or [])],
@@ -189,7 +194,7 @@ def numbers(text: str, count: int, option: str) -> list[float]:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) != count:
+    if len(values) != count or "_" in text:  # Python reads 390_0 as 3900
         raise PromptError(f"{option} takes {count} comma-separated numbers, not {text!r}")
     return values
 
@@ -200,6 +205,11 @@ def check_model(name: str, sam2: Path | None = None) -> None:
 
     if name != AUTO:
         find_files(name, sam2)
+
+
+def inputs(model: str, sam2: Path | None, *paths: Path | None) -> tuple[Path | None, ...]:
+    """All files and folders that a command reads: no output may replace one of them."""
+    return Path(model).expanduser(), sam2, *paths
 
 
 def load(options: LoadOptions) -> PerceptionModel:

@@ -18,13 +18,14 @@ from pam_ros.cli.common import (
     QuantizationOption,
     Sam2Option,
     check_model,
+    inputs,
     load,
 )
 from pam_ros.cli.output import json_target, note, table_console, working
-from pam_ros.errors import PromptError
+from pam_ros.errors import OutputError, PromptError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
-from pam_ros.output_files import writable_folder
+from pam_ros.output_files import result_folder, writable_folder
 
 if TYPE_CHECKING:
     from pam_ros.evaluation.confidence import Bin
@@ -137,10 +138,16 @@ def evaluate(
         carry_over=carry_over,
         open_meshes=open_meshes,
     )
-    json_file = json_target(json_file)
-    for folder in (page, cache):
-        if folder is not None:
-            writable_folder(folder)
+    read = inputs(model, sam2, data)
+    json_file = json_target(json_file, read)
+    if page is not None:
+        if data is not None and page.resolve().is_relative_to(data.resolve()):
+            raise OutputError(
+                f"--page {page} lies in the data {data} and could replace its pictures; choose another folder"
+            )
+        result_folder(page, ("index.html",), read)
+    if cache is not None:
+        writable_folder(cache)
     pam = load(LoadOptions(model, device, dtype, sam2, quantization))
     with working("evaluating") as report, evaluation(pam, plan, report) as found:
         rows = rows_of(found, parts)

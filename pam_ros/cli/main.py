@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from pam_ros.cli import bench, doctor, evaluate, licences, models, perceive, ros, text_server, view
-from pam_ros.cli.output import be_quiet, be_verbose, console, note
+from pam_ros.cli.output import be_quiet, be_verbose, console, guard_streams, note
 from pam_ros.cli.scenes import scenes_app
 from pam_ros.errors import TRAINING_EXTRA, OutputError, PamError
 from pam_ros.share import version
@@ -86,9 +86,13 @@ def common_options(
 
 def main() -> None:
     """Entry point. Errors of this package, and a signal, end it with one line; see EXIT_CODES."""
+    guard_streams()
     with raising_on_signals():
         try:
-            app()
+            try:
+                app()
+            finally:
+                sys.stdout.flush()  # raises OutputError, e.g. if the disk is full
         except Stopped as stopped:
             note(f"stopped by {stopped}: {stopped.partial}")
             leave(exit_code(stopped.number))

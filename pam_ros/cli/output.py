@@ -2,24 +2,78 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pam_ros.output_files import writable_file
+from pam_ros.errors import OutputError
+from pam_ros.output_files import ESCAPED, writable_file
 from pam_ros.signals import Stopped
 
 console = Console(stderr=True)
 EVERY_S = 5.0  # between two lines of progress, if nobody sees a bar
 STANDARD_OUTPUT = Path("/dev/stdout")
+
+
+class _Stream(io.FileIO):
+    """stdout or stderr. What cannot be written is lost; the first loss on stdout raises OutputError."""
+
+    def __init__(self, number: int, name: str) -> None:
+        super().__init__(number, "w", closefd=False)
+        self._raises = name if name == "stdout" else ""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            name, self._raises = self._raises, ""
+            if name:
+                raise OutputError(
+                    f"cannot write the results to {name}: {error.strerror}; redirect it elsewhere"
+                ) from None
+            return len(data)
+
+
+def guard_streams() -> None:
+    """Makes this process's stdout and stderr ones that take every text, and stderr one that never fails.
+
+    One that is closed leads to the null device: else the next file that is opened would get its number, and
+    the lines of libraries. Streams that were replaced, as tests do, stay as they are.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        old = getattr(sys, name)
+        if old is not getattr(sys, f"__{name}__"):
+            continue
+        if old is not None:
+            old.flush()
+        setattr(sys, name, guarded(number, name, old))
+
+
+def guarded(number: int, name: str, old: Any) -> io.TextIOWrapper:
+    """A stream on this file descriptor, as `old`, the present one, is set up. `name`: stdout or stderr."""
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Stream(number, name)),
+        encoding=getattr(old, "encoding", "utf-8"),
+        errors=ESCAPED,
+        line_buffering=getattr(old, "line_buffering", False),
+        write_through=getattr(old, "write_through", False),
+    )
 
 
 def be_quiet() -> None:
@@ -100,11 +154,11 @@ def _every_few_seconds(line: Callable[[], str]) -> Iterator[None]:
         thread.join()
 
 
-def json_target(path: Path | None) -> Path | None:
-    """Where `--json` writes: `-` is stdout. Raises OutputError if the file cannot be written."""
+def json_target(path: Path | None, inputs: Iterable[Path | None] = ()) -> Path | None:
+    """Where `--json` writes: `-` is stdout. Raises OutputError if it cannot be written or is an input."""
     if path is None:
         return None
-    return STANDARD_OUTPUT if str(path) == "-" else writable_file(path)
+    return STANDARD_OUTPUT if str(path) == "-" else writable_file(path, inputs)
 
 
 def table_console(json_file: Path | None, width: int | None = None) -> Console:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pam_ros.cli.common import (
+    VIDEO_RESULTS,
     AtOption,
     BoxOption,
     BudgetOption,
@@ -36,6 +37,7 @@ from pam_ros.cli.common import (
     boxes_of,
     caption_line,
     clip_length,
+    inputs,
     load,
     named_times,
     prompts_of,
@@ -47,7 +49,7 @@ from pam_ros.geometry import full_mask
 from pam_ros.json_results import caption_json, region_json
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
-from pam_ros.output_files import JsonLines, writable_folder
+from pam_ros.output_files import JsonLines, remove, result_folder, write_text
 from pam_ros.records import Language, Region, RegionState, Task, image_tasks, percent
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
     from pam_ros.model.interface import ModelInfo
     from pam_ros.runtime.events import CaptionEvent
     from pam_ros.runtime.offline import VideoStep
+
+SUMMARY = "summary.jsonl"
 
 
 def perceive(
@@ -103,7 +107,7 @@ def perceive(
         prompt.check_size(picture.shape[0], picture.shape[1])
     tasks = image_tasks(task or ["label"])
     languages = [Language.parse(code) for code in language or ["en"]]
-    writable_folder(out)
+    result_folder(out, _image_results(out), inputs(model, sam2, image, *(mask or ())))
     pam = load(LoadOptions(model, device, dtype, sam2, quantization, text_server=text_server))
     with growing_texts() as show:
         if everything:
@@ -175,7 +179,7 @@ def find(
 
     picture = media.read_image(image)
     purpose, spoken = purpose_of(request, language)
-    writable_folder(out)
+    result_folder(out, _image_results(out), inputs(model, sam2, image))
     pam = load(LoadOptions(model, device, dtype, sam2, quantization))
     survey = SurveyRequest(
         languages=(spoken,),
@@ -183,7 +187,7 @@ def find(
         boxes_xyxy=boxes_of(box),
         max_regions=max_regions,
         budget_s=budget,
-        min_score=min_score or 0.0,
+        min_score=min_score,
     )
     with growing_texts() as show:
         found = survey_image(pam, picture, survey, show)
@@ -266,7 +270,8 @@ def caption(
         prompt.check_size(*first.size)
     every_s, times_ns = clip_length(every, at), decode_times(named_times(at), stamps)
     spoken = Language.parse(language)
-    writable_folder(out)
+    result_folder(out, (*VIDEO_RESULTS, SUMMARY), inputs(model, sam2, video, *(mask or ())))
+    remove(out / SUMMARY)  # of an earlier run
     pam = load(LoadOptions(model, device, dtype, sam2, quantization, text_server=text_server))
     steps = caption_video(
         pam,
@@ -277,10 +282,10 @@ def caption(
         language=spoken,
         carry_over=carry_over,
     )
-    last, nothing = _write_video(out, steps, len(stamps), pam.info.mark, as_json=as_json)
+    last, nothing = _write_video(out, steps, stamps, pam.info.mark, as_json=as_json)
     if summary:
         lines = [_line(_caption_record(each)) for each in last.summaries]
-        (out / "summary.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_text(out / SUMMARY, "".join(f"{line}\n" for line in lines))
         for each, line in zip(last.summaries, lines, strict=True):
             print(line if as_json else f"summary {caption_line(each)}")
     note(f"wrote {out}/")
@@ -295,9 +300,8 @@ def _write_regions(
     from pam_ros import media
     from pam_ros.runtime.overlay import draw_overlay
 
-    for stale in out.glob("mask_*.png"):  # of an earlier run with more regions
-        if stale.stem.removeprefix("mask_").isdecimal():
-            stale.unlink()
+    for stale in _mask_files(out):  # of an earlier run with more regions
+        remove(stale)
     for region in regions:
         media.write_mask(
             out / f"mask_{region.region_id}.png", full_mask(region.box_xyxy, region.mask, picture.shape)
@@ -305,9 +309,16 @@ def _write_regions(
     found = [region for region in regions if region.state is RegionState.TRACKED]
     media.write_image(out / "overlay.png", draw_overlay(picture, found, mark=info.mark))
     result = {"image": str(source), "model": asdict(info), "regions": [region_json(r) for r in regions]}
-    (out / "result.json").write_text(
-        json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
+    write_text(out / "result.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+
+
+def _image_results(out: Path) -> list[str]:
+    """Names of the files that will be written or removed."""
+    return ["overlay.png", "result.json", *(path.name for path in _mask_files(out))]
+
+
+def _mask_files(out: Path) -> list[Path]:
+    return [path for path in out.glob("mask_*.png") if path.stem.removeprefix("mask_").isdecimal()]
 
 
 def say_nothing_found(regions: Iterable[Region], *, as_json: bool) -> bool:
@@ -320,10 +331,11 @@ def say_nothing_found(regions: Iterable[Region], *, as_json: bool) -> bool:
 
 
 def _write_video(
-    out: Path, steps: Iterable[VideoStep], frame_count: int, mark: str, *, as_json: bool
+    out: Path, steps: Iterable[VideoStep], stamps_ns: Sequence[int], mark: str, *, as_json: bool
 ) -> tuple[VideoStep, bool]:
     """Writes overlay.mp4, captions.jsonl and regions.jsonl as the steps come; prints the captions.
 
+    `stamps_ns`: of every frame that was counted before.
     Returns the last step, and whether a prompt has found nothing.
     """
     from pam_ros import media
@@ -332,7 +344,7 @@ def _write_video(
     newest: dict[int, str] = {}
     nothing = False
     last_seen = LastSeen()
-    frames = 0
+    frames, frame_count = 0, len(stamps_ns)
     with (
         partly(lambda: f"{out}/ has the results of {frames} of {frame_count} frames"),
         media.VideoWriter(out / "overlay.mp4") as film,
@@ -363,6 +375,8 @@ def _write_video(
             )
             frames += 1
             advance()
+    if frames < frame_count and step.frame.stamp_ns < stamps_ns[-1]:
+        note(f"warning: the video ended after {frames} of {frame_count} frames; has its file been changed?")
     return step, nothing
 
 

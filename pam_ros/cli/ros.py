@@ -14,6 +14,7 @@ import typer
 from pam_ros.cli.common import (
     LONGEST_S,
     SHORTEST_S,
+    VIDEO_RESULTS,
     AtOption,
     BoxOption,
     CarryOverOption,
@@ -32,6 +33,7 @@ from pam_ros.cli.common import (
     caption_line,
     check_model,
     clip_length,
+    inputs,
     load,
     named_times,
     numbers,
@@ -42,8 +44,10 @@ from pam_ros.cli.output import json_target, note, partly, progress_bar
 from pam_ros.errors import PromptError, StateError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
-from pam_ros.output_files import writable_folder
+from pam_ros.output_files import result_folder, writable_folder, write_text
 from pam_ros.records import Language, Prompt, image_tasks
+
+SOAK_RESULTS = ("samples.jsonl", "frames.jsonl")
 
 
 def demo(
@@ -99,7 +103,7 @@ def demo(
     clicks = [chosen.click_xy] if chosen.click_xy else []
     prompt = Prompt.from_clicks(clicks, [1] * len(clicks), chosen.box_xyxy or None)
     prompt.check_size(*frame.size)
-    writable_folder(out)
+    result_folder(out, VIDEO_RESULTS, inputs(model, None, chosen.clip))
     files = f"{out}/ has what came so far: overlay.mp4, regions.jsonl, captions.jsonl"
     with partly(lambda: files if (out / "captions.jsonl").is_file() else "nothing was written"):
         demo_module.run_demo(chosen, out, model=model, device=device, period_s=period, language=language)
@@ -153,7 +157,7 @@ def soak(
         raise typer.BadParameter("--hostile and --simulated-hours exclude each other")
     check_model(model)
     module = ros_module("soak" if simulated_hours is None else "soak_day", "soak")
-    writable_folder(out)
+    result_folder(out, SOAK_RESULTS, inputs(model, None))
     with partly(lambda: f"{out}/ has the node's log and what was measured so far; nothing was judged"):
         if simulated_hours is None:
             result = module.run_soak(minutes, out, model=model, device=device, hostile=hostile)
@@ -195,14 +199,14 @@ def bench_node(
 
     With a camera, one region and texts; docs/bench/README.md says what the figures mean.
     """
-    width, height = (int(number) for number in numbers(size, 2, "--size"))
+    width, height = (int(side) if side.is_integer() else 0 for side in numbers(size, 2, "--size"))
     if min(width, height) < 16:
-        raise PromptError(f"--size {size!r} is too small; give at least 16,16")
+        raise PromptError(f"--size {size!r}; allowed: whole pixels, at least 16,16")
     if not (random_weights or layer):
         check_model(model)
     module = ros_module("bench_layer" if layer else "bench_node", "bench-node")
     writable_folder(out)
-    json_file = json_target(json_file)
+    json_file = json_target(json_file, inputs(model, None))
     about: dict[str, Any] = {"size": size, "rate_hz": rate}
     pictures = {"size": (height, width), "rate_hz": rate, "seconds": seconds}
     with TemporaryDirectory() as folder:
@@ -218,7 +222,7 @@ def bench_node(
                 out, model=folder if random_weights else model, device=device, **pictures
             )
     if json_file is not None:
-        json_file.write_text(json.dumps({"about": about, **result}, indent=1) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps({"about": about, **result}, indent=1) + "\n")
 
 
 def bag(

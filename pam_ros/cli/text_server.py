@@ -10,10 +10,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pam_ros.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption
+from pam_ros.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption, inputs
 from pam_ros.cli.output import json_target, note, table_console, working
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
+from pam_ros.output_files import result_folder, write_text
+
+EXPORTED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
 def export_language(
@@ -26,6 +29,9 @@ def export_language(
 
     The folder is Qwen2's; the node asks the server that its parameter `texts.server` names.
     """
+    from pam_ros.model.loading.files import find_files
+
+    result_folder(folder, EXPORTED, [find_files(model, None).folder])
     from pam_ros.model.loading.language_export import export_language as export
 
     with working(f"reading {model}"):
@@ -49,7 +55,7 @@ def text_server(
     from pam_ros.evaluation.bench_text_server import bench_text_server
     from pam_ros.model.remote_text import load_with_text_server
 
-    json_file = json_target(json_file)
+    json_file = json_target(json_file, inputs(model, None))
     with working("loading") as report:
         loaded = load_with_text_server(
             LoadOptions(model, text_server=url, device=device, dtype=dtype), progress=report
@@ -73,4 +79,4 @@ def text_server(
     if json_file is not None:
         about = asdict(loaded.info)
         content = {"about": about, "figures": [asdict(figure) for figure in figures]}
-        json_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(content, indent=1) + "\n")

@@ -43,6 +43,7 @@ from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.loading.random_weights import save_random_model, write_model
 from pam_ros.model.pam import Pam
 from pam_ros.model.text.quantized import QuantizedLinear
+from pam_ros.output_files import write_text
 
 FRAMES = 8  # different ones, in turn
 TASK_TOKENS = (8, 64, 32, 128)  # label, explain, brief, detail
@@ -387,8 +388,8 @@ def _answers(load: Callable[[], Pam]) -> list[Answer]:
 
 
 def write_result(result: BenchResult, path: Path) -> None:
-    """Writes a result as JSON."""
-    path.write_text(json.dumps(result.as_json(), indent=1) + "\n", encoding="utf-8")
+    """Writes a result as JSON. Raises OutputError."""
+    write_text(path, json.dumps(result.as_json(), indent=1) + "\n")
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pam_ros.errors import InputError
 from pam_ros.evaluation.bench_captioner import CAPTION_TOKENS
 from pam_ros.evaluation.bench_device import measure
 from pam_ros.evaluation.bench_paths import CLIP_FRAMES, BenchPath, noise_frames
+from pam_ros.output_files import writing
 
 LABEL_TOKENS = 8
 COLUMNS = ("curve", "x", "milliseconds")
@@ -131,7 +132,7 @@ class _CurveBench:
 
 def write_curves(points: Points, path: Path) -> None:
     """Writes points as CSV with the columns `COLUMNS`."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with writing(path), path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for name, values in points.items():
@@ -177,4 +178,5 @@ def plot_curves(results: Mapping[str, Points], path: Path) -> None:
         axis.axis("off")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower right", fontsize=11)
-    figure.savefig(path, dpi=90)
+    with writing(path):
+        figure.savefig(path, dpi=90)

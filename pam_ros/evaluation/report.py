@@ -16,6 +16,7 @@ from pam_ros.evaluation.cases import Case, Draw
 from pam_ros.evaluation.confidence import Bin, reliability
 from pam_ros.evaluation.run import MAIN_KEYS, Part, Plan, SeedFindings, metrics_of
 from pam_ros.model.interface import ModelInfo
+from pam_ros.output_files import write_text, writing
 
 WORST, TYPICAL = 8, 3  # cases of a metric on the page
 JPEG_QUALITY = 88
@@ -120,7 +121,7 @@ def write_json(path: Path, found: Sequence[SeedFindings], plan: Plan, model: str
     record["missing"] = {row.metric: row.why for row in rows if row.value is None}
     record["seeds"] = {str(each.seed): each.findings.scores() for each in found if each.seed is not None}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
 
 
 # ---- the page
@@ -173,7 +174,7 @@ def write_page(
             lines.append(_section(row, cases, gallery))
     lines.append("</body></html>\n")
     page = folder / "index.html"
-    page.write_text("\n".join(lines), encoding="utf-8")
+    write_text(page, "\n".join(lines))
     return page
 
 
@@ -191,7 +192,8 @@ def _draw_reliability(curve: Sequence[Bin], path: Path) -> None:
     axes.set(xlim=(-0.05, 1.08), ylim=(-0.05, 1.05))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=2)  # where it covers no point
-    figure.savefig(path, dpi=100)
+    with writing(path):
+        figure.savefig(path, dpi=100)
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -240,6 +242,7 @@ class _Gallery:
             if known is draw:
                 return f"{number:04d}.jpg"
         name = f"{len(self._drawn):04d}.jpg"
-        Image.fromarray(draw()).save(self._folder / name, quality=JPEG_QUALITY)
+        with writing(self._folder / name):
+            Image.fromarray(draw()).save(self._folder / name, quality=JPEG_QUALITY)
         self._drawn.append(draw)
         return name

@@ -202,7 +202,7 @@ def find_request(message: Find.Request) -> SurveyRequest:
         boxes_xyxy=_boxes(message.boxes),
         region_ids=tuple(dict.fromkeys(message.region_ids)),
         keep=message.keep,
-        min_score=float(message.min_score),
+        min_score=float(message.min_score) or None,
         stamp_ns=stamp_or_newest(message.header),
         image=_own_image(message.image),
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pam_ros.errors import InputError, NothingFoundError
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Detection, Frame, Language, Prompt, Region, RegionState, Task
+from pam_ros.runtime.clip_sampler import EARLY_NS, ClipSampler
 from pam_ros.runtime.engine import Engine
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent, with_text
 from pam_ros.runtime.options import EngineOptions
@@ -27,6 +28,7 @@ from pam_ros.runtime.requests import (
 )
 
 CAMERA = "file"
+CLIP_FRAMES = 16  # of a clip
 NEVER_S = 86400.0  # a lost region is looked for until the file ends
 OnText = Callable[[int, Task, Language, str], None]  # region id, task, language, text so far
 
@@ -111,7 +113,7 @@ def caption_video(
     language: Language,
     decode_times_ns: Sequence[int] = (),
     carry_over: bool = True,
-    clip_frames: int = 16,
+    clip_frames: int = CLIP_FRAMES,
 ) -> Iterator[VideoStep]:
     """Tracks regions prompted on the first frame and captions them every `every_s` seconds, as the node does.
 
@@ -133,16 +135,32 @@ def caption_video(
 
 
 def decode_times(at_s: Sequence[float], stamps_ns: Sequence[int]) -> tuple[int, ...]:
-    """Seconds from the first frame → stamps. Raises InputError for a time outside the recording.
+    """Seconds from the first frame → stamps.
 
-    `stamps_ns`: of every frame. The recording ends one frame's time after the last.
+    `stamps_ns`: of every frame. The recording ends one frame's time after the last. Raises InputError for a
+    time outside the recording, or one at which no clip can end, because the clip before ends there too.
     """
     first, last = stamps_ns[0], stamps_ns[-1]
+    if at_s and last == first:
+        raise InputError("a recording of one frame has no decode timestamps; leave them out")
     end_s = (last - first) / 1e9 * (1 + 1 / max(len(stamps_ns) - 1, 1))
     for time_s in at_s:
         if not 0 < time_s <= end_s + 0.005:  # people round
-            raise InputError(f"decode timestamp {time_s} s: it must be above 0 s and at most {end_s:.2f} s")
-    return tuple(first + round(time_s * 1e9) for time_s in at_s)
+            raise InputError(f"decode timestamp {time_s} s: it must be above 0 s and at most {end_s:.3f} s")
+    times_ns = tuple(first + round(time_s * 1e9) for time_s in at_s)
+    start_ns: int | None = first
+    for time_s, time_ns in zip(at_s, times_ns, strict=True):
+        if start_ns is None:
+            raise InputError(f"decode timestamp {time_s} s: the clip before lasts to the recording's end")
+        if time_ns - start_ns <= EARLY_NS:
+            begun_s = (start_ns - first) / 1e9
+            raise InputError(
+                f"decode timestamp {time_s} s: its clip starts with the frame at {begun_s:.3f} s and must "
+                f"last more than {EARLY_NS / 1e9:g} s"
+            )
+        clip = ClipSampler(start_ns=start_ns, period_s=(time_ns - start_ns) / 1e9, max_frames=CLIP_FRAMES)
+        start_ns = next((each for each in stamps_ns if clip.ends(each)), None)
+    return times_ns
 
 
 def _options(prompts: Sequence[Prompt], **more: Any) -> EngineOptions:

@@ -111,7 +111,7 @@ class SurveyRequest:
         max_regions: most regions of the answer; 0 = the option `all_max_regions`.
         budget_s: time for the grid, seconds; 0 = the option `all_budget_s`.
         keep: new regions are tracked from now on, with a purpose only those that fit; the others' ids are 0.
-        min_score: a score that fits the purpose, 0..1; 0 = the option `find_min_score`.
+        min_score: a score that fits the purpose, 0..1; None = the option `find_min_score`.
         stamp_ns: stamp of the frame meant; None means the newest.
         image: (H, W, 3) uint8 RGB, the caller's own image; nothing is kept.
     """
@@ -124,7 +124,7 @@ class SurveyRequest:
     max_regions: int = 0
     budget_s: float = 0.0
     keep: bool = False
-    min_score: float = 0.0
+    min_score: float | None = None
     stamp_ns: int | None = None
     image: NDArray[np.uint8] | None = None
 
@@ -250,7 +250,7 @@ def check_survey(request: SurveyRequest) -> None:
         raise InputError(f"max_regions is {request.max_regions}; allowed: 0..{MAX_SURVEY_REGIONS}")
     if not math.isfinite(request.budget_s) or not 0.0 <= request.budget_s <= MAX_SURVEY_S:
         raise InputError(f"the budget is {request.budget_s} s; allowed: 0..{MAX_SURVEY_S:g} s")
-    if not 0.0 <= request.min_score <= 1.0:
+    if request.min_score is not None and not 0.0 <= request.min_score <= 1.0:
         raise InputError(f"min_score is {request.min_score}; allowed: 0..1")
     if len(request.purpose) > MAX_PURPOSE:
         raise InputError(f"the request has {len(request.purpose)} characters; allowed: {MAX_PURPOSE}")

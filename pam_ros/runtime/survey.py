@@ -285,7 +285,7 @@ class Surveys:
             scores = list(self._model.judge.fits(content.purpose, texts, language))
             order = sorted(range(len(listed)), key=lambda i: -scores[i])
             listed, scores = [listed[i] for i in order], [scores[i] for i in order]
-            bar = content.min_score or self.options.find_min_score
+            bar = self.options.find_min_score if content.min_score is None else content.min_score
             for i, (region, score) in enumerate(zip(listed, scores, strict=True)):
                 if content.keep and score < bar and region.region_id not in answers.known:
                     listed[i] = self._let_go(survey, region)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pam_ros.datasets.shards import ShardWriter
+from pam_ros.output_files import writing
 from pam_ros.simulator.export import exported_image, exported_video, with_depth
 from pam_ros.simulator.samples import ImageSample, VideoSample, image_sample, video_sample
 
@@ -127,5 +128,6 @@ def _shrunk(tile: Picture, width: int) -> Picture:
 
 
 def save_sheet(path: Path, picture: Picture) -> None:
-    """Writes a sheet; the path's ending (.png, .jpg) says how."""
-    Image.fromarray(picture).save(path)
+    """Writes a sheet; the path's ending (.png, .jpg) says how. Raises OutputError."""
+    with writing(path):
+        Image.fromarray(picture).save(path)
