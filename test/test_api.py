@@ -156,7 +156,7 @@ def test_a_prompt_that_finds_nothing_is_said() -> None:
         (lambda m: api.caption(m, "none.mp4", boxes=[BOX]), ImageError, "no video file at none.mp4"),
         (lambda m: api.caption(m, frames(3), clicks=[(64, 4)]), PromptError, "outside the 64x48 image"),
         (lambda m: api.caption(m, frames(3), boxes=[BOX], every_s=-1), InputError, "every_s is -1; allowed"),
-        (lambda m: api.caption(m, frames(3), boxes=[BOX], at_s=[9]), InputError, "at most 0.30 s"),
+        (lambda m: api.caption(m, frames(3), boxes=[BOX], at_s=[9]), InputError, "at most 0.300 s"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_clear_error(call, error: type[PamError], words: str) -> None:
