@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from test_bag import IMAGES, Said, depths, images, plan_of, read_bag, run, write_bag
 
-from pam_ros.errors import InputError
+from pam_ros.errors import InputError, OutputError
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import RegionArray
 from pam_ros.nodes.tools import bag_reader
@@ -117,6 +118,25 @@ def test_what_was_read_before_the_damage_is_kept(tmp_path: Path):
     with pytest.raises(InputError, match=f"cannot read bag {bag} any further"):
         run(plan_of(bag))
     assert len(read_bag(tmp_path / "out", "/pam/regions", RegionArray)) > 100
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+def test_a_full_disk_is_one_sentence(tmp_path: Path, storage: StoragePlugin):
+    bag = write_bag(tmp_path / "bag", images(250), storage)
+    plan = plan_of(bag)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_200_000, before[1]))
+    try:
+        with pytest.raises(OutputError, match=f"cannot write {plan.out}: .*; free some space, or"):
+            run(plan)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_name_that_no_folder_can_have(tmp_path: Path):
+    bag = write_bag(tmp_path / "bag", images(3))
+    with pytest.raises(OutputError, match=r"cannot write .*: File name too long"):
+        inspect(plan_of(bag, out=tmp_path / ("a" * 300)))
 
 
 def test_an_error_of_our_own_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

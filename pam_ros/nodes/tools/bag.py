@@ -6,6 +6,7 @@ dropped. Results stand at the time of their image in the bag.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from ament_index_python import get_package_share_directory
 from rclpy.serialization import serialize_message
 from rosbags.interfaces import Connection, MessageDefinitionFormat
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 from sensor_msgs.msg import CompressedImage, Image
@@ -23,6 +24,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from pam_ros.errors import InputError, OutputError, PamError
+from pam_ros.media import why
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import RegionArray, StreamingCaption
@@ -119,7 +121,7 @@ class BagInput:
 def inspect(plan: BagPlan) -> BagInput:
     """Checks the bag, its topics, the prompts and the output folder, before a model is loaded.
 
-    Raises an InputError that says what is there.
+    Raises an InputError that says what is there, or an OutputError.
     """
     with closing(BagReader(plan.bag)) as reader:
         images = _image_connection(reader, plan)
@@ -146,9 +148,10 @@ def inspect(plan: BagPlan) -> BagInput:
             times_ns = tuple(time_ns + shift_ns for time_ns in decode_times(plan.at_s, every_ns))
         count = reader.count(images)
         mcap = any(path.suffix == ".mcap" for path in (plan.bag, *plan.bag.glob("*.mcap")))
-    if plan.out.exists():
-        raise OutputError(f"{plan.out} exists; choose a folder that does not, for a new bag")
     writable_folder(plan.out.parent)
+    with _writable(plan.out):
+        if plan.out.exists():
+            raise OutputError(f"{plan.out} exists; choose a folder that does not, for a new bag")
     return BagInput(images, count, frame.stamp_ns, times_ns, mcap)
 
 
@@ -182,8 +185,7 @@ def run_bag(
         for connection, time_ns, data in reader.messages():
             copy = copies[connection.id]
             if copy is not None:
-                with unbroken():
-                    writer.write(copy, time_ns, data)
+                results.store(copy, time_ns, data)
             frame: Frame | None = None
             try:
                 if connection.id == given.images.id:
@@ -291,11 +293,24 @@ def _writing(path: Path, mcap: bool) -> Iterator[Writer]:
     """A new bag. Closed after an error or a signal, too, and so readable: the library would drop it."""
     storage = StoragePlugin.MCAP if mcap else StoragePlugin.SQLITE3
     writer = Writer(path, version=BAG_VERSION, storage_plugin=storage)
-    writer.open()
+    with _writable(path):
+        writer.open()
     try:
         yield writer
     finally:
-        writer.close()
+        with _writable(path):
+            writer.close()
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """Around the library alone: raises OutputError for what the system or SQLite refuses."""
+    try:
+        yield
+    except (OSError, sqlite3.Error, WriterError) as error:
+        raise OutputError(
+            f"cannot write {path}: {why(error)}; free some space, or choose another folder"
+        ) from error
 
 
 def typestore() -> Typestore:
@@ -384,8 +399,12 @@ class _Results:
         time_ns: int,
         message: RegionArray | Detection2DArray | Detection3DArray | StreamingCaption | CompressedImage,
     ) -> None:
-        with unbroken():
-            self._writer.write(self._connections[name], time_ns, serialize_message(message))
+        self.store(self._connections[name], time_ns, serialize_message(message))
+
+    def store(self, connection: Connection, time_ns: int, data: bytes) -> None:
+        """Writes one message. Raises OutputError."""
+        with unbroken(), _writable(self._writer.path):
+            self._writer.write(connection, time_ns, data)
 
 
 def names_of(regions: Sequence[Region]) -> dict[int, str]:
