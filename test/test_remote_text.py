@@ -459,9 +459,9 @@ def test_a_model_loads_although_its_server_is_gone(stack: ExitStack, pam: Pam, f
     "url",
     ["garbage", "http://", "http://[::1", "localhost:8000", "ftp://host", "http://host:99999", "http://a b"],
 )
-def test_what_is_no_address_is_refused_before_the_model_is_loaded(url: str) -> None:
+def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(InputError, match=r"the text server's address is .*; it must be one such as http://"):
-        load_with_text_server(LoadOptions("no such model", text_server=url))
+        LoadOptions(text_server=url)
 
 
 def test_a_key_that_no_header_can_hold(stack: ExitStack, pam: Pam) -> None:

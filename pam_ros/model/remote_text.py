@@ -18,7 +18,7 @@ from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.text.names import ObjectNames
 from pam_ros.model.text.prompts import TEXT_BEFORE_IMAGE
 from pam_ros.model.text.remote import RemoteGenerator
-from pam_ros.model.text.text_server import KEY_VARIABLE, Patience, TextServer, server_address
+from pam_ros.model.text.text_server import KEY_VARIABLE, Patience, TextServer
 from pam_ros.model.warm_up import warm_up
 
 MAX_NEW_TOKENS = 512  # of a model without a description
@@ -73,10 +73,8 @@ def load_with_text_server(
     """Loads a model without its decoder, for texts from `options.text_server`, and warms it up.
 
     A server that cannot be used is no error: `model.text.problem` says what is wrong, and texts are generated
-    as soon as it can. The other arguments and errors are those of `load_model`; InputError for an address
-    that is none.
+    as soon as it can. The other arguments and errors are those of `load_model`.
     """
-    server_address(options.text_server)  # before the model takes its time
     report = progress or (lambda line: None)
     pam = load_model(options, progress=progress, note=note)
     files = find_files(pam.info.name if options.model == AUTO else options.model, options.sam2)

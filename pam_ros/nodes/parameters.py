@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import array
 import sys
-import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -20,7 +19,7 @@ from rclpy.parameter import Parameter as RosParameter
 
 from pam_ros.errors import InputError, PamError
 from pam_ros.model.descriptions import AUTO
-from pam_ros.model.loading.options import LoadOptions, Quantization
+from pam_ros.model.loading.options import LoadOptions, Quantization, server_address
 from pam_ros.nodes.conversions import PromptDefaults, languages_of
 from pam_ros.nodes.overrides import overrides
 from pam_ros.records import IMAGE_TASKS, Language, image_tasks
@@ -132,11 +131,8 @@ def _check_not_empty(value: str | Sequence[str]) -> None:
 
 
 def _check_server(url: str) -> None:
-    parts = urllib.parse.urlsplit(url)
-    if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-        raise ValueError(
-            f"{url!r} is not the address of a server; give one like http://host:8000, or nothing"
-        )
+    if url:
+        server_address(url)
 
 
 _OPTIONS = EngineOptions()

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pam_ros.errors import InferenceError, InputError
-from pam_ros.model.schema import short
+from pam_ros.errors import InferenceError
+from pam_ros.model.loading.options import server_address
 
 PROMPT_EMBEDS_OPTION = "--enable-prompt-embeds"
 NAME_OPTION = "--served-model-name"
@@ -81,22 +81,6 @@ class Arrival:
     error: InferenceError | None = None
 
 
-def server_address(url: str) -> str:
-    """`http://host:8000`, or https; without a `/v1` at its end. Raises InputError for anything else."""
-    try:
-        parsed = httpx2.URL(url)
-        port = parsed.port or 80
-        valid = parsed.scheme in ("http", "https") and parsed.host and not parsed.query and port < 65536
-        valid = valid and not any(letter.isspace() for letter in url)
-    except (httpx2.InvalidURL, ValueError):
-        valid = False
-    if not valid:
-        raise InputError(
-            f"the text server's address is {short(url)}; it must be one such as http://localhost:8000"
-        )
-    return url.rstrip("/").removesuffix("/v1")
-
-
 class TextServer:
     """A server, as one model's client sees it. Thread-safe."""
 
@@ -113,7 +97,7 @@ class TextServer:
         """Starts looking for the server at once.
 
         Args:
-            url: see `server_address`.
+            url: as in `http://host:8000`; a `/v1` at its end is allowed.
             model: the name that the server must have given the model.
             stop_ids: tokens that end a text.
             probe: (L, H) embeddings of a short prompt, which a usable server must be able to continue.
