@@ -144,7 +144,7 @@ def test_clips_end_at_the_named_times(tmp_path: Path):
     steps, _ = run(plan_of(bag, at_s=(0.5, 2.0)))
     ends = [caption.clip_end_ns - STAMPED_NS for step in steps for caption in step.captions]
     assert ends == [500_000_000, 2_000_000_000]
-    with pytest.raises(InputError, match=r"at most 2\.50 s"):
+    with pytest.raises(InputError, match=r"at most 2\.500 s"):
         inspect(plan_of(bag, at_s=(9.0,), out=tmp_path / "other"))
 
 

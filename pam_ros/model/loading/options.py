@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from pam_ros.errors import InputError
 from pam_ros.model.descriptions import AUTO
-from pam_ros.model.schema import short
+from pam_ros.model.text.server_address import server_address
 
 REGIONS = 16  # tracked at a time, unless asked otherwise
 
@@ -61,21 +60,3 @@ class LoadOptions:
     def decoder(self) -> bool:
         """Whether the language model's decoder is loaded; a text server has its own."""
         return not self.text_server
-
-
-def server_address(url: str) -> str:
-    """`http://host:8000`, or https; without a `/v1` at its end. Raises InputError for anything else."""
-    import httpx2
-
-    try:
-        parsed = httpx2.URL(url)
-        port = parsed.port or 80
-        valid = parsed.scheme in ("http", "https") and parsed.host and not parsed.query and port < 65536
-        valid = valid and not any(letter.isspace() for letter in url)
-    except (httpx2.InvalidURL, ValueError):
-        valid = False
-    if not valid:
-        raise InputError(
-            f"the text server's address is {short(url)}; it must be one such as http://localhost:8000"
-        )
-    return url.rstrip("/").removesuffix("/v1")

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from pam_ros.errors import InferenceError
-from pam_ros.model.loading.options import server_address
+from pam_ros.model.text.server_address import server_address
 
 PROMPT_EMBEDS_OPTION = "--enable-prompt-embeds"
 NAME_OPTION = "--served-model-name"
