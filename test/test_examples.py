@@ -101,8 +101,8 @@ def test_pick_by_function_prints_the_best_region_or_that_none_fits(robot: Client
     first, centre = found.stdout.splitlines()
     assert first.startswith("region ") and "score 1.00: label-en" in first
     assert centre in {
-        "centre 12, 12 of the image camera_optical",
-        "centre 45, 20 of the image camera_optical",
+        "centre 12, 12 px in the image of camera_optical",
+        "centre 45, 20 px in the image of camera_optical",
     }
 
 

@@ -24,7 +24,7 @@ from pam_ros.records import Frame, Language, Prompt, Region, RegionState, Task, 
 from pam_ros.runtime.events import TextEvent
 from pam_ros.runtime.requests import PromptRequest
 from pam_ros.viewer import board as board_module
-from pam_ros.viewer.board import Board
+from pam_ros.viewer.board import MOST_CAPTIONS, Board
 from pam_ros.viewer.video_source import VideoSource
 
 CLIP = Path(__file__).resolve().parents[1] / "config" / "demo" / "clip.mp4"
@@ -77,7 +77,7 @@ def test_growing_texts_become_texts_of_their_region() -> None:
     board.show_frame(np.full((48, 64, 3), 100, np.uint8), [region()], 1)
     board.show_text(text_event("ket"))
     (shown,) = board.regions()
-    assert (shown.growing, shown.region.texts, shown.caption) == ({LABEL: "ket"}, {}, None)
+    assert (shown.growing, shown.region.texts, shown.captions) == ({LABEL: "ket"}, {}, ())
     serial = board.serial
     board.show_text(text_event("kettle", final=True, confidence=0.9))
     (shown,) = board.regions()
@@ -103,10 +103,26 @@ def test_texts_of_regions_that_are_gone_are_forgotten() -> None:
     board, image = Board(), np.full((48, 64, 3), 100, np.uint8)
     board.show_frame(image, [region()], 1)
     board.show_text(text_event("ket"))
-    board.show_caption(1, "It boils", final=False)
+    board.show_caption(1, "It boils", (0, 2), final=False)
     board.show_frame(image, [region(2)], 2)
     board.show_frame(image, [replace(region(1)), region(2)], 3)
-    assert [(it.growing, it.caption) for it in board.regions()] == [({}, None), ({}, None)]
+    assert [(it.growing, it.captions) for it in board.regions()] == [({}, ()), ({}, ())]
+
+
+def test_captions_are_listed_with_the_times_of_their_clips() -> None:
+    board = Board()
+    board.show_regions([region(1)])
+    begin_ns = 1_700_000_000_000_000_000
+    board.show_caption(1, "It is", (begin_ns, begin_ns + 3 * 10**9), final=False)
+    board.show_caption(1, "It is lifted.", (begin_ns, begin_ns + 3 * 10**9), final=True)
+    board.show_caption(1, "It falls", (begin_ns + 3 * 10**9, begin_ns + 6 * 10**9), final=False)
+    assert board.regions()[0].texts() == [
+        ("Caption, 0.0-3.0 s", "It is lifted.", False),
+        ("Caption, 3.0-6.0 s", "It falls", True),
+    ]
+    for second in range(6, 99):
+        board.show_caption(1, "On.", (begin_ns + second * 10**9, begin_ns + (second + 1) * 10**9), final=True)
+    assert len(board.regions()[0].captions) == MOST_CAPTIONS
 
 
 def test_a_picture_that_is_drawn_already_is_passed_on() -> None:
@@ -183,8 +199,8 @@ def test_rolling_captions_stream_once_they_are_switched_on() -> None:
         ask(source, board, Prompt.from_clicks(box_xyxy=(10, 10, 30, 20)))
         source.stream_captions(True, Language.ZH).result(1.0)
         source.play_or_pause()
-        wait_until(lambda: board.regions()[0].caption)
-        assert "zh" in board.regions()[0].caption.text
+        wait_until(lambda: board.regions()[0].captions)
+        assert "zh" in board.regions()[0].captions[0].text
 
 
 def test_live_pictures_need_no_start_and_their_end_is_reported() -> None:

@@ -46,7 +46,7 @@ def main() -> int:
     text = region.texts[0]
     print(f"region {region.id}, score {score:.2f}: {shown_label(text)}; {text.explanation}")
     centre = region.bbox.center.position
-    print(f"centre {centre.x:.0f}, {centre.y:.0f} of the image {answer.header.frame_id}")
+    print(f"centre {centre.x:.0f}, {centre.y:.0f} px in the image of {answer.header.frame_id}")
     if region.position_known:  # with a depth camera
         place = region.position
         print(f"position {place.x:.3f}, {place.y:.3f}, {place.z:.3f} m in {answer.header.frame_id}")

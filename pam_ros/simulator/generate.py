@@ -165,7 +165,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             shown = time.time()
             print(f"{images} images, {videos} videos, {frames / (shown - start):.1f} frames/s", flush=True)
     seconds = time.time() - start
-    print(f"{images} images, {videos} videos in {seconds:.1f} s: {frames / max(seconds, 1e-9):.1f} frames/s")
+    print(
+        f"{images} images, {videos} video{'s' * (videos != 1)} in {seconds:.1f} s: "
+        f"{frames / max(seconds, 1e-9):.1f} frames/s"
+    )
 
 
 if __name__ == "__main__":

@@ -18,27 +18,30 @@ from pam_ros.runtime.overlay import LastSeen, draw_overlay
 from pam_ros.runtime.requests import PromptRequest
 
 JPEG_QUALITY = 85
+MOST_CAPTIONS = 20  # of a region on the page; older ones are gone
 TextKey = tuple[Task, Language]
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """The newest rolling caption of a region."""
+    """A rolling caption of a region; when its clip begins and ends, seconds from the first clip's begin."""
 
     text: str
     final: bool  # False while it grows
+    start_s: float
+    end_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class ShownRegion:
-    """One region with its finished texts, those that still grow, and its newest caption."""
+    """One region with its finished texts, those that still grow, and its captions, oldest first."""
 
     region: Region
     growing: Mapping[TextKey, str]
-    caption: Caption | None
+    captions: tuple[Caption, ...]
 
     def texts(self) -> list[tuple[str, str, bool]]:
-        """(name, text, whether it grows) of every text, in the order asked for, then the caption."""
+        """(name, text, whether it grows) of every text, in the order asked for, then the captions."""
         known = {key: (text.shown, text.confidence) for key, text in self.region.texts.items()}
         newest = {**known, **{key: (text, None) for key, text in self.growing.items()}}
         texts = []
@@ -52,8 +55,8 @@ class ShownRegion:
                     (task, language) in self.growing,
                 )
             )
-        if self.caption is not None:
-            texts.append(("Rolling caption", self.caption.text, not self.caption.final))
+        for it in self.captions:
+            texts.append((f"Caption, {it.start_s:.1f}-{it.end_s:.1f} s", it.text, not it.final))
         return texts
 
 
@@ -106,7 +109,8 @@ class Board:
         self._image: NDArray[np.uint8] | None = None
         self._regions: tuple[Region, ...] = ()
         self._growing: dict[int, dict[TextKey, str]] = {}  # growing ones, by region id
-        self._captions: dict[int, Caption] = {}
+        self._captions: dict[int, dict[int, Caption]] = {}  # region id → clip end, ns → caption
+        self._begin_ns: int | None = None  # of the captions' times
         self._jpeg: tuple[int, bytes] = (0, b"")
 
     # --- for sources
@@ -140,10 +144,15 @@ class Board:
             else:
                 texts[key] = event.text
 
-    def show_caption(self, region_id: int, text: str, *, final: bool) -> None:
-        """A rolling caption as it grows."""
+    def show_caption(self, region_id: int, text: str, clip_ns: tuple[int, int], *, final: bool) -> None:
+        """A rolling caption as it grows; `clip_ns`: the stamps at which its clip begins and ends."""
         with self._lock:
-            self._captions[region_id] = Caption(text, final)
+            if self._begin_ns is None or clip_ns[0] < self._begin_ns:
+                self._begin_ns = clip_ns[0]
+            start_s, end_s = ((ns - self._begin_ns) / 1e9 for ns in clip_ns)
+            finished = {ns: it for ns, it in self._captions.get(region_id, {}).items() if it.final}
+            newest = finished | {clip_ns[1]: Caption(text, final, start_s, end_s)}
+            self._captions[region_id] = dict(list(newest.items())[-MOST_CAPTIONS:])
 
     # --- for the page
 
@@ -177,7 +186,7 @@ class Board:
                 ShownRegion(
                     region,
                     dict(self._growing.get(region.region_id, {})),
-                    self._captions.get(region.region_id),
+                    tuple(self._captions.get(region.region_id, {}).values()),
                 )
                 for region in self._regions
             ]

@@ -172,7 +172,8 @@ class VideoSource:
     def on_caption(self, event: CaptionEvent) -> None:
         """See Listener."""
         self._pace.caption((event.region_id, event.sequence), event.clip_end_ns, final=event.final)
-        self._board.show_caption(event.region_id, event.shown, final=event.final)
+        clip_ns = (event.clip_start_ns, event.clip_end_ns)
+        self._board.show_caption(event.region_id, event.shown, clip_ns, final=event.final)
 
     def on_warning(self, camera: str, message: str) -> None:
         """See Listener."""

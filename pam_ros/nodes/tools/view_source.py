@@ -148,7 +148,8 @@ class NodeSource:
         self._board.show_regions(region_record(region) for region in message.regions)
 
     def _on_caption(self, message: StreamingCaption) -> None:
-        self._board.show_caption(message.region_id, caption_shown(message), final=message.final)
+        clip_ns = (stamp_ns(message.clip_start), stamp_ns(message.clip_end))
+        self._board.show_caption(message.region_id, caption_shown(message), clip_ns, final=message.final)
 
 
 def _accepted(answer: SetParameters.Response) -> None:
