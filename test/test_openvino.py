@@ -125,3 +125,17 @@ def test_a_failure_leaves_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     use_openvino(pam, lines.append)
     assert pam.segmenter.inference is None
     assert lines == ["OpenVINO is not used: RuntimeError: no such instruction"]
+
+
+@needs_openvino
+def test_a_cache_that_cannot_be_written_leaves_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    pam = tiny_pam()
+    use_openvino(pam)
+    assert pam.segmenter.inference is None
+    (record,) = caplog.records
+    assert "Not a directory; set XDG_CACHE_HOME" in record.getMessage()
+    assert record.exc_info is None

@@ -225,6 +225,10 @@ def use_openvino(model: Pam, report: Progress = LOGGER.info) -> None:
         return
     try:
         model.segmenter.inference = OpenVinoNetworks(model.segmenter.sam2)
+    except OSError as error:
+        why = f"{error.filename}: {error.strerror}"
+        LOGGER.warning("OpenVINO is not used, so masks take longer: %s; set XDG_CACHE_HOME", why)
+        report(f"OpenVINO is not used: {why}")
     except Exception as error:  # whatever the package raises on this machine
         LOGGER.exception("OpenVINO failed")
         report(f"OpenVINO is not used: {type(error).__name__}: {error}")
