@@ -43,7 +43,7 @@ def writable_file(path: Path, inputs: Iterable[Path | None] = ()) -> Path:
     keep_inputs([path], inputs)
     with writing(path):
         if path.is_dir():
-            raise OutputError(f"cannot write {path}: it is a folder; choose a file")
+            raise OutputError(f"cannot write {path}: it is a folder; choose another file")
         writable_folder(path.parent)
         there = path.exists()
         if there and not path.is_file():  # a device or a pipe, which opening may change or block

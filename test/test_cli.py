@@ -216,6 +216,11 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
         (["caption", "clip.mp4", "--click", "3,4", "--at", "9"], "above 0 s and at most"),
         (["caption", "clip.mp4", "--click", "3,4", "--at", "1e-9"], "must last more than 0.02 s"),
         (["perceive", "picture.png", "--click", "39_0,1"], "--click takes 2 comma-separated numbers"),
+        (
+            ["perceive", "picture.png", "--click", "3,4", "--out", "x" * 300],
+            "File name too long; choose a shorter",
+        ),
+        (["caption", "clip.mp4", "--click", "3,4", "--out", "x" * 300], "File name too long; choose another"),
         (["perceive", "picture.png", "--mask", ""], ". (or an empty name) is a folder"),
         (["perceive", "picture.png", *["--box", "1,1,9,9"] * 257], "257 regions are given; at most 256"),
         (["caption", "clip.mp4", "--click", "3,4", "--at", "1", "--every", "1"], "not both"),

@@ -49,7 +49,7 @@ from pam_ros.geometry import full_mask
 from pam_ros.json_results import caption_json, region_json
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
-from pam_ros.output_files import JsonLines, remove, result_folder, write_text
+from pam_ros.output_files import JsonLines, remove, result_folder, write_text, writing
 from pam_ros.records import Language, Region, RegionState, Task, image_tasks, percent
 
 if TYPE_CHECKING:
@@ -318,7 +318,8 @@ def _image_results(out: Path) -> list[str]:
 
 
 def _mask_files(out: Path) -> list[Path]:
-    return [path for path in out.glob("mask_*.png") if path.stem.removeprefix("mask_").isdecimal()]
+    with writing(out):  # e.g. a name that is too long
+        return [path for path in out.glob("mask_*.png") if path.stem.removeprefix("mask_").isdecimal()]
 
 
 def say_nothing_found(regions: Iterable[Region], *, as_json: bool) -> bool:
