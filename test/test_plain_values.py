@@ -97,7 +97,7 @@ def only(mask: Any) -> list[api.Result]:
         (caption, {"language": None}, LanguageError, "unknown language None"),
         (api.load_model, {"device": None}, InputError, "device must be text, not None"),
         (api.load_model, {"dtype": torch.float32}, InputError, "dtype must be text, not torch.float32"),
-        (api.load_model, {"text_server": "garbage"}, InputError, "server's address is 'garbage'; it must"),
+        (api.load_model, {"text_server": "garbage"}, InputError, "server's address is 'garbage'; give"),
         (api.load_model, {"sam2": 5}, InputError, "sam2 must be text or a path, not 5"),
         (api.load_model, {"model": None}, InputError, "model must be text or a path, not None"),
     ],

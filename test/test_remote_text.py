@@ -460,7 +460,7 @@ def test_a_model_loads_although_its_server_is_gone(stack: ExitStack, pam: Pam, f
     ["garbage", "http://", "http://[::1", "localhost:8000", "ftp://host", "http://host:99999", "http://a b"],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(InputError, match=r"the text server's address is .*; it must be one such as http://"):
+    with pytest.raises(InputError, match=r"the text server's address is .*; give one like http://host:8000"):
         LoadOptions(text_server=url)
 
 

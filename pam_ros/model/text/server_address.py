@@ -18,7 +18,5 @@ def server_address(url: str) -> str:
     except (httpx2.InvalidURL, ValueError):
         valid = False
     if not valid:
-        raise InputError(
-            f"the text server's address is {short(url)}; it must be one such as http://localhost:8000"
-        )
+        raise InputError(f"the text server's address is {short(url)}; give one like http://host:8000")
     return url.rstrip("/").removesuffix("/v1")
