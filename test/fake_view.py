@@ -13,11 +13,11 @@ from pam_ros.viewer.board import Board
 from pam_ros.viewer.page import serve
 from pam_ros.viewer.video_source import VideoSource
 
-FRAMES, PERIOD_NS = 40, 100_000_000
+FRAMES, PERIOD_NS = 60, 100_000_000
 
 
 def frames() -> Iterator[Frame]:
-    """Four seconds; the shade grows."""
+    """Six seconds, longer than a caption's period; the shade grows."""
     for number in range(FRAMES):
         yield Frame(np.full((240, 320, 3), 100 + number, np.uint8), stamp_ns=number * PERIOD_NS)
 

@@ -164,7 +164,7 @@ def test_a_playing_video_shows_rolling_captions_as_they_grow(page: Any) -> None:
     page.get_by_text("Rolling captions").click()
     page.get_by_role("button", name="Play").click()
     page.get_by_role("button", name="Pause").wait_for()
-    page.wait_for_selector("text=Caption, >> visible=true")
+    page.wait_for_selector("text=Caption, 0.0-5.0 s")
     page.get_by_role("button", name="Play").wait_for()  # at its end
     page.get_by_text("Rolling captions").click()
 

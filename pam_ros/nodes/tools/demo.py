@@ -60,7 +60,7 @@ def run_demo(
 
     Raises PromptError if the node refuses the prompt, StateError if a process fails.
     """
-    out = out.resolve()
+    shown, out = out, out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with Processes(out) as processes, Client("demo", processes.domain, processes.check) as client:
         report("starting camera, PAM and recorder")
@@ -92,7 +92,7 @@ def run_demo(
         if any(codes.values()):
             raise StateError(f"processes exited with errors: {codes}")
     for name in ("overlay.mp4", "regions.jsonl", "captions.jsonl"):
-        report(f"wrote {out / name}")
+        report(f"wrote {shown / name}")
 
 
 def _prompt(client: Client, chosen: DemoInput, report: Callable[[str], None]) -> Region:
