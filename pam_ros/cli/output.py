@@ -67,12 +67,13 @@ def guard_streams() -> None:
 
 def guarded(number: int, name: str, old: Any) -> io.TextIOWrapper:
     """A stream on this file descriptor, as `old`, the present one, is set up. `name`: stdout or stderr."""
+    stream, unbuffered = _Stream(number, name), getattr(old, "write_through", False)
     return io.TextIOWrapper(
-        io.BufferedWriter(_Stream(number, name)),
+        stream if unbuffered else io.BufferedWriter(stream),
         encoding=getattr(old, "encoding", "utf-8"),
         errors=ESCAPED,
         line_buffering=getattr(old, "line_buffering", False),
-        write_through=getattr(old, "write_through", False),
+        write_through=unbuffered,
     )
 
 
