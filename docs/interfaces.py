@@ -51,7 +51,7 @@ OUTPUTS = {
     "~/streaming_captions": "rolling captions, partial and final; one summary when a stream ends",
     "~/overlay": "masks, labels and captions drawn on the frame",
     "~/overlay/compressed": "the same as JPEG",
-    "~/markers": "labels, captions, outlines and boxes in space for RViz; without depth the picture, too",
+    "~/markers": "labels, captions, outlines and boxes in space for RViz; without depth the image, too",
     "~/image_annotations": "outlines, labels and captions for Foxglove; only if foxglove_msgs is installed",
     "/diagnostics": "rates, dropped frames, latencies, memory, lifecycle state; once a second",
 }
