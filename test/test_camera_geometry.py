@@ -88,7 +88,7 @@ def test_a_lens_model_that_folds_back_shows_nothing() -> None:
     raw = cv2.projectPoints(far, np.zeros(3), np.zeros(3), MATRIX, np.array(model.coefficients))[0].ravel()
     assert 0 < raw[0] < 640
     assert np.isnan(project(model, far)).all()
-    with pytest.raises(GeometryError, match="far outside the 640x480 picture"):
+    with pytest.raises(GeometryError, match="far outside the 640x480 image"):
         pixel_of(model, far[0].tolist())
 
 
@@ -96,7 +96,7 @@ def test_the_picture_begins_half_a_pixel_before_its_first_centre() -> None:
     model = CameraModel((10, 20), 10.0, 10.0, 0.0, 0.0)
     assert pixel_of(model, (-0.04, 0.0, 1.0)) == (0.0, 0.0)
     assert pixel_of(model, (1.94, 0.94, 1.0)) == (19.0, 9.0)
-    with pytest.raises(GeometryError, match=r"at pixel \(-1, 0\), outside the 20x10 picture"):
+    with pytest.raises(GeometryError, match=r"at pixel \(-1, 0\), outside the 20x10 image"):
         pixel_of(model, (-0.06, 0.0, 1.0))
 
 
