@@ -28,9 +28,14 @@ all: setup
 setup build: .build/stamps/$(ROUTE)
 
 # ROS has a process of its own: its threads stay apart from those of networks. 5: no test was selected.
+# In CI, tests with ROS that failed get a second chance: on a busy machine DDS loses a message now and then.
 test: setup
 	@status=0; for tier in "not ros" ros; do \
-	  $(RUN) pytest -m "$$tier" $(PYTEST_ARGS) || [ $$? = 5 ] || status=1; \
+	  $(RUN) pytest -m "$$tier" $(PYTEST_ARGS) || case $$?/$$tier/$${CI:-} in \
+	    5/*) ;; \
+	    1/ros/true) echo "what failed is run once more, alone"; $(RUN) pytest -m ros --lf --lfnf=none || status=1 ;; \
+	    *) status=1 ;; \
+	  esac; \
 	done; exit $$status
 
 $(TIERS): test-%: setup
