@@ -14,6 +14,7 @@ from pam_ros.errors import InputError, PromptError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.records import Prompt
+from pam_ros.runtime.requests import MAX_SURVEY_REGIONS
 
 if TYPE_CHECKING:
     from pam_ros.evaluation.bench_paths import EngineKind
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 SHORTEST_S, LONGEST_S = 0.1, 3600.0  # of a clip
 EVERY_S = 2.0  # clip length if neither --every nor --at is given
-MAX_REGIONS = 256  # of a camera, as many as the runtime allows
 VIDEO_RESULTS = ("overlay.mp4", "captions.jsonl", "regions.jsonl")  # of a captioned video
 
 
@@ -76,7 +76,9 @@ MaskOption = Annotated[
 ]
 MaxRegionsOption = Annotated[
     int,
-    typer.Option("--max-regions", min=1, max=MAX_REGIONS, help="maximum regions of the search", metavar="N"),
+    typer.Option(
+        "--max-regions", min=1, max=MAX_SURVEY_REGIONS, help="maximum regions of the search", metavar="N"
+    ),
 ]
 BudgetOption = Annotated[
     float,
@@ -159,8 +161,8 @@ def prompts_of(
         if not_:
             raise PromptError("--not needs a --click, --box or --mask on the object")
         raise PromptError(f"no region given; use --click X,Y, --box X1,Y1,X2,Y2 or --mask FILE{also}")
-    if (count := len(box or ()) + len(mask or ())) > MAX_REGIONS:
-        raise PromptError(f"{count} regions are given; at most {MAX_REGIONS} are allowed")
+    if (count := len(box or ()) + len(mask or ())) > MAX_SURVEY_REGIONS:
+        raise PromptError(f"{count} regions are given; at most {MAX_SURVEY_REGIONS} are allowed")
     return prompts(
         clicks=[(x, y) for x, y in (numbers(text, 2, "--click") for text in click or [])],
         not_clicks=[(x, y) for x, y in (numbers(text, 2, "--not") for text in not_ or [])],
