@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_models import tiny_pam
+from tiny_models import click, picture, tiny_pam
 
 from pam_ros.cli.main import main
 from pam_ros.errors import ModelNotFoundError
@@ -25,7 +25,7 @@ from pam_ros.evaluation.bench_paths import (
     noise_frames,
 )
 from pam_ros.model.engines import Engines
-from pam_ros.model.loading.random_weights import random_architecture
+from pam_ros.model.loading.random_weights import find_everything, random_architecture
 
 MEASURED_ON_A_CPU = {
     "preprocess_ms", "click_to_mask_ms", "click_to_first_token_ms", "four_tasks_ms", "decode_tok_s",
@@ -146,6 +146,16 @@ def test_random_weights_have_the_official_shapes() -> None:
     assert (language["hidden_size"], language["num_hidden_layers"]) == (2048, 36)
     with pytest.raises(ModelNotFoundError, match="pam-9b"):
         random_architecture("pam-9b")
+
+
+@pytest.mark.parametrize("prefix", ["", "one", "two", "three"])
+def test_random_weights_find_something_at_every_prompt(prefix: str) -> None:
+    model = tiny_pam(prefix)
+    find_everything(model)
+    memory = model.vision.new_memory()
+    found = model.vision.segment(model.vision.encode(picture()), [click()], [memory])[0]
+    later = model.vision.track(model.vision.encode(picture(1)), [memory])[0]
+    assert all(each.mask.any() and each.presence_score > 0.5 for each in (found, later))
 
 
 def test_curves_are_measured_written_read_and_drawn(

@@ -18,6 +18,7 @@ from pam_ros.model.loading.options import LoadOptions, Quantization
 from pam_ros.model.loading.quantization import Quantizer, parse_quantization
 from pam_ros.model.pam import Pam, language_arguments
 
+LIFT = 3.0  # of a mask's weights, and of the presence score's logit
 VISION_PARAMETERS = 300_000_000  # of SAM 2.1 Large, Perceiver and projector, rounded up
 # Arguments of Qwen2Config, by the config.json of Qwen2.5 and PAM.
 COMMON: dict[str, Any] = {
@@ -75,6 +76,7 @@ def random_model(options: LoadOptions, *, seed: int = 0) -> Pam:
     with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []), target:
         torch.manual_seed(seed)
         model = Pam(architecture)
+        find_everything(model)
     if target.type == "cuda":  # float32 weights leave holes: cast, then move out and in again
         model.place(target, kind)
         model.place(torch.device("cpu"), kind)
@@ -92,6 +94,18 @@ def random_model(options: LoadOptions, *, seed: int = 0) -> Pam:
         licence="random weights",
     )
     return model
+
+
+def find_everything(model: Pam) -> None:
+    """Lifts biases of the mask decoder: every prompt finds an object, whose mask is not empty.
+
+    Random weights find something or nothing by chance, and a prompt that finds nothing makes no region.
+    """
+    decoder = model.segmenter.sam2.sam_mask_decoder
+    last = [mlp.layers[-1] for mlp in decoder.output_hypernetworks_mlps]
+    with torch.no_grad():
+        for layer in (*last, decoder.pred_obj_score_head.layers[-1]):
+            layer.bias.fill_(LIFT)
 
 
 def save_random_model(options: LoadOptions, folder: Path) -> None:
