@@ -46,6 +46,7 @@ from pam_ros.model.loading.device import needed_gib
 from pam_ros.model.loading.files import find_files
 from pam_ros.model.loading.language_export import export_language, served_name
 from pam_ros.model.loading.options import LoadOptions
+from pam_ros.model.openvino_network import openvino_is_installed
 from pam_ros.model.pam import Pam, RegionEmbeddings
 from pam_ros.model.remote_text import RemoteTextModel, load_with_text_server
 from pam_ros.model.text.remote import RemoteGenerator
@@ -420,7 +421,8 @@ def test_a_robot_loads_no_decoder(stack: ExitStack, pam: Pam, folder: Path) -> N
     assert needed_gib(files, torch.float32, options) < needed_gib(files, torch.float32, LoadOptions())
     (frame,) = frames_of(pam, 1)
     (mine,) = frames_of(model._sight, 1)
-    assert torch.equal(mine.tensor, frame.tensor)
+    torch.testing.assert_close(mine.tensor, frame.tensor, rtol=1e-3, atol=1e-3)  # OpenVINO's, if it is here
+    assert (model._sight.segmenter.inference is not None) == openvino_is_installed()
     text_id = start(model.text, mine)
     wanted = Wanted((frame,), Task.LABEL, Language.EN, max_new_tokens=6)
     assert collect(model.text)[text_id][-1].text == TextRun(pam, [wanted]).finish()[0][-1].text

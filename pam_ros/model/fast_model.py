@@ -193,8 +193,10 @@ def accelerated(
 ) -> PerceptionModel:
     """`model` on the fast engines; `model` itself, with a reported reason, where they cannot run.
 
-    `texts`: False for a model without a decoder.
+    On a CPU OpenVINO then runs its masks. `texts`: False for a model without a decoder.
     """
+    if model.device.type == "cpu" and model.segmenter.dtype is torch.float32:
+        use_openvino(model, report)
     why = why_plain(model)
     fast: FastModel | None = None
     if why is None:

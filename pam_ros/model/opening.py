@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from pam_ros.model.fast_model import Progress, accelerated, use_openvino
+from pam_ros.model.fast_model import Progress, accelerated
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.model.loading.checkpoint import load_model
 from pam_ros.model.loading.options import LoadOptions
@@ -23,8 +21,6 @@ def open_model(
         return load_with_text_server(options, progress=progress, note=note)
     report = progress or (lambda line: None)
     model = load_model(options, progress=progress, note=note)
-    if model.device.type == "cpu" and model.segmenter.dtype is torch.float32:
-        use_openvino(model, report)
     best = accelerated(model, regions=options.regions, report=report)
     if best is model:
         report("warming up")
