@@ -335,6 +335,8 @@ def prompts(
 ) -> list[Prompt]:
     """One prompt for each region: each mask; all clicks with at most one box; without clicks each box.
 
+    At most 256 regions.
+
     Args:
         clicks: pixels on the object, [(x, y), …]. not_clicks: pixels outside it.
         boxes: [(x1, y1, x2, y2), …].
@@ -342,13 +344,20 @@ def prompts(
 
     Raises PromptError for anything else, or if no region is given.
     """
+    from pam_ros.runtime.requests import MAX_SURVEY_REGIONS
+
     on, off = rows_of("clicks", clicks, 2), rows_of("not_clicks", not_clicks, 2)
     corners = rows_of("boxes", boxes, 4)
     if (on or off) and len(corners) > 1:
         raise PromptError(
             f"clicks can be combined with one box, not {len(corners)}; for several regions give boxes only"
         )
-    found = [Prompt.from_mask(mask_of(mask)) for mask in list_of("masks", masks, "'mask.png'")]
+    drawn = list_of("masks", masks, "'mask.png'")
+    if (count := len(drawn) + (1 if on or off else len(corners))) > MAX_SURVEY_REGIONS:
+        raise PromptError(
+            f"{count} regions are given; at most {MAX_SURVEY_REGIONS} are allowed. Give them in several calls"
+        )
+    found = [Prompt.from_mask(mask_of(mask)) for mask in drawn]
     if on or off:
         labels = [1] * len(on) + [0] * len(off)
         found.append(Prompt.from_clicks(on + off, labels, corners[0] if corners else None))

@@ -60,6 +60,8 @@ def only(mask: Any) -> list[api.Result]:
         (perceive, {"boxes": None}, PromptError, A_BOX),
         (perceive, {"boxes": {"x": 1}}, PromptError, A_BOX),
         (perceive, {"boxes": [[1, 2, 3]]}, PromptError, A_BOX),
+        (perceive, {"boxes": [BOX] * 300}, PromptError, "300 regions are given; at most 256 are allowed"),
+        (perceive, {"masks": ["no.png"] * 257}, PromptError, "258 regions are given; at most 256"),
         (perceive, {"masks": None}, InputError, "masks must be a list, such as ['mask.png'], not None"),
         (perceive, {"masks": "nope.png"}, InputError, "masks must be a list, such as ['mask.png'], not 'n"),
         (only, {"mask": np.where(MASK > 0, NAN, 0)}, PromptError, "NaN or infinite"),

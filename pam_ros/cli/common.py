@@ -161,8 +161,6 @@ def prompts_of(
         if not_:
             raise PromptError("--not needs a --click, --box or --mask on the object")
         raise PromptError(f"no region given; use --click X,Y, --box X1,Y1,X2,Y2 or --mask FILE{also}")
-    if (count := len(box or ()) + len(mask or ())) > MAX_SURVEY_REGIONS:
-        raise PromptError(f"{count} regions are given; at most {MAX_SURVEY_REGIONS} are allowed")
     return prompts(
         clicks=[(x, y) for x, y in (numbers(text, 2, "--click") for text in click or [])],
         not_clicks=[(x, y) for x, y in (numbers(text, 2, "--not") for text in not_ or [])],
