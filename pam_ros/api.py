@@ -309,7 +309,7 @@ def caption(
         else:
             kept = list(frames)
             frames, stamps_ns = iter(kept), [frame.stamp_ns for frame in kept]
-        times_ns = decode_times(named_s, stamps_ns) if stamps_ns else ()
+        times_ns = decode_times(named_s, stamps_ns, carry_over=carry_over) if stamps_ns else ()
     first = next(frames, None)
     if first is None:
         raise ImageError("the video has no frames; give at least one (time in seconds, image)")

@@ -221,6 +221,27 @@ def test_every_decode_timestamp_that_is_allowed_gives_a_caption():
     assert [c.clip_end_ns / 1e9 for c in captions] == [0.1, 0.4, 0.5, 0.9]
 
 
+def test_without_carry_over_clips_start_one_frame_later():
+    played = frames(10)
+    stamps_ns = [frame.stamp_ns for frame in played]
+    assert decode_times([0.5, 0.6], stamps_ns) == (500_000_000, 600_000_000)
+    with pytest.raises(InputError, match=r"0\.6 s: its clip starts with the frame at 0\.600 s"):
+        decode_times([0.5, 0.6], stamps_ns, carry_over=False)
+    with pytest.raises(InputError, match=r"1\.0 s: the clip before lasts to the recording's end"):
+        decode_times([0.9, 1.0], stamps_ns, carry_over=False)
+    times_ns = decode_times([0.5, 0.7], stamps_ns, carry_over=False)
+    steps = caption_video(
+        FakeModel(),
+        played,
+        [BOX],
+        every_s=2.0,
+        language=Language.EN,
+        decode_times_ns=times_ns,
+        carry_over=False,
+    )
+    assert [c.clip_end_ns for step in steps for c in step.captions] == list(times_ns)
+
+
 def test_one_frame_has_no_decode_timestamps():
     with pytest.raises(InputError, match="one frame has no decode timestamps; leave them out"):
         decode_times([0.5], [0])

@@ -268,7 +268,8 @@ def caption(
     first = next(videos.read_video(video))
     for prompt in prompts:
         prompt.check_size(*first.size)
-    every_s, times_ns = clip_length(every, at), decode_times(named_times(at), stamps)
+    every_s = clip_length(every, at)
+    times_ns = decode_times(named_times(at), stamps, carry_over=carry_over)
     spoken = Language.parse(language)
     result_folder(out, (*VIDEO_RESULTS, SUMMARY), inputs(model, sam2, video, *(mask or ())))
     remove(out / SUMMARY)  # of an earlier run

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -134,10 +135,13 @@ def caption_video(
     return _run(model, frames, prompts, options)
 
 
-def decode_times(at_s: Sequence[float], stamps_ns: Sequence[int]) -> tuple[int, ...]:
+def decode_times(
+    at_s: Sequence[float], stamps_ns: Sequence[int], *, carry_over: bool = True
+) -> tuple[int, ...]:
     """Seconds from the first frame → stamps.
 
-    `stamps_ns`: of every frame. The recording ends one frame's time after the last. Raises InputError for a
+    `stamps_ns`: of every frame. The recording ends one frame's time after the last. A clip starts with the
+    last frame of the clip before, or without `carry_over` with the frame after it. Raises InputError for a
     time outside the recording, or one at which no clip can end, because the clip before ends there too.
     """
     first, last = stamps_ns[0], stamps_ns[-1]
@@ -159,7 +163,8 @@ def decode_times(at_s: Sequence[float], stamps_ns: Sequence[int]) -> tuple[int, 
                 f"last more than {EARLY_NS / 1e9:g} s"
             )
         clip = ClipSampler(start_ns=start_ns, period_s=(time_ns - start_ns) / 1e9, max_frames=CLIP_FRAMES)
-        start_ns = next((each for each in stamps_ns if clip.ends(each)), None)
+        rest = (each for each in stamps_ns if clip.ends(each))
+        start_ns = next(islice(rest, 0 if carry_over else 1, None), None)
     return times_ns
 
 

@@ -145,7 +145,8 @@ def inspect(plan: BagPlan) -> BagInput:
         if plan.at_s:
             every_ns = [recorded_ns, *(time_ns for _, time_ns, _ in messages)]
             shift_ns = frame.stamp_ns - recorded_ns  # from the time of recording to that of the image
-            times_ns = tuple(time_ns + shift_ns for time_ns in decode_times(plan.at_s, every_ns))
+            ends_ns = decode_times(plan.at_s, every_ns, carry_over=plan.options.carry_over)
+            times_ns = tuple(time_ns + shift_ns for time_ns in ends_ns)
         count = reader.count(images)
         mcap = any(path.suffix == ".mcap" for path in (plan.bag, *plan.bag.glob("*.mcap")))
     writable_folder(plan.out.parent)
