@@ -43,5 +43,5 @@ setup(
         "judge": [line for line in requirements("dev") if line.startswith("openai")],
         "embedder": ["sentence-transformers>=5"],
     },
-    entry_points={"console_scripts": ["pam = pam_ros.cli.main:main"]},
+    entry_points={"console_scripts": ["pam = pam_ros.start:pam"]},
 )

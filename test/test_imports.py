@@ -42,6 +42,7 @@ ALLOWED = {
     "threads": set(),
     "shared_memory": set(),
     "signals": {"shared_memory"},
+    "start": set(),
     "media": {"errors", "output_files", "records"},
     "videos": {"errors", "media", "records"},
     "output_files": {"errors"},
