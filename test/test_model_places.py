@@ -105,6 +105,16 @@ def test_auto_passes_over_a_locked_place(locked: Path, monkeypatch: pytest.Monke
         list(by_hand(describe("pam-3b")))
 
 
+def test_doctor_asks_for_access_to_a_locked_place(locked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pam_ros.model.loading.diagnosis import model_findings
+
+    monkeypatch.setenv("PAM_MODELS", str(locked))
+    found = {finding.name: finding for finding in model_findings()}
+    assert found["pam-3b"].fix == (
+        f"give this user access to {locked}/PAM-3B, or set PAM_MODELS to another folder"
+    )
+
+
 def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAM_MODELS", "~nouser/models")
     with pytest.raises(CheckpointError, match="~nouser/models: no such home folder; set HOME, or PAM_MODELS"):

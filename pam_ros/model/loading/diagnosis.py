@@ -98,6 +98,15 @@ def memory_findings() -> Iterator[Finding]:
         yield Finding("memory", f"cuda:{index}", f"{free / GIB:.1f} of {total / GIB:.1f} GiB free")
 
 
+def _fix(name: str, error: ModelError) -> str:
+    """What makes a model usable that is on this disk: a download does not help if the system refuses it."""
+    if isinstance(error.__cause__, PermissionError):
+        return f"give this user access to {error.__cause__.filename}, or set PAM_MODELS to another folder"
+    if isinstance(error.__cause__, OSError):
+        return "check this disk, or set PAM_MODELS to a folder on another one"
+    return "reinstall pam_ros" if name == BUNDLED else f"pam fetch {name}"
+
+
 def model_findings() -> Iterator[Finding]:
     """Every model: whether its files are here and right, and whether it fits; and which one `auto` takes."""
     device = parse_device("auto")
@@ -110,7 +119,7 @@ def model_findings() -> Iterator[Finding]:
         except ModelNotFoundError:
             yield Finding("models", name, "not on this disk", Verdict.NOTE, f"pam fetch {name}")
         except ModelError as error:
-            yield Finding("models", name, str(error), Verdict.ERROR, f"pam fetch {name}")
+            yield Finding("models", name, str(error), Verdict.ERROR, _fix(name, error))
         else:
             value = f"{files.folder}; needs {needed:.1f} of {free:.1f} GiB free on {device}"
             small = needed > free
