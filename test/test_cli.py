@@ -221,6 +221,11 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
             "File name too long; choose a shorter",
         ),
         (["caption", "clip.mp4", "--click", "3,4", "--out", "x" * 300], "File name too long; choose another"),
+        (
+            ["perceive", "picture.png", "--click", "3,4", "--out", ""],
+            "'--out': the name is empty; give a folder",
+        ),
+        (["evaluate", "--page", ""], "'--page': the name is empty; give a folder, or . for the current one"),
         (["perceive", "picture.png", "--mask", ""], ". (or an empty name) is a folder"),
         (["perceive", "picture.png", *["--box", "1,1,9,9"] * 257], "257 regions are given; at most 256"),
         (["caption", "clip.mp4", "--click", "3,4", "--at", "1", "--every", "1"], "not both"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,6 +35,18 @@ def within(low: float, high: float) -> Callable[[float | None], float | None]:
         return value
 
     return check
+
+
+def folder_of(value: str | Path) -> Path:
+    """The folder that an option names; no name would be the current folder. Raises BadParameter for it."""
+    if value == "":
+        raise typer.BadParameter("the name is empty; give a folder, or . for the current one")
+    return Path(value)
+
+
+def out_folder(what: str) -> Any:
+    """The option `--out`; `what` says what is written there."""
+    return typer.Option("--out", parser=folder_of, help=what, metavar="FOLDER")
 
 
 JsonOption = Annotated[

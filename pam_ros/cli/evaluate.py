@@ -18,6 +18,7 @@ from pam_ros.cli.common import (
     QuantizationOption,
     Sam2Option,
     check_model,
+    folder_of,
     inputs,
     load,
 )
@@ -56,12 +57,14 @@ OnlyOption = Annotated[
     ),
 ]
 PageOption = Annotated[
-    Path | None, typer.Option("--page", help="write an HTML report to this folder", metavar="FOLDER")
+    Path | None,
+    typer.Option("--page", parser=folder_of, help="write an HTML report to this folder", metavar="FOLDER"),
 ]
 CacheOption = Annotated[
     Path | None,
     typer.Option(
         "--cache",
+        parser=folder_of,
         help="cache rendered scenes in this folder; delete it if the simulator changes",
         metavar="FOLDER",
     ),

@@ -40,6 +40,7 @@ from pam_ros.cli.common import (
     inputs,
     load,
     named_times,
+    out_folder,
     prompts_of,
     within,
 )
@@ -83,9 +84,7 @@ def perceive(
     sam2: Sam2Option = None,
     text_server: TextServerOption = "",
     as_json: JsonFlag = False,
-    out: Annotated[
-        Path, typer.Option("--out", help="output folder: masks, overlay.png, result.json", metavar="FOLDER")
-    ] = Path("out/perceive"),
+    out: Annotated[Path, out_folder("output folder: masks, overlay.png, result.json")] = Path("out/perceive"),
 ) -> None:
     """Segment and describe regions of an image.
 
@@ -164,9 +163,7 @@ def find(
         int, typer.Option("--others", min=0, help="also print the best N that do not fit", metavar="N")
     ] = 0,
     as_json: JsonFlag = False,
-    out: Annotated[
-        Path, typer.Option("--out", help="output folder: masks, overlay.png, result.json", metavar="FOLDER")
-    ] = Path("out/find"),
+    out: Annotated[Path, out_folder("output folder: masks, overlay.png, result.json")] = Path("out/find"),
 ) -> None:
     """Find the object in an image that serves a purpose.
 
@@ -248,12 +245,9 @@ def caption(
     sam2: Sam2Option = None,
     text_server: TextServerOption = "",
     as_json: JsonFlag = False,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", help="output folder: overlay.mp4, captions.jsonl, regions.jsonl", metavar="FOLDER"
-        ),
-    ] = Path("out/caption"),
+    out: Annotated[Path, out_folder("output folder: overlay.mp4, captions.jsonl, regions.jsonl")] = Path(
+        "out/caption"
+    ),
 ) -> None:
     """Caption regions of a video, clip by clip.
 

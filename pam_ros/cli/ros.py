@@ -37,6 +37,7 @@ from pam_ros.cli.common import (
     load,
     named_times,
     numbers,
+    out_folder,
     prompts_of,
     within,
 )
@@ -77,7 +78,7 @@ def demo(
     ] = "en",
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
-    out: Annotated[Path, typer.Option("--out", help="output folder", metavar="FOLDER")] = Path("out/demo"),
+    out: Annotated[Path, out_folder("output folder")] = Path("out/demo"),
 ) -> None:
     """Play a clip through the ROS nodes (needs ROS 2).
 
@@ -143,9 +144,7 @@ def soak(
     ] = None,
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
-    out: Annotated[Path, typer.Option("--out", help="output folder for the log", metavar="FOLDER")] = Path(
-        "out/soak"
-    ),
+    out: Annotated[Path, out_folder("output folder for the log")] = Path("out/soak"),
 ) -> None:
     """Check that the node's memory does not grow (needs ROS 2).
 
@@ -191,9 +190,7 @@ def bench_node(
     json_file: JsonOption = None,
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
-    out: Annotated[Path, typer.Option("--out", help="folder for the node's log", metavar="FOLDER")] = Path(
-        "out/bench_node"
-    ),
+    out: Annotated[Path, out_folder("output folder for the node's log")] = Path("out/bench_node"),
 ) -> None:
     """Measure the real node over DDS (needs ROS 2).
 
@@ -279,7 +276,7 @@ def bag(
     dtype: DtypeOption = "auto",
     quantization: QuantizationOption = "none",
     sam2: Sam2Option = None,
-    out: Annotated[Path, typer.Option("--out", help="new bag to write", metavar="FOLDER")] = Path("out/bag"),
+    out: Annotated[Path, out_folder("new bag to write")] = Path("out/bag"),
 ) -> None:
     """Add masks, texts and captions to a bag (needs ROS 2).
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pam_ros.cli.common import within
+from pam_ros.cli.common import out_folder, within
 from pam_ros.cli.output import working
 from pam_ros.output_files import writable_file, writable_folder
 
@@ -34,7 +34,7 @@ Split = Annotated[
 
 @scenes_app.command()
 def render(
-    out: Annotated[Path, typer.Option(help="output folder")],
+    out: Annotated[Path, out_folder("output folder")],
     seed: Seed = 0,
     count: Count = 8,
     videos: Videos = 0,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pam_ros.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption, inputs
+from pam_ros.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption, folder_of, inputs
 from pam_ros.cli.output import json_target, note, table_console, working
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
@@ -23,7 +23,7 @@ def export_language(
     model: Annotated[
         str, typer.Argument(help="model name (see `pam models`), hub id or folder", metavar="MODEL")
     ],
-    folder: Annotated[Path, typer.Argument(help="folder to write", metavar="DIR")],
+    folder: Annotated[Path, typer.Argument(parser=folder_of, help="folder to write", metavar="DIR")],
 ) -> None:
     """Export the language model for a vLLM server.
 
