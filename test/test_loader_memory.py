@@ -7,6 +7,7 @@ CPU, where the model itself is in host memory, two layers. The files are sparse:
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -185,3 +186,29 @@ def test_loading_takes_little_host_memory(layout: Layout, tmp_path: Path) -> Non
     assert checked > 100 if layout.sam2 == "tower" else checked > 50
     if layout.head != "untied":
         assert found["firsts"][LM_HEAD] == mark(EMBEDDING)
+
+
+KERNELS = """
+import pam_ros.model  # as every way to a model does
+import torch
+
+network = torch.nn.Conv2d(8, 8, 3)
+with torch.inference_mode():
+    for side in [*range(40, 80), 40]:
+        network(torch.zeros(2, 8, side, side))
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
+def test_kernels_of_few_shapes_are_kept() -> None:
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(("ONEDNN", "DNNL"))}
+    done = subprocess.run(
+        [sys.executable, "-c", KERNELS],
+        env=environment | {"ONEDNN_VERBOSE": "profile_create"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    made = [line for line in done.stdout.splitlines() if ",convolution," in line]
+    assert len(made) >= 41
+    assert "cache_miss" in made[-1]  # 39 shapes came since it was made

@@ -9,22 +9,16 @@ Large blocks return to the system as soon as they are freed. glibc raises the li
 process frees larger ones; the growing caches of text generation then fragment the heap, and the process grows
 for minutes. Pictures stay below the limit: to map and unmap their memory took as long as all else that is
 done with an image.
-
-oneDNN, torch's and OpenVINO's alike, keeps the kernels of 1024 shapes by default: with every number of clicks
-the process grew by 15 MB. Fewer are as fast.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 from contextlib import suppress
 
 TRIM_S = 30.0  # between two calls of `trim`, seconds
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of malloc.h
 _LARGE_BLOCK_BYTES = 8 * 1024 * 1024  # more than a picture of 1920 x 1080
-
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 
 _libc: ctypes.CDLL | None = None
 with suppress(OSError, AttributeError):  # another libc: nothing changes
