@@ -20,6 +20,7 @@ from pam_ros.errors import CapacityError, InputError, PamError
 from pam_ros.nodes.throttled_log import ThrottledLog
 
 M = TypeVar("M")
+_ADVICE = "; check its publisher, and that both sides have one version of the message"
 _SHORT_S = 0.01  # what takes less time to read is not rationed
 
 
@@ -107,21 +108,25 @@ class _BoundedReader(Generic[M]):
         if start_s < self._open_s:
             raise CapacityError("messages come faster than they can be read; send fewer or smaller ones")
         try:
-            self._callback(self._read(data))
+            self._callback(read_message(data, self._kind, _ADVICE))
         finally:
             end_s = time.monotonic()
             if end_s - start_s > _SHORT_S:
                 self._open_s = end_s + 2 * (end_s - start_s)
 
-    def _read(self, data: bytes) -> M:
-        try:
-            message: M = deserialize_message(data, self._kind)
-            return message
-        except Exception:  # RMWError, a class of rclpy's extension module
-            raise InputError(
-                f"the message is corrupted: its {len(data)} bytes are no {self._kind.__name__}; "
-                "check its publisher, and that both sides have one version of the message"
-            ) from None
+
+def read_message(data: bytes, kind: type[M], advice: str = "") -> M:
+    """A serialised message → the message.
+
+    Raises InputError, which ends with `advice`, if the data hold no message of this kind.
+    """
+    try:
+        message: M = deserialize_message(data, kind)
+    except Exception as error:  # RMWError, a class of rclpy's extension module; strings raise others
+        raise InputError(
+            f"the message is corrupted: its {len(data)} bytes are no {kind.__name__}{advice}"
+        ) from error
+    return message
 
 
 def topic_beside(node: Node, name: str, topic: str, suffix: str) -> str:

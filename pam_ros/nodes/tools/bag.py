@@ -47,7 +47,8 @@ from pam_ros.nodes.tools.bag_depth import (
     depth_connection,
     depth_topics,
 )
-from pam_ros.nodes.tools.bag_reader import BagReader, Skipped, read_message
+from pam_ros.nodes.tools.bag_reader import BagReader, Skipped
+from pam_ros.nodes.topics import read_message
 from pam_ros.output_files import writable_folder
 from pam_ros.records import Frame, Prompt, Region
 from pam_ros.runtime.events import FrameResult

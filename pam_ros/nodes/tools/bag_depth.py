@@ -15,7 +15,8 @@ from pam_ros.nodes.conversions import stamp_ns
 from pam_ros.nodes.inputs.calibration import camera_model
 from pam_ros.nodes.inputs.depth import HISTORY, depth_metres, nearest
 from pam_ros.nodes.surfaces import check_aligned
-from pam_ros.nodes.tools.bag_reader import BagReader, Skipped, read_message
+from pam_ros.nodes.tools.bag_reader import BagReader, Skipped
+from pam_ros.nodes.topics import read_message
 from pam_ros.records import DepthImage, Frame, Region
 from pam_ros.runtime.failures import kind_of
 from pam_ros.visible_surface import measure_surface

@@ -1,4 +1,4 @@
-"""Reads bags for `pam bag`: a damaged bag, or a message that cannot be read, is an InputError."""
+"""Reads bags for `pam bag`: a damaged bag is an InputError; messages that are skipped are counted by reason."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
 
-from rclpy.serialization import deserialize_message
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, ReaderError
 
 from pam_ros.errors import InputError, PamError
 from pam_ros.media import why
 from pam_ros.runtime.failures import kind_of
-
-Message = TypeVar("Message")
 
 
 class BagReader:
@@ -75,15 +71,6 @@ def _readable(path: Path, how_far: str) -> Iterator[None]:
         if not isinstance(error, OSError | ReaderError):  # a parser's, such as KeyError: "7"
             reason = f"it is damaged ({type(error).__name__}: {reason})"
         raise InputError(f"cannot read bag {path}{how_far}: {reason}") from error
-
-
-def read_message(data: bytes, kind: type[Message]) -> Message:
-    """A serialised message. Raises InputError if the data hold another, or none."""
-    try:
-        message: Message = deserialize_message(data, kind)
-    except Exception as error:  # rclpy's own is not public, and strings raise others
-        raise InputError(f"its {len(data)} bytes are no {kind.__name__} message") from error
-    return message
 
 
 class Skipped:
