@@ -94,10 +94,13 @@ class Agreement:
         return texts
 
 
-def thing_of(texts: Mapping[Key, Text], names: ObjectNames) -> tuple[str | None, float | None]:
-    """What the surest label among `texts` calls the region, and how sure it is; None if that is not known."""
+def thing_of(texts: Mapping[Key, Text], names: ObjectNames) -> tuple[str | None, float | None] | None:
+    """The surest label among `texts` → key of what it names, and its confidence, 0..1; None without a label.
+
+    Each of the two is None if it is not known.
+    """
     labels = {key: text for key, text in texts.items() if key[0] is Task.LABEL}
-    return _surest(labels, names) if labels else (None, None)
+    return _surest(labels, names) if labels else None
 
 
 def _surest(texts: Mapping[Key, Text], names: ObjectNames) -> tuple[str | None, float | None]:

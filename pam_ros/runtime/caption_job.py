@@ -85,11 +85,12 @@ class CaptionJob:
         final = delta.final and not self._must_begin_again(delta)
         said = Text(delta.text, 0, delta.confidence)
         if final:
-            _, sure = self._region()
+            guide = self._guide()
+            _, sure = guide or (None, None)
             if sure is not None and said.confidence is not None:
                 said = replace(said, confidence=min(sure, said.confidence))
             said = self.reporter.judged(said)
-            if not self._has_guide():
+            if guide is None:
                 said = replace(said, unsure=True)
         first, last = self.clip_frames[0], self.clip_frames[-1]
         event = CaptionEvent(
@@ -116,21 +117,18 @@ class CaptionJob:
         """See Job."""
         return self.final is None
 
-    def _region(self) -> tuple[str | None, float | None]:
-        """What the region's label calls it, and how sure it is."""
+    def _guide(self) -> tuple[str | None, float | None] | None:
+        """What a label says that the caption should speak of, see `agreement.thing_of`; None without a label.
+
+        (None, None) if no label can say it.
+        """
         if self.reporter.names is None or self.track is None:
             return None, None
         return thing_of(self.track.texts, self.reporter.names)
 
-    def _has_guide(self) -> bool:
-        """Whether a label says what the caption should speak of; True where none can."""
-        if self.reporter.names is None or self.track is None:
-            return True
-        return any(task is Task.LABEL for task, _ in self.track.texts)
-
     def _must_begin_again(self, delta: TextDelta) -> bool:
         """Whether a finished caption names something else; once only."""
-        thing, _ = self._region()
+        thing, _ = self._guide() or (None, None)
         if thing is None or self.reporter.names is None or self._beginning:
             return False
         self._beginning = self.reporter.names.beginning(delta.text, self.language, thing) or ""
