@@ -1,4 +1,4 @@
-"""Reads bags for `pam bag`: a damaged bag is an InputError; messages that are skipped are counted by reason."""
+"""Reads bags for `pam bag`: a damaged bag is an InputError; skipped messages are counted by reason."""
 
 from __future__ import annotations
 
