@@ -183,7 +183,7 @@ def rviz_remappings(cameras: list[str], topics: dict[str, str]) -> list[tuple[st
     several = len(cameras) > 1
     prefix, node = (f"{cameras[0]}/", f"pam_{cameras[0]}") if several else ("", "pam")
     image = f"{prefix}{topics['image']}"
-    # RViz looks for the calibration beside the image, from the root: it makes "image" into "/camera_info".
+    # RViz looks for the calibration beside the depth, from the root: it makes "depth" into "/camera_info".
     beside = f"{image.rpartition('/')[0]}/camera_info" if "/" in image else "camera_info"
     info = beside if topics["camera_info"] == "camera_info" else f"{prefix}{topics['camera_info']}"
     renamed = {"image": image, "depth": f"{prefix}{topics['depth']}", "/camera_info": info}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +21,8 @@ from pam_ros.geometry import crop_mask, project, undistort
 from pam_ros.nodes.conversions import PromptDefaults
 from pam_ros.nodes.outputs import markers as module
 from pam_ros.nodes.outputs.image_plane import image_plane, plane_marker
-from pam_ros.nodes.outputs.markers import BOXES, IMAGE, LABELS, OUTLINES, MarkersOutput
+from pam_ros.nodes.outputs.label_markers import LABELS, PLATES
+from pam_ros.nodes.outputs.markers import BOXES, IMAGE, OUTLINES, MarkersOutput
 from pam_ros.nodes.outputs.plain_text import ascii_text, marker_text
 from pam_ros.nodes.outputs.snapshot import Caption, Snapshot
 from pam_ros.nodes.parameters import MarkersStyle, PerceptionSettings
@@ -200,8 +202,8 @@ def test_label_and_outline_stand_on_the_rays_of_their_pixels(world: World) -> No
         world.camera = camera
         world.output.on_frame(snapshot(region(texts={(Task.LABEL, Language.EN): Text("kettle", 0)})))
         markers = world.published(len(world.node.publisher.messages) + 1)
-        assert [marker.ns for marker in markers] == [LABELS, OUTLINES]
-        label, outline = markers
+        assert [marker.ns for marker in markers] == [LABELS, PLATES, OUTLINES]
+        label, _, outline = markers
         assert (label.text, label.id, label.header.frame_id, label.header.stamp.nanosec) == (
             "#1 kettle", 1, "optical", 7,
         )  # fmt: skip
@@ -216,6 +218,43 @@ def test_label_and_outline_stand_on_the_rays_of_their_pixels(world: World) -> No
         np.testing.assert_allclose(distances, 30, atol=1.5)
 
 
+@pytest.mark.parametrize("text", ["kettle", "A red kettle that stands on the stove beside a blue pot."])
+def test_a_plate_lies_behind_the_text_and_above_the_region(world: World, text: str) -> None:
+    brief = {(Task.BRIEF, Language.EN): Text(text, 0)}
+    world.output.on_frame(snapshot(region(texts=brief)))
+    label, plate = world.published(1)[:2]
+    assert (label.ns, label.id, plate.ns, plate.id) == (LABELS, 1, PLATES, 1)
+    front, back = label.pose.position, plate.pose.position
+    assert back.z > front.z
+    assert (back.x / back.z, back.y / back.z) == pytest.approx((front.x / front.z, front.y / front.z))
+    # As RViz draws it: every line as high as scale.z, half a centimetre between lines.
+    lines = label.text.split("\n")
+    assert plate.scale.y > len(lines) * label.scale.z + (len(lines) - 1) * 0.005
+    assert plate.scale.x > 0.4 * max(map(len, lines)) * label.scale.z
+    ((_, bottom),) = project(PINHOLE, np.array([[back.x, back.y + plate.scale.y / 2, back.z]]))
+    assert 84 < bottom < 90, "the mask begins in row 90"
+
+
+def test_rviz_2_is_told_how_wide_a_space_is(world: World) -> None:
+    world.output.on_frame(snapshot(region()))
+    label = of(world.published(1), LABELS)[0]
+    assert 0.15 < label.scale.x / 2 / label.scale.z < 0.5, (
+        "RViz halves scale.x; without it a space takes half a metre"
+    )
+
+
+def test_no_label_covers_another_one(world: World) -> None:
+    world.output.on_frame(snapshot(*(region(number) for number in range(1, 6))))
+    plates = of(world.published(1), PLATES)
+    assert len(plates) == 5
+    for one, other in itertools.combinations(plates, 2):
+        between = one.pose.position, other.pose.position
+        assert (
+            abs(between[0].x - between[1].x) > (one.scale.x + other.scale.x) / 2 - 1e-6
+            or abs(between[0].y - between[1].y) > (one.scale.y + other.scale.y) / 2 - 1e-6
+        )
+
+
 def test_depth_gives_the_distance_and_a_box(world: World) -> None:
     world.depth = True
     axes = cv2.Rodrigues(np.array([0.0, 0.5, 0.0]))[0]
@@ -223,8 +262,8 @@ def test_depth_gives_the_distance_and_a_box(world: World) -> None:
     world.surface = VisibleSurface(np.array([0.1, 0.0, 0.8]), np.ones(3), box)
     world.output.on_frame(snapshot(region()))
     markers = world.published(1)
-    label, outline, cube = markers
-    assert (label.ns, outline.ns, cube.ns) == (LABELS, OUTLINES, BOXES)
+    label, plate, outline, cube = markers
+    assert (label.ns, plate.ns, outline.ns, cube.ns) == (LABELS, PLATES, OUTLINES, BOXES)
     assert label.pose.position.z == pytest.approx(0.8, rel=0.02)
     assert outline.points[0].z == pytest.approx(0.8, rel=0.02)
     assert cube.pose.position.z == 0.82
@@ -240,7 +279,8 @@ def test_a_region_that_goes_is_deleted(world: World) -> None:
     ):
         world.output.on_frame(snapshot(*regions))
         deleted = [it for it in world.published(step) if it.action == Marker.DELETE]
-        assert {(it.ns, it.id) for it in deleted} == {(ns, i) for i in gone for ns in (LABELS, OUTLINES)}
+        namespaces = (LABELS, PLATES, OUTLINES)
+        assert {(it.ns, it.id) for it in deleted} == {(ns, i) for i in gone for ns in namespaces}
     world.output.clear()
     assert {(it.id, it.action) for it in world.published(5)} == {(2, Marker.DELETE)}
 
@@ -302,7 +342,7 @@ def test_the_plane_comes_seldom_and_goes_when_it_is_switched_off(world: World) -
     world.output.on_frame(snapshot(region()))
     markers = world.published(3)
     assert {marker.action for marker in markers} == {Marker.DELETE}
-    assert {marker.ns for marker in markers} == {LABELS, OUTLINES, IMAGE}
+    assert {marker.ns for marker in markers} == {LABELS, PLATES, OUTLINES, IMAGE}
 
 
 @pytest.mark.parametrize("camera", [PINHOLE, BARREL, FISHEYE], ids=["pinhole", "barrel", "fisheye"])

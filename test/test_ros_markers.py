@@ -16,7 +16,8 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from pam_ros.geometry import project
 from pam_ros.msg import Region, RegionArray
-from pam_ros.nodes.outputs.markers import IMAGE, LABELS, LIFETIME_S, OUTLINES
+from pam_ros.nodes.outputs.label_markers import LABELS
+from pam_ros.nodes.outputs.markers import IMAGE, LIFETIME_S, OUTLINES
 from pam_ros.records import CameraModel
 from pam_ros.srv import RemoveRegion
 

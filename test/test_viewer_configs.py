@@ -32,14 +32,6 @@ DISPLAYS = {
         "Max Value": float,
         "Median window": int,
     },
-    "rviz_default_plugins/Camera": {
-        "Topic": QOS,
-        "Image Rendering": {"background", "overlay", "background and overlay"},
-        "Overlay Alpha": float,
-        "Zoom Factor": float,
-        "Far Plane Distance": float,
-        "Visibility": None,  # one property for every display; see below
-    },
     "rviz_default_plugins/MarkerArray": {"Topic": QOS, "Namespaces": None},
     "rviz_default_plugins/DepthCloud": {
         "Depth Map Topic": str,
@@ -59,7 +51,6 @@ DISPLAYS = {
         "Position Transformer": {"XYZ"},
         "Color Transformer": {"RGB8", "Intensity", "AxisColor", "FlatColor", ""},
     },
-    "rviz_default_plugins/Axes": {"Reference Frame": str, "Length": float, "Radius": float},
 }
 TOOLS = {
     "rviz_default_plugins/MoveCamera": {},
@@ -136,8 +127,6 @@ def test_every_display_has_a_name_of_its_own_and_is_on() -> None:
     displays = MANAGER["Displays"]
     assert len({display["Name"] for display in displays}) == len(displays)
     assert all(display["Enabled"] and display["Value"] for display in displays)
-    (camera,) = of_class("Camera")
-    assert camera["Visibility"].keys() - {"Value"} <= {display["Name"] for display in displays}
 
 
 def test_everything_a_person_needs_is_there() -> None:
@@ -145,19 +134,24 @@ def test_everything_a_person_needs_is_there() -> None:
         "overlay": [it["Topic"]["Value"] for it in of_class("Image")],
         "markers": [it["Topic"]["Value"] for it in of_class("MarkerArray")],
         "cloud": [(it["Depth Map Topic"], it["Color Image Topic"]) for it in of_class("DepthCloud")],
-        "camera": [it["Topic"]["Value"] for it in of_class("Camera")],
         "points": [it["Topic"]["Value"] for it in of_class("PublishPoint", "Tools")],
     }
     assert topics == {
         "overlay": ["pam/overlay"],
         "markers": ["pam/markers"],
         "cloud": [("depth", "image")],
-        "camera": ["image"],
         "points": ["clicked_point", "clicked_point_negative"],
     }
 
 
-def test_the_view_shows_the_picture_upright() -> None:
+def test_nothing_in_space_takes_clicks_but_what_has_pixels() -> None:
+    """RViz's tools hit whatever is drawn, axes and grids, too."""
+    assert [it["Class"].rpartition("/")[2] for it in MANAGER["Displays"]] == [
+        "Image", "MarkerArray", "DepthCloud",
+    ]  # fmt: skip
+
+
+def test_the_view_shows_the_whole_picture_upright() -> None:
     """The orbit's eye is behind the camera and its up is the picture's."""
     import numpy as np
 
@@ -168,10 +162,17 @@ def test_the_view_shows_the_picture_upright() -> None:
     np.testing.assert_allclose(eye, (0, 0, -1), atol=0.01)
     np.testing.assert_allclose(up, (0, -1, 0), atol=0.01)
     assert abs(pitch) < np.pi / 2
+    # At 1 m, the default distance of the picture, RViz sees an angle of 45 degrees from top to bottom.
+    assert view["Focal Point"] == {"X": 0, "Y": 0, "Z": 1}
+    seen_m = view["Distance"] * np.tan(np.deg2rad(45) / 2)
+    assert seen_m > np.tan(np.deg2rad(58) / 2), "half of the picture of a wide camera"
+    assert view["Distance"] < 1.5, "a click on an outline, before the picture, stays within a pixel"
 
 
 def test_markers_of_every_namespace_are_shown() -> None:
-    markers = pytest.importorskip("pam_ros.nodes.outputs.markers", reason="needs the built ROS interfaces")
+    reason = "needs the built ROS interfaces"
+    markers = pytest.importorskip("pam_ros.nodes.outputs.markers", reason=reason)
+    labels = pytest.importorskip("pam_ros.nodes.outputs.label_markers", reason=reason)
     (display,) = of_class("MarkerArray")
-    names = {markers.LABELS, markers.OUTLINES, markers.BOXES, markers.IMAGE}
+    names = {labels.LABELS, labels.PLATES, markers.OUTLINES, markers.BOXES, markers.IMAGE}
     assert display["Namespaces"] == dict.fromkeys(names, True)

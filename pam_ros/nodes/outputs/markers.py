@@ -16,6 +16,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from pam_ros.errors import GeometryError
 from pam_ros.geometry import quaternion_of, undistort
 from pam_ros.nodes.outputs.image_plane import plane_marker
+from pam_ros.nodes.outputs.label_markers import Plate, label_markers, label_plate
 from pam_ros.nodes.outputs.plain_text import marker_text
 from pam_ros.nodes.outputs.snapshot import Snapshot
 from pam_ros.nodes.parameters import PerceptionSettings
@@ -26,16 +27,19 @@ from pam_ros.records import CameraModel, OrientedBox, Region, RegionState
 from pam_ros.runtime.events import FrameResult
 from pam_ros.runtime.overlay import mask_contours, region_colour
 
-LABELS, OUTLINES, BOXES, IMAGE = "labels", "outlines", "boxes", "image"  # namespaces; RViz can hide each
+OUTLINES, BOXES, IMAGE = (
+    "outlines",
+    "boxes",
+    "image",
+)  # namespaces, beside those of labels; RViz can hide each
 PERIOD_S = 0.1  # at least between two messages
 IMAGE_PERIOD_S = 0.8  # at least between two image planes
 REPEAT_S = 1.0  # a still picture is sent again, so that its markers do not expire
 LIFETIME_S = 3.0  # markers of a node that died disappear
-_FRONT = 0.99  # of the distance: labels and outlines lie before the image plane
-_LETTER_FRACTION = 0.045  # height of letters, of the distance
+_FRONT = 0.99  # of the distance: outlines lie before the image plane
 _LINE_FRACTION = 0.005  # width of lines, of the distance
 _OUTLINE_ERROR_PX = 1.0
-_TEXT_WHITE = 0.6  # letters are thin and have no ground: the region's colour, mixed with white
+_TEXT_WHITE = 0.6  # letters are thin: the region's colour, mixed with white
 
 
 class MarkersOutput:
@@ -109,11 +113,13 @@ class MarkersOutput:
         if settings.show == "none":
             return
         camera = self._camera_of(result.size)
+        taken: list[Plate] = []
         for region in self._measured(result).regions:
             if region.state is not RegionState.TRACKED or not region.mask.size:
                 continue
             captions = snapshot.captions.get(region.region_id, ())
-            for marker in _region_markers(region, camera, settings.distance_m, marker_text(region, captions)):
+            text = marker_text(region, captions)
+            for marker in _region_markers(region, camera, settings.distance_m, text, taken):
                 yield _finished(marker, snapshot)
         if self._shows_image() and time.monotonic() - self._image_s >= IMAGE_PERIOD_S:
             self._image_s = time.monotonic()
@@ -122,8 +128,10 @@ class MarkersOutput:
             yield _finished(marker, snapshot)
 
 
-def _region_markers(region: Region, camera: CameraModel, distance_m: float, text: str) -> Iterator[Marker]:
-    """Label, outline and, with depth, box."""
+def _region_markers(
+    region: Region, camera: CameraModel, distance_m: float, text: str, taken: list[Plate]
+) -> Iterator[Marker]:
+    """Label, outline and, with depth, box. `taken`: the plates of labels so far; its own is added."""
     surface = region.surface
     depth_m = float(surface.position_m[2]) if surface is not None else distance_m
     red, green, blue = (channel / 255 for channel in region_colour(region.region_id))
@@ -131,15 +139,11 @@ def _region_markers(region: Region, camera: CameraModel, distance_m: float, text
     pale = ColorRGBA(a=1.0)
     pale.r, pale.g, pale.b = (channel + (1 - channel) * _TEXT_WHITE for channel in (red, green, blue))
     x1, y1, x2, _ = region.box_xyxy
-    letter_m = _LETTER_FRACTION * depth_m
-    ((x, y),) = undistort(camera, np.array([[(x1 + x2 - 1) / 2, y1]])) * depth_m * _FRONT
+    ((x, y),) = undistort(camera, np.array([[(x1 + x2 - 1) / 2, y1]]))
     if np.isfinite((x, y)).all():
-        label = Marker(ns=LABELS, id=region.region_id, type=Marker.TEXT_VIEW_FACING, text=text, color=pale)
-        label.scale.z = letter_m
-        # RViz centres a text on its position: half its lines lie below.
-        above_m = letter_m * (text.count("\n") + 2) / 2
-        label.pose.position = _point(x, y - above_m, depth_m * _FRONT)
-        yield label
+        plate = label_plate(text, (x, y), depth_m, taken)
+        taken.append(plate)
+        yield from label_markers(region.region_id, text, pale, plate, depth_m)
     outline = Marker(ns=OUTLINES, id=region.region_id, type=Marker.LINE_LIST, color=colour)
     outline.scale.x = _LINE_FRACTION * depth_m
     outline.points = list(_outline(region, camera, depth_m * _FRONT))

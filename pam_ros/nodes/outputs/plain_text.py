@@ -14,6 +14,9 @@ _PUNCTUATION = str.maketrans({
     "“": '"', "”": '"', "‘": "'", "’": "'", "–": "-", "—": "-", "−": "-", "×": "x", "…": "...", "·": "-",
     "°": " deg", "，": ", ", "。": ". ", "：": ": ", "；": "; ", "（": " (", "）": ") ", "％": "%",
 })  # fmt: skip
+# Widths of RViz's font (a copy of Arial), of the height of a line.
+_NARROW, _WIDE = frozenset("ijl'|!.,:;/()[]ftr-I "), frozenset("mwMW@%")
+_WIDTHS = (0.3, 0.5, 0.65, 0.85)  # narrow characters, other ones, capitals, wide ones
 
 
 def ascii_text(text: str) -> str | None:
@@ -38,6 +41,15 @@ def marker_text(region: Region, captions: Iterable[Caption]) -> str:
             [*cut[:-1], f"{cut[-1]}..."] if caption is None or caption.final else [f"...{cut[0]}", *cut[1:]]
         )
     return "\n".join([heading, *lines])
+
+
+def line_width(line: str) -> float:
+    """About the width of a line in RViz, of the line's height; rather too wide."""
+    narrow, other, capital, wide = _WIDTHS
+    return sum(
+        narrow if char in _NARROW else wide if char in _WIDE else capital if char.isupper() else other
+        for char in line
+    )
 
 
 def _caption(region: Region, captions: Iterable[Caption]) -> Caption | None:
