@@ -2,8 +2,8 @@
 
 `docs/images/demo.gif` is the overlay of `pam demo`, with the prompt's click drawn on its first frame.
 `docs/images/view.png` is the page of `pam view`, operated in Chromium.
-`docs/images/rviz.jpg` is not made here: RViz 2 with config/pam.rviz, on `image_sample(21, "test", 640, 480)` of the
-simulator with its depth.
+`docs/images/rviz.jpg` is not made here: RViz 2 with config/pam.rviz, on `image_sample(21, "test", 640, 480)`
+of the simulator with its depth.
 """
 
 from __future__ import annotations
