@@ -79,7 +79,7 @@ def generate_launch_description() -> LaunchDescription:
             declare(
                 "fixed_frame",
                 "",
-                "RViz's fixed frame: the images' frame_id, or any frame that TF connects with it",
+                "RViz's fixed frame: the images' frame_id, which the view faces, or one that TF knows, too",
             ),
             *profile_variables(),
             OpaqueFunction(function=start),
