@@ -19,7 +19,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 CONFIG = Path(get_package_share_directory("pam_ros")) / "config"
 PARAMS_FILE = str(CONFIG / "pam.yaml")
 RVIZ_CONFIG = str(CONFIG / "pam.rviz")
-# Fast DDS loses pictures without it, see docs/transport.md. Holds for whatever starts after this file, too.
+# Fast DDS loses images without it, see docs/transport.md. Holds for whatever starts after this file, too.
 FASTDDS_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # of Fast DDS 2, 3
 FASTDDS_PROFILE = str(CONFIG / "fastdds.xml")
 BOOLEANS = ["true", "false"]

@@ -1,4 +1,4 @@
-"""Boxes and masks in the picture, rotations, and points and pixels of a camera.
+"""Boxes and masks in the image, rotations, and points and pixels of a camera.
 
 Coordinates are `(x, y)` pixels, x right, y down. A box is (x1, y1, x2, y2) with x2 and y2 exclusive. Points
 are metres in the camera's optical frame: x right, y down, z forward.
@@ -18,7 +18,7 @@ from pam_ros.records import CameraModel, Lens
 
 Box = NDArray[np.float32]  # (4,) x1, y1, x2, y2
 Mask = NDArray[np.bool_]  # (H, W)
-CropBox = tuple[float, float, float, float]  # x1, y1, x2, y2 as fractions of a picture's width and height
+CropBox = tuple[float, float, float, float]  # x1, y1, x2, y2 as fractions of an image's width and height
 
 _CAMERAS = 4  # whose rays are kept
 _UNDISTORT_ITERATIONS = 100
@@ -39,7 +39,7 @@ def crop_mask(mask: Mask) -> tuple[Box, Mask]:
 
 
 def full_mask(box_xyxy: Iterable[float], cropped: Mask, size: Sequence[int]) -> Mask:
-    """The inverse of `crop_mask`: the cropped mask at its place in a picture of (height, width) pixels."""
+    """The inverse of `crop_mask`: the cropped mask at its place in an image of (height, width) pixels."""
     mask = np.zeros((size[0], size[1]), np.bool_)
     x1, y1, x2, y2 = (int(side) for side in box_xyxy)
     mask[y1:y2, x1:x2] = cropped
@@ -101,7 +101,7 @@ def quaternion_of(rotation: NDArray[np.float64]) -> tuple[float, float, float, f
 
 
 def project(camera: CameraModel, points_m: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, 3) points in the optical frame → (N, 2) pixels, also outside the picture.
+    """(N, 3) points in the optical frame → (N, 2) pixels, also outside the image.
 
     NaN for points at or behind the camera, and for those so far outside that the lens model folds them back.
     """
@@ -116,7 +116,7 @@ def project(camera: CameraModel, points_m: NDArray[np.float64]) -> NDArray[np.fl
     else:
         found = cv2.projectPoints(points[front, None], none, none, *_opencv(camera))[0]
     pixels[front] = found.reshape(-1, 2)
-    # A lens model holds near the picture only: far outside, its polynomial can turn back into the picture.
+    # A lens model holds near the image only: far outside, its polynomial can turn back into the image.
     rays = points[front, :2] / points[front, 2:]
     fits = np.abs(undistort(camera, pixels[front]) - rays).max(axis=1) < 1e-3 * (1 + np.abs(rays).max(axis=1))
     pixels[np.flatnonzero(front)[~fits]] = np.nan
@@ -155,7 +155,7 @@ def pixel_of(camera: CameraModel, point_m: Sequence[float]) -> tuple[float, floa
     (pixel,) = project(camera, np.asarray([point_m], np.float64))
     height, width = camera.size
     x, y = pixel.tolist()
-    # The centre of the first pixel is 0: the picture begins half a pixel before it.
+    # The centre of the first pixel is 0: the image begins half a pixel before it.
     if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
         at = "far outside" if np.isnan(x) else f"at pixel ({x:.0f}, {y:.0f}), outside"
         raise GeometryError(f"{where} is {at} the {width}x{height} image; click on what the camera sees")

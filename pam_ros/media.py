@@ -1,4 +1,4 @@
-"""Reads pictures and masks as viewers show them (Pillow), and webcams; writes pictures and videos (PyAV)."""
+"""Reads images and masks as viewers show them (Pillow), and webcams; writes images and videos (PyAV)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pam_ros.errors import ImageError
 from pam_ros.output_files import cannot_write, writing
 from pam_ros.records import Frame
 
-# PyAV is imported only to read or write videos: training and evaluation need pictures only.
+# PyAV is imported only to read or write videos: training and evaluation need images only.
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import OutputContainer
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 NS = 1_000_000_000
-MAX_PIXELS = 100_000_000  # of one picture; the largest phone cameras have as many
-MAX_BYTES = 1 << 30  # of one picture, compressed or not
+MAX_PIXELS = 100_000_000  # of one image; the largest phone cameras have as many
+MAX_BYTES = 1 << 30  # of one image, compressed or not
 JPEG_END = b"\xff\xd9"  # the marker at the end of the file
 MAX_FILM_PX = 16384  # largest width and height of a written video, of the encoder
 FRAGMENT_FRAMES = 10  # of a written video: at most so many are lost if the process is killed
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
-_MASK_LEVELS = 16  # a picture of so few values is drawn, not taken: every value above 0 is inside
+_MASK_LEVELS = 16  # an image of so few values is drawn, not taken: every value above 0 is inside
 _SOFT_SHARE = 0.1  # most of a mask that may be neither dark nor bright
 _PILLOW = threading.Lock()  # its limit of pixels is one for the whole process
 
 
 def check_picture_size(what: str, width: int, height: int, bytes_: int = 0) -> None:
-    """Raises ImageError if a picture, `what` in the message, is larger than MAX_PIXELS or MAX_BYTES."""
+    """Raises ImageError if an image, `what` in the message, is larger than MAX_PIXELS or MAX_BYTES."""
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"{what} is {width}x{height} = {width * height / 1e6:.0f} megapixels; "
@@ -58,11 +58,11 @@ def check_picture_size(what: str, width: int, height: int, bytes_: int = 0) -> N
         )
 
 
-# --- pictures
+# --- images
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """A picture file → (H, W, 3) uint8 RGB, as viewers show it.
+    """An image file → (H, W, 3) uint8 RGB, as viewers show it.
 
     The EXIF orientation is applied. 16-bit grey is scaled by its range (`eight_bits`), transparent pixels lie
     on white. Raises ImageError if the file cannot be read or is too large.
@@ -74,7 +74,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
-    """A picture file → (H, W) bool, True inside; EXIF orientation as in `read_image`.
+    """An image file → (H, W) bool, True inside; EXIF orientation as in `read_image`.
 
     The mask is the alpha channel if that varies, else the brightest channel. Of at most _MASK_LEVELS
     different values, all above 0 are inside; otherwise (JPEG, soft edges) those of at least half the
@@ -106,7 +106,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 
 
 def open_picture(data: bytes, what: str, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """A picture in memory, of which only the header is decoded. Raises ImageError if it is too large.
+    """An image in memory, of which only the header is decoded. Raises ImageError if it is too large.
 
     `formats`: those allowed, as Pillow names them. Pillow raises an exception of almost any type if it cannot
     be read.
@@ -122,7 +122,7 @@ def open_picture(data: bytes, what: str, formats: tuple[str, ...] | None = None)
 
 
 def load_picture(data: bytes, what: str, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """A picture in memory, decoded, as stored. Exceptions: as of `open_picture`.
+    """An image in memory, decoded, as stored. Exceptions: as of `open_picture`.
 
     A JPEG that lacks only its end marker is complete: what would follow does not change the pixels.
     """
@@ -139,7 +139,7 @@ def load_picture(data: bytes, what: str, formats: tuple[str, ...] | None = None)
 
 
 def rgb(picture: Image.Image) -> NDArray[np.uint8]:
-    """A decoded picture → (H, W, 3) uint8 RGB; see `read_image`."""
+    """A decoded image → (H, W, 3) uint8 RGB; see `read_image`."""
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
@@ -166,14 +166,14 @@ def eight_bits(values: NDArray[Any], least_bits: int = 8) -> NDArray[np.uint8]:
 
 
 def range_bits(values: NDArray[Any], least_bits: int = 8) -> int:
-    """The bits of a camera whose picture has these values: 8, 10, 12, 14 or 16; see `eight_bits`."""
+    """The bits of a camera whose image has these values: 8, 10, 12, 14 or 16; see `eight_bits`."""
     bits = int(values.max(initial=0)).bit_length()
     return min(16, max(8, least_bits, bits + bits % 2))
 
 
 @contextmanager
 def _picture_file(path: Path) -> Iterator[Image.Image]:
-    """The decoded picture, upright. Any failure while it is used raises ImageError."""
+    """The decoded image, upright. Any failure while it is used raises ImageError."""
     size = check_file(path, "image")
     check_picture_size(str(path), 0, 0, size)
     try:
@@ -200,7 +200,7 @@ def write_mask(path: Path, mask: NDArray[np.bool_]) -> None:
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """(H, W, 3) uint8 RGB → a picture file in the format of its suffix. Raises OutputError."""
+    """(H, W, 3) uint8 RGB → an image file in the format of its suffix. Raises OutputError."""
     with writing(path):
         Image.fromarray(image).save(path)
 
@@ -259,7 +259,7 @@ def why(error: Exception) -> str:
 
 
 def read_webcam(which: str) -> Iterator[Frame]:
-    """Pictures of a webcam as they come, by its number or device; stamps are the time since the first one.
+    """Frames of a webcam as they come, by its number or device; stamps are the time since the first one.
 
     Raises ImageError if it cannot be opened or stops sending.
     """
@@ -269,12 +269,12 @@ def read_webcam(which: str) -> Iterator[Frame]:
     try:
         if not capture.isOpened():
             raise ImageError(f"cannot open webcam {which}; is it connected, and in no other program?")
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # an old picture is of no use
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # an old frame is of no use
         first_ns = time.monotonic_ns()
         while True:
             read, bgr = capture.read()
             if not read:
-                raise ImageError(f"webcam {which} sends no more images")
+                raise ImageError(f"webcam {which} sends no more frames")
             picture = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
             yield Frame(image=picture, stamp_ns=time.monotonic_ns() - first_ns)
     finally:
@@ -282,9 +282,9 @@ def read_webcam(which: str) -> Iterator[Frame]:
 
 
 class VideoWriter:
-    """Writes H.264 in MP4 at the size of the first picture, scaled down to MAX_FILM_PX if it is larger.
+    """Writes H.264 in MP4 at the size of the first frame, scaled down to MAX_FILM_PX if it is larger.
 
-    An odd width or height loses a pixel; one of 1 pixel is doubled. Pictures of another size are scaled to
+    An odd width or height loses a pixel; one of 1 pixel is doubled. Frames of another size are scaled to
     the first one's. The MP4 is fragmented: what was written can be played, even if the process is killed.
     Methods raise OutputError, e.g. if the disk is full.
     """
@@ -293,7 +293,7 @@ class VideoWriter:
         self._path = path
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
-        self._size = (0, 0)  # (height, width) of the first picture
+        self._size = (0, 0)  # (height, width) of the first frame
         self._last_pts = -1
 
     def __enter__(self) -> VideoWriter:
@@ -305,7 +305,7 @@ class VideoWriter:
         self.close()
 
     def write(self, image: NDArray[np.uint8], stamp_ns: int) -> None:
-        """Appends a (H, W, 3) uint8 RGB picture, visible from `stamp_ns` on; stamps must grow."""
+        """Appends a (H, W, 3) uint8 RGB frame, visible from `stamp_ns` on; stamps must grow."""
         import av
 
         if self._container is None:
@@ -352,7 +352,7 @@ class VideoWriter:
         self._stream = stream
 
     def close(self) -> None:
-        """Finishes the file; without any picture there is no file. Idempotent."""
+        """Finishes the file; without any frame there is no file. Idempotent."""
         import av.error
 
         if self._container is None:

@@ -127,7 +127,7 @@ def picture_of(image: object) -> NDArray[np.uint8]:
 
 
 def mask_of(mask: object) -> NDArray[np.bool_]:
-    """A picture file, see `media.read_mask`, or an array (H, W): numbers above 0 are inside."""
+    """An image file, see `media.read_mask`, or an array (H, W): numbers above 0 are inside."""
     from pam_ros.media import read_mask
 
     if isinstance(mask, str | os.PathLike):

@@ -31,7 +31,7 @@ def _no_note(line: str) -> None:
 
 
 def video_stamps_ns(path: Path) -> list[int]:
-    """Stamps of all frames as `read_video` gives them, but for damaged ones; no picture is decoded.
+    """Stamps of all frames as `read_video` gives them, but for damaged ones; no image is decoded.
 
     Raises ImageError if the file cannot be read or has no video.
     """

@@ -229,7 +229,7 @@ def test_pictures_of_strangers_are_checked_before_the_work_starts(
     with pytest.raises(SystemExit, match="2"):
         calibrate_folder([str(tmp_path), "--strangers", str(tmp_path)])
     said = capsys.readouterr()
-    assert f"has {LEAST_PICTURES - 1} pictures; at least {LEAST_PICTURES} are needed" in said.err
+    assert f"has {LEAST_PICTURES - 1} images; at least {LEAST_PICTURES} are needed" in said.err
     assert "left out: cannot read image" in said.out
     write_image(tmp_path / "last.png", np.zeros((8, 8, 3), np.uint8))
     assert len(pictures_in(tmp_path, print)) == LEAST_PICTURES

@@ -287,5 +287,5 @@ def test_an_evaluation_can_be_limited_to_third_party_objects(tmp_path: Path) -> 
     assert regions and all(region.by_others for region in regions)
     names = {region.mesh_id.partition("/")[2] for region in regions}
     assert names <= {made.name for made in TABLE if made.split == "test"}
-    with pytest.raises(DatasetError, match="no object of another maker in 1 picture"):
+    with pytest.raises(DatasetError, match="no object of another maker in 1 image"):
         render_samples(5, 1, 0, tmp_path, open_meshes=True)

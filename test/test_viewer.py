@@ -206,12 +206,12 @@ def test_rolling_captions_stream_once_they_are_switched_on() -> None:
 def test_live_pictures_need_no_start_and_their_end_is_reported() -> None:
     def webcam() -> Iterator[Frame]:
         yield from frames(3)
-        raise ImageError("webcam 0 sends no more images")
+        raise ImageError("webcam 0 sends no more frames")
 
     with played(webcam, live=True) as (source, board, _):
         assert source.playing is None
         wait_until(lambda: source.notice)
-        assert source.notice == "webcam 0 sends no more images"
+        assert source.notice == "webcam 0 sends no more frames"
         wait_until(lambda: board.serial and shade(board) == 102)
 
 

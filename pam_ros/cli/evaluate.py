@@ -146,7 +146,7 @@ def evaluate(
     if page is not None:
         if data is not None and page.resolve().is_relative_to(data.resolve()):
             raise OutputError(
-                f"--page {page} lies in the data {data} and could replace its pictures; choose another folder"
+                f"--page {page} lies in the data {data} and could replace its images; choose another folder"
             )
         result_folder(page, ("index.html",), read)
     if cache is not None:

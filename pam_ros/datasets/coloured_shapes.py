@@ -22,13 +22,13 @@ COLOURS = {
 SHAPES = {"disc": "圆片", "block": "方块", "cross": "十字"}
 MOTIONS = {"stays": "停在原处", "slides right": "向右滑动"}
 REGIONS = 2
-SIDE_PX = 256  # of the square pictures
+SIDE_PX = 256  # of the square images
 PROVENANCE = Provenance("coloured shapes", "simulator", 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Drawing:
-    """A shape, and where it is in the first frame, as fractions of the picture."""
+    """A shape, and where it is in the first frame, as fractions of the image."""
 
     colour: str
     shape: str
@@ -69,7 +69,7 @@ class _DrawnPicture:
 
 
 class ShapesSource:
-    """`count` pictures or videos with two shapes each; sample i is the same on every machine."""
+    """`count` images or videos with two shapes each; sample i is the same on every machine."""
 
     def __init__(self, count: int, frames: int = 1) -> None:
         self._count, self._frames = count, frames

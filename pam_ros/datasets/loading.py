@@ -20,7 +20,7 @@ from pam_ros.geometry import CropBox, Mask
 
 @lru_cache(maxsize=4)
 def _opened(picture: Picture) -> Image.Image:
-    """Decoded once for all crops of a picture."""
+    """Decoded once for all crops of an image."""
     return Image.fromarray(picture.read())
 
 

@@ -93,7 +93,7 @@ def sampled(picture: NDArray[Any], size: int, crop: CropBox = WHOLE) -> NDArray[
 
 
 def filled_box(box_xyxy: PixelBox, height: int, width: int, size: int, crop: CropBox = WHOLE) -> Mask:
-    """A box of a (height, width) picture as a mask of a crop of it, (S, S) bool; at least one pixel."""
+    """A box of a (height, width) image as a mask of a crop of it, (S, S) bool; at least one pixel."""
     x1, y1, x2, y2 = (
         min(max(round((side / full - low) / (high - low) * size), 0), size)
         for side, full, low, high in zip(

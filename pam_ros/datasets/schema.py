@@ -1,4 +1,4 @@
-"""One sample: a picture or a video, its regions, their annotations and provenance.
+"""One sample: an image or a video, its regions, their annotations and provenance.
 
 Every format has one reader that gives samples of this kind; training and evaluation read nothing else.
 """
@@ -32,7 +32,7 @@ class Picture(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PictureFile:
-    """A picture in a file."""
+    """An image in a file."""
 
     path: Path
 
@@ -43,7 +43,7 @@ class PictureFile:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedPicture:
-    """A picture in memory, (H, W, 3) uint8 RGB."""
+    """An image in memory, (H, W, 3) uint8 RGB."""
 
     pixels: NDArray[np.uint8]
 
@@ -197,13 +197,13 @@ class SampleRegion:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A picture, or a video's frames in time order, with regions.
+    """An image, or a video's frames in time order, with regions.
 
     Attributes:
         name: e.g. "image 7000001"; unique in its data set.
         is_video: a video may have a single frame.
         size: (height, width) pixels, or None if it is known only when a frame is read.
-        fps: frames a second, 0 for a picture.
+        fps: frames a second, 0 for an image.
         other_masks: by object, then by frame: whole objects that are no region, from which training learns
             their borders; None if an object has no pixel there.
         actor: `object_id` of the object that acts, 0 if the data do not say.

@@ -1,4 +1,4 @@
-"""Shards: folders with pictures and an index.jsonl of samples; written when complete, read line by line."""
+"""Shards: folders with images and an index.jsonl of samples; written when complete, read line by line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INDEX = "index.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How pictures are stored: the file ending, the encoder's quality, and whether `other_masks` are kept."""
+    """How images are stored: the file ending, the encoder's quality, and whether `other_masks` are kept."""
 
     ending: str
     quality: int
@@ -46,7 +46,7 @@ class ShardWriter:
         return len(self._lines)
 
     def add(self, stem: str, sample: Sample) -> None:
-        """Writes a sample's frames: `stem`.jpg of a picture, `stem`/000.jpg … of a video."""
+        """Writes a sample's frames: `stem`.jpg of an image, `stem`/000.jpg … of a video."""
         stems = [f"{stem}/{index:03d}" for index in range(len(sample))] if sample.is_video else [stem]
         if sample.is_video:
             (self._folder / stem).mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ def record_answers(model: Pam) -> list[Answer]:
 
 def _objects(model: Pam) -> list[Observation]:
     folder = share_folder("config", "demo/*.json") / "demo"
-    if model.language.tokenizer is None:  # random weights: every picture will do
+    if model.language.tokenizer is None:  # random weights: every image will do
         image = noise_frames(1)[0]
     else:
         image = next(iter(read_video(folder / "clip.mp4"))).image

@@ -1,6 +1,6 @@
-"""Calibrates confidences: `python -m pam_ros.evaluation.calibration MODEL --strangers PICTURES`.
+"""Calibrates confidences: `python -m pam_ros.evaluation.calibration MODEL --strangers IMAGES`.
 
-Known regions come from rendered scenes of the validation split, strangers from pictures of other things, on
+Known regions come from rendered scenes of the validation split, strangers from images of other things, on
 which every label counts as wrong. Both are shown as they are and degraded, so that sharpness or compression
 alone tells nothing. Writes confidence.json, familiarity.npz and names.json into the model's folder.
 
@@ -38,14 +38,14 @@ from pam_ros.simulator.ontology import ontology
 from pam_ros.simulator.samples import image_sample
 
 LEAST_PICTURES = 10  # of either kind
-FOLDS = 5  # evidence about a picture comes from a familiarity that was fitted without it
+FOLDS = 5  # evidence about an image comes from a familiarity that was fitted without it
 DIRECTIONS = 64
-LINEAR_DIRECTIONS = 24  # of the linear number; more of them would fit single pictures
+LINEAR_DIRECTIONS = 24  # of the linear number; more of them would fit single images
 COVERAGE = 0.9  # of the right labels of known regions that are to be called sure
 STRANGERS_WEIGHT = 0.5  # of all strangers together, against all known regions
-ALL_TASKS_EVERY = 4  # pictures; the others are asked for labels only, since long texts take long
-BOXES, CLICKS = 6, 4  # random prompts on a picture of strangers; a click's mask gives another box
-LARGEST_SIDE = 1024  # pixels; larger pictures are scaled down
+ALL_TASKS_EVERY = 4  # images; the others are asked for labels only, since long texts take long
+BOXES, CLICKS = 6, 4  # random prompts on an image of strangers; a click's mask gives another box
+LARGEST_SIDE = 1024  # pixels; larger images are scaled down
 REGIONS_AT_ONCE = 8
 
 
@@ -91,7 +91,7 @@ class Evidence:
 
 
 def known_evidence(model: Pam, recorder: EvidenceRecorder, seed: int, count: int) -> Iterator[list[Evidence]]:
-    """Of `count` rendered pictures of the validation split, one after the other."""
+    """Of `count` rendered images of the validation split, one after the other."""
     for number in range(count):
         sample = exported_image(image_sample(seed * 1_000_000 + number, "val"))
         picture = (
@@ -113,7 +113,7 @@ def known_evidence(model: Pam, recorder: EvidenceRecorder, seed: int, count: int
 def strange_evidence(
     model: Pam, recorder: EvidenceRecorder, paths: Sequence[Path], seed: int, first: int
 ) -> Iterator[list[Evidence]]:
-    """Of pictures of other things, one after the other; their numbers begin with `first`."""
+    """Of images of other things, one after the other; their numbers begin with `first`."""
     for number, path in enumerate(paths):
         rng = np.random.default_rng([seed, 7, number])
         picture = read_image(path)
@@ -245,7 +245,7 @@ def _balanced(evidence: Sequence[Evidence]) -> NDArray[np.float64]:
 
 
 def calibrate(evidence: Sequence[Evidence], semantic_tokens: int) -> tuple[ConfidenceModel, dict[str, float]]:
-    """Evidence → the calibration, and how it does on texts whose pictures it was not fitted on."""
+    """Evidence → the calibration, and how it does on texts whose images it was not fitted on."""
     looks = np.zeros((len(evidence), 3))
     folds = np.array([each.picture % FOLDS for each in evidence])
     for fold in range(FOLDS):
@@ -288,9 +288,9 @@ def names_of_ontology() -> ObjectNames:
 
 
 def pictures_in(folder: Path, report: Callable[[str], None]) -> list[Path]:
-    """The pictures in a folder, by name; other files are reported. Raises DatasetError for too few."""
+    """The images in a folder, by name; other files are reported. Raises DatasetError for too few."""
     if not folder.is_dir():
-        raise DatasetError(f"no folder {folder}; give one of pictures of things unknown to the model")
+        raise DatasetError(f"no folder {folder}; give one of images of things unknown to the model")
     paths = []
     for path in sorted(folder.iterdir()):
         try:
@@ -299,7 +299,7 @@ def pictures_in(folder: Path, report: Callable[[str], None]) -> list[Path]:
         except ImageError as error:
             report(f"left out: {error}")
     if len(paths) < LEAST_PICTURES:
-        raise DatasetError(f"{folder} has {len(paths)} pictures; at least {LEAST_PICTURES} are needed")
+        raise DatasetError(f"{folder} has {len(paths)} images; at least {LEAST_PICTURES} are needed")
     return paths
 
 
@@ -307,9 +307,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see --help."""
     parser = argparse.ArgumentParser(description="Calibrates the confidences of a model's texts.")
     parser.add_argument("folder", type=Path, help="the model's folder")
-    parser.add_argument("--strangers", type=Path, required=True, help="folder of pictures of other things")
-    parser.add_argument("--images", type=int, default=120, help="rendered pictures")
-    parser.add_argument("--seed", type=int, default=4711, help="of the rendered pictures")
+    parser.add_argument("--strangers", type=Path, required=True, help="folder of images of other things")
+    parser.add_argument("--images", type=int, default=120, help="rendered images")
+    parser.add_argument("--seed", type=int, default=4711, help="of the rendered images")
     options = parser.parse_args(arguments)
     if options.images < LEAST_PICTURES:
         parser.error(f"--images is {options.images}; give at least {LEAST_PICTURES}")
@@ -329,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     total = options.images + len(paths)
     for number, found in enumerate(pictures, 1):
         evidence += found
-        print(f"picture {number} of {total}: {len(evidence)} texts", flush=True)
+        print(f"image {number} of {total}: {len(evidence)} texts", flush=True)
     confidence, figures = calibrate(evidence, semantic_tokens)
     made = {
         "by": "pam_ros.evaluation.calibration",

@@ -37,12 +37,12 @@ def requests() -> dict[str, dict[str, list[str]]]:
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """One request about a picture; `function` is what it asks for."""
+    """One request about an image; `function` is what it asks for."""
 
     function: str
     text: str
     wording: str  # of WORDINGS
-    exists: bool  # whether an object in the picture fits
+    exists: bool  # whether an object in the image fits
 
 
 def evaluate_finding(
@@ -65,7 +65,7 @@ def evaluate_finding(
     """
     bar = EngineOptions().find_min_score if min_score is None else min_score
     for number, image in enumerate(images, 1):
-        progress(f"finding in picture {number} of {len(images)}")
+        progress(f"finding in image {number} of {len(images)}")
         boxes = tuple(_corners(image, place) for place in range(len(image.regions)))
         for suffix, given in (("", None), ("_boxes", boxes)):
             request = SurveyRequest(
@@ -75,7 +75,7 @@ def evaluate_finding(
             for language in Language:
                 for question in _questions(image, language):
                     _judge(model, image, found, question, language, bar, suffix, findings)
-    why = "the data do not name the functions of their objects" if len(images) else "no pictures"
+    why = "the data do not name the functions of their objects" if len(images) else "no images"
     for language in Language:
         findings.lack(f"find_first_{language.value}", why)
         findings.lack(f"find_none_{language.value}", why)
@@ -83,7 +83,7 @@ def evaluate_finding(
 
 def _corners(image: Sample, place: int) -> tuple[float, float, float, float]:
     box = image.regions[place].box_xyxy()
-    assert box is not None, "regions of evaluated pictures can be prompted"
+    assert box is not None, "regions of evaluated images can be prompted"
     x1, y1, x2, y2 = map(float, box)
     return x1, y1, x2, y2
 

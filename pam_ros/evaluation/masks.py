@@ -1,4 +1,4 @@
-"""Masks of pictures: IoU with the truth, from a tight box and from one click in the middle."""
+"""Masks of images: IoU with the truth, from a tight box and from one click in the middle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Prompt
 from pam_ros.runtime.offline import perceive_image
 
-SMALLEST_OBJECT = 0.0015  # of the picture's area, as in simulator.samples
+SMALLEST_OBJECT = 0.0015  # of the image's area, as in simulator.samples
 WHOLE_KEYS = ("mask_iou_box", "mask_iou_click")
 NO_MASKS = "these data have boxes, no masks"
 
@@ -24,7 +24,7 @@ NO_MASKS = "these data have boxes, no masks"
 def inner_point(mask: Mask) -> tuple[float, float]:
     """(x, y) pixel farthest from the outside of a mask that is not empty.
 
-    Everything beyond the picture's edge is outside. As SAM's first click: Kirillov et al., 2023,
+    Everything beyond the image's edge is outside. As SAM's first click: Kirillov et al., 2023,
     appendix D.1.
     """
     padded = np.pad(mask.astype(np.uint8), 1)
@@ -41,15 +41,15 @@ def evaluate_masks(
 ) -> None:
     """Adds `mask_iou_box` and `mask_iou_click` (whole objects), and both with `_parts` and `_background`.
 
-    Per region: the IoU at full picture resolution of its visible pixels with the model's one answer (the
+    Per region: the IoU at full image resolution of its visible pixels with the model's one answer (the
     runtime's mask, not the best of several) to the tight box of those pixels, or to one click on the
-    pixel farthest inside. The smallest regions are `SMALLEST_OBJECT` of the picture.
+    pixel farthest inside. The smallest regions are `SMALLEST_OBJECT` of the image.
     """
     for number, image in enumerate(images, 1):
-        progress(f"masks of picture {number} of {len(images)}")
+        progress(f"masks of image {number} of {len(images)}")
         _evaluate_image(model, image, findings)
     for key in WHOLE_KEYS:
-        findings.lack(key, NO_MASKS if images else "there are no pictures")
+        findings.lack(key, NO_MASKS if images else "there are no images")
 
 
 def _evaluate_image(model: PerceptionModel, image: Sample, findings: Findings) -> None:

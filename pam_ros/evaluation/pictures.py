@@ -1,6 +1,6 @@
-"""Pictures of cases: the prompt and the true mask beside the model's answer.
+"""Images of cases: the prompt and the true mask beside the model's answer.
 
-Pictures are `(H, W, 3)` uint8 RGB. A case keeps no pixels: it draws the sample when the page needs it.
+Images are `(H, W, 3)` uint8 RGB. A case keeps no pixels: it draws the sample when the page needs it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Picture = NDArray[np.uint8]
 TRUTH = (60, 220, 60)
 PROMPT = (255, 255, 0)
 EDGE = (0, 0, 0)
-GAP_PX = 6  # between pictures
+GAP_PX = 6  # between images
 TILE_WIDTH_PX = 384  # of a video's frames
 MASKS_ONLY = OverlayStyle(texts=False)
 
@@ -45,7 +45,7 @@ def video_case(video: Sample, place: int, answers: Sequence[tuple[int, Region]],
 
 
 def found_case(image: Sample, answer: Region | None) -> Picture:
-    """The picture with the region that was found, if there is one."""
+    """The image with the region that was found, if there is one."""
     return image.image() if answer is None else _answered(image.image(), answer)
 
 
@@ -107,7 +107,7 @@ def prompted(picture: Picture, prompt: Prompt) -> Picture:
 
 
 def beside(pictures: Sequence[Picture]) -> Picture:
-    """Pictures of one height beside each other, with a white gap."""
+    """Images of one height beside each other, with a white gap."""
     gap = np.full((pictures[0].shape[0], GAP_PX, 3), 255, np.uint8)
     return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], 1)
 

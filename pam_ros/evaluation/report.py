@@ -1,4 +1,4 @@
-"""Reports an evaluation: rows of a table, JSON, and a page of pictures with the worst cases first."""
+"""Reports an evaluation: rows of a table, JSON, and a page of images with the worst cases first."""
 
 from __future__ import annotations
 
@@ -141,14 +141,14 @@ b { color: #a33 } b.right { color: #187a3c }
 """
 LEGEND = (
     "Yellow: the prompt. Green: the truth. Blue: the model's answer. "
-    "Pictures: left what was asked, right the answer. Videos: six frames, or those of a clip."
+    "Images: left what was asked, right the answer. Videos: six frames, or those of a clip."
 )
 
 
 def write_page(
     folder: Path, found: Sequence[SeedFindings], model: str, parts: Sequence[Part] = tuple(Part)
 ) -> Path:
-    """index.html and its pictures: the labels' reliability; per metric the mean, worst and typical cases.
+    """index.html and its images: the labels' reliability; per metric the mean, worst and typical cases.
 
     Must be called while the samples' files are there. Returns the page's path.
     """
@@ -230,7 +230,7 @@ def _figure(case: Case, gallery: _Gallery) -> str:
 
 
 class _Gallery:
-    """Draws pictures into a folder, each once, even if several cases show it."""
+    """Draws images into a folder, each once, even if several cases show it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

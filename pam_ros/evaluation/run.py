@@ -27,9 +27,9 @@ Progress = Callable[[str], None]
 class Part(Enum):
     """Parts of an evaluation. Values are their names on the command line."""
 
-    MASKS = "masks"  # from a box and from a click, in pictures
+    MASKS = "masks"  # from a box and from a click, in images
     VIDEO = "video"  # tracking
-    TEXTS = "texts"  # labels, explanations, captions of pictures
+    TEXTS = "texts"  # labels, explanations, captions of images
     FIND = "find"  # finding by purpose, on everything in view
     STREAM = "stream"  # streaming captions of videos
     SPEED = "speed"  # frames per second, latency
@@ -52,7 +52,7 @@ class Part(Enum):
 
 
 USUAL_PARTS = tuple(part for part in Part if part is not Part.SURFACES)
-PICTURE_PARTS = {Part.MASKS, Part.TEXTS, Part.FIND}  # need pictures only
+PICTURE_PARTS = {Part.MASKS, Part.TEXTS, Part.FIND}  # need images only
 # Every report has these keys, with null if their part was not run.
 MAIN_KEYS: tuple[tuple[str, Part], ...] = (
     *((key, Part.MASKS) for key in WHOLE_KEYS),
@@ -78,7 +78,7 @@ class Plan:
 
     Attributes:
         seeds: each renders its own test scenes; not used with `data`.
-        count: pictures per seed; with a quarter as many videos, and an eighth as many in which an object goes
+        count: images per seed; with a quarter as many videos, and an eighth as many in which an object goes
             away and comes back, at least one of each.
         data: a folder of shards, or a .jsonl file in PAM's layout.
         cache: folder in which rendered scenes stay; None = they are deleted.
@@ -101,7 +101,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise InputError(f"the number of pictures is at least 1, not {self.count}")
+            raise InputError(f"the number of images is at least 1, not {self.count}")
         if self.data is None and not self.seeds:
             raise InputError("nothing to evaluate: give a seed or data")
         if Part.SURFACES in self.parts and (self.data is not None or self.open_meshes):
@@ -134,7 +134,7 @@ class SeedFindings:
 def evaluation(
     model: PerceptionModel, plan: Plan, progress: Progress = lambda line: None
 ) -> Iterator[list[SeedFindings]]:
-    """Evaluates seed by seed. While the context is open, the cases' pictures can be drawn.
+    """Evaluates seed by seed. While the context is open, the cases' images can be drawn.
 
     Raises DatasetError for data that cannot be used.
     """

@@ -1,4 +1,4 @@
-"""What is evaluated: pictures and videos with known regions, rendered or from files, read when needed."""
+"""What is evaluated: images and videos with known regions, rendered or from files, read when needed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def read_data(path: Path) -> Samples:
 
 
 def divided(source: SampleSource) -> Samples:
-    """Pictures and videos of a source apart, without regions that have no prompt in the first frame."""
+    """Images and videos of a source apart, without regions that have no prompt in the first frame."""
     images: list[int] = []
     videos: list[int] = []
     for index, sample in enumerate(source):
@@ -90,7 +90,7 @@ def render_samples(
     `open_meshes`, objects are open meshes if their kind has one for tests, only these are regions, and there
     are no absences. Raises MeshStoreError if the meshes have not been fetched, DatasetError if no scene holds
     one.
-    Pictures are JPEG, as in training and from most cameras; masks are exact. Empty a folder that another
+    Images are JPEG, as in training and from most cameras; masks are exact. Empty a folder that another
     version of the scenes has filled: its content is not compared.
     """
     first = seed * SEEDS_PER_RUN
@@ -122,8 +122,8 @@ def _open_mesh_samples(seed: int, images: int, videos: int, folder: Path, progre
     samples = divided(SelectedSource(joined, range(len(joined)), _by_others))
     if not any(sample.regions for source in (samples.images, samples.videos) for sample in source):
         raise DatasetError(
-            f"no object of another maker in {images} pictures and {videos} videos of seed {seed}: "
-            "about every third picture has one, ask for more"
+            f"no object of another maker in {images} images and {videos} videos of seed {seed}: "
+            "about every third image has one, ask for more"
         )
     return samples
 

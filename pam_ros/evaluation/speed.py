@@ -90,7 +90,7 @@ def evaluate_speed(
     frame is always ready; the mean over `TIMED_FRAMES` after `WARM_UP_FRAMES`.
     `label_latency_s`: while that region is tracked in a steady stream, the median over `CLICKS` clicks of the
     seconds from the click to the final English label; each clicked region is removed again.
-    Without videos the pictures are shown one after the other.
+    Without videos the images are shown one after the other.
     """
     prompt, pictures = _shown(images, videos)
     if prompt is None:

@@ -23,7 +23,7 @@ from pam_ros.simulator.texts.judge import judge as read_text
 
 PERIOD_S = 3.0  # of the clips; within the 1.5..5.5 s of training's windows
 SHORTEST_CLIP = 0.4  # of the period: shorter remainders are not scored, as they are not trained on
-SHOWN_FRAMES = 6  # on a case's picture
+SHOWN_FRAMES = 6  # on a case's image
 WORDINGS = 3  # of right captions
 NO_VIDEOS = "there are no videos"
 NO_EVENTS = "the data do not name the events of their videos"

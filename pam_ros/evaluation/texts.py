@@ -1,4 +1,4 @@
-"""Texts of pictures: labels, functions, and how close captions are to right ones in wording."""
+"""Texts of images: labels, functions, and how close captions are to right ones in wording."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def evaluate_texts(
     similarity = similarity or LetterSimilarity()
     wordings: list[Wording] = []
     for number, image in enumerate(images, 1):
-        progress(f"texts of picture {number} of {len(images)}")
+        progress(f"texts of image {number} of {len(images)}")
         for answer in _answers(model, image, languages):
             _judge(answer, findings, similarity)
             wordings += _wordings(answer)
@@ -155,7 +155,7 @@ class _Answer:
 
 
 def _answers(model: PerceptionModel, image: Sample, languages: Sequence[Language]) -> list[_Answer]:
-    """Asks about every region of a picture; regions with the same questions form batches."""
+    """Asks about every region of an image; regions with the same questions form batches."""
     groups: dict[tuple[tuple[Task, ...], tuple[Language, ...]], list[int]] = defaultdict(list)
     for place, region in enumerate(image.regions):
         short = region.kind in (Kind.PART, Kind.BACKGROUND)
@@ -226,9 +226,7 @@ def _wordings(answer: _Answer) -> list[Wording]:
 def _report_missing(findings: Findings, any_images: bool, languages: Sequence[Language]) -> None:
     for language in languages:
         spoken = SPOKEN[language]
-        why = (
-            f"the data have no whole object with a label in {language.value}" if any_images else "no pictures"
-        )
+        why = f"the data have no whole object with a label in {language.value}" if any_images else "no images"
         findings.lack(f"label_accuracy_{language.value}", why)
-        why = "the data do not name the functions of their objects" if any_images else "no pictures"
+        why = "the data do not name the functions of their objects" if any_images else "no images"
         findings.lack(f"function_accuracy{spoken}", why)

@@ -19,13 +19,13 @@ from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Region, RegionState
 from pam_ros.runtime.offline import follow_video
 
-BOUNDARY_TOLERANCE = 0.008  # of the picture's diagonal, as in DAVIS
-GONE_BELOW = 1e-4  # of the picture's area: an object with fewer visible pixels is gone
+BOUNDARY_TOLERANCE = 0.008  # of the image's diagonal, as in DAVIS
+GONE_BELOW = 1e-4  # of the image's area: an object with fewer visible pixels is gone
 GONE_FRAMES = 4  # shortest absence that counts
 BACK_FRAMES = 4  # shortest time it must then be in view
 FOUND_WITHIN_FRAMES = 8
 FOUND_IOU = 0.5
-SHOWN_FRAMES = 6  # on a case's picture
+SHOWN_FRAMES = 6  # on a case's image
 
 
 # ---- J and F
@@ -63,9 +63,9 @@ class _Course:
     """One object through a video, frame by frame.
 
     Attributes:
-        j, f: as in `evaluate_video`; visible: the object's fraction of the picture; lost: by the runtime.
+        j, f: as in `evaluate_video`; visible: the object's fraction of the image; lost: by the runtime.
         iou: with the true mask, also while the object is not visible.
-        shown: (frame, region) for the case's picture.
+        shown: (frame, region) for the case's image.
     """
 
     j: list[float]
@@ -101,7 +101,7 @@ def evaluate_video(
     `region_j_video` and `boundary_f_video` are its halves, `jf_video_moving` counts only objects to which
     something happens.
 
-    `recovery_rate`: of the absences (an object has fewer visible pixels than `GONE_BELOW` of the picture for
+    `recovery_rate`: of the absences (an object has fewer visible pixels than `GONE_BELOW` of the image for
     at least `GONE_FRAMES` frames, and is later in view with at least `SMALLEST_OBJECT` of it for at least
     `BACK_FRAMES` frames in a row): the fraction in which the runtime says "lost" in at least half of the gone
     frames, and in one of the first `FOUND_WITHIN_FRAMES` frames of being in view shows the region, under its
@@ -176,7 +176,7 @@ def _judge_absences(video: Sample, place: int, course: _Course, findings: Findin
 
 
 def absences_in(visible: Sequence[float]) -> list[tuple[range, range]]:
-    """Visible fraction of the picture per frame → (gone frames, first frames back in view) of every absence.
+    """Visible fraction of the image per frame → (gone frames, first frames back in view) of every absence.
 
     The second range starts when the object is well in view and has at most `FOUND_WITHIN_FRAMES` frames.
     """

@@ -37,7 +37,7 @@ class ModelInfo:
 
     @property
     def mark(self) -> str:
-        """What pictures with its texts say in a corner; empty unless it is a demonstration model."""
+        """What images with its texts say in a corner; empty unless it is a demonstration model."""
         return f"{self.name}: demonstration model" if self.demonstration else ""
 
 

@@ -140,7 +140,7 @@ def languages_of(codes: Iterable[str]) -> tuple[Language, ...]:
 def prompt_request(
     message: PromptMessage, defaults: PromptDefaults, image: Image | None = None
 ) -> PromptRequest:
-    """Reads a prompt; `image` is the caller's own picture. Raises an InputError if either cannot be used."""
+    """Reads a prompt; `image`: the caller's own. Raises an InputError if either cannot be used."""
     check_length("tasks", message.tasks, _MAX_CHOICES)
     check_length("languages", message.languages, _MAX_CHOICES)
     return PromptRequest(

@@ -3,11 +3,11 @@
 `trim` gives its holes back to the system.
 
 glibc gives threads heaps of their own, up to eight for each core, and each keeps its holes: the process grew
-while pictures changed their size and clients came and went. One heap has fewer holes and grows less.
+while images changed their size and clients came and went. One heap has fewer holes and grows less.
 
 Large blocks return to the system as soon as they are freed. glibc raises the limit for them to 32 MiB once a
 process frees larger ones; the growing caches of text generation then fragment the heap, and the process grows
-for minutes. Pictures stay below the limit: to map and unmap their memory took as long as all else that is
+for minutes. Images stay below the limit: to map and unmap their memory took as long as all else that is
 done with an image.
 """
 
@@ -18,7 +18,7 @@ from contextlib import suppress
 
 TRIM_S = 30.0  # between two calls of `trim`, seconds
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of malloc.h
-_LARGE_BLOCK_BYTES = 8 * 1024 * 1024  # more than a picture of 1920 x 1080
+_LARGE_BLOCK_BYTES = 8 * 1024 * 1024  # more than an image of 1920 x 1080
 
 _libc: ctypes.CDLL | None = None
 with suppress(OSError, AttributeError):  # another libc: nothing changes

@@ -1,6 +1,6 @@
-"""Image messages ↔ numpy pictures, masks and depth; an image that cannot be read raises ImageError.
+"""Image messages ↔ arrays: images, masks and depth; an image that cannot be read raises ImageError.
 
-Pictures are `(H, W, 3)` uint8 RGB, masks `(H, W)` bool, depth `(H, W)` float32 metres; H and W are pixels.
+Images are `(H, W, 3)` uint8 RGB, masks `(H, W)` bool, depth `(H, W)` float32 metres; H and W are pixels.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ _COMPRESSED_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")  # of Pillow's, tho
 
 
 class PictureReader:
-    """Image messages of one camera → pictures, `(H, W, 3)` uint8 RGB.
+    """Image messages of one camera → arrays `(H, W, 3)` uint8 RGB.
 
     16-bit pixels lose the bits below the upper eight of the camera's range: 8, 10, 12, 14 or 16 bits, the
     smallest that holds every value so far. So a dark frame after a bright one stays dark.
@@ -183,7 +183,7 @@ def _decompressed(message: CompressedImage) -> NDArray[Any]:
 
 
 def _rgb_of_opencv(data: bytes) -> NDArray[Any]:
-    """A picture in memory → (H, W), or (H, W, 3) in the order RGB. Raises ValueError if it is damaged."""
+    """An image in memory → (H, W), or (H, W, 3) in the order RGB. Raises ValueError if it is damaged."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ValueError("the data is damaged")
@@ -258,7 +258,7 @@ def image_message(pixels: NDArray[np.uint8] | NDArray[np.uint16], encoding: str,
 
 
 def jpeg_message(picture: NDArray[np.uint8], quality: int, header: Header) -> CompressedImage:
-    """RGB picture → JPEG; quality 1..100."""
+    """RGB image → JPEG; quality 1..100."""
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return CompressedImage(

@@ -16,7 +16,7 @@ DRAIN_S = 2.0  # how long a closed sink may go on publishing what waits
 class Sink(Generic[Item]):
     """Passes every item offered to `publish`, in order, on a thread of its own.
 
-    A newer item of the same key replaces one that still waits, in its place: of pictures only the newest is
+    A newer item of the same key replaces one that still waits, in its place: of images only the newest is
     published, and of a growing text only its newest state. If the queue is full, its oldest item is dropped.
 
     Attributes:

@@ -23,7 +23,7 @@ class FrameResult:
     Attributes:
         size: (height, width) of the frame, pixels.
         regions: every region of the camera, sorted by id; regions of this frame's prompts are among them.
-        image: (H, W, 3) uint8 RGB, the frame's picture itself, not a copy.
+        image: (H, W, 3) uint8 RGB, the frame's image itself, not a copy.
         latency_s: from the arrival of the frame (of the prompt, for a second report) to this result, seconds.
         mark: see ModelInfo.
         arrived_s: when the frame arrived, seconds of the monotonic clock; None for a second report.

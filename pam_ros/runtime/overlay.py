@@ -1,6 +1,6 @@
 """Draws masks, outlines, labels and a band of captions over a frame.
 
-Pictures are `(H, W, 3)` uint8 RGB; coordinates are `(x, y)` pixels of the frame. The picture keeps the
+Images are `(H, W, 3)` uint8 RGB; coordinates are `(x, y)` pixels of the frame. The image keeps the
 frame's size, so that a click on the overlay means the same pixel of the frame.
 """
 
@@ -26,10 +26,10 @@ _COLOURS: tuple[Colour, ...] = (
     (230, 60, 50), (120, 200, 255), (190, 120, 60), (240, 130, 230),
     (0, 130, 130), (255, 180, 150), (110, 130, 30), (190, 170, 255),
 )  # fmt: skip
-_BAND_SHADE = 0.3  # brightness that the picture keeps under the captions
-_BAND_HEIGHT = 0.4  # most of the picture's height that captions may take
+_BAND_SHADE = 0.3  # brightness that the image keeps under the captions
+_BAND_HEIGHT = 0.4  # most of the image's height that captions may take
 _CAPTION_LINES = 4  # most lines of one caption
-_LABEL_WIDTH = 0.6  # most of the picture's width that a label may take
+_LABEL_WIDTH = 0.6  # most of the image's width that a label may take
 _LABEL_STEP_PX = 4  # by how much a label is moved to find a free place
 _DASH_PX, _GAP_PX = 8, 6
 
@@ -41,7 +41,7 @@ class OverlayStyle:
     Attributes:
         opacity: of the tint over masks, 0..1.
         texts: write ids, labels and captions.
-        font_px: height of the letters in pixels; 0 scales them with the picture's height.
+        font_px: height of the letters in pixels; 0 scales them with the image's height.
         font_file: TrueType or OpenType file; empty selects an installed font, a Chinese one if possible.
     """
 
@@ -77,7 +77,7 @@ def draw_overlay(
     style: OverlayStyle | None = None,
     mark: str = "",
 ) -> NDArray[np.uint8]:
-    """A new picture with every region drawn over `image`: masks, labels, and captions in a band below.
+    """A new image with every region drawn over `image`: masks, labels, and captions in a band below.
 
     `captions`: texts by region id; `growing`: ids whose caption is not finished, so that its end is shown
     rather than its beginning; `last_seen`: where lost regions are outlined with dashes; `mark`: what
@@ -168,7 +168,7 @@ class _Block:
     """Lines of text on a ground; `x, y` is its top-left corner, `line_px` the height of a line.
 
     Attributes:
-        ground: colour under the text, or None for the darkened picture.
+        ground: colour under the text, or None for the darkened image.
         lines: (text, colour, indent in pixels) of each line.
     """
 

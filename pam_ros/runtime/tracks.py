@@ -253,7 +253,7 @@ class CameraTracks:
         )
 
     def forget(self) -> None:
-        """Drops regions and pictures; keeps ids and counters."""
+        """Drops regions and frames; keeps ids and counters."""
         self.regions.clear()
         self.frame = self.features = None
         self.count()

@@ -1,4 +1,4 @@
-"""Pictures for people: a contact sheet of samples with their masks, labels and one caption each."""
+"""Images for people: a contact sheet of samples with their masks, labels and one caption each."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _outlined(rgb: Picture, instances: NDArray[np.uint16], names: dict[int, str]
 
 
 def image_tile(sample: ImageSample) -> Picture:
-    """The picture with its objects outlined and named, other makers' with their maker."""
+    """The image with its objects outlined and named, other makers' with their maker."""
     return _outlined(
         sample.rgb,
         sample.instances,

@@ -45,7 +45,7 @@ BACKWARDS |= {event: event for event in (*RESTS, "hidden")}
 
 
 def exported_image(image: ImageSample) -> Sample:
-    """A rendered picture with its masks, and texts in several wordings."""
+    """A rendered image with its masks, and texts in several wordings."""
     rng = np.random.default_rng([image.seed, 71])
     regions = []
     for place, region in enumerate(image.regions, 1):
@@ -96,7 +96,7 @@ def _other_masks(instances: NDArray[np.uint16], asked: set[int]) -> tuple[tuple[
 
 
 def with_depth(sample: Sample, image: ImageSample, folder: Path, stem: str) -> Sample:
-    """Writes the picture's depth as a 16-bit PNG in millimetres; the sample names the file in `extra`."""
+    """Writes the image's depth as a 16-bit PNG in millimetres; the sample names the file in `extra`."""
     name = f"{stem}.depth.png"
     millimetres = np.clip(image.depth_m * 1000, 0, 65535).astype(np.uint16)
     Image.fromarray(millimetres).save(folder / name, compress_level=1)
@@ -134,7 +134,7 @@ def _described(facts: Facts, function: str, rng: np.random.Generator) -> SampleR
 
 
 def _region(region: RegionTruth, rng: np.random.Generator) -> SampleRegion:
-    """A region of a picture, without its mask."""
+    """A region of an image, without its mask."""
     background = region.facts.kind == "region"
     kind = Kind.PART if region.part else Kind.BACKGROUND if background else Kind.OBJECT
     described = _described(region.facts, region.function, rng)
@@ -146,7 +146,7 @@ def video_region(thing: VideoObject, frames: int, fps: float, rng: np.random.Gen
 
     Of its sequences of clips the first is cut where its events change, the second by the clock, the next
     `LATER_CLOCKS` by other clocks that start inside the video. The others show the video backwards, if known
-    events come of it: the same pictures, with other events.
+    events come of it: the same images, with other events.
     """
 
     def captioned(

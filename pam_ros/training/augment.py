@@ -1,4 +1,4 @@
-"""Random views of training pictures, on the device: mirror, zoom, light and colour, occlusion."""
+"""Random views of training images, on the device: mirror, zoom, light and colour, occlusion."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Generator, Tensor
 from pam_ros.training.prompting import random_numbers
 
 COVERED, CUT_AWAY = 0.4, 0.15  # fractions of videos in which something moves in front, or hides everything
-ZOOM = (0.5, 1.0)  # fraction of the picture that is seen
+ZOOM = (0.5, 1.0)  # fraction of the image that is seen
 STRETCH = 0.85  # at least, of one axis against the other
-WHOLE = 0.4  # fraction of pictures that are seen whole, as at inference
+WHOLE = 0.4  # fraction of images that are seen whole, as at inference
 
 
 def colours(pixels: Tensor, generator: Generator) -> Tensor:

@@ -66,7 +66,7 @@ class StageConfig:
         carry_over: fraction of clips that begin with the last frame of the one before (paper, section 3.1).
         box_fraction: fraction of regions prompted by a box alone; 1 if the data have boxes and no masks.
         label_balance: 0 (labels come as in the data) .. 1 (all equally often).
-        part_fraction: fraction of questions about pictures that are about parts of objects. Parts have few
+        part_fraction: fraction of questions about images that are about parts of objects. Parts have few
             labels; if they come often, objects that are hard to name are called by these.
         answer_balance: 0 (every token weighs the same, as in the paper) .. 1 (every answer does).
         box_weight: weight of the auxiliary loss that predicts the region's box from the semantic tokens.

@@ -52,7 +52,7 @@ def export_model(
 def blend(model: Pam, older: Pam, fraction: float, what: Blended = Blended.TRACKING) -> None:
     """Moves some weights by `fraction` (0..1) of the way back to the model that training started from.
 
-    This restores what training on other data has lost: tracking after mostly pictures, labels after few of
+    This restores what training on other data has lost: tracking after mostly images, labels after few of
     them (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022). Raises TrainingError for another
     fraction, or models of other sizes.
     """

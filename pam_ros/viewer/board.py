@@ -1,4 +1,4 @@
-"""What the page shows: the newest picture, regions, growing texts. A source writes it, the page reads it."""
+"""What the page shows: the newest image, regions, growing texts. A source writes it, the page reads it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ShownRegion:
 
 
 class Source(Protocol):
-    """Where pictures come from and prompts go to. Every method is thread-safe and returns at once.
+    """Where images come from and prompts go to. Every method is thread-safe and returns at once.
 
     Attributes:
         title: what is shown, for people.
@@ -98,7 +98,7 @@ class Source(Protocol):
 
 
 class Board:
-    """Thread-safe. Pictures are drawn when they are asked for: without a viewer nothing is drawn."""
+    """Thread-safe. Images are drawn when they are asked for: without a viewer nothing is drawn."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -116,20 +116,20 @@ class Board:
     # --- for sources
 
     def show_frame(self, image: NDArray[np.uint8], regions: Iterable[Region], stamp_ns: int) -> None:
-        """A (H, W, 3) uint8 RGB frame and every region in it; the picture is drawn here."""
+        """A (H, W, 3) uint8 RGB frame and every region in it; the image is drawn here."""
         with self._lock:
             self._image, self._stamp_ns = image, stamp_ns
             self._take_regions(regions)
 
     def show_picture(self, jpeg: bytes, stamp_ns: int) -> None:
-        """A picture that is drawn already."""
+        """An image that is drawn already."""
         with self._lock:
             self._serial += 1
             self._stamp_ns = stamp_ns
             self._jpeg = (self._serial, jpeg)
 
     def show_regions(self, regions: Iterable[Region]) -> None:
-        """Every region, beside pictures of `show_picture`."""
+        """Every region, beside images of `show_picture`."""
         with self._lock:
             self._take_regions(regions, drawn=False)
 
@@ -158,16 +158,16 @@ class Board:
 
     @property
     def serial(self) -> int:
-        """Counts pictures; 0 before the first."""
+        """Counts images; 0 before the first."""
         return self._serial
 
     @property
     def stamp_ns(self) -> int:
-        """Stamp of the newest picture's frame."""
+        """Stamp of the newest image's frame."""
         return self._stamp_ns
 
     def jpeg(self) -> bytes:
-        """The newest picture; empty before the first."""
+        """The newest image; empty before the first."""
         with self._drawing:
             with self._lock:
                 serial, image, regions = self._serial, self._image, self._regions

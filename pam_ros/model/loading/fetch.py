@@ -23,7 +23,7 @@ from pam_ros.output_files import writable_folder
 
 HUB_TIMEOUT_S = 20.0
 SPARE_BYTES = 256 * 2**20  # left free on the disk
-# Files that loading needs, and the licences; pictures of model cards and other weights are left out.
+# Files that loading needs, and the licences; images of model cards and other weights are left out.
 WANTED_SUFFIXES = (".safetensors", ".json", ".txt", ".jinja", ".pt")
 WANTED_NAMES = ("LICENSE", "LICENCE", "NOTICE")
 

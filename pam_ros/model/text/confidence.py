@@ -36,7 +36,7 @@ class Familiarity:
 
     Features are the mean visual and the mean semantic token. They are compared in their principal
     directions, each in its own standard deviation (Mahalanobis distance); what lies in no direction is
-    measured as a whole. A third number is linear: it tells the known from pictures of other things.
+    measured as a whole. A third number is linear: it tells the known from images of other things.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ def click_arrays(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Prompts of K clicks each → points (B, K, 2) (x, y) in encoder pixels and labels (B, K).
 
-    Labels: 1 inside, 0 outside, 2 and 3 corners of a box. `sizes`: (height, width) of each prompt's picture.
+    Labels: 1 inside, 0 outside, 2 and 3 corners of a box. `sizes`: (height, width) of each prompt's image.
     Boxes are cut at its edges (the reference does not cut them): detectors' boxes reach beyond.
     """
     points, labels = [], []

@@ -1,4 +1,4 @@
-"""`~/overlay` and `~/overlay/compressed`: the regions drawn over the picture, made only for subscribers."""
+"""`~/overlay` and `~/overlay/compressed`: the regions drawn over the image, made only for subscribers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pam_ros.runtime.overlay import draw_overlay, font_hint
 
 
 class OverlayOutput:
-    """Draws the newest picture; older ones that still wait are skipped."""
+    """Draws the newest image; older ones that still wait are skipped."""
 
     def __init__(self, node: Node, log: ThrottledLog, settings: Callable[[], PerceptionSettings]) -> None:
         self._raw = advertise(node, Image, "~/overlay", depth=1)
@@ -27,7 +27,7 @@ class OverlayOutput:
         self.sink = Sink("~/overlay", self._publish, log.warn)
 
     def on_frame(self, snapshot: Snapshot) -> None:
-        """Queues a picture to draw."""
+        """Queues an image to draw."""
         if self._raw.get_subscription_count() or self._compressed.get_subscription_count():
             self.sink.offer(snapshot)
 

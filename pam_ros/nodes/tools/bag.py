@@ -83,7 +83,7 @@ class BagPlan:
         node: name of the node whose topics are written; prompts recorded on its `prompt` are obeyed.
         prompts: on the first image.
         at_s: decode timestamps, seconds from the first image; empty: every `options.caption_period_s`.
-        overlay: also write the drawn picture.
+        overlay: also write the drawn image.
         depth: None: positions are not measured.
     """
 

@@ -20,16 +20,16 @@ from pam_ros.nodes.images import image_message, jpeg_message
 from pam_ros.nodes.tools.client import Client
 
 PICTURES = 4  # different ones, in turn
-SMOOTH = 8  # pixels between the grains of a compressed picture: a scene, not noise, in size
+SMOOTH = 8  # pixels between the grains of a compressed image: a scene, not noise, in size
 JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What came back in one window of time. Milliseconds run from publishing a picture to its regions."""
+    """What came back in one window of time. Milliseconds run from publishing an image to its regions."""
 
     pictures: int  # sent
-    masks: int  # pictures whose regions came back
+    masks: int  # images whose regions came back
     p50_ms: float | None
     p99_ms: float | None
     captions: int  # final

@@ -33,7 +33,7 @@ def run_bench_layer(
 
     Args:
         out: folder for the nodes' logs.
-        size: (height, width) of the pictures, pixels.
+        size: (height, width) of the images, pixels.
         seconds: of each node and transport.
 
     Returns figures by transport, see docs/bench/README.md. Raises StateError if a node fails.
@@ -141,5 +141,5 @@ def _line(figures: dict[str, float]) -> str:
         f"{figures['layer_ms']:.2f} ms from an image's callback to its published masks; from publishing to "
         f"receiving {figures['node_p50_ms']:.1f} ms (bare node {figures['bare_p50_ms']:.1f} ms); "
         f"{figures['node_cpu_cores']:.2f} of a core (bare node {figures['bare_cpu_cores']:.2f}); "
-        f"masks for {figures['masks']} of {figures['pictures']} pictures"
+        f"masks for {figures['masks']} of {figures['pictures']} images"
     )

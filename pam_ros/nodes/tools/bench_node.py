@@ -38,7 +38,7 @@ def run_bench_node(
     Args:
         out: folder for the node's log.
         command: Python's arguments that start the node.
-        size: (height, width) of the pictures, pixels; rgb8 noise, best effort.
+        size: (height, width) of the images, pixels; rgb8 noise, best effort.
         seconds: of each window.
 
     Raises StateError if the node fails or does not answer.
@@ -112,7 +112,7 @@ def _measure(
 
 def _line(window: Window) -> str:
     """For people."""
-    parts = [f"masks for {window.masks} of {window.pictures} pictures"]
+    parts = [f"masks for {window.masks} of {window.pictures} images"]
     if window.p50_ms is not None:
         parts.append(f"p50 {window.p50_ms:.0f} ms, p99 {window.p99_ms:.0f} ms")
     if window.captions:

@@ -26,7 +26,7 @@ from pam_ros.nodes.tools.processes import Processes
 from pam_ros.nodes.tools.soak_camera import RATE_HZ, SIZE
 
 BURST_HZ = 100.0
-CHANGE_EVERY_S = 1.5  # of the pictures' size
+CHANGE_EVERY_S = 1.5  # of the images' size
 KILL_EVERY_S = 4.0
 MANAGER, CAMERA_NODE, OTHER = "/pam_manager", "/soak_camera", "/other"
 # A value that must be accepted, and one that must be refused.
@@ -183,16 +183,16 @@ def disturbances() -> list[Disturbance]:
     return [
         Disturbance("random messages only"),
         Disturbance("random requests", _Every(0.5, lambda stage: stage.hostile.ask()).tick),
-        Disturbance("flood: pictures", begin=_camera("rate_hz", BURST_HZ), end=_camera("rate_hz", RATE_HZ)),
+        Disturbance("flood: images", begin=_camera("rate_hz", BURST_HZ), end=_camera("rate_hz", RATE_HZ)),
         _flood("20 boxes", "/detections", _boxes(20, 30.0), 30.0),
         _flood("3,000 boxes", "/detections", _boxes(3000, 30.0), 30.0),
         _flood("250 NaN boxes", "/detections", _boxes(250, math.nan), 30.0),
-        _flood("clicks beside the picture", "/image_mouse_left", Point(x=-5.0, y=9.0 * SIZE[0]), 1000.0),
+        _flood("clicks beside the image", "/image_mouse_left", Point(x=-5.0, y=9.0 * SIZE[0]), 1000.0),
         _flood("prompts of 1,000 clicks", "/pam/prompt", Prompt(points=clicks * 1000), 100.0),
         _flood("prompts of 100,000 clicks", "/pam/prompt", Prompt(points=clicks * 100_000), 5.0),
         _flood("transforms", "/tf", TFMessage(transforms=[transform] * 2000), 30.0),
         Disturbance(
-            "sizes of pictures",
+            "sizes of images",
             _Every(CHANGE_EVERY_S, lambda stage: set_camera(stage, "scale", next(sizes))).tick,
             end=_camera("scale", 1),
         ),

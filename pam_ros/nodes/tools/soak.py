@@ -237,7 +237,7 @@ class _Soak:
         )
 
     def _prompt_good(self) -> None:
-        """A box around the kettle, in the newest picture that the node has shown."""
+        """A box around the kettle, in the newest image that the node has shown."""
         stamp, scale = self._watch.newest, self._watch.width / SIZE[1]
         box = [float(value) for value in object_box(stamp_ns(stamp), scale)]
         prompt = Prompt(header=Header(stamp=stamp), box=box, tasks=["label"])

@@ -24,20 +24,20 @@ from pam_ros.signals import leave
 
 RATE_HZ = 10.0
 SIZE = (240, 320)  # (height, width), pixels, at scale 1
-SCENE = (300, 400)  # (height, width), pixels: the frame, of which a picture shows a part
+SCENE = (300, 400)  # (height, width), pixels: the frame, of which an image shows a part
 TURN = 0.05  # radians a second: slow enough for a machine that sees a frame in two seconds
 MIDDLE, ARC = 1.8, 1.0  # of the arc on which the camera swings, radians
 
 
 def _corner(time_ns: int) -> tuple[int, int]:
-    """(x, y) in the scene of the picture's first pixel. pam-tiny is sure of the kettle on this arc."""
+    """(x, y) in the scene of the image's first pixel. pam-tiny is sure of the kettle on this arc."""
     angle = MIDDLE + ARC * math.sin(TURN * (time_ns % (10**9 * 10**6)) / 1e9)
     room_y, room_x = SCENE[0] - SIZE[0], SCENE[1] - SIZE[1]
     return round(room_x * (0.75 + 0.25 * math.cos(angle))), round(room_y * (0.5 + 0.5 * math.sin(angle)))
 
 
 def object_box(time_ns: int, scale: float = 1.0) -> tuple[float, ...]:
-    """(x1, y1, x2, y2) in pixels of the kettle in the picture of that stamp. Random clicks miss it."""
+    """(x1, y1, x2, y2) in pixels of the kettle in the image of that stamp. Random clicks miss it."""
     box = (np.reshape(_scene()[1], (2, 2)) - _corner(time_ns)) * scale
     return tuple(box.flatten().tolist())
 
@@ -53,14 +53,14 @@ def _scene() -> tuple[NDArray[np.uint8], tuple[float, ...]]:
 
 
 def picture_at(time_ns: int, scale: int = 1) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB: the picture of that stamp."""
+    """(H, W, 3) RGB: the image of that stamp."""
     x, y = _corner(time_ns)
     picture = _scene()[0][y : y + SIZE[0], x : x + SIZE[1]]
     return picture.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 class SoakCamera(Node):
-    """`soak_camera`. Parameters, which may change at any time: rate_hz, scale (of the picture's size)."""
+    """`soak_camera`. Parameters, which may change at any time: rate_hz, scale (of the image's size)."""
 
     def __init__(self) -> None:
         super().__init__("soak_camera")
@@ -69,7 +69,7 @@ class SoakCamera(Node):
         self._publisher = self.create_publisher(Image, "image", qos_profile_sensor_data)
 
     def send(self) -> float:
-        """Sends a picture; seconds until the next one."""
+        """Sends an image; seconds until the next one."""
         stamp = self.get_clock().now().to_msg()
         picture = picture_at(stamp_ns(stamp), int(self.get_parameter("scale").value))
         header = Header(stamp=stamp, frame_id="soak_optical_frame")
@@ -78,7 +78,7 @@ class SoakCamera(Node):
 
 
 def run() -> int:
-    """Sends pictures until a signal."""
+    """Sends images until a signal."""
     with tool_node(SoakCamera) as (camera, stopped):
         due_s = time.monotonic()
         while not stopped.is_set():

@@ -1,6 +1,6 @@
 """`pam soak --simulated-hours`: streaming captions of a long time in a short one, by simulated stamps.
 
-A real node with a model that computes nothing gets a picture for every simulated second, the next one as soon
+A real node with a model that computes nothing gets an image for every simulated second, the next one as soon
 as it has answered. Nothing is late, so every clip must be captioned, once, in order, with the right stamps.
 """
 
@@ -30,14 +30,14 @@ from pam_ros.nodes.tools.soak_watch import CaptionLedger, Sample, Trend, trends
 from pam_ros.nodes.tools.stand_in import NAME
 from pam_ros.output_files import JsonLines
 
-STEP_NS = 1_000_000_007  # between two pictures: no float64 of today's date holds such a stamp exactly
+STEP_NS = 1_000_000_007  # between two images: no float64 of today's date holds such a stamp exactly
 PERIOD_S = 10.0  # of the rolling captions
 LAST_NS = (2**31 - 1) * 10**9  # a stamp's seconds are an int32
 FIRST_NS = 1  # simulated clocks begin here; 2^31 and 2^32 ns follow within seconds
-SIZE = (48, 64)  # (height, width) of the pictures, pixels
+SIZE = (48, 64)  # (height, width) of the images, pixels
 REGIONS = 2
 NEVER_S = 86400.0
-AGAIN_S = 1.0  # a picture that is not answered for so long was lost on its way, and is sent again
+AGAIN_S = 1.0  # an image that is not answered for so long was lost on its way, and is sent again
 TICK_S = 0.2
 PRINT_EVERY_S = 30.0
 SHOWN = 5  # wrong captions
@@ -45,7 +45,7 @@ SHOWN = 5  # wrong captions
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A clip as it should be captioned: stamps of its first and last picture, and how many it has."""
+    """A clip as it should be captioned: stamps of its first and last image, and how many it has."""
 
     start_ns: int
     end_ns: int
@@ -63,7 +63,7 @@ class DayResult:
     expected: int  # captions of all regions
     captions: CaptionLedger
     never_came: int
-    untracked: int  # pictures in which a region was not found
+    untracked: int  # images in which a region was not found
     wrong: list[str]
     resident_mib: Trend
     private_mib: Trend
@@ -81,7 +81,7 @@ class DayResult:
         """The figures, for people."""
         ledger = self.captions
         return [
-            f"{self.simulated_s / 3600:.2f} simulated hours in {self.real_s:.0f} s: {self.pictures} pictures"
+            f"{self.simulated_s / 3600:.2f} simulated hours in {self.real_s:.0f} s: {self.pictures} images"
             f", {self.sent_again} of them sent again; regions not found in {self.untracked}",
             f"captions: {ledger.final} of {self.expected}; {self.never_came} never came, {ledger.late} late, "
             f"{ledger.twice} twice, {len(self.wrong)} of another clip than was due",
@@ -103,9 +103,9 @@ def parts_of(hours: float) -> list[range]:
 
 
 def clips_of(stamps_ns: Iterable[int]) -> list[Clip]:
-    """The clips of a stream: each ends with the first picture that is a period after its first one.
+    """The clips of a stream: each ends with the first image that is a period after its first one.
 
-    The next clip begins with that picture. If the stamps jump back, the clip that is open is given up.
+    The next clip begins with that image. If the stamps jump back, the clip that is open is given up.
     """
     clips: list[Clip] = []
     start_ns = before_ns = pictures = 0
@@ -142,12 +142,12 @@ def run_day(hours: float, out: Path, *, report: Callable[[str], None] = print) -
 
 
 class _Day:
-    """One run: the executor's thread sends a picture when the last one is answered."""
+    """One run: the executor's thread sends an image when the last one is answered."""
 
     def __init__(self, client: Client, node: psutil.Process, parts: list[range]) -> None:
         self._client, self._node, self._parts = client, node, parts
         self._left = chain.from_iterable(parts)
-        self._now = parts[0][0]  # stamp of the picture that was sent last
+        self._now = parts[0][0]  # stamp of the image that was sent last
         self._sent = self._again = self._untracked = 0
         self._ended = False
         self._due: dict[int, list[Clip]] = {}  # of each region, by sequence
@@ -158,7 +158,7 @@ class _Day:
         client.node.create_subscription(StreamingCaption, "/pam/streaming_captions", self._on_caption, 50)
 
     def run(self, lines: JsonLines, report: Callable[[str], None]) -> DayResult:
-        """Sends every picture. Each sample of the process is one of the `lines`."""
+        """Sends every image. Each sample of the process is one of the `lines`."""
         self._prompt()
         self._client.node.create_subscription(RegionArray, "/pam/regions", self._on_regions, 10)
         total = sum(len(part) for part in self._parts)
@@ -180,7 +180,7 @@ class _Day:
             if now_s - printed_s >= PRINT_EVERY_S:
                 printed_s = now_s
                 line = f"{now_s - begun_s:6.0f} s  {samples[-1].resident_mib:8.1f} MiB"
-                report(f"{line}  {self._sent} of {total} pictures, {self._ledger.final} captions")
+                report(f"{line}  {self._sent} of {total} images, {self._ledger.final} captions")
         expected = sum(len(clips) for clips in self._due.values())
         with suppress(StateError):
             self._client.wait(lambda: self._ledger.final >= expected, "the last captions")
@@ -198,7 +198,7 @@ class _Day:
         )
 
     def _prompt(self) -> None:
-        """The regions, in the first picture; it is sent until it has arrived, and again with the others."""
+        """The regions, in the first image; it is sent until it has arrived, and again with the others."""
         clips = clips_of(chain.from_iterable(self._parts))
         for number in range(REGIONS):
             prompt = Prompt(points=[Point2D(x=9.0 + number, y=9.0)], tasks=["label"])

@@ -57,11 +57,11 @@ class NodeSource:
 
     @property
     def notice(self) -> str:
-        """Shows a notice if the node is missing or sends no picture."""
+        """Shows a notice if the node is missing or sends no image."""
         if not self._perceive.service_is_ready():
             return f"there is no node {self._name}; start it, or name another one with --node"
         if not self._board.serial:
-            return f"{self._name} sends no picture yet: is its camera running, and the model loaded?"
+            return f"{self._name} sends no image yet: is its camera running, and the model loaded?"
         return ""
 
     @property

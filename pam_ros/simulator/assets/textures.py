@@ -52,7 +52,7 @@ def mix(amount: NDArray[np.float32], first: Rgb, second: Rgb) -> Picture:
 
 
 def _lit(picture: NDArray[np.float32], light: NDArray[np.float32]) -> Picture:
-    """A (size, size, 3) picture in 0..255, multiplied by (size, size) factors."""
+    """A (size, size, 3) image in 0..255, multiplied by (size, size) factors."""
     lit = picture * np.repeat(light[..., None], 3, axis=2)  # broadcasting over three channels is slow
     return np.clip(lit, 0, 255).astype(np.uint8)
 
@@ -131,7 +131,7 @@ def stone(rng: np.random.Generator) -> Picture:
 
 
 def _inner(start: int, length: int, joint: int) -> slice:
-    """A tile without its joint, cut at the picture's edge."""
+    """A tile without its joint, cut at the image's edge."""
     return slice(max(start + joint, 0), max(start + length - joint, 0))
 
 

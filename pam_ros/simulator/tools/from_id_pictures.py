@@ -1,7 +1,7 @@
 """`python -m pam_ros.simulator.tools.from_id_pictures FOLDER`: converts shards of an older format in place.
 
 In the older format each frame has a PNG whose pixels are instance + 256 * part; now regions have masks.
-Pictures stay as they are; the PNGs are deleted when the new index is complete.
+Images stay as they are; the PNGs are deleted when the new index is complete.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def convert(folder: Path, *, other_masks: bool = True) -> int:
 
 
 def converted(line: Mapping[str, Any], folder: Path) -> tuple[Sample, list[str]]:
-    """A line of the older format → the sample, and its picture files."""
+    """A line of the older format → the sample, and its image files."""
     is_video = "frames" in line
     files = [str(name) for name in (line["frames"] if is_video else [line["image"]])]
     ids = [_read_ids(folder / str(name)) for name in np.atleast_1d(line["ids"])]
@@ -139,7 +139,7 @@ def _clips(clips: Sequence[Mapping[str, Any]]) -> tuple[Clip, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see --help."""
-    parser = argparse.ArgumentParser(description="Convert shards with id pictures to shards with masks.")
+    parser = argparse.ArgumentParser(description="Convert shards with id images to shards with masks.")
     parser.add_argument("folder", type=Path, help="folder of shards, changed in place")
     parser.add_argument(
         "--without-others",

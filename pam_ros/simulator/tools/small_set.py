@@ -1,6 +1,6 @@
 """`python -m pam_ros.simulator.tools.small_set`: renders the small test set that ships.
 
-Pictures and videos of the test split, as shards that `pam evaluate --data FOLDER` reads. Pictures have
+Images and videos of the test split, as shards that `pam evaluate --data FOLDER` reads. Images have
 consecutive seeds; videos are chosen so that a few hold every event, and objects that vanish and return.
 """
 

@@ -1,6 +1,6 @@
 """What the Perceiver reads of every region, computed once and kept: SAM 2 is frozen when texts are learned.
 
-Letters: N pictures or videos, R regions of each, B = N·R, T frames, C width, S input side, h = w = S / 16.
+Letters: N images or videos, R regions of each, B = N·R, T frames, C width, S input side, h = w = S / 16.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class FeatureIndex:
     Attributes:
         variants: how often the features of each region are there, each time by other prompts.
         starts: (sample, region, variant) → row of its first frame.
-        crops: (sample, region, variant) → row of the crop around a small region of a picture.
+        crops: (sample, region, variant) → row of the crop around a small region of an image.
         usable: (sample, region) that can be prompted in their first frame.
     """
 
@@ -98,7 +98,7 @@ class FeatureIndex:
         return [start + frame for frame in frames]
 
     def find_for_text(self, sample: int, region: int, variant: int) -> int:
-        """The row that texts of a picture's region are read from: of its crop, if it has one."""
+        """The row that texts of an image's region are read from: of its crop, if it has one."""
         key = (sample, region, variant)
         return self.crops.get(key, self.starts[key])
 
@@ -181,7 +181,7 @@ def captioned_regions(outline: Sample) -> list[int]:
 
 
 def small_regions(outlines: Sequence[Sample]) -> list[RegionKey]:
-    """Regions of pictures that inference looks at a second time, in a crop."""
+    """Regions of images that inference looks at a second time, in a crop."""
     return [
         (sample, place)
         for sample, outline in enumerate(outlines)
@@ -193,7 +193,7 @@ def small_regions(outlines: Sequence[Sample]) -> list[RegionKey]:
 
 
 def random_crop(box: CropBox | None, random: np.random.Generator) -> CropBox:
-    """A varied crop around a region in a box; the whole picture for a large region, or if there is no box."""
+    """A varied crop around a region in a box; the whole image for a large region, or if there is no box."""
     if box is None:
         return WHOLE
     x, y = random.uniform(-OFF, OFF, 2)
@@ -274,7 +274,7 @@ def _fill_crops(
     segmenter: Segmenter,
     config: StageConfig,
 ) -> Iterator[int]:
-    """The same for small regions of pictures, each in a crop of its own."""
+    """The same for small regions of images, each in a crop of its own."""
     device, size = segmenter.pixel_mean.device, segmenter.image_size
     regions = small_regions(outlines)
     starts = range(0, len(regions), CROPS_AT_ONCE)

@@ -12,7 +12,7 @@ IN_VIEW_WEIGHT = 0.1  # of whether a region is in view, beside its box
 
 
 def normalised_boxes(masks: Tensor) -> Tensor:
-    """(…, S, S) bool → (…, 5): centre x, y, width, height as fractions of the picture; 1 in view, 0 not."""
+    """(…, S, S) bool → (…, 5): centre x, y, width, height as fractions of the image; 1 in view, 0 not."""
     corners = tight_boxes(masks) / masks.shape[-1]
     low, high = corners[..., :2], corners[..., 2:]
     return torch.cat([(low + high) / 2, high - low, masks.any(-1).any(-1)[..., None].float()], dim=-1)

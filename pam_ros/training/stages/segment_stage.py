@@ -1,6 +1,6 @@
-"""Stage 0: SAM 2 from clicks, boxes and corrections on pictures, and with memory on videos.
+"""Stage 0: SAM 2 from clicks, boxes and corrections on images, and with memory on videos.
 
-Letters: N pictures or videos, R regions of each, B = N·R, T frames, S input side.
+Letters: N images or videos, R regions of each, B = N·R, T frames, S input side.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _words(region: SampleRegion) -> set[str]:
 
 
 class SegmentData:
-    """Pictures, or short videos, with some of their regions, by step number, from the store."""
+    """Images, or short videos, with some of their regions, by step number, from the store."""
 
     def __init__(
         self,
@@ -198,7 +198,7 @@ class WordsHead(nn.Module):
 class CellsHead(nn.Module):
     """Predicts the labels in each cell of the encoder's grid; not part of the model, as `WordsHead`.
 
-    It learns from every object of a picture, prompted or not, and from small ones as much as from large ones.
+    It learns from every object of an image, prompted or not, and from small ones as much as from large ones.
     """
 
     def __init__(self, width: int, words: Words) -> None:
