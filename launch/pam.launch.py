@@ -25,7 +25,7 @@ FASTDDS_PROFILE = str(CONFIG / "fastdds.xml")
 BOOLEANS = ["true", "false"]
 LEVELS = ["debug", "info", "warn", "error", "fatal"]
 
-# The node ends its lifecycle in order within 10 s of SIGINT; a second signal ends it at once.
+# The node ends its lifecycle in order within 10 s of SIGINT; a second signal kills it.
 STOP_TIMEOUT_S = "12"
 
 # Arguments that set the parameter of the same name, if not empty.

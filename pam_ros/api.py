@@ -93,7 +93,7 @@ class Result:
 
     @property
     def label(self) -> str:
-        """The label in the first language asked for; empty if none was asked for, or nothing was found."""
+        """The label in the first requested language; empty without one, or if nothing was found."""
         return self.region.name
 
     @property
@@ -116,7 +116,7 @@ def load_model(
     sam2: FilePath | None = None,
     text_server: str = "",
 ) -> PerceptionModel:
-    """Loads a model on the fastest path that works here; a few seconds to a minute. Nothing is downloaded.
+    """Loads a model on the fastest path this machine supports; takes seconds to a minute. Downloads nothing.
 
     Args:
         model: a name (see `pam models`), a hub id or a folder; `auto` takes the best official model that is
@@ -128,7 +128,7 @@ def load_model(
         text_server: URL of a server that generates the texts (docs/text_server.md).
 
     Raises ModelNotFoundError, CheckpointError, DeviceError or MemoryLimitError; InputError for an argument
-    of a wrong type, or an address that is none.
+    of the wrong type or an invalid URL.
     """
     from pam_ros.model.loading.options import LoadOptions
     from pam_ros.threads import in_temporary_thread
@@ -164,7 +164,8 @@ def perceive(
         clicks, not_clicks, boxes, masks: see `prompts`.
         tasks: any of `label`, `explain`, `brief`, `detail`; empty = masks only.
         languages: `en`, `zh`; every task is answered in each of them.
-        on_text: called after every token.
+        image: a path, or (H, W, 3) uint8 RGB.
+        on_text: called after every token with region id, task, language and the text so far.
 
     Returns one result for each region: masks first, then boxes or the clicks. If one has `found == False`,
     the others are unaffected.
@@ -196,9 +197,9 @@ def perceive_all(
 
     Args:
         boxes: of a detector, instead of the search; empty = no regions.
-        max_regions: most results, 1 to 256.
-        budget_s: time for the search, seconds, above 0, at most 60; the texts come on top. If it is spent, a
-            warning is logged.
+        max_regions: maximum number of results, 1 to 256.
+        budget_s: time for the search, seconds, above 0, at most 60; the texts take additional time. A
+            warning is logged if it runs out.
 
     Other arguments and errors: see `perceive`; InputError for a limit out of range.
     """
@@ -228,12 +229,12 @@ def find(
     budget_s: float = 60.0,
     on_text: OnGrowth | None = None,
 ) -> list[Result]:
-    """Finds what is good for a purpose; the best first. An empty list says that nothing fits.
+    """Finds the objects that serve a purpose, best first; an empty list if nothing fits.
 
     Args:
         request: what you need, such as "something to cut with" or "用来喝水的东西".
-        language: of the request and the texts, `en` or `zh`; None = by the script of the request.
-        min_score: lowest score that fits, 0..1; None = the default of the parameter `find.min_score`.
+        language: of the request and the texts, `en` or `zh`; None = detected from the request's script.
+        min_score: lowest score that counts as a fit, 0..1; None = default of the parameter `find.min_score`.
 
     Every result has a `score`, a label and an explanation. Other arguments and errors: see `perceive_all`;
     PromptError for an empty request.
@@ -277,14 +278,14 @@ def caption(
     """Tracks regions of a video and captions them clip by clip, as the node does.
 
     Args:
-        video: the path of a file, or frames: (time in seconds, (H, W, 3) uint8 RGB), times growing.
+        video: the path of a file, or frames: (time in seconds, (H, W, 3) uint8 RGB), in order of time.
         clicks, not_clicks, boxes, masks: on the first frame, see `prompts`; they get the region ids 1, 2, …
         every_s: length of a clip, seconds.
         at_s: decode timestamps instead: seconds from the first frame at which clips end.
         language: `en` or `zh`.
         carry_over: each clip starts with the last frame of the one before.
-        summary: at the end, yield one caption more for each region, which sums up the others: its `summary`
-            is True.
+        summary: at the end, yield one more caption per region that merges the others; its `summary` is
+            True.
 
     Yields the final caption of each clip when the clip ends; failed captions are logged.
 
@@ -333,16 +334,14 @@ def prompts(
     boxes: Iterable[Box] = (),
     masks: Iterable[Mask] = (),
 ) -> list[Prompt]:
-    """One prompt for each region: each mask; all clicks with at most one box; without clicks each box.
-
-    At most 256 regions.
+    """One prompt per region: one for each mask; one for all clicks and at most one box, else each box.
 
     Args:
         clicks: pixels on the object, [(x, y), …]. not_clicks: pixels outside it.
         boxes: [(x1, y1, x2, y2), …].
         masks: (H, W) arrays of the image's size, bool or numbers, above 0 inside, or image files.
 
-    Raises PromptError for anything else, or if no region is given.
+    Raises PromptError for anything else, for no region, and for more than 256.
     """
     from pam_ros.runtime.requests import MAX_SURVEY_REGIONS
 

@@ -87,7 +87,7 @@ class NothingFoundError(InputError):
 
 
 def nothing_found(mask_score: float, presence_score: float, where: str = "there") -> str:
-    """What people read: the lower of both scores says why."""
+    """The message of NothingFoundError: the lower of the two scores says why."""
     return f"nothing found {where} (score {min(mask_score, presence_score):.2g})"
 
 

@@ -20,7 +20,7 @@ class Finding:
 
     Attributes:
         group: what it is about: "versions", "gpu", "memory", "models", "ros", "fonts".
-        name: of the thing that was looked at.
+        name: what was checked.
         value: what was found.
         fix: what to do; empty if there is nothing to do.
     """

@@ -122,7 +122,7 @@ def open_picture(data: bytes, what: str, formats: tuple[str, ...] | None = None)
 
 
 def load_picture(data: bytes, what: str, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """An image in memory, decoded, as stored. Exceptions: as of `open_picture`.
+    """An image in memory, decoded, as stored. Exceptions: see `open_picture`.
 
     A JPEG that lacks only its end marker is complete: what would follow does not change the pixels.
     """
@@ -251,7 +251,7 @@ def _device_error(name: str) -> ImageError:
 
 
 def why(error: Exception) -> str:
-    """What a library says, without error numbers and paths."""
+    """A library's error message, without error numbers and paths."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
@@ -259,7 +259,7 @@ def why(error: Exception) -> str:
 
 
 def read_webcam(which: str) -> Iterator[Frame]:
-    """Frames of a webcam as they come, by its number or device; stamps are the time since the first one.
+    """Frames of a webcam as they come, by its number or device; stamps are nanoseconds since the first one.
 
     Raises ImageError if it cannot be opened or stops sending.
     """
@@ -323,7 +323,7 @@ class VideoWriter:
         self._mux(frame)
 
     def _mux(self, frame: VideoFrame | None) -> None:
-        """Encodes a frame, or what is left; packets go to the disk at once."""
+        """Encodes a frame, or what is left; packets go to the disk immediately."""
         import av.error
 
         assert self._container is not None and self._stream is not None

@@ -1,4 +1,4 @@
-"""Output folders and files: checked before the work starts; JSON lines that are never cut."""
+"""Output folders and files: checked before the work starts; JSON lines that are never truncated."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 class JsonLines:
-    """A file of JSON lines. Each line has left the process when `write` returns, and none is ever cut."""
+    """A file of JSON lines. Each line has left the process when `write` returns; none is ever truncated."""
 
     def __init__(self, path: Path) -> None:
         """Replaces the file. Raises OutputError."""
@@ -146,7 +146,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path, what: str = "write") -> Iterator[None]:
-    """What fails inside fails because of this file: an OSError becomes an OutputError."""
+    """Turns an OSError inside into an OutputError about this file."""
     try:
         yield
     except OSError as error:
@@ -154,7 +154,7 @@ def writing(path: Path, what: str = "write") -> Iterator[None]:
 
 
 def cannot_write(path: Path, error: Exception, what: str = "write") -> OutputError:
-    """What to raise if a file cannot be written, or not any further, e.g. because the disk is full.
+    """The OutputError for a file that cannot be written, or only in part, e.g. because the disk is full.
 
     `error`: an OSError, or PyAV's, which has the same attributes.
     """

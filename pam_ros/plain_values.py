@@ -1,6 +1,6 @@
 """Checks what callers of `api` give: plain values → numbers, arrays and records, or an error of this package.
 
-Every function raises an InputError that names the argument, what came and what is allowed.
+Every function raises an InputError that names the argument, what was received and what is allowed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LAST_S = 9.2e9  # the latest time of a frame, seconds: stamps are nanoseconds of
 
 
 def shown(value: object) -> str:
-    """At most a line of what came."""
+    """The value as text, at most a line."""
     if isinstance(value, np.ndarray) and value.size > 4:
         return f"an array {value.shape} {value.dtype}"
     try:
@@ -70,7 +70,7 @@ def integer_of(what: str, value: object, low: int, high: int) -> int:
 
 
 def list_of(what: str, values: object, example: str) -> list[Any]:
-    """The elements of a list, an array or another iterable; text and mappings are none."""
+    """The elements of a list, an array or another iterable; text and mappings are refused."""
     problem = f"{what} must be a list, such as [{example}], not {shown(values)}"
     if isinstance(values, str | bytes | os.PathLike | Mapping):
         raise InputError(problem)
@@ -108,8 +108,8 @@ def array_of(what: str, value: Any) -> NDArray[Any]:
     """An array: NumPy's, a tensor of any device, or nested lists of equal lengths."""
     try:
         return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-    except Exception as error:  # of lists that are no grid, or of a stranger's class
-        raise InputError(f"{what} is no array: {shown(value)} ({type(error).__name__})") from error
+    except Exception as error:  # ragged lists, or a foreign class
+        raise InputError(f"{what} is not an array: {shown(value)} ({type(error).__name__})") from error
 
 
 def picture_of(image: object) -> NDArray[np.uint8]:
@@ -145,7 +145,7 @@ def mask_of(mask: object) -> NDArray[np.bool_]:
 
 
 def frames_of(video: Iterable[Any]) -> Iterator[Frame]:
-    """(time in seconds, image) → frames, copied: many readers fill one array again. Raises ImageError."""
+    """(time in seconds, image) → frames, copied, since many readers reuse one array. Raises ImageError."""
     form = "(time in seconds, image)"
     try:
         pairs = iter(video)

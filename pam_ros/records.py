@@ -133,7 +133,7 @@ class Prompt:
         if self.points.ndim != 2 or self.points.shape[1] != 2:
             raise PromptError(f"points must be (N, 2) pixel coordinates, not of shape {self.points.shape}")
         if len(self.points) > MAX_CLICKS:
-            raise PromptError(f"a prompt has {len(self.points)} clicks; at most {MAX_CLICKS} are read")
+            raise PromptError(f"a prompt has {len(self.points)} clicks; at most {MAX_CLICKS} are allowed")
         if self.labels.shape != (len(self.points),):
             raise PromptError(
                 f"{len(self.points)} points but {self.labels.size} labels; give one label per point"
@@ -389,7 +389,7 @@ class Text:
 
     @property
     def shown(self) -> str:
-        """The text for people; an unsure one ends with a question mark: "cutting board?"."""
+        """The text as displayed; an unsure one ends with a question mark: "cutting board?"."""
         return f"{self.text.rstrip('.。')}?" if self.unsure and self.text else self.text
 
     @property
@@ -399,7 +399,7 @@ class Text:
 
 
 def percent(confidence: float) -> str:
-    """A confidence for people: never "100%" or "0%"."""
+    """A confidence as displayed, in percent: never "100%" or "0%"."""
     return "<1%" if confidence < 0.005 else f"{min(confidence, 0.99):.0%}"
 
 

@@ -26,7 +26,7 @@ def segments() -> list[Path]:
 
 
 def remove_abandoned() -> int:
-    """Removes the segments whose process is gone; their number."""
+    """Removes the segments of processes that no longer exist; returns their number."""
     return sum(_remove_if_abandoned(segment) for segment in segments())
 
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first asks a process to finish, one over a second later ends it at once.
+"""SIGINT and SIGTERM: the first asks a process to finish; another, over a second later, ends it immediately.
 
 A process that does not finish within END_S is ended, and its child processes with it.
 """
@@ -28,7 +28,7 @@ class Stopped(BaseException):
     """Raised in the main thread by the first signal; no `except Exception` stops it on its way.
 
     Attributes:
-        partial: what is there although the work was not finished, for people; see `cli.output.partly`.
+        partial: what has been written so far, as displayed; see `cli.output.partly`.
     """
 
     def __init__(self, number: int) -> None:
@@ -45,7 +45,7 @@ def exit_code(number: int) -> int:
 def handle_end_signals(
     finish: Callable[[int], None], *, code: int | None = None, bounded: bool = True
 ) -> None:
-    """Calls `finish` with the number of the first signal, on the main thread. Call it there.
+    """Calls `finish` on the main thread with the number of the first signal. Call this on the main thread.
 
     `code`: exit code of a process that does not finish in time; None: that of the signal. Without `bounded`
     it may take as long as it needs.
@@ -70,7 +70,7 @@ def handle_end_signals(
 
 
 def stopped_by_signals(*, code: int = 0, bounded: bool = True) -> threading.Event:
-    """An event that the first signal sets; options as of `handle_end_signals`."""
+    """An event that the first signal sets; options: see `handle_end_signals`."""
     stopped = threading.Event()
     handle_end_signals(lambda number: stopped.set(), code=code, bounded=bounded)
     return stopped
@@ -81,7 +81,7 @@ _held: list[int] | None = None  # the signals that came inside `unbroken`; None 
 
 @contextmanager
 def unbroken() -> Iterator[None]:
-    """A signal that comes inside raises `Stopped` at the end. On the main thread, in `raising_on_signals`."""
+    """Delays a signal: `Stopped` is raised at the end. On the main thread, inside `raising_on_signals`."""
     global _held
     _held = []
     try:
@@ -94,7 +94,7 @@ def unbroken() -> Iterator[None]:
 
 @contextmanager
 def raising_on_signals() -> Iterator[None]:
-    """The first signal raises `Stopped` in the main thread. Call it there."""
+    """The first signal raises `Stopped` in the main thread. Call this on the main thread."""
 
     def finish(number: int) -> None:
         if _held is None:
@@ -113,7 +113,7 @@ def end_in(seconds: float, code: int) -> None:
 
     def end() -> None:
         with suppress(OSError, ValueError):
-            sys.stderr.write("work that cannot be interrupted does not end; exiting anyway\n")
+            sys.stderr.write("an operation that cannot be interrupted is still running; exiting anyway\n")
             sys.stderr.flush()
         leave(code)  # a thread in native code cannot be joined, and finalizing under it crashes
 
@@ -137,7 +137,7 @@ def leave(code: int) -> NoReturn:
 
 
 def kill_children() -> None:
-    """Ends the processes that this one started, and theirs, at once."""
+    """Kills the processes that this one started, and theirs."""
     children: list[psutil.Process] = []
     with suppress(psutil.Error):
         children = psutil.Process().children(recursive=True)

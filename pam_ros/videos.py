@@ -53,11 +53,11 @@ def video_stamps_ns(path: Path) -> list[int]:
 
 
 def read_video(path: Path, note: Note = _no_note) -> Iterator[Frame]:
-    """Decodes a video as players show it; stamps count from its first frame, and grow.
+    """Decodes a video as players show it; stamps start at 0 with the first frame, and increase.
 
     The display matrix and the shape of the pixels are applied; frames that an edit list hides are left out;
     frames of another size are scaled to that of the first; frames without time stamps follow at the stream's
-    nominal rate. Damaged packets and frames are skipped. `note` gets a line about each of this.
+    nominal rate. Damaged packets and frames are skipped. `note` gets a line about each of these.
     Raises ImageError if the file cannot be read or not a single frame can be decoded.
     """
     import av.error

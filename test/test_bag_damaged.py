@@ -39,7 +39,7 @@ def test_messages_that_cannot_be_read_are_skipped(tmp_path: Path, junk: bytes):
     steps, problems = run(plan_of(tmp_path / "bag", depth=DepthPlan("/depth"), detections="/boxes"))
     assert len(steps) == 6
     assert [step.regions[0].surface is not None for step in steps] == [True] * 6
-    skipped = [each.split(" ")[0] for each in problems if f"its {len(junk)} bytes are no " in each]
+    skipped = [each.split(" ")[0] for each in problems if f"its {len(junk)} bytes are not a " in each]
     assert sorted(skipped) == sorted(topics)
     assert [each for each in problems if "messages were" in each] == [
         f"{IMAGES}: 3 messages were skipped for that reason"

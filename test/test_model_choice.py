@@ -77,7 +77,7 @@ def test_the_best_model_on_the_disk_is_loaded(models: Path) -> None:
     steps: list[str] = []
     pam = load_model(LoadOptions("auto", device="cpu"), progress=steps.append, note=notes.append)
     assert pam.info.name == "pam-3b"
-    assert notes[0].startswith("model auto takes pam-3b: ")
+    assert notes[0].startswith("model auto selects pam-3b: ")
     assert steps[0].startswith("verifying the checksums of ")
 
 

@@ -189,7 +189,7 @@ def test_an_incomplete_folder_is_refused(miniature: Path, tmp_path: Path) -> Non
     for name in ("golden.json", "expected.npz", "frames", "any_name.yaml"):
         folder = Path(shutil.copytree(miniature, tmp_path / f"without_{name}"))
         (folder / name).rename(tmp_path / f"gone_{name}")
-        with pytest.raises(InputError, match="is no parity folder: it has no"):
+        with pytest.raises(InputError, match="is not a parity folder: it has no"):
             run_parity(folder)
 
 

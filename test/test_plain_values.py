@@ -52,7 +52,7 @@ def only(mask: Any) -> list[api.Result]:
     ("call", "given", "error", "words"),
     [
         (perceive, {"image": None}, ImageError, "not () object"),
-        (perceive, {"image": [[1, 2], [3]]}, ImageError, "the image is no array: [[1, 2], [3]]"),
+        (perceive, {"image": [[1, 2], [3]]}, ImageError, "the image is not an array: [[1, 2], [3]]"),
         (perceive, {"image": torch.ones(3, 3, 3, requires_grad=True)}, ImageError, "not (3, 3, 3) float32"),
         (perceive, {"clicks": [(HUGE, 3)], "boxes": ()}, PromptError, "must be a list of (x, y) in pixels"),
         (perceive, {"clicks": [("3", "4")], "boxes": ()}, PromptError, "must be a list of (x, y) in pixels"),
@@ -67,7 +67,7 @@ def only(mask: Any) -> list[api.Result]:
         (only, {"mask": np.where(MASK > 0, NAN, 0)}, PromptError, "NaN or infinite"),
         (only, {"mask": np.full((48, 64), None)}, PromptError, f"{A_MASK} or numbers, not (48, 64) object"),
         (only, {"mask": np.full((48, 64), "a")}, PromptError, A_MASK),
-        (only, {"mask": [[1, 2], [3]]}, PromptError, "a mask is no array: [[1, 2], [3]]"),
+        (only, {"mask": [[1, 2], [3]]}, PromptError, "a mask is not an array: [[1, 2], [3]]"),
         (only, {"mask": MASK[0]}, PromptError, A_MASK),
         (only, {"mask": MASK - 2}, PromptError, "the mask prompt is empty"),
         (perceive, {"tasks": None}, InputError, "tasks must be a list, such as ['label'], not None"),

@@ -264,7 +264,7 @@ def test_a_server_that_is_gone_and_comes_back(stack: ExitStack, pam: Pam) -> Non
     generator = connect(stack, pam, f"http://127.0.0.1:{port}/v1")
     (frame,) = frames_of(pam, 1)
     assert f"127.0.0.1:{port} cannot be used" in generator.problem and "texts resume" in generator.problem
-    with pytest.raises(TextServerError, match="masks go on"):
+    with pytest.raises(TextServerError, match="masks continue"):
         start(generator, frame)
     assert not generator.busy
     for _ in range(2):

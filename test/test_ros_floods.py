@@ -41,25 +41,25 @@ def detections(count: int, x: float = 9.0, words: int = 1) -> Detection2DArray:
 
 
 FLOODS: dict[str, tuple[str, Callable[[], object], str]] = {
-    "3,000 boxes": ("/detections", lambda: detections(3000), "bytes; at most 1048576 are read"),
-    "20,000 NaN boxes": ("/detections", lambda: detections(20_000, math.nan), "at most 1048576 are read"),
+    "3,000 boxes": ("/detections", lambda: detections(3000), "bytes; at most 1048576 are allowed"),
+    "20,000 NaN boxes": ("/detections", lambda: detections(20_000, math.nan), "at most 1048576 are allowed"),
     "1,000 boxes": ("/detections", lambda: detections(1000), "the 256 with the highest scores are read"),
     "250 NaN boxes": ("/detections", lambda: detections(250, math.nan), "(nan, 9.0) and size 4.0 x 4.0"),
     "a long class": (
         "/detections",
         lambda: detections(1, words=9999),
-        "class of 29997 characters; at most 256",
+        "class of 29997 characters; allowed: 256",
     ),
     "clicks beside the image": ("/image_mouse_left", lambda: mouse(900, 3), "outside the 64x48 image"),
     "prompts of 1,000 clicks": (
         "/pam/prompt",
         lambda: Prompt(points=[Point2D()] * 1000),
-        "points has 1000 entries; at most 64 are read",
+        "points has 1000 entries; at most 64 are allowed",
     ),
     "prompts of 100,000 clicks": (
         "/pam/prompt",
         lambda: Prompt(points=[Point2D()] * 100_000),
-        "at most 68608 are read",
+        "at most 68608 are allowed",
     ),
     "truncated images": (
         "/image",
@@ -69,17 +69,17 @@ FLOODS: dict[str, tuple[str, Callable[[], object], str]] = {
     "images of a long frame_id": (
         "/image",
         lambda: long_frame_id(),
-        "frame_id has 99999 entries; at most 256 are read",
+        "frame_id has 99999 entries; at most 256 are allowed",
     ),
     "a long calibration": (
         "/camera_info",
         lambda: CameraInfo(d=array.array("d", [0.1] * 99_999)),
-        "are read",
+        "are allowed",
     ),
     "transforms": (
         "/tf",
         lambda: TFMessage(transforms=[TransformStamped(child_frame_id="x")] * 9999),
-        "at most 262144 are read",
+        "at most 262144 are allowed",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The real `pam_node` with texts from a server: masks go on without it, texts resume when it comes."""
+"""The real `pam_node` with texts from a server: masks continue without it, texts resume when it comes."""
 
 from __future__ import annotations
 
@@ -78,4 +78,4 @@ def test_masks_go_on_without_the_server_and_texts_resume(shipped: Pam) -> None:
             wait_until(lambda: len(new_frames(messages, seen)) > 3, "masks", SLOW_S)
         assert process.end() == 0
         assert "Traceback" not in process.log()
-        assert lines_with(process, "texts are generated again") == 1
+        assert lines_with(process, "text generation works again") == 1

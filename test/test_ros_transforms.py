@@ -83,7 +83,7 @@ def transforms(request: pytest.FixtureRequest, robot: Client) -> Transforms:
             ]
         )
     )
-    # In the wrong order, as several publishers may send them; the last one is no pose.
+    # In the wrong order, as several publishers may send them; the last one is not a pose.
     dynamic.publish(TFMessage(transforms=[sample("odom", "base", BASE_B, START + SECOND)]))
     dynamic.publish(TFMessage(transforms=[sample("/odom", "base", BASE_A, START)]))
     broken = sample("odom", "base", BASE_A, START + 2 * SECOND)

@@ -162,7 +162,7 @@ def test_a_flood_of_boxes_costs_little_and_gives_one_line():
     rig.detect(*[(1, 1, 5, 5)] * (MAX_DETECTIONS + 1))
     assert rig.model.calls == []
     ((_, line),) = rig.events.warnings
-    assert f"a message has {MAX_DETECTIONS + 1} detections; at most {MAX_DETECTIONS} are read" in line
+    assert f"a message has {MAX_DETECTIONS + 1} detections; at most {MAX_DETECTIONS} are allowed" in line
 
 
 def test_rejections_are_summarised_by_kind():

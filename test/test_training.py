@@ -299,7 +299,7 @@ def test_a_signal_saves_and_a_kill_loses_nothing(tiny: Path, tmp_path: Path) -> 
         assert process.returncode == code, said
         if number is signal.SIGTERM:
             assert re.search(
-                r"stopped by SIGTERM: step \d+ of 8 is saved in .*; go on with --resume$", said.strip()
+                r"stopped by SIGTERM: step \d+ of 8 is saved in .*; continue with --resume$", said.strip()
             )
             assert not (tmp_path / "parts" / "model").exists()
     run_stage(config_from(values, "test"), resume=True)

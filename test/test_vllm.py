@@ -224,7 +224,7 @@ def test_a_paused_and_a_restarted_server(local: Pam, server: Server) -> None:
         server.signal(signal.SIGSTOP)
         with pytest.raises(InferenceError, match="nothing came for 4 s"):
             finish(TextRun(model, [text]))
-        with pytest.raises(TextServerError, match="masks go on"):
+        with pytest.raises(TextServerError, match="masks continue"):
             TextRun(model, [text])
         server.signal(signal.SIGCONT)
         wait_for(lambda: not model.text.problem)

@@ -110,8 +110,7 @@ def bench_curves(
 ) -> None:
     """Measure how time grows with the load.
 
-    By regions, cameras, clip frames, caption length and texts. docs/bench/README.md says what each curve
-    should be.
+    Over regions, cameras, clip frames, caption length and texts. docs/bench/README.md explains each curve.
     """
     if not random_weights and plot is None:
         check_model(model)

@@ -145,7 +145,9 @@ QuantizationOption = Annotated[
 ]
 EngineOption = Annotated[
     str,
-    typer.Option("--engine", help="plain, or fast (as the node on a GPU, CUDA only)", metavar="ENGINE"),
+    typer.Option(
+        "--engine", help="plain, or fast (what the node uses on a GPU; CUDA only)", metavar="ENGINE"
+    ),
 ]
 Sam2Option = Annotated[
     Path | None, typer.Option("--sam2", help="SAM 2 weights file, if not next to the model", metavar="FILE")
@@ -235,7 +237,7 @@ def load(options: LoadOptions) -> PerceptionModel:
 
 
 def caption_line(caption: CaptionEvent, zero_ns: int = 0) -> str:
-    """A caption with its clip's time for people, counted from `zero_ns`.
+    """A caption as a line to print, with its clip's time in seconds from `zero_ns`.
 
     Its confidence is left out: it is not calibrated, and a percentage would look as if it were.
     """

@@ -47,7 +47,7 @@ def doctor(
     """Check this installation and suggest fixes.
 
     Versions, GPU, memory, models, ROS and fonts: what is wrong, and how to fix it. Exits with 1 if something
-    keeps pam_ros from working.
+    prevents pam_ros from working.
     """
     findings = list(examine())
     if as_json:
@@ -108,7 +108,7 @@ def font_findings() -> Iterator[Finding]:
 def ros_findings() -> Iterator[Finding]:
     """ROS, if it is there: without it, only the nodes are missing.
 
-    Examined in a process of its own, which a middleware that is not installed ends at once.
+    Examined in a process of its own: if the middleware is not installed, rclpy ends the process.
     """
     command = [sys.executable, "-c", ROS_SCRIPT]
     try:

@@ -64,7 +64,7 @@ def fetch(
         ),
     ] = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="list files, sizes and folders for a copy by hand")
+        bool, typer.Option("--offline", help="list files, sizes and folders, to copy the model by hand")
     ] = False,
 ) -> None:
     """Download a model and verify its checksums.

@@ -139,7 +139,7 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _every_few_seconds(line: Callable[[], str]) -> Iterator[None]:
-    """Prints the line while the work inside goes on."""
+    """Prints the line periodically while the work inside runs."""
     ended, begun_s = threading.Event(), time.monotonic()
 
     def report() -> None:

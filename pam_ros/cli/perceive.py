@@ -142,7 +142,7 @@ def find(
         typer.Option(
             "--min-score",
             callback=within(0.0, 1.0),
-            help="score that fits (default: as the parameter find.min_score)",
+            help="lowest score that fits (default: that of the parameter find.min_score)",
             metavar="SCORE",
         ),
     ] = None,
@@ -151,7 +151,7 @@ def find(
     language: Annotated[
         str,
         typer.Option(
-            "--language", help="of the request: en or zh (default: by its script)", metavar="LANGUAGE"
+            "--language", help="language of the request: en or zh (default: detected)", metavar="LANGUAGE"
         ),
     ] = "",
     model: ModelOption = AUTO,

@@ -138,7 +138,7 @@ def soak(
         typer.Option(
             "--simulated-hours",
             callback=within(0.02, 1000),
-            help="instead, stream captions for so long by simulated stamps, without a model",
+            help="instead, stream captions over simulated time, without a model",
             metavar="HOURS",
         ),
     ] = None,
@@ -194,7 +194,7 @@ def bench_node(
 ) -> None:
     """Measure the real node over DDS (needs ROS 2).
 
-    With a camera, one region and texts; docs/bench/README.md says what the figures mean.
+    It plays a camera, with one region and texts. docs/bench/README.md explains the figures.
     """
     width, height = (int(side) if side.is_integer() else 0 for side in numbers(size, 2, "--size"))
     if min(width, height) < 16:
@@ -280,8 +280,8 @@ def bag(
 ) -> None:
     """Add masks, texts and captions to a bag (needs ROS 2).
 
-    Writes a new bag with the images and the results. Prompts are on the first image. Stamps of the images
-    are the clock, and no image is dropped.
+    Writes a new bag with the images and the results. Prompts apply to the first image. The stamps of the
+    images are the clock, and no image is dropped.
     """
     from pam_ros.runtime.options import EngineOptions
 

@@ -50,7 +50,7 @@ def text_server(
 ) -> None:
     """Check a text server and measure what texts cost.
 
-    Bytes and milliseconds, for a text and for a clip. Exits with 2 if the server cannot be used.
+    Prints bytes and milliseconds for a text and for a clip. Exits with 2 if the server cannot be used.
     """
     from pam_ros.evaluation.bench_text_server import bench_text_server
     from pam_ros.model.remote_text import load_with_text_server

@@ -135,7 +135,7 @@ def _question(turn: Fields) -> _Question:
         if task is not Task.CLIP and text == wording:
             return _Question(task, language, "")
     allowed = "; ".join(repr(each) for each in TASK_TEXT.values())
-    raise turn.error("value", f"{text!r} is none of PAM's questions: {allowed}")
+    raise turn.error("value", f"{text!r} is not one of PAM's questions: {allowed}")
 
 
 def _image_prompt(line: Fields) -> FramePrompt:

@@ -202,7 +202,7 @@ def _region(
 
 def _frame(prompts: Fields, key: str, frames: int) -> int:
     if not key.isdecimal() or int(key) >= frames:
-        raise prompts.error(key, f"is no frame; allowed: 0..{frames - 1}")
+        raise prompts.error(key, f"is not a frame; allowed: 0..{frames - 1}")
     return int(key)
 
 

@@ -1,4 +1,4 @@
-"""Results of an evaluation: one case per answer, their means, and numbers that are no mean of cases."""
+"""Results of an evaluation: one case per answer, their means, and numbers that are not means of cases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Case:
         metric: the metric's key in the JSON, e.g. "label_accuracy_en".
         sample: the region that was asked about, e.g. "image 7000001 region 3".
         score: higher is better; a metric's value is the mean over its cases.
-        truth, found: the right answer and the model's, for people; "" if pixels show it.
+        truth, found: the right answer and the model's, as displayed; "" if pixels show it.
         picture: draws the case, for the few that a page shows; it must hold no pixels itself.
     """
 
@@ -33,7 +33,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A metric that is no mean of cases, e.g. frames per second, from `samples` answers."""
+    """A metric that is not a mean of cases, e.g. frames per second, from `samples` answers."""
 
     metric: str
     value: float
@@ -67,13 +67,13 @@ class Findings:
     labels: list[JudgedLabel] = field(default_factory=list)
 
     def add(self, case: Case) -> None:
-        """Adds a case. Raises ValueError for a score that is no finite number."""
+        """Adds a case. Raises ValueError for a score that is not finite."""
         if not np.isfinite(case.score):
             raise ValueError(f"{case.metric}, {case.sample}: the score is {case.score}; it must be finite")
         self.cases.append(case)
 
     def put(self, metric: str, value: float, samples: int) -> None:
-        """Adds a metric that is no mean of cases; it replaces the mean if there are cases, too."""
+        """Adds a metric that is not a mean of cases; it replaces the mean if there are cases, too."""
         if not np.isfinite(value):
             raise ValueError(f"{metric} is {value}; it must be finite")
         self.numbers.append(Number(metric, float(value), samples))

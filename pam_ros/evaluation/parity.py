@@ -71,7 +71,7 @@ def run_parity(
     """
     for name in ("golden.json", "expected.npz", "frames/*.png", "*.yaml"):
         if not any(folder.glob(name)):
-            raise InputError(f"{folder} is no parity folder: it has no {name}")
+            raise InputError(f"{folder} is not a parity folder: it has no {name}")
     golden = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
     expected = np.load(folder / "expected.npz")
     sam2_yaml = sorted(folder.glob("*.yaml"))[0]

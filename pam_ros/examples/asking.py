@@ -21,7 +21,7 @@ SETTLE_S = 0.3
 
 
 def pixels(count: int) -> Callable[[str], list[float]]:
-    """An argument type: so many numbers with commas between, as the command `pam` takes them."""
+    """An argument type: that many comma-separated numbers, as the command `pam` takes them."""
 
     def numbers(text: str) -> list[float]:
         values = [float(part) for part in text.split(",")]
@@ -78,5 +78,5 @@ def spin(node: Node) -> None:
 
 
 def shown_label(text: RegionText) -> str:
-    """The label for people: with a question mark if it is not to be taken as a fact."""
+    """The label as displayed: an unsure one ends with a question mark."""
     return f"{text.label}?" if text.label_unsure else str(text.label)

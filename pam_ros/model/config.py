@@ -105,7 +105,7 @@ def sam2_config(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def _check_targets(node: Any, path: Path) -> None:
-    """A configuration from a stranger must not build, or call, anything but SAM 2's modules."""
+    """An untrusted configuration must not build, or call, anything but SAM 2's modules."""
     if isinstance(node, Mapping):
         if "_target_" in node and not _is_sam2_module(str(node["_target_"])):
             target = node["_target_"]

@@ -41,7 +41,7 @@ SPARE_REGIONS = 4  # for images that callers send along
 class FastModel:
     """Implements `interface.PerceptionModel`. Masks and texts run on threads and streams of their own.
 
-    Everything works at once, eagerly; CUDA graphs replace it in the background, see `prepared`.
+    Everything works immediately, eagerly; CUDA graphs replace it in the background, see `prepared`.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class FastModel:
                     piece()
             self._half_prepared()
         except Exception:  # what is not captured stays eager
-            LOGGER.exception("preparing the vision engine failed; what is missing runs without CUDA graphs")
+            LOGGER.exception("preparing the vision engine failed; parts without a CUDA graph run eagerly")
 
     def _half_prepared(self) -> None:
         """Runs after the preparations of masks, and after those of texts."""

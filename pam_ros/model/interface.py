@@ -181,7 +181,7 @@ class TextGenerator(Protocol):
 
     @property
     def in_background(self) -> bool:
-        """True if texts grow on another thread or machine, so that `step` returns at once."""
+        """True if texts grow on another thread or machine, so that `step` returns immediately."""
 
     def notify(self, wake: Callable[[], None]) -> None:
         """In the background, calls `wake` whenever `step` has something to report; on any thread."""

@@ -72,7 +72,7 @@ def load_with_text_server(
 ) -> RemoteTextModel:
     """Loads a model without its decoder, for texts from `options.text_server`, and warms it up.
 
-    A server that cannot be used is no error: `model.text.problem` says what is wrong, and texts are generated
+    An unusable server is not an error: `model.text.problem` says what is wrong, and texts are generated
     as soon as it can. The other arguments and errors are those of `load_model`.
     """
     report = progress or (lambda line: None)

@@ -1,6 +1,6 @@
 """What a model folder may hold, checked before anything is built from it. No torch.
 
-A folder from a stranger is data: files of limited size, configurations of known keys, types and ranges.
+A folder is untrusted data: files of limited size, configurations of known keys, types and ranges.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def check_folder(folder: Path) -> None:
         check_readable(path)
         limit = CONFIG_BYTES if path.name in CONFIGS else TEXT_BYTES
         if path.suffix in (*TEXT_SUFFIXES, ".yaml") and (size := path.stat().st_size) > limit:
-            raise CheckpointError(f"{path} has {size} bytes; at most {limit} are read")
+            raise CheckpointError(f"{path} has {size} bytes; at most {limit} are allowed")
         if path.suffix == ".npz":
             _check_arrays(path)
 
@@ -125,9 +125,9 @@ def _check_arrays(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             size = sum(part.file_size for part in archive.infolist())
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is no archive of arrays: {short(error)}") from None
+        raise CheckpointError(f"{path} is not an archive of arrays: {short(error)}") from None
     if size > TEXT_BYTES:
-        raise CheckpointError(f"{path} has {size} bytes, unpacked; at most {TEXT_BYTES} are read")
+        raise CheckpointError(f"{path} has {size} bytes, unpacked; at most {TEXT_BYTES} are allowed")
 
 
 def check_tokenizer(path: Path) -> None:
@@ -138,9 +138,9 @@ def check_tokenizer(path: Path) -> None:
         ids = [each["id"] for each in added]
         ids += vocabulary.values() if isinstance(vocabulary, Mapping) else range(len(vocabulary))
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no tokenizer: {type(error).__name__}: {short(error)}") from None
+        raise CheckpointError(f"{path} is not a tokenizer: {type(error).__name__}: {short(error)}") from None
     if len(added) > ADDED_TOKENS:
-        raise CheckpointError(f"{path} adds {len(added)} tokens; at most {ADDED_TOKENS} are read")
+        raise CheckpointError(f"{path} adds {len(added)} tokens; at most {ADDED_TOKENS} are allowed")
     if wrong := next((each for each in ids if Range(0, TOKENS - 1).problem(each)), None):
         raise CheckpointError(f"{path}: a token's id {Range(0, TOKENS - 1).problem(wrong)}")
 
@@ -221,7 +221,7 @@ def check_yaml(path: Path) -> None:
     """Raises CheckpointError if the file is large, or its aliases make it so."""
     what = f"{path} is not a SAM 2 configuration"
     if not path.is_file() or path.stat().st_size > CONFIG_BYTES:
-        raise CheckpointError(f"{what}: it is no file of at most {CONFIG_BYTES} bytes")
+        raise CheckpointError(f"{what}: it must be a file of at most {CONFIG_BYTES} bytes")
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         parts = _expanded(root, {})
@@ -262,6 +262,6 @@ def _numbers(node: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def short(value: Any) -> str:
-    """At most a line of what came."""
+    """The value as text, at most a line."""
     text = " ".join(str(value).split()) if isinstance(value, Exception | Path) else repr(value)
     return text if len(text) <= 100 else f"{text[:100]}…"

@@ -129,7 +129,7 @@ def status_of(error: BaseException | None) -> Status:
 def check_length(name: str, field: Sized, most: int) -> None:
     """Raises InputError if a message's field is longer than what is read; before anything looks into it."""
     if len(field) > most:
-        raise InputError(f"{name} has {len(field)} entries; at most {most} are read")
+        raise InputError(f"{name} has {len(field)} entries; at most {most} are allowed")
 
 
 def languages_of(codes: Iterable[str]) -> tuple[Language, ...]:
@@ -256,7 +256,7 @@ def detections_of(message: Detection2DArray) -> tuple[list[Detection], list[str]
         longest = max(len(found.source_id), len(found.source_class))
         if longest > MAX_NAME:
             problems.append(
-                f"detection {index} has an id or class of {longest} characters; at most {MAX_NAME} are read"
+                f"detection {index} has an id or class of {longest} characters; allowed: {MAX_NAME}"
             )
             continue
         detections.append(found)

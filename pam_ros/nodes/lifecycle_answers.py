@@ -1,4 +1,4 @@
-"""Answers transitions that are not allowed: rclpy raises, and the caller would wait forever."""
+"""Answers transitions that are not allowed: rclpy raises instead, and the caller would wait forever."""
 
 from __future__ import annotations
 

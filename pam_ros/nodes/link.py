@@ -1,4 +1,4 @@
-"""Connects manager and perception nodes: the engine while active, and the listeners of its results."""
+"""Connects manager and perception nodes: requests to the active engine, results to their camera's node."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ class CameraDispatch:
         self._listeners[event.camera].on_caption(event)
 
     def on_warning(self, camera: str, message: str) -> None:
-        """A problem that no caller waits to hear about."""
+        """A problem that concerns no waiting caller."""
         self._listeners[camera].on_warning(camera, message)

@@ -58,7 +58,7 @@ Transition = Callable[["ManagerNode", LifecycleState], TransitionCallbackReturn]
 
 
 def _logged(transition: Transition) -> Transition:
-    """Logs the exception of a transition, which rclpy turns into ERROR without a word."""
+    """Logs the exception of a transition, which rclpy silently turns into ERROR."""
 
     @functools.wraps(transition)
     def logged(node: ManagerNode, state: LifecycleState) -> TransitionCallbackReturn:
@@ -121,7 +121,7 @@ class ManagerNode(LifecycleNode):
         self._stopping.set()
 
     def destroy_node(self) -> None:
-        """Destroys the node at once: rclpy's state machine would keep it in the graph for 20 s."""
+        """Destroys the node immediately: rclpy's state machine would keep it in the graph for 20 s."""
         super().destroy_node()
         self._state_machine = None
 
@@ -306,7 +306,7 @@ class ManagerNode(LifecycleNode):
         if problem and problem != before:
             self.get_logger().warning(f"no texts: {problem}")
         elif before and not problem and self.link.active:
-            self.get_logger().info("texts are generated again")
+            self.get_logger().info("text generation works again")
 
 
 def return_memory() -> None:

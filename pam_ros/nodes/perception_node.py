@@ -21,7 +21,7 @@ from pam_ros.runtime.statistics import GapCounter
 
 
 class PerceptionNode(Node):
-    """Everything that people and robots talk to. The engine's `Listener` for its camera."""
+    """Topics, services and the action of one camera; the engine's `Listener` for it."""
 
     def __init__(self, camera: str, *, name: str, input_prefix: str, link: EngineLink) -> None:
         """`input_prefix` goes before the input topics' names: "" for the only camera, else "<camera>/"."""
@@ -125,7 +125,7 @@ class PerceptionNode(Node):
         return self._requests.waiting
 
     def close_outputs(self) -> None:
-        """Publishes what waits and nothing more; returns at once."""
+        """Publishes what is queued and nothing more; returns immediately."""
         self._outputs.close()
 
     def _take_settings(self, _: object) -> None:
@@ -146,7 +146,7 @@ class PerceptionNode(Node):
         self._outputs.on_caption(event)
 
     def on_warning(self, camera: str, message: str) -> None:
-        """A problem that no caller waits to hear about."""
+        """A problem that concerns no waiting caller."""
         self._log.warn(message)
 
     def clear(self) -> None:

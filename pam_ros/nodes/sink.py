@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-DRAIN_S = 2.0  # how long a closed sink may go on publishing what waits
+DRAIN_S = 2.0  # how long a closed sink may keep publishing its queue
 
 
 class Sink(Generic[Item]):
@@ -46,7 +46,7 @@ class Sink(Generic[Item]):
         return len(self._waiting)
 
     def offer(self, item: Item, key: Hashable = None) -> None:
-        """Queues an item and returns at once. Ignored once closed."""
+        """Queues an item and returns immediately. Ignored once closed."""
         lost = 0
         with self._changed:
             if self._closed_s is not None:
@@ -66,7 +66,7 @@ class Sink(Generic[Item]):
             self._waiting.clear()
 
     def close(self) -> None:
-        """Accepts nothing more; what waits is still published, for at most DRAIN_S. Returns at once."""
+        """Accepts nothing more; publishes what is queued, for at most DRAIN_S. Returns immediately."""
         with self._changed:
             if self._closed_s is None:
                 self._closed_s = time.monotonic()

@@ -24,7 +24,7 @@ def one_line(error: Exception) -> str:
 
 
 def check_parameter_files(argv: Sequence[str]) -> None:
-    """Raises InputError for a --params-file that is no regular file, which rcl tells in its own terms."""
+    """Raises InputError for a --params-file that is not a regular file; rcl's own message is unclear."""
     for option, name in itertools.pairwise(argv):
         if option == "--params-file" and not os.path.isfile(name):
             raise InputError(f"there is no parameters file {name}; check the path after --params-file")

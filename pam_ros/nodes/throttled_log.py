@@ -1,4 +1,4 @@
-"""Logs warnings of a bad input stream by kind, once in a while: a flood of messages is no flood of lines.
+"""Logs warnings about a bad input stream, rate-limited by kind: a flood of messages does not flood the log.
 
 rclpy throttles by call site, so that one noisy topic would hide what is wrong with another.
 """

@@ -104,7 +104,7 @@ class _BoundedReader(Generic[M]):
     def __call__(self, data: bytes) -> None:
         start_s, most = time.monotonic(), self._max_bytes()
         if len(data) > most:
-            raise InputError(f"the message has {len(data)} bytes; at most {most} are read")
+            raise InputError(f"the message has {len(data)} bytes; at most {most} are allowed")
         if start_s < self._open_s:
             raise CapacityError("messages come faster than they can be read; send fewer or smaller ones")
         try:
@@ -124,7 +124,7 @@ def read_message(data: bytes, kind: type[M], advice: str = "") -> M:
         message: M = deserialize_message(data, kind)
     except Exception as error:  # RMWError, a class of rclpy's extension module; strings raise others
         raise InputError(
-            f"the message is corrupted: its {len(data)} bytes are no {kind.__name__}{advice}"
+            f"the message is corrupted: its {len(data)} bytes are not a {kind.__name__}{advice}"
         ) from error
     return message
 

@@ -17,8 +17,8 @@ class Agreement:
     """Settles the texts of one region as they are finished.
 
     The surest label decides what the region is: of those asked for now or, if none is, of those known already
-    (`labels`); without any label the surest text. Texts that name something else are generated again from the
-    right name on. Without a list of names every text stays as it is.
+    (`labels`); without any label the surest text. Texts that name something else are generated again,
+    starting with the right name. Without a list of names every text stays as it is.
 
     Attributes:
         asked: the texts that are generated.

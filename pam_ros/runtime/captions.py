@@ -81,7 +81,7 @@ class _Rolling:
             del self.finished[1]  # the first names the object
 
     def take_summary(self) -> CaptionEvent | None:
-        """The captions so far as one text, oldest clip first; the next summary begins anew. None without."""
+        """The captions so far as one text, oldest clip first, or None; the next summary starts over."""
         captions = sorted(self.finished, key=lambda caption: caption.sequence)
         self.finished, self.ending = [], False
         if not captions:

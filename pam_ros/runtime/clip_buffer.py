@@ -87,7 +87,7 @@ class ClipBuffer:
         return (count == 1 < self._max_frames) or count < least_fraction * self._sampler.planned(end_ns)
 
     def add(self, observation: TrackObservation, plan: EmbeddingPlan) -> PamError | None:
-        """Lets an observation enter with the embeddings that `plan` computed; without them, returns why."""
+        """Adds an observation with the embeddings that `plan` computed; without them, returns why."""
         assert self.has_room
         embedded = plan.embedded(observation, stride=self.next_stride)
         if isinstance(embedded, PamError):

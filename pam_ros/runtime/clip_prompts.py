@@ -35,7 +35,7 @@ class ClipPrompt:
         return self._prompt_id if not self._broken and self._frames == list(frames) else None
 
     def release(self) -> None:
-        """No text will start from it any more."""
+        """No further text will start from it."""
         if self._prompt_id is not None:
             self._generator.release_prompt(self._prompt_id)
         self._prompt_id, self._broken = None, True
@@ -47,7 +47,7 @@ class ClipPrompt:
 
 
 class ClipPrompts:
-    """Owns the prompts of clips: each is released when no holder has it any more."""
+    """Owns the prompts of clips: each is released when no holder has it."""
 
     def __init__(self, generator: TextGenerator, faults: FaultLog) -> None:
         self._generator = generator

@@ -149,7 +149,7 @@ class ClipRecorder:
         recording.request.handle.fail(error)
 
     def _cut_short(self, recording: _Recording, why: str) -> None:
-        """Ends a recording before its time with what it has."""
+        """Ends a recording early, with the frames it has."""
         note = f"the clip covers {recording.recorded_s:.1f} of {recording.request.duration_s:g} s: {why}"
         self._end(recording, self._queue.new_batch(), f"{why} before it was in view", note)
 

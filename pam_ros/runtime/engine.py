@@ -45,7 +45,7 @@ IDLE_S = 0.1  # how often an idle worker checks for cameras that stand still dur
 
 
 class Engine:
-    """Several cameras on one model. Every method is thread-safe and returns at once, except as noted.
+    """Several cameras on one model. Every method is thread-safe and returns immediately, except as noted.
 
     Inputs are only queued; one worker thread owns the model and calls the listener. Without a thread (`open`
     and `run_pending` instead of `start`), the caller's thread does the work: files, evaluation, tests.
@@ -231,7 +231,7 @@ class Engine:
     def _wanting_texts(self, camera: CameraTracks, results: list[PromptResult]) -> list[PromptResult]:
         """Starts recordings and answers requests for a mask only; returns the results that want texts.
 
-        Where texts agree, a region that will be captioned gets a label, though nobody asked for it.
+        If texts must agree, a region that will be captioned gets a label even if none was requested.
         """
         wanting: list[PromptResult] = []
         for result in results:
@@ -390,7 +390,7 @@ class Engine:
         return self._accept(camera, handle, put)
 
     def survey(self, camera: str, request: SurveyRequest) -> RequestHandle[SurveyResult]:
-        """Everything in view, or what fits a purpose; see SurveyRequest."""
+        """Finds everything in view, or what fits a purpose; see SurveyRequest."""
         handle = RequestHandle[SurveyResult]()
 
         def put() -> None:

@@ -118,7 +118,7 @@ class CaptionEvent:
 
     @property
     def shown(self) -> str:
-        """The text for people, see `caption_for_people`; the text itself while it grows."""
+        """The text as displayed, see `caption_for_people`; the text itself while it grows."""
         if not self.final:
             return self.text
         text = Text(self.text, 0, self.confidence, self.unsure).shown
@@ -126,7 +126,7 @@ class CaptionEvent:
 
 
 def caption_for_people(text: str, language: Language, too_few: int | None) -> str:
-    """A caption as people read it: one whose clip is too thin, of `too_few` frames, says so."""
+    """A caption as displayed: if its clip is too thin, with `too_few` frames, it says so."""
     if too_few is None:
         return text
     if language is Language.ZH:
@@ -150,4 +150,4 @@ class Listener(Protocol):
         """A rolling caption (streaming, or asked for with `caption_now`) grew or ended, or was summed up."""
 
     def on_warning(self, camera: str, message: str) -> None:
-        """A problem that no caller waits for: a detection was rejected, a region was removed."""
+        """A problem that concerns no waiting caller: a detection was rejected, a region was removed."""

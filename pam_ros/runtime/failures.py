@@ -1,4 +1,4 @@
-"""Contains faults: the request concerned fails, the others and the worker go on."""
+"""Contains faults: the affected request fails; other requests and the worker continue."""
 
 from __future__ import annotations
 

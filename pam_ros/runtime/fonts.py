@@ -30,7 +30,7 @@ _CHINESE_SAMPLE = "中"
 def find_font(font_file: str, size_px: int) -> Font:
     """The font of a file; for an empty name an installed one, with Chinese characters if possible.
 
-    Raises ValueError for a file that is no font.
+    Raises ValueError for a file that is not a font.
     """
     if font_file:
         path = os.path.expanduser(font_file)
@@ -66,7 +66,7 @@ def system_fonts() -> tuple[Path, ...]:
 
 
 def drawable(text: str, font: Font) -> str:
-    """Without the characters that the font would show as empty boxes."""
+    """The text without the characters that the font lacks."""
     return "".join(char for char in text if char.isascii() or _has_glyph(font, char))
 
 

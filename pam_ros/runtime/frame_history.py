@@ -20,7 +20,7 @@ class FrameHistory:
         self._bytes = 0
 
     def configure(self, options: EngineOptions) -> None:
-        """Takes new bounds, at once."""
+        """Applies new bounds immediately."""
         self._options = options
         self._shorten()
 

@@ -116,7 +116,7 @@ class GenerationQueue:
         return job_id
 
     def replace(self, job_id: int, job: Job) -> bool:
-        """Puts `job` in the place and under the id of one that waits; False if that one waits no more."""
+        """Puts `job` in the place and under the id of one that waits; False if it no longer waits."""
         if job_id not in self._waiting:
             return False
         self._waiting[job_id] = job
@@ -274,5 +274,5 @@ class GenerationQueue:
 
 
 def _abandoned(job: Job) -> bool:
-    """True once the caller does not wait any more."""
+    """True once the caller no longer waits."""
     return job.handle is not None and job.handle.done

@@ -1,6 +1,6 @@
 """What waits for the worker: the newest frame of each camera, prompts, removals. Thread-safe and bounded.
 
-Every method returns at once; only `wait` blocks, and only the worker calls it.
+Every method returns immediately; only `wait` blocks, and only the worker calls it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Inbox:
         self._camera(name)
 
     def configure(self, options: EngineOptions) -> None:
-        """Takes new bounds; the frame history is shortened at once."""
+        """Applies new bounds; the frame history is shortened immediately."""
         with self._condition:
             self._options = options
             for camera in self._cameras.values():
@@ -286,7 +286,7 @@ class Inbox:
                 self._cameras[name].live.add(region_id)
 
     def drop_region(self, name: str, region_id: int) -> None:
-        """Callers may not refer to the region any more."""
+        """Callers may no longer refer to the region."""
         with self._condition:
             self._cameras[name].live.discard(region_id)
 
@@ -307,7 +307,7 @@ class Inbox:
             self._woken = False
 
     def wake(self) -> None:
-        """Ends a `wait`."""
+        """Ends a `wait` early."""
         with self._condition:
             self._wake()
 

@@ -71,7 +71,7 @@ def perceive_image(
 ) -> list[Region]:
     """Masks and texts of several regions of one image: one encoder pass, one prefill each, one batch.
 
-    `image`: (H, W, 3) uint8 RGB. The region of prompt i has id i + 1; where nothing was found, it is
+    `image`: (H, W, 3) uint8 RGB. The region of prompt i has id i + 1; if nothing was found, it is
     lost and has no texts. `on_text` is called as texts grow.
     Raises PromptError if a prompt does not lie in the image, InferenceError if the model fails.
     """
@@ -87,7 +87,7 @@ def survey_image(
     on_text: OnText = lambda region_id, task, language, text: None,
     **options: Any,
 ) -> SurveyResult:
-    """Everything in an image, or what fits a purpose in it; the regions have the ids 1, 2, …
+    """Finds everything in an image, or what fits a purpose; the regions have the ids 1, 2, …
 
     `image`: (H, W, 3) uint8 RGB. `options`: fields of EngineOptions. `on_text` is called as texts grow.
     Raises InputError for a request or option that is not allowed, InferenceError if the model fails.

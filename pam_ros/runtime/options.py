@@ -17,7 +17,7 @@ class EngineOptions:
     Attributes:
         max_regions: regions per camera, 1..256; a prompt for one more is rejected.
         frame_history: recent frames kept per camera so that stamped prompts find theirs, 1..300.
-        frame_history_mib: most memory of these frames, MiB, 1..65536; the newest is kept whatever its size.
+        frame_history_mib: their maximum memory, MiB, 1..65536; the newest is kept whatever its size.
         stamp_tolerance_s: how far a prompt's stamp may be from a kept frame's, seconds, 0..10.
         lost_timeout_s: a region lost longer (in stream time) is removed, seconds, above 0.
         detection_iou: a detection matches a region if the IoU of their boxes is above this, 0..1.
@@ -30,15 +30,15 @@ class EngineOptions:
             False carries only the previous caption, as the reference implementation does.
         decode_times_ns: if given, rolling clips end at these stamps instead of every `caption_period_s`, in
             order and at least 0.1 s apart; none is recorded after the last.
-        clip_frames: most frames of a clip, 1..64; the first at first-frame density.
+        clip_frames: maximum frames of a clip, 1..64; the first at first-frame density.
         clip_least_fraction: a clip with a smaller fraction of its planned frames is too thin to trust its
             caption, 0..1; see `ClipBuffer.too_thin`.
         all_points_per_side: of a survey's grid, 1..64; each point is one click.
         all_min_iou, all_min_stability: a survey drops masks below these, 0..1 (see `model.vision.grid`).
         all_max_box_iou: of masks whose boxes overlap more, a survey keeps the surest, 0..1.
         all_min_area, all_max_area: smallest and largest mask of a survey, fractions of the frame, 0..1.
-        all_max_regions: most regions of a survey whose request names no limit, 1..256.
-        all_budget_s: time for a survey's grid if its request names none, seconds, above 0, at most 60.
+        all_max_regions: maximum regions of a survey that sets no limit, 1..256.
+        all_budget_s: time for the grid of a survey that sets none, seconds, above 0, at most 60.
         find_min_score: a region that scores lower does not fit the purpose, 0..1.
         min_mask_score: a prompt whose mask scores lower has found nothing, 0..1.
         min_confidence: texts that are less sure are unsure, 0..1; 0 = as calibrated with the model.

@@ -108,7 +108,7 @@ class SurveyRequest:
         purpose: what a region is to be good for, in the first language; "" = no judgement.
         boxes_xyxy: a detector's boxes, pixels, instead of a grid of points.
         region_ids: known regions instead of a search.
-        max_regions: most regions of the answer; 0 = the option `all_max_regions`.
+        max_regions: maximum regions of the answer; 0 = the option `all_max_regions`.
         budget_s: time for the grid, seconds; 0 = the option `all_budget_s`.
         keep: new regions are tracked from now on, with a purpose only those that fit; the others' ids are 0.
         min_score: a score that fits the purpose, 0..1; None = the option `find_min_score`.
@@ -224,7 +224,7 @@ def check_clip(request: PromptRequest, duration_s: float) -> None:
 def check_detections(detections: Sequence[Detection]) -> None:
     """Raises InputError if there are more in one message than are read."""
     if len(detections) > MAX_DETECTIONS:
-        raise InputError(f"a message has {len(detections)} detections; at most {MAX_DETECTIONS} are read")
+        raise InputError(f"a message has {len(detections)} detections; at most {MAX_DETECTIONS} are allowed")
 
 
 def purpose_of(request: str, language: str | None = None) -> tuple[str, Language]:

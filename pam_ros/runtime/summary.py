@@ -1,7 +1,7 @@
 """One description of a whole stream from its clips' captions, in order, without repetitions (paper, D.3).
 
-Clips overlap in what they tell: an event that crosses a decode timestamp ends one caption and begins the
-next, and a state that goes on appears in every clip. Captions are split into clauses; one that repeats the
+Consecutive captions overlap: an event that crosses a decode timestamp ends one caption and begins the
+next, and a lasting state appears in every clip. Captions are split into clauses; one that repeats the
 clause just before is left out. What happens again after something else is included again.
 """
 
@@ -28,7 +28,7 @@ class _Wording:
         clause: splits a sentence into clauses.
         joint: put between the clauses of a sentence.
         space: put between sentences; stop: ends a sentence.
-        goes_on: begins or marks a clause that says that the state before goes on.
+        goes_on: begins or marks a clause that says that the previous state continues.
         word: finds the words of a clause.
         empty: words without meaning of their own.
     """
@@ -90,7 +90,7 @@ def summarise(captions: Sequence[str], language: Language) -> str:
     """Merges the captions of one region's clips, oldest first, into one text.
 
     The first caption stays as it is. Of each later one, a clause is left out if it repeats the last clause of
-    the caption before (of several sentences: any of its clauses), or says that this goes on ("Still, …",
+    the caption before (of several sentences: any of its clauses), or says that this continues ("Still, …",
     仍然…). An empty caption says nothing. "" without captions.
     """
     said = [" ".join(caption.split()) for caption in captions if caption.strip()]

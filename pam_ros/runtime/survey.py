@@ -65,7 +65,7 @@ class Surveys:
     """Owned by the worker.
 
     1. A grid of points is segmented, a batch a step, until it is done or the budget is spent.
-    2. Filters and non-maximum suppression leave boxes; a detector's boxes or known regions come here at once.
+    2. Filters and non-maximum suppression leave boxes; a detector's boxes or known regions start here.
     3. The boxes are segmented, a few a step, and filtered again. With `keep`, each becomes a usual request.
     4. For `find`, the model judges each region's explanation by the purpose, and the regions are sorted.
     """

@@ -50,7 +50,7 @@ class Variant:
     """One row of the table."""
 
     name: str
-    what: str  # differs from the standard, for people
+    what: str  # what differs from the standard, as displayed
     semantic_tokens: int = 16
     input: PerceiverInput = PerceiverInput.AFTER
     stages: tuple[str, ...] = ("stage1", "stage1_5", "stage2")

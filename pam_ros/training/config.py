@@ -19,7 +19,7 @@ PARTS = ("segmenter", "perceiver", "projector", "language")
 
 
 class TrainingError(PamError):
-    """A training run cannot start or go on; says what was wrong and what is allowed."""
+    """A training run cannot start or continue; says what was wrong and what is allowed."""
 
 
 class StageKind(Enum):

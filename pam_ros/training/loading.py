@@ -1,4 +1,4 @@
-"""Chooses the samples of a step from seed and step alone, so that a resumed run goes on exactly."""
+"""Chooses the samples of a step from seed and step alone, so that a resumed run continues exactly."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def rate_factor(fraction: float, warmup: float, final: float) -> float:
 
 @dataclass(slots=True)
 class StopRequest:
-    """A signal that asks training to stop: after the step if it is under way, else at once."""
+    """A signal that asks training to stop: after the current step, or immediately between steps."""
 
     number: int = 0  # of the signal; 0: none came
     can_wait: bool = False  # steps are being made: one is finished and saved first
@@ -360,7 +360,7 @@ def run_stage(
         stopped = Stopped(stop.number)
         stopped.partial = (
             f"step {stage.progress.step} of {config.steps} is saved in {stage.out}/checkpoint; "
-            "go on with --resume"
+            "continue with --resume"
         )
         raise stopped
     return stage.pam
@@ -381,7 +381,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--max-minutes", help="time of each stage, e.g. 5, or 1.5,1,5 for three stages")
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the checkpoint in the stage's folder"
+        "--resume", action="store_true", help="continue from the checkpoint in the stage's folder"
     )
     given = parser.parse_args(arguments)
     minutes = [] if given.max_minutes is None else [float(part) for part in given.max_minutes.split(",")]

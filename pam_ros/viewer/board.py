@@ -61,17 +61,17 @@ class ShownRegion:
 
 
 class Source(Protocol):
-    """Where images come from and prompts go to. Every method is thread-safe and returns at once.
+    """Where images come from and prompts go to. Every method is thread-safe and returns immediately.
 
     Attributes:
-        title: what is shown, for people.
+        title: what is shown, as a heading.
     """
 
     title: str
 
     @property
     def notice(self) -> str:
-        """A warning for people; empty if there is none."""
+        """A warning to display; empty if there is none."""
 
     @property
     def pace(self) -> str:
@@ -82,7 +82,7 @@ class Source(Protocol):
         """Whether the video plays; None for a live stream, which cannot be paused."""
 
     def play_or_pause(self) -> None:
-        """Pauses a video, or goes on; at its end it starts again."""
+        """Pauses or resumes a video; at its end it starts again."""
 
     def perceive(self, request: PromptRequest) -> Future[Region]:
         """Makes or refines a region; the answer has its texts. Fails with a PamError."""

@@ -96,7 +96,7 @@ def load_model(
     target = parse_device(options.device)
     kind = parse_dtype(options.dtype, target)
     if options.dtype == "auto" and kind is torch.float16:
-        report("this card does not compute in bfloat16; float16 is used, whose results differ a little more")
+        report("this GPU does not support bfloat16; using float16, which is slightly less accurate")
     quantization = parse_quantization(options.quantization, target)
     if quantization is not Quantization.NONE and not options.decoder:
         report(f"quantization {quantization.value} has no effect: the text server has the decoder")
@@ -262,7 +262,7 @@ def _build(
         return Pam(architecture, tokenizer, decoder=decoder)
     except PamError:
         raise
-    except Exception as error:  # whatever a stranger's numbers break
+    except Exception as error:  # untrusted numbers can break anything
         raise CheckpointError(
             f"{files.folder}: cannot build the model from config.json: {short(error)}"
         ) from error

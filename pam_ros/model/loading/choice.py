@@ -34,7 +34,7 @@ def choose_model(
             passed_over.append(_reason(name, error))
         else:
             why = "; ".join([*passed_over, f"{name} needs {needed:.1f} GiB on {device} and fits"])
-            report(f"model auto takes {name}: {why}")
+            report(f"model auto selects {name}: {why}")
             if name == BUNDLED:
                 report(DEMONSTRATION)
             elif device.type == "cpu":

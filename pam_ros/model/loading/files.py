@@ -39,7 +39,7 @@ class ModelFiles:
 
     @property
     def name(self) -> str:
-        """The model's name for people."""
+        """The model's name as displayed."""
         return self.folder.resolve().name if self.description is None else self.description.name
 
 

@@ -179,15 +179,15 @@ class ConfidenceModel:
                     f"min_confidence {bar}, semantic_tokens {familiarity.semantic_tokens}, "
                     f"directions {tuple(familiarity.directions.shape)}, or numbers that are not finite"
                 )
-        except Exception as error:  # whatever a stranger's files break
+        except Exception as error:  # untrusted files can break anything
             raise CheckpointError(
-                f"{path} and {FAMILIARITY} are no calibration ({type(error).__name__}: {short(error)}); "
+                f"{path} and {FAMILIARITY} are not a calibration ({type(error).__name__}: {short(error)}); "
                 "delete both to use the model uncalibrated"
             ) from error
         return cls(curves, familiarity, min_confidence=bar)
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
-        """Writes the calibration into a model folder. `made`: how, for people."""
+        """Writes the calibration into a model folder. `made`: a description of how it was made."""
         assert self.familiarity is not None, "nothing was calibrated"
         content = {
             "min_confidence": self.min_confidence,

@@ -40,7 +40,7 @@ class GeneratorBase(Generic[T]):
 
     @property
     def in_background(self) -> bool:
-        """True if texts grow on another thread or machine, so that `step` returns at once."""
+        """True if texts grow on another thread or machine, so that `step` returns immediately."""
         return False
 
     def notify(self, wake: Callable[[], None]) -> None:

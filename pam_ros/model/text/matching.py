@@ -60,8 +60,8 @@ class PurposeMatcher:
         try:
             with np.load(self.weights, allow_pickle=False) as file:
                 tensors = {name: file[name].astype(np.float32) for name in file.files}
-        except Exception as error:  # whatever a stranger's file breaks
-            raise CheckpointError(f"{self.weights} is no archive of arrays: {short(error)}") from error
+        except Exception as error:  # an untrusted file can break anything
+            raise CheckpointError(f"{self.weights} is not an archive of arrays: {short(error)}") from error
         missing = [name for name in ("request", "explanation", "scale", "bias") if name not in tensors]
         if missing:
             raise CheckpointError(f"{self.weights} lacks {', '.join(missing)}")

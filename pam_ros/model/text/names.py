@@ -73,7 +73,9 @@ class ObjectNames:
                 for key, value in content.items()
             })  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path} is no list of names: {type(error).__name__}: {error}") from error
+            raise CheckpointError(
+                f"{path} is not a list of names: {type(error).__name__}: {error}"
+            ) from error
 
     def write(self, path: Path) -> None:
         """See `read`."""

@@ -200,5 +200,5 @@ class QuantizedLinear(nn.Module):
         return linear(x.flatten(0, -2), self.matrix, self.bias).view(*x.shape[:-1], self.matrix.shape[0])
 
     def extra_repr(self) -> str:
-        """For people."""
+        """A short description."""
         return f"{type(self.matrix).__name__}, {self.matrix.shape[1]} → {self.matrix.shape[0]}"

@@ -106,7 +106,7 @@ class RemoteGenerator(PromptKeeper[_Running]):
         return started
 
     def step(self) -> list[TextDelta]:
-        """Takes what has arrived; returns the texts that changed, at once."""
+        """Takes what has arrived without waiting; returns the texts that changed."""
         changed: dict[int, TextDelta] = {}
         for arrival in self.server.take():
             text = self._unfinished.get(arrival.text_id)

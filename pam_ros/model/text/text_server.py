@@ -94,7 +94,7 @@ class TextServer:
         key: str = "",
         patience: Patience | None = None,
     ) -> None:
-        """Starts looking for the server at once.
+        """Starts looking for the server immediately.
 
         Args:
             url: as in `http://host:8000`; a `/v1` at its end is allowed.
@@ -134,7 +134,7 @@ class TextServer:
         return self._context_length
 
     def wait_checked(self) -> None:
-        """Waits until the server was looked at once."""
+        """Waits until the first check of the server is done."""
         self._checked.wait(self._patience.connect_s + self._patience.silence_s)
 
     def notify(self, wake: Callable[[], None]) -> None:
@@ -193,7 +193,7 @@ class TextServer:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch(self) -> None:
-        """Looks at the server now and then, more often while it cannot be used, at once after a fault."""
+        """Checks the server periodically: more often while it cannot be used, immediately after a fault."""
         while True:
             self._doubt.clear()
             await self._look()
@@ -218,7 +218,7 @@ class TextServer:
                     f"the text server {self.url} serves {', '.join(served)}, not {self.model}; serve what "
                     f"`pam export-language` writes for this model, with {NAME_OPTION} {self.model}"
                 )
-        except Exception as error:  # noqa: BLE001 - whatever a stranger's server answers
+        except Exception as error:  # noqa: BLE001 - the server may answer anything
             self._problem = self._problem_of(error)
 
     def _start(self, text_id: int, completion: Completion) -> None:
@@ -309,7 +309,7 @@ class TextServer:
         self._wake()
 
     def _problem_of(self, error: Exception) -> str:
-        hint = "masks go on, and texts resume once it can be used"
+        hint = "masks continue, and texts resume once it can be used"
         if isinstance(error, _RefusalError):
             if error.status in (401, 403):
                 hint = f"set {KEY_VARIABLE} to the server's key"

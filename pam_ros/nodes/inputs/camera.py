@@ -71,7 +71,7 @@ class CameraInput:
         self.watch = ImageWatch(node, topic=self.topic, compressed=compressed)
 
     def check(self) -> None:
-        """Called once in a while: warns if images stay away, unless nobody wants them yet."""
+        """Called periodically: warns if no images arrive, unless none are needed yet."""
         if self._link.active or self._link.starting:
             self.watch.check()
 

@@ -1,4 +1,4 @@
-"""Whether a camera's images arrive, and if not, why: what the ROS graph says about their topic."""
+"""Whether a camera's images arrive; if not, the ROS graph says why."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 
 class ImageWatch:
-    """Watches one image topic; warns once when images stay away or get lost, and again after they were back.
+    """Watches one image topic; warns once when images do not arrive or get lost, and again after a recovery.
 
     Its logger is a child of the node's, "images", so that `--log-level pam.images:=error` silences it for a
     camera that pauses on purpose.
@@ -47,7 +47,7 @@ class ImageWatch:
             self.gaps.add(stamp_ns)
 
     def check(self) -> None:
-        """Called once in a while: warns if images stay away or get lost."""
+        """Called periodically: warns if images do not arrive or get lost."""
         if not self._silent and time.monotonic() - self._arrived_s > SILENT_S:
             self._silent = True
             self._log.warn(

@@ -71,7 +71,7 @@ class PointInputs:
             listen(node, log, PointStamped, f"{prefix}{name}", on_point, depth=_DEPTH, matched=self._listen)
 
     def _listen(self) -> None:
-        """Listens to transforms once somebody can click: they are many, and the first click needs them."""
+        """Listens to transforms once clicks have a publisher: the first click needs them."""
         self._transforms = self._transforms or listen_to_transforms(self._node, self._log)
 
     def _on_point(self, topic: str, positive: bool, message: PointStamped) -> None:

@@ -47,7 +47,7 @@ from pam_ros.srv import CaptionNow, ClearRegions, Find, PerceiveAll, PerceiveReg
 T = TypeVar("T")
 
 _SERVICE_DEPTH = 100  # the usual 10 silently loses requests that come in a burst
-_MOST_REQUESTS = 1024  # under way at once, whatever the parameters say
+_MOST_REQUESTS = 1024  # concurrent, whatever the parameters say
 _RESULT_TIMEOUT_S = 60  # how long an action's result can be fetched; rclpy's 15 minutes would pile them up
 
 

@@ -78,7 +78,7 @@ class TransformBuffer:
             raise TransformError(f"a transform from {child!r} to {parent!r} needs two different frames")
         if not np.isfinite(turn).all() or not np.isfinite(shift).all() or abs(length - 1) > 1e-2:
             raise TransformError(
-                f"the transform from {child!r} to {parent!r} is no pose: quaternion {quaternion_xyzw}, "
+                f"the transform from {child!r} to {parent!r} is not a pose: quaternion {quaternion_xyzw}, "
                 f"translation {translation_m}; its publisher must send a quaternion of length 1"
             )
         if max(len(parent), len(child)) > _LONGEST_NAME:

@@ -1,4 +1,4 @@
-"""Transforms of the robot, by tf2_ros or, without it, by an own listener of `/tf` and `/tf_static`."""
+"""Transforms of the robot, by tf2_ros or, without it, by a listener of its own to `/tf` and `/tf_static`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Transforms(Protocol):
 
 
 def listen_to_transforms(node: Node, log: ThrottledLog) -> Transforms:
-    """Subscribes to `/tf` and `/tf_static`; call it when somebody needs transforms, as they can be many."""
+    """Subscribes to `/tf` and `/tf_static`; call it when transforms are needed, as they can be many."""
     try:
         import tf2_ros
     except ImportError:

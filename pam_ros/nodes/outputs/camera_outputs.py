@@ -121,7 +121,7 @@ class CameraOutputs:
             output.clear()
 
     def close(self) -> None:
-        """Accepts nothing more and lets the threads publish what waits. Returns at once. Idempotent."""
+        """Accepts nothing more; the threads publish what is queued. Returns immediately. Idempotent."""
         for sink in self._sinks:
             sink.close()
 

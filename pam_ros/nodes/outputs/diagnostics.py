@@ -21,7 +21,7 @@ _MIB = 1024 * 1024
 
 
 class Phase(Enum):
-    """The manager's state; values are for people."""
+    """The manager's state; the values are displayed."""
 
     UNCONFIGURED = "unconfigured"  # no model is loaded
     FAILED = "configure failed"  # no model is loaded; `Health.cause` says why

@@ -26,7 +26,7 @@ class _FrameOutput:
     def __init__(
         self, node: Node, log: ThrottledLog, kind: type, topic: str, *, always: bool = False
     ) -> None:
-        """`always`: published whether anybody subscribes or not. Without subscribers its thread sleeps."""
+        """`always`: published with or without subscribers. Without subscribers its thread sleeps."""
         self._always = always
         self._publisher = advertise(node, kind, topic, depth=_DEPTH)
         self.sink = Sink(topic, self._publish, log.warn, capacity=_DEPTH)

@@ -50,7 +50,7 @@ class FrameOutput(Protocol):
     sink: Sink[Any]
 
     def on_frame(self, snapshot: Snapshot) -> None:
-        """Queues what to publish of a frame, and returns at once."""
+        """Queues what to publish of a frame, and returns immediately."""
 
     def clear(self) -> None:
         """The regions are gone: the engine was stopped."""

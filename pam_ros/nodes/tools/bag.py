@@ -74,13 +74,13 @@ DETECTIONS_3D = ("detections_3d", "vision_msgs/msg/Detection3DArray")
 
 @dataclass(frozen=True, slots=True)
 class BagPlan:
-    """What is read, asked and written.
+    """What to read, ask and write.
 
     Attributes:
         bag, out: folder (or .mcap file) to read, folder to write.
         image: topic of the images; empty: the only one there is.
         detections: topic of a detector's boxes; empty: none.
-        node: name of the node whose topics are written; prompts recorded on its `prompt` are obeyed.
+        node: name of the node whose topics are written; prompts recorded on its `prompt` are applied.
         prompts: on the first image.
         at_s: decode timestamps, seconds from the first image; empty: every `options.caption_period_s`.
         overlay: also write the drawn image.
@@ -102,7 +102,7 @@ class BagPlan:
 
 @dataclass(frozen=True, slots=True)
 class BagInput:
-    """What the bag holds of it.
+    """What the bag has of it.
 
     Attributes:
         images: the images' connection.
@@ -306,7 +306,7 @@ def _writing(path: Path, mcap: bool) -> Iterator[Writer]:
 
 @contextmanager
 def _writable(path: Path) -> Iterator[None]:
-    """Around the library alone: raises OutputError for what the system or SQLite refuses."""
+    """Wraps library calls only: raises OutputError for what the system or SQLite refuses."""
     try:
         yield
     except (OSError, sqlite3.Error, WriterError) as error:

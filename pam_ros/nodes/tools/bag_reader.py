@@ -34,7 +34,7 @@ class BagReader:
     def messages(self, connections: Sequence[Connection] = ()) -> Iterator[tuple[Connection, int, bytes]]:
         """Connection, time of recording in ns and content of every message; no `connections`: of all.
 
-        Raises InputError where the bag is damaged.
+        Raises InputError at the place where the bag is damaged.
         """
         with _readable(self.path, ""):
             messages = iter(self._reader.messages(connections))
@@ -61,7 +61,7 @@ class BagReader:
 
 @contextmanager
 def _readable(path: Path, how_far: str) -> Iterator[None]:
-    """Around the library alone, which raises whatever its parsers do for a damaged file."""
+    """Wraps library calls only: its parsers raise exceptions of any type for a damaged file."""
     try:
         yield
     except FileNotFoundError:

@@ -136,7 +136,7 @@ def _figures(rounds: Sequence[Sequence[tuple[Window, float]]]) -> dict[str, floa
 
 
 def _line(figures: dict[str, float]) -> str:
-    """For people."""
+    """One line to print."""
     return (
         f"{figures['layer_ms']:.2f} ms from an image's callback to its published masks; from publishing to "
         f"receiving {figures['node_p50_ms']:.1f} ms (bare node {figures['bare_p50_ms']:.1f} ms); "

@@ -111,7 +111,7 @@ def _measure(
 
 
 def _line(window: Window) -> str:
-    """For people."""
+    """One line to print."""
     parts = [f"masks for {window.masks} of {window.pictures} images"]
     if window.p50_ms is not None:
         parts.append(f"p50 {window.p50_ms:.0f} ms, p99 {window.p99_ms:.0f} ms")

@@ -72,7 +72,7 @@ def run_demo(
             "streaming.language": language,
             "qos_overrides./image.subscription.reliability": "reliable",
         }
-        # The clip pauses and ends on purpose: no warning that images stay away.
+        # The clip pauses and ends on purpose: no warning about missing images.
         processes.start_module(
             "main", parameters=parameters, ros_arguments=("--log-level", "pam.images:=error")
         )

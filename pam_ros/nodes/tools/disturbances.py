@@ -103,7 +103,7 @@ class _Flood:
 
 
 class _Every:
-    """A step every few seconds, the first at once."""
+    """A step every few seconds, the first immediately."""
 
     def __init__(self, every_s: float, step: Callable[[Stage], None]) -> None:
         self._step, self._every_s = step, every_s

@@ -136,7 +136,7 @@ class Process:
             raise StateError(f"process {self.name} did not stop; its log:\n{self.log()}") from None
 
     def kill(self) -> None:
-        """Ends it at once, if it still runs."""
+        """Kills it if it still runs."""
         if self.exit_code is None:
             self._process.kill()
             self._process.wait()

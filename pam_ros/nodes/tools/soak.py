@@ -60,7 +60,7 @@ class SoakResult:
         return Toll(ious=ious).kept
 
     def lines(self) -> list[str]:
-        """The figures, for people."""
+        """The figures, as lines to print."""
         ious = [iou for toll in self.tolls.values() for iou in toll.ious]
         captions = self.captions
         return [
@@ -135,7 +135,7 @@ class _Storm:
         self._next_kind_s = self._next_message_s = 0.0
 
     def begin(self) -> None:
-        """Starts a client that will be killed, and a second node that shall not disturb the first."""
+        """Starts a client that will be killed, and a second node that must not disturb the first."""
         self._restart("soak_client")
         self._processes.start(
             "other", ["-m", "pam_ros.nodes.tools.stand_in"],

@@ -78,7 +78,7 @@ class DayResult:
         return not any(faults) and self.threads.flat and self.files.flat
 
     def lines(self) -> list[str]:
-        """The figures, for people."""
+        """The figures, as lines to print."""
         ledger = self.captions
         return [
             f"{self.simulated_s / 3600:.2f} simulated hours in {self.real_s:.0f} s: {self.pictures} images"

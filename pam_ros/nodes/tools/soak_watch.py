@@ -164,7 +164,7 @@ class Watch:
         self._process = psutil.Process(pid)
         self._begun_s = self._kind_s = time.monotonic()
         self.newest, self.width = Time(), SIZE[1]  # stamp and width in pixels of the newest processed frame
-        self.kind = ""  # of the disturbance that goes on
+        self.kind = ""  # of the current disturbance
         self.tolls: dict[str, Toll] = defaultdict(Toll)
         self.samples: list[Sample] = []
         self.captions = CaptionLedger()

@@ -127,7 +127,7 @@ class BackgroundGenerator(GeneratorBase[None]):
 
     @property
     def in_background(self) -> bool:
-        """True: `step` returns at once."""
+        """True: `step` returns immediately."""
         return True
 
     def notify(self, wake: Callable[[], None]) -> None:
@@ -142,7 +142,7 @@ class BackgroundGenerator(GeneratorBase[None]):
         return prompt_id
 
     def extend_prompt(self, prompt_id: int, embeddings: Any) -> None:
-        """Appends one frame's embeddings, oldest first; a clip's enter the cache at once if there is room."""
+        """Appends one frame's embeddings, oldest first; a clip's enter the cache now if there is room."""
         opened, tensor = self._opened[prompt_id], embeddings.tensor
         parts = [tensor, self._newline] if opened.clip else [tensor]  # as in `Projector.prompt_embeddings`
         opened.length += sum(len(part) for part in parts)
