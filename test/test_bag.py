@@ -22,8 +22,9 @@ from vision_msgs.msg import Detection2D, Detection2DArray, Detection3DArray
 from pam_ros.errors import InputError, OutputError, PromptError
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import Region, RegionArray, StreamingCaption
-from pam_ros.nodes.conversions import PromptDefaults, stamp_ns, time_message
+from pam_ros.nodes.conversions import stamp_ns, time_message
 from pam_ros.nodes.images import image_message, jpeg_message
+from pam_ros.nodes.requests import PromptDefaults
 from pam_ros.nodes.tools.bag import BagPlan, DepthPlan, inspect, run_bag, typestore
 from pam_ros.records import Language, Prompt, Task
 from pam_ros.runtime.offline import VideoStep

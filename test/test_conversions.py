@@ -30,8 +30,9 @@ from pam_ros.geometry import crop_mask, rotation_matrix
 from pam_ros.json_results import region_json
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import Status
-from pam_ros.nodes import conversions
-from pam_ros.nodes.conversions import PromptDefaults, prompt_request, status_of
+from pam_ros.nodes import conversions, requests
+from pam_ros.nodes.conversions import status_of
+from pam_ros.nodes.requests import PromptDefaults, prompt_request
 from pam_ros.records import (
     Detection,
     Language,
@@ -134,7 +135,7 @@ def test_detections() -> None:
     for name, score in (("cup", 0.3), ("kettle", 0.9)):
         hypothesis = ObjectHypothesis(class_id=name, score=score)
         message.detections[0].results.append(ObjectHypothesisWithPose(hypothesis=hypothesis))
-    detections, problems = conversions.detections_of(message)
+    detections, problems = requests.detections_of(message)
     assert detections == [Detection((8.0, 17.0, 12.0, 23.0), source_id="track 7", source_class="kettle")]
     assert len(problems) == 3
 

@@ -18,7 +18,6 @@ from visualization_msgs.msg import Marker
 
 from pam_ros.errors import GeometryError
 from pam_ros.geometry import crop_mask, project, undistort
-from pam_ros.nodes.conversions import PromptDefaults
 from pam_ros.nodes.outputs import markers as module
 from pam_ros.nodes.outputs.image_plane import image_plane, plane_marker
 from pam_ros.nodes.outputs.label_markers import LABELS, PLATES
@@ -26,6 +25,7 @@ from pam_ros.nodes.outputs.markers import BOXES, IMAGE, OUTLINES, MarkersOutput
 from pam_ros.nodes.outputs.plain_text import ascii_text, marker_text
 from pam_ros.nodes.outputs.snapshot import Caption, Snapshot
 from pam_ros.nodes.parameters import MarkersStyle, PerceptionSettings
+from pam_ros.nodes.requests import PromptDefaults
 from pam_ros.records import (
     CameraModel,
     Language,

@@ -15,11 +15,11 @@ pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
 from pam_ros.geometry import crop_mask
 from pam_ros.nodes import sink
-from pam_ros.nodes.conversions import PromptDefaults
 from pam_ros.nodes.outputs import camera_outputs, labels, overlay
 from pam_ros.nodes.outputs.camera_outputs import CameraOutputs
 from pam_ros.nodes.outputs.captions import CaptionsOutput
 from pam_ros.nodes.parameters import PerceptionSettings
+from pam_ros.nodes.requests import PromptDefaults
 from pam_ros.records import CameraModel, Frame, Language, Prompt, Region, RegionState, Task, Text
 from pam_ros.runtime.engine import Engine, PromptRequest
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent

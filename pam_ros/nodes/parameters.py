@@ -21,8 +21,8 @@ from pam_ros.errors import InputError, PamError
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions, Quantization
 from pam_ros.model.text.server_address import server_address
-from pam_ros.nodes.conversions import PromptDefaults, languages_of
 from pam_ros.nodes.overrides import overrides
+from pam_ros.nodes.requests import PromptDefaults, languages_of
 from pam_ros.records import IMAGE_TASKS, Language, image_tasks
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.overlay import OverlayStyle, check_font_file

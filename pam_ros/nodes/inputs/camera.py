@@ -14,10 +14,11 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
 from pam_ros.errors import PamError
-from pam_ros.nodes.conversions import MAX_NAME, check_length, stamp_ns
+from pam_ros.nodes.conversions import stamp_ns
 from pam_ros.nodes.images import PictureReader
 from pam_ros.nodes.inputs.image_watch import ImageWatch
 from pam_ros.nodes.link import EngineLink
+from pam_ros.nodes.requests import MAX_NAME, check_length
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import listen, topic_beside
 from pam_ros.records import Frame

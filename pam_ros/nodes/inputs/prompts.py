@@ -11,10 +11,11 @@ from vision_msgs.msg import Detection2DArray
 
 from pam_ros.errors import CancelledError
 from pam_ros.msg import Prompt as PromptMessage
-from pam_ros.nodes.conversions import PromptDefaults, detections_of, prompt_request, stamp_or_newest
+from pam_ros.nodes.conversions import stamp_or_newest
 from pam_ros.nodes.images import mask_from_image
 from pam_ros.nodes.inputs.camera import CameraInput
 from pam_ros.nodes.link import EngineLink
+from pam_ros.nodes.requests import PromptDefaults, detections_of, prompt_request
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import listen, topic_beside
 from pam_ros.records import Prompt

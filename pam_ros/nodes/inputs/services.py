@@ -23,18 +23,9 @@ from std_msgs.msg import Header
 from pam_ros.action import CaptionClip
 from pam_ros.errors import CancelledError, PamError
 from pam_ros.msg import Status
-from pam_ros.nodes.conversions import (
-    PromptDefaults,
-    caption_message,
-    find_request,
-    prompt_request,
-    region_message,
-    status_of,
-    survey_header,
-    survey_request,
-    time_message,
-)
+from pam_ros.nodes.conversions import caption_message, region_message, status_of, time_message
 from pam_ros.nodes.link import EngineLink
+from pam_ros.nodes.requests import PromptDefaults, find_request, prompt_request, survey_header, survey_request
 from pam_ros.nodes.sink import Sink
 from pam_ros.nodes.surfaces import Surfaces
 from pam_ros.nodes.throttled_log import ThrottledLog

@@ -29,18 +29,16 @@ from pam_ros.model.interface import PerceptionModel
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import RegionArray, StreamingCaption
 from pam_ros.nodes.conversions import (
-    PromptDefaults,
     caption_message,
     detections_3d_message,
     detections_message,
-    detections_of,
-    prompt_request,
     region_array,
     stamp_ns,
     stamp_or_newest,
     time_message,
 )
 from pam_ros.nodes.images import PictureReader, jpeg_message
+from pam_ros.nodes.requests import PromptDefaults, detections_of, prompt_request
 from pam_ros.nodes.tools.bag_depth import (
     DepthPlan,
     RecordedSurfaces,
