@@ -126,7 +126,7 @@ def test_texts_follow_a_label_that_is_known_already_and_clips_do_too() -> None:
     play(rig, [(1.5, 110), (2.0, 120)])
     assert captions(rig)[-1] == "The mug, again."
     assert [event.confidence for event in rig.events.captions if event.final][-1] == 0.5
-    assert not rig.engine._queue._waiting and rig.engine._queue.generating == 0
+    assert not rig.engine._flow._queue._waiting and rig.engine._flow._queue.generating == 0
 
 
 def guided(clip: float, **options: Any) -> Any:
@@ -202,7 +202,7 @@ def test_a_label_below_the_bar_is_unsure(bar: float, unsure: bool) -> None:
     label = texts[Task.LABEL, EN]
     assert (label.text, label.unsure, label.shown) == ("mug", unsure, "mug?" if unsure else "mug")
     assert rig.events.texts[-1].unsure == unsure
-    assert rig.engine._cameras["front"].regions[1].snapshot().name == label.shown
+    assert rig.engine._flow._cameras["front"].regions[1].snapshot().name == label.shown
 
 
 def test_how_texts_are_shown() -> None:
@@ -224,7 +224,7 @@ def test_a_prompt_that_finds_nothing_gets_no_label(mask_score: float, shade: int
     rig.settle()
     error = error_of(handle)
     assert isinstance(error, NothingFoundError) and str(error) == f"nothing found there (score {score})"
-    assert not rig.engine._cameras["front"].regions and not rig.model.batches
+    assert not rig.engine._flow._cameras["front"].regions and not rig.model.batches
     rig.model.mask_score = 0.02
     rig.engine.submit_frame(make_frame(2.0))
     region = rig.region(click())

@@ -88,7 +88,9 @@ def test_containers_stay_bounded():
     assert any("regions" in path for path in lengths)
     too_long = {path: length for path, length in lengths.items() if length > 40}
     assert too_long == {}
-    assert all(camera.next_id > 50 for camera in rig.engine._cameras.values()), "no regions were created"
+    assert all(camera.next_id > 50 for camera in rig.engine._flow._cameras.values()), (
+        "no regions were created"
+    )
 
 
 def counted():
@@ -132,8 +134,8 @@ def test_removed_regions_leave_nothing_behind():
         rig.engine.clear_regions(camera)
     rig.settle()
     assert counted()[1] == before
-    assert rig.engine._captions._rolling == {}
-    assert rig.engine._recorder.count == 0
+    assert rig.engine._flow._captions._rolling == {}
+    assert rig.engine._flow._recorder.count == 0
     assert rig.engine._handles == set()
     assert rig.model.prompts == {}
 
@@ -143,9 +145,9 @@ def test_a_stop_leaves_nothing_behind():
     rig = busy_rig()
     live(rig, 0, 100)
     rig.engine.stop()
-    rig.engine._leave()  # the thread's last action
+    rig.engine._flow.leave()  # the thread's last action
     assert counted()[1] == before
-    assert rig.engine._recorder.count == 0
+    assert rig.engine._flow._recorder.count == 0
     assert rig.engine._inbox.counters("front")[2] is None
 
 

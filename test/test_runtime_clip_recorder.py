@@ -211,13 +211,13 @@ def test_a_recording_ends_with_its_region_or_its_caller():
         rig.region(click(x))
     handles = [clip_of(rig, PromptRequest(prompt=None, region_id=k))[0] for k in (1, 2)]
     rig.turn()
-    assert rig.engine._recorder.count == 2
+    assert rig.engine._flow._recorder.count == 2
     rig.engine.remove_region("front", 1)
     handles[1].cancel()
     rig.turn()
     assert [type(error_of(handle)) for handle in handles] == [CancelledError] * 2
     assert "region 1 was removed" in str(error_of(handles[0]))
-    assert rig.engine._recorder.count == 0
+    assert rig.engine._flow._recorder.count == 0
     play(rig, [(k, 100) for k in range(2, 6)])
     assert rig.model.batches == []
 

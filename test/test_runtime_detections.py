@@ -43,7 +43,7 @@ def test_detections_of_an_earlier_frame_are_compared_with_regions_as_they_were_t
     rig.frame(1.0)
     rig.region(box(0, 0, 10, 10))
     rig.region(box(40, 20, 50, 30), region_id=1, stamp_ns=ns(1.0))
-    track = rig.engine._cameras["front"].regions[1]
+    track = rig.engine._flow._cameras["front"].regions[1]
     track.boxes.clear()
     track.boxes.extend([(ns(1.0), np.array([0, 0, 10, 10])), (ns(1.1), np.array([40, 20, 50, 30]))])
     rig.frame(1.1)
@@ -60,7 +60,7 @@ def test_detections_are_not_compared_with_boxes_of_another_resolution():
     rig.frame(1.1, size=(80, 120))  # the region is (0, 0, 40, 40) now
     rig.detect((0, 0, 20, 20), stamp_s=1.1)
     assert rig.reported_ids[-1] == [1, 2]
-    track = rig.engine._cameras["front"].regions[1]
+    track = rig.engine._flow._cameras["front"].regions[1]
     assert [box.tolist() for _, box in track.boxes] == [[0, 0, 40, 40]]
 
 

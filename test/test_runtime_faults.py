@@ -163,7 +163,7 @@ def test_an_internal_error_fails_every_waiting_request(monkeypatch):
     rig = stepped()
     rig.frame(1.0)
     rig.region()
-    monkeypatch.setattr(rig.engine, "_publish", lambda *_: 1 / 0)
+    monkeypatch.setattr(rig.engine._flow, "_publish", lambda *_: 1 / 0)
     handles = [rig.request(click()), rig.engine.caption_now("front", 1, Language.EN)]
     rig.turn()
     assert [type(error_of(handle)) for handle in handles] == [InferenceError] * 2

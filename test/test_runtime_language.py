@@ -23,7 +23,7 @@ def request_one_by_one(rig, count, **more):
     """One request in each turn, so that each has its own batch."""
     handles = []
     for k in range(count):
-        handles.append(rig.request(region_id=1 + k % len(rig.engine._cameras["front"].regions), **more))
+        handles.append(rig.request(region_id=1 + k % len(rig.engine._flow._cameras["front"].regions), **more))
         rig.turn()
     return handles
 

@@ -90,4 +90,4 @@ def test_nothing_is_left_under_way(monkeypatch):
     rig, _ = asked(**ALL_TEXTS)
     rig.model.stepping.set()
     rig.settle()
-    assert rig.engine._cameras["front"].regions[1]._under_way == {}
+    assert rig.engine._flow._cameras["front"].regions[1]._under_way == {}

@@ -204,7 +204,7 @@ def test_refining_on_an_earlier_frame_tracks_on_from_there():
     rig.model.calls.clear()
     refined = rig.region(click(40, 30), region_id=1, stamp_ns=ns(1.0))
     assert rig.model.calls == [("encode", 1), ("track", 1), ("segment", 1), ("track", 1)]
-    shades = rig.engine._cameras["front"].regions[1].memory.shades
+    shades = rig.engine._flow._cameras["front"].regions[1].memory.shades
     assert shades == [102, 100, 100, 102]  # prompted, tracked, refined, tracked
     assert refined.last_visible_ns == ns(1.0)
     reported = rig.events.frames[-1].regions[0]

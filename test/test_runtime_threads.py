@@ -104,7 +104,7 @@ def test_stop_with_every_kind_of_work_in_progress(engines, events):
     engine.stop()
     assert len(events.order) == reported_by_then
     assert engine._handles == set()
-    assert engine._recorder.count == 0
+    assert engine._flow._recorder.count == 0
 
 
 def test_start_stop_start(engines, events):
