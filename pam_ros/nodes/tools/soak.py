@@ -21,12 +21,11 @@ from pam_ros.nodes.tools.disturbances import OTHER, Disturbance, Stage, disturba
 from pam_ros.nodes.tools.hostile import Hostile
 from pam_ros.nodes.tools.processes import Processes
 from pam_ros.nodes.tools.soak_camera import SIZE, object_box
-from pam_ros.nodes.tools.soak_watch import CaptionLedger, Toll, Trend, Watch, trends
+from pam_ros.nodes.tools.soak_watch import CaptionLedger, Toll, Trend, Watch, captioning_node, trends
 from pam_ros.output_files import JsonLines
 from pam_ros.shared_memory import remove_abandoned
 from pam_ros.srv import PerceiveRegion, RemoveRegion
 
-LOAD_TIMEOUT_S = 600.0
 REGIONS = 3  # tracked at a time beside the good one; a new one replaces the oldest
 PROMPT_EVERY_S = 3.0
 SAMPLE_EVERY_S = 1.0
@@ -96,26 +95,18 @@ def run_soak(
     `hostile`: meanwhile, every input gets random and corrupted messages, see `hostile.Hostile`, and what
     `disturbances` does to the node.
     """
-    out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
     parameters = {
         "model": model,
         "device": device,
-        "autostart": True,
-        "streaming.enabled": True,
         "streaming.period_s": 10.0 if hostile else 3.0,
         "texts.max_new_tokens": 12,
         "regions.max": REGIONS + 2,
         "regions.lost_timeout_s": 60.0,
     }
     with (
-        Processes(out) as processes,
-        Client("soak", processes.domain, processes.check) as client,
-        JsonLines(out / "samples.jsonl") as samples,
+        captioning_node(out, "main", parameters) as (node, processes, client, samples),
         JsonLines(out / "frames.jsonl") as frames,
     ):
-        node = processes.start_module("main", parameters=parameters, log=True)
-        client.wait_for_active(LOAD_TIMEOUT_S)
         processes.start_module("tools.soak_camera", log=True)
         watch = Watch(node.pid, frames)
         soak = _Soak(client, watch, _Storm(client, processes, watch, minutes * 60.0) if hostile else None)

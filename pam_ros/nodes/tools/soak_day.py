@@ -25,8 +25,7 @@ from pam_ros.msg import Prompt, RegionArray, Status, StreamingCaption
 from pam_ros.nodes.conversions import stamp_ns, time_message
 from pam_ros.nodes.images import image_message
 from pam_ros.nodes.tools.client import Client
-from pam_ros.nodes.tools.processes import Processes
-from pam_ros.nodes.tools.soak_watch import CaptionLedger, Sample, Trend, trends
+from pam_ros.nodes.tools.soak_watch import CaptionLedger, Sample, Trend, captioning_node, trends
 from pam_ros.nodes.tools.stand_in import NAME
 from pam_ros.output_files import JsonLines
 
@@ -123,21 +122,8 @@ def clips_of(stamps_ns: Iterable[int]) -> list[Clip]:
 
 def run_day(hours: float, out: Path, *, report: Callable[[str], None] = print) -> DayResult:
     """Streams that many simulated hours. Raises StateError if the node fails or does not answer."""
-    out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    parameters = {
-        "autostart": True,
-        "streaming.enabled": True,
-        "streaming.period_s": PERIOD_S,
-        "regions.lost_timeout_s": NEVER_S,
-    }
-    with (
-        Processes(out) as processes,
-        Client("soak", processes.domain, processes.check) as client,
-        JsonLines(out / "samples.jsonl") as samples,
-    ):
-        node = processes.start_module("tools.stand_in", parameters=parameters, log=True)
-        client.wait_for_active()
+    parameters = {"streaming.period_s": PERIOD_S, "regions.lost_timeout_s": NEVER_S}
+    with captioning_node(out, "tools.stand_in", parameters) as (node, _, client, samples):
         return _Day(client, psutil.Process(node.pid), parts_of(hours)).run(samples, report)
 
 

@@ -6,7 +6,8 @@ import math
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -18,15 +19,39 @@ from builtin_interfaces.msg import Time
 from pam_ros.geometry import box_ious
 from pam_ros.msg import Region, RegionArray, Status, StreamingCaption
 from pam_ros.nodes.conversions import stamp_ns
+from pam_ros.nodes.tools.client import Client
+from pam_ros.nodes.tools.processes import Process, Processes
 from pam_ros.nodes.tools.soak_camera import SIZE, object_box
 from pam_ros.output_files import JsonLines
 from pam_ros.runtime.failures import kind_of
 from pam_ros.srv import PerceiveRegion
 
+LOAD_TIMEOUT_S = 600.0
 GOOD_IOU = 0.4  # of boxes, with the truth: the region counts as found; a kettle without its handle has 0.5
 MAX_WARM_UP_S = 600.0  # in which allocators and caches fill; half of a shorter run
 FLAT = 0.03  # by which threads and files may grow, and one
 WINDOW_FRACTION = 1 / 3  # of the time after warm-up, at its beginning and at its end, that is compared
+
+
+@contextmanager
+def captioning_node(
+    out: Path, module: str, parameters: Mapping[str, object]
+) -> Iterator[tuple[Process, Processes, Client, JsonLines]]:
+    """An active node with rolling captions, started by a module of `pam_ros.nodes`.
+
+    Yields its process, all processes of the run, a client, and the file samples.jsonl in the folder `out`.
+    """
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        Processes(out) as processes,
+        Client("soak", processes.domain, processes.check) as client,
+        JsonLines(out / "samples.jsonl") as samples,
+    ):
+        captioning = {"autostart": True, "streaming.enabled": True}
+        node = processes.start_module(module, parameters=captioning | dict(parameters), log=True)
+        client.wait_for_active(LOAD_TIMEOUT_S)
+        yield node, processes, client, samples
 
 
 @dataclass(frozen=True, slots=True)
