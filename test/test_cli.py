@@ -233,7 +233,7 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
             ["caption", "clip.mp4", "--click", "3,4", "--every", "0"],
             "--every must be 0.1 to 3600 seconds, not 0",
         ),
-        (["parity", "."], "no parity folder"),
+        (["parity", "."], "not a parity folder"),
         (["evaluate", "--model", "pam-huge"], "unknown model 'pam-huge'"),
         (["bench", "--model", "pam-huge"], "unknown model 'pam-huge'"),
         (["demo", "--model", "pam-huge"], "unknown model 'pam-huge'"),
