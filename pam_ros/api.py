@@ -193,7 +193,7 @@ def perceive_all(
     budget_s: float = 60.0,
     on_text: OnGrowth | None = None,
 ) -> list[Result]:
-    """Segments and describes everything in an image, without a prompt; the surest masks first.
+    """Segments and describes everything in an image, without a prompt; highest mask score first.
 
     Args:
         boxes: of a detector, instead of the search; empty = no regions.

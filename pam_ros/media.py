@@ -269,7 +269,7 @@ def read_webcam(which: str) -> Iterator[Frame]:
     try:
         if not capture.isOpened():
             raise ImageError(f"cannot open webcam {which}; is it connected, and in no other program?")
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # an old frame is of no use
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # only the newest frame matters
         first_ns = time.monotonic_ns()
         while True:
             read, bgr = capture.read()

@@ -1,4 +1,4 @@
-"""Frozen value types shared by all layers; numpy only.
+"""Frozen value types shared by all layers; NumPy only.
 
 Coordinates are `(x, y)` pixels of the frame they belong to, x right, y down, the centre of
 the top-left pixel at (0, 0). Images are `(H, W, 3)` uint8, RGB. Stamps are integer

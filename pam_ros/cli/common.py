@@ -214,7 +214,7 @@ def numbers(text: str, count: int, option: str) -> list[float]:
 
 
 def check_model(name: str, sam2: Path | None = None) -> None:
-    """Refuses a wrong name before imports that take seconds. Raises ModelNotFoundError or CheckpointError."""
+    """Rejects an unknown model before slow imports. Raises ModelNotFoundError or CheckpointError."""
     from pam_ros.model.loading.files import find_files
 
     if name != AUTO:

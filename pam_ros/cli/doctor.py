@@ -66,7 +66,7 @@ def doctor(
 
 
 def examine() -> Iterator[Finding]:
-    """Everything, group by group. A group that cannot be examined is an error of its own."""
+    """Everything, group by group. A group that cannot be examined is reported as an error."""
     yield from version_findings()
     yield from font_findings()
     model = "pam_ros.model.loading.diagnosis"

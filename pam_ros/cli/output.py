@@ -1,4 +1,4 @@
-"""What commands say besides their results: progress, notes and warnings, on stderr; results go to stdout."""
+"""What commands print on stderr: progress, notes and warnings; results go to stdout."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def guarded(number: int, name: str, old: Any) -> io.TextIOWrapper:
 
 
 def be_quiet() -> None:
-    """From now on only errors are shown."""
+    """Shows only errors from now on."""
     console.quiet = True
 
 
 def be_verbose() -> None:
-    """From now on the package's log is shown."""
+    """Shows the package's log from now on."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     package = logging.getLogger("pam_ros")
@@ -92,7 +92,7 @@ def be_verbose() -> None:
 
 
 def note(line: object) -> None:
-    """A line on stderr, as it is: no markup, and not broken into several."""
+    """Prints a line on stderr verbatim: no markup, no wrapping."""
     console.print(str(line), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -156,14 +156,14 @@ def _every_few_seconds(line: Callable[[], str]) -> Iterator[None]:
 
 
 def json_target(path: Path | None, inputs: Iterable[Path | None] = ()) -> Path | None:
-    """Where `--json` writes: `-` is stdout. Raises OutputError if it cannot be written or is an input."""
+    """The file for `--json`; `-` is stdout. Raises OutputError if it cannot be written or is an input."""
     if path is None:
         return None
     return STANDARD_OUTPUT if str(path) == "-" else writable_file(path, inputs)
 
 
 def table_console(json_file: Path | None, width: int | None = None) -> Console:
-    """Where a table of results goes: stdout, or stderr if JSON goes there."""
+    """The console for a table of results: stdout, or stderr if JSON goes to stdout."""
     if json_file == STANDARD_OUTPUT:
         return console
     return Console(width=width, file=sys.stdout)

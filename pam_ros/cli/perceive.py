@@ -318,7 +318,7 @@ def _mask_files(out: Path) -> list[Path]:
 
 
 def say_nothing_found(regions: Iterable[Region], *, as_json: bool) -> bool:
-    """Says which prompts have found nothing; whether there are any."""
+    """Prints which prompts have found nothing; returns whether there are any."""
     lost = [region for region in regions if region.state is RegionState.LOST]
     for region in lost:
         said = f"{region.region_id} {nothing_found(region.mask_score, region.presence_score)}"

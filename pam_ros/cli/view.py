@@ -71,7 +71,7 @@ def view(
 
 
 def _say_notice(source: Source) -> None:
-    """The page may be seen by nobody yet, e.g. without a browser."""
+    """Prints the notice here, too: the page may not be open yet."""
     if source.notice:
         note(source.notice)
 

@@ -90,7 +90,7 @@ class FastModel:
 
     @property
     def info(self) -> ModelInfo:
-        """What is loaded."""
+        """Facts about the loaded model."""
         return self._model.info
 
     @property

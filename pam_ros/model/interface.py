@@ -244,7 +244,7 @@ class PerceptionModel(Protocol):
 
     @property
     def info(self) -> ModelInfo:
-        """What is loaded."""
+        """Facts about the loaded model."""
 
     @property
     def vision(self) -> VisionModel:
@@ -256,7 +256,7 @@ class PerceptionModel(Protocol):
 
     @property
     def judge(self) -> PurposeJudge:
-        """What regions are good for. Raises StateError if this model cannot judge."""
+        """Judges what regions are good for. Raises StateError if this model cannot judge."""
 
     @property
     def names(self) -> ObjectNames | None:

@@ -146,7 +146,7 @@ class Pam(nn.Module):
 
     @property
     def judge(self) -> PurposeJudge:
-        """What regions are good for. Raises StateError without a decoder."""
+        """Judges what regions are good for. Raises StateError without a decoder."""
         if self.matcher is not None:
             return self.matcher
         if self._generator is None:

@@ -48,7 +48,7 @@ class RemoteTextModel:
 
     @property
     def judge(self) -> PurposeJudge:
-        """What regions are good for. Raises StateError unless the model has a matcher of its own."""
+        """Judges what regions are good for. Raises StateError unless the model has a matcher of its own."""
         return self._sight.judge
 
     @property

@@ -161,7 +161,7 @@ def _text_records(messages: Iterable[RegionText]) -> dict[tuple[Task, Language],
             if text := getattr(message, field):
                 confidence = known_confidence(getattr(message, f"{field}_confidence"))
                 key = (task, Language(message.language))
-                # No text about a region is surer than its label.
+                # No text about a region is more confident than its label.
                 texts[key] = Text(text, stamp_ns(message.stamp), confidence, message.label_unsure)
     return texts
 
@@ -219,7 +219,7 @@ def _bounding_box(region: Region) -> BoundingBox2D:
 def detections_message(
     regions: Sequence[Region], names: Mapping[int, str], header: Header
 ) -> Detection2DArray:
-    """The tracked regions for tools that use vision_msgs; class_id is the name as it is shown to people."""
+    """The tracked regions for tools that use vision_msgs; class_id is the name as displayed."""
     detections = []
     for region in regions:
         if region.state is not RegionState.TRACKED:

@@ -27,7 +27,7 @@ def use_image_profile(
 ) -> bool:
     """Names the profile in the environment; call it before `rclpy.init`. Returns whether it is in use.
 
-    It is not if the user has set one of the variables to something else, be it to nothing, or if shared
+    It is not if the user has set one of the variables to something else, even to an empty value, or if shared
     memory is too small. With it, its memory policy counts unless the user has set `USE_MEMORY_POLICY`.
     """
     chosen = {environment[name] for name in VARIABLES if name in environment}

@@ -117,7 +117,7 @@ class ManagerNode(LifecycleNode):
             self._autostart_timer: Timer = self.create_timer(0.1, self._autostart, clock=clock)
 
     def abandon(self) -> None:
-        """Makes a running configure fail at its next line of progress. Thread-safe."""
+        """Cancels a running configure at its next line of progress. Thread-safe."""
         self._stopping.set()
 
     def destroy_node(self) -> None:
@@ -289,7 +289,7 @@ class ManagerNode(LifecycleNode):
         self._diagnostics.publish(report(name, self._health, statistics, self._nodes, header))
 
     def _report_twins(self) -> None:
-        """Warns of other nodes that have the name of one of this process."""
+        """Warns of other nodes with the same name as one of this process."""
         there = Counter(f"{space.rstrip('/')}/{name}" for name, space in self.get_node_names_and_namespaces())
         own = {self.get_fully_qualified_name(), *(node.get_fully_qualified_name() for node in self._nodes)}
         twins = {name for name in own if there[name] > 1}
@@ -301,7 +301,7 @@ class ManagerNode(LifecycleNode):
         self._twins = twins
 
     def _report_texts(self, problem: str) -> None:
-        """Logs when texts become impossible and when they are possible again."""
+        """Logs when text generation stops working and when it works again."""
         before, self._text_problem = self._text_problem, problem
         if problem and problem != before:
             self.get_logger().warning(f"no texts: {problem}")

@@ -86,7 +86,7 @@ class Parameter:
         return descriptor
 
     def taken(self, value: Any) -> Any:
-        """The value as it is kept: integers stand for floats, arrays are lists, and so is nothing."""
+        """The value as stored: declared floats from integers; lists from arrays and from an empty value."""
         if isinstance(self.default, float) and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if isinstance(self.default, tuple) and not value:
@@ -197,16 +197,17 @@ MANAGER = (
         "Drop masks of the grid whose outline is less certain; SAM 2 uses 0.95", low=0.0, high=1.0,
         field="all_min_stability"),
     Parameter("all.max_box_iou", _OPTIONS.all_max_box_iou, Effect.LIVE,
-        "Of masks whose boxes overlap more, keep the surest", low=0.0, high=1.0, field="all_max_box_iou"),
+        "Of masks with a higher IoU of their boxes, keep the best",
+        low=0.0, high=1.0, field="all_max_box_iou"),
     Parameter("all.min_area", _OPTIONS.all_min_area, Effect.LIVE,
         "Smallest mask of the grid, as a fraction of the image", low=0.0, high=1.0, field="all_min_area"),
     Parameter("all.max_area", _OPTIONS.all_max_area, Effect.LIVE,
         "Largest mask of the grid, as a fraction of the image", low=0.0, high=1.0, field="all_max_area"),
     Parameter("all.max_regions", _OPTIONS.all_max_regions, Effect.LIVE,
-        "Maximum regions in an answer to a request that names no limit", low=1, high=256,
+        "Maximum regions in an answer if the request sets no limit", low=1, high=256,
         field="all_max_regions"),
     Parameter("all.budget_s", _OPTIONS.all_budget_s, Effect.LIVE,
-        "Time for the grid if the request names none; texts come on top", unit="s", low=1e-3, high=60.0,
+        "Time for the grid if the request sets none; texts take extra time", unit="s", low=1e-3, high=60.0,
         field="all_budget_s"),
     Parameter("find.min_score", _OPTIONS.find_min_score, Effect.LIVE,
         "~/find: a region with a lower score does not fit", low=0.0, high=1.0, field="find_min_score"),
@@ -226,7 +227,7 @@ MANAGER = (
         "Clip length of rolling captions (stream time)", unit="s", low=0.1, high=3600.0,
         field="caption_period_s"),
     Parameter("streaming.language", _OPTIONS.caption_language.value, Effect.LIVE,
-        "Language of rolling captions, and of clip captions whose request names none", choices=_LANGUAGES,
+        "Language of rolling captions, and of clip captions if the request names none", choices=_LANGUAGES,
         field="caption_language"),
     Parameter("streaming.carry_over", _OPTIONS.carry_over, Effect.LIVE,
         "Start each clip with the previous clip's last frame (paper, section 3.1); false: its caption only",

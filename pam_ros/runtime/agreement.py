@@ -16,9 +16,9 @@ UNKNOWN = -1.0  # stands for a confidence that is not known when texts are ranke
 class Agreement:
     """Settles the texts of one region as they are finished.
 
-    The surest label decides what the region is: of those asked for now or, if none is, of those known already
-    (`labels`); without any label the surest text. Texts that name something else are generated again,
-    starting with the right name. Without a list of names every text stays as it is.
+    The most confident label decides what the region is: of the requested labels or, if there are none, of the
+    known ones (`labels`); without any label, the most confident text. Texts that name something else are
+    generated again, starting with the right name. Without a list of names every text stays as it is.
 
     Attributes:
         asked: the texts that are generated.
@@ -84,7 +84,7 @@ class Agreement:
         return kept
 
     def _follow(self, text: Text) -> Text:
-        """No text is surer than the one that has decided."""
+        """No text is more confident than the one that has decided."""
         if self._sure is None or text.confidence is None or text.confidence <= self._sure:
             return text
         return replace(text, confidence=self._sure)
@@ -95,7 +95,7 @@ class Agreement:
 
 
 def thing_of(texts: Mapping[Key, Text], names: ObjectNames) -> tuple[str | None, float | None] | None:
-    """The surest label among `texts` → key of what it names, and its confidence, 0..1; None without a label.
+    """The most confident label of `texts` → key of what it names, and its confidence, 0..1; None without any.
 
     Each of the two is None if it is not known.
     """
@@ -104,7 +104,7 @@ def thing_of(texts: Mapping[Key, Text], names: ObjectNames) -> tuple[str | None,
 
 
 def _surest(texts: Mapping[Key, Text], names: ObjectNames) -> tuple[str | None, float | None]:
-    """What the surest text speaks of, and its confidence; the first of equals."""
+    """What the most confident text names, and its confidence; the first of equals."""
     (_, language), text = max(texts.items(), key=lambda item: _rank(item[1]))
     return names.named(text.text, language), text.confidence
 

@@ -39,7 +39,7 @@ class CaptionJob:
         ended: called once, after the last event.
         handle: None for a streaming caption, of which each region has two at most.
         prompt: see Job.
-        track: the caption names the region as the surest label of `track` does, see `agreement`.
+        track: the caption names the region as the most confident label of `track`, see `agreement`.
         final: the caption, once it is complete.
     """
 

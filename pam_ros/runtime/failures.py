@@ -59,7 +59,7 @@ class FaultLog:
             return self.as_pam_error(place, error)
 
     def as_pam_error(self, place: str, error: Exception) -> PamError:
-        """A PamError as it is; anything else is logged and becomes an InferenceError."""
+        """Passes a PamError through; anything else is logged and becomes an InferenceError."""
         if isinstance(error, PamError):
             return error
         self.add(place, error)

@@ -35,7 +35,7 @@ class EngineOptions:
             caption, 0..1; see `ClipBuffer.too_thin`.
         all_points_per_side: of a survey's grid, 1..64; each point is one click.
         all_min_iou, all_min_stability: a survey drops masks below these, 0..1 (see `model.vision.grid`).
-        all_max_box_iou: of masks whose boxes overlap more, a survey keeps the surest, 0..1.
+        all_max_box_iou: of masks with a higher IoU of their boxes, a survey keeps the best, 0..1.
         all_min_area, all_max_area: smallest and largest mask of a survey, fractions of the frame, 0..1.
         all_max_regions: maximum regions of a survey that sets no limit, 1..256.
         all_budget_s: time for the grid of a survey that sets none, seconds, above 0, at most 60.

@@ -139,7 +139,7 @@ class SurveyResult:
     """What a survey found.
 
     Attributes:
-        regions: with their texts; the surest masks first, or those that fit the purpose best.
+        regions: with their texts; highest mask score first, or best fit to the purpose first.
         stamp_ns, frame_id: of the frame.
         left_out: regions that were found but are not listed: too many, failed, empty or twice.
         complete: False if the budget was spent before the grid was done.

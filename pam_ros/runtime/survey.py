@@ -229,7 +229,7 @@ class Surveys:
         self._hand_out(survey, about, left_out=search.boxes - len(about), complete=search.complete)
 
     def _distinct(self, results: Sequence[PromptResult]) -> list[PromptResult]:
-        """The surest masks first, without those that are not in view or that repeat a surer one."""
+        """Highest mask score first, without masks that are not in view or repeat one with a higher score."""
         visible = [each for each in results if each.answer.state is RegionState.TRACKED]
         visible.sort(key=lambda each: -each.answer.mask_score)
         boxes = np.array([each.answer.box_xyxy for each in visible], np.float32)

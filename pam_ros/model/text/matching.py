@@ -70,7 +70,7 @@ class PurposeMatcher:
     def fits(self, purpose: str, regions: Sequence[Described], language: Language) -> list[float]:
         """The learned probability that the explanation names the purpose; see `interface.PurposeJudge`.
 
-        It falls with the explanation's confidence: of two regions whose explanations fit, the surer is first.
+        It falls with the explanation's confidence: of two fitting regions, the more confident one is first.
         """
         if not regions:
             return []

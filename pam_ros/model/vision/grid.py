@@ -60,7 +60,7 @@ def grid_points(size: tuple[int, int], per_side: int) -> NDArray[np.float32]:
 
 
 def kept_boxes(candidates: list[Candidates], rule: GridFilter) -> NDArray[np.float32]:
-    """Boxes (K, 4) of the candidates that pass every filter, the surest first."""
+    """Boxes (K, 4) of the candidates that pass every filter, highest IoU estimate first."""
     if not candidates:
         return np.zeros((0, 4), np.float32)
     boxes = np.concatenate([each.boxes_xyxy for each in candidates])

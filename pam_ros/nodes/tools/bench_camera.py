@@ -1,4 +1,4 @@
-"""The camera of `pam bench-node`: plays noise at a rate, and takes down when regions and captions come."""
+"""The camera of `pam bench-node`: plays noise at a rate, and records when regions and captions arrive."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Window:
 
 
 class BenchCamera:
-    """Publishes noise at a rate on a thread of its own, and takes down when regions and captions come."""
+    """Publishes noise at a rate on a thread of its own, and records when regions and captions arrive."""
 
     def __init__(
         self,

@@ -54,7 +54,7 @@ class SoakResult:
 
     @property
     def kept(self) -> float:
-        """Fraction of the frames in which the region that nobody may disturb was found."""
+        """Fraction of the frames in which the undisturbed region was found."""
         ious = [iou for toll in self.tolls.values() for iou in toll.ious]
         return Toll(ious=ious).kept
 

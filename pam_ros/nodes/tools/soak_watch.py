@@ -193,7 +193,7 @@ class Watch:
         self.tolls: dict[str, Toll] = defaultdict(Toll)
         self.samples: list[Sample] = []
         self.captions = CaptionLedger()
-        self.good = 0  # id of the region that nobody may disturb; 0 before it is there
+        self.good = 0  # id of the undisturbed region; 0 before it exists
         self.others: list[int] = []  # ids of the other regions, the oldest first
         self.gone = False  # whether the node has given the good region up
         self.frames = 0
