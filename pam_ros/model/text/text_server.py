@@ -194,7 +194,7 @@ class TextServer:
 
     async def _watch(self) -> None:
         """Checks the server periodically: more often while it cannot be used, immediately after a fault."""
-        while True:
+        while not self._closing.is_set():  # before Python 3.12, `wait_for` can swallow the cancellation
             self._doubt.clear()
             await self._look()
             self._checked.set()
