@@ -25,13 +25,13 @@ from pam_ros.geometry import full_mask
 from pam_ros.plain_values import (
     LAST_S,
     frames_of,
+    image_of,
     integer_of,
     list_of,
     mask_of,
     names_of,
     number_of,
     path_of,
-    picture_of,
     rows_of,
     shown,
     text_of,
@@ -176,10 +176,10 @@ def perceive(
     from pam_ros.runtime.offline import perceive_image
 
     _check_model(model)
-    picture, asked = picture_of(image), prompts(clicks, not_clicks, boxes, masks)
+    pixels, asked = image_of(image), prompts(clicks, not_clicks, boxes, masks)
     wanted, spoken = image_tasks(names_of("tasks", tasks, "label")), _languages(languages)
-    regions = perceive_image(model, picture, asked, wanted, spoken, _growth(on_text))
-    return [_result(region, picture) for region in regions]
+    regions = perceive_image(model, pixels, asked, wanted, spoken, _growth(on_text))
+    return [_result(region, pixels) for region in regions]
 
 
 def perceive_all(
@@ -213,8 +213,8 @@ def perceive_all(
         max_regions=integer_of("max_regions", max_regions, 1, MAX_SURVEY_REGIONS),
         budget_s=number_of("budget_s", budget_s, 0.0, MAX_SURVEY_S, above=True),
     )
-    picture = picture_of(image)
-    return [_result(region, picture) for region in _survey(model, picture, request, on_text).regions]
+    pixels = image_of(image)
+    return [_result(region, pixels) for region in _survey(model, pixels, request, on_text).regions]
 
 
 def find(
@@ -254,11 +254,11 @@ def find(
         budget_s=number_of("budget_s", budget_s, 0.0, MAX_SURVEY_S, above=True),
         min_score=min_score,
     )
-    picture = picture_of(image)
-    answer = _survey(model, picture, survey, on_text)
+    pixels = image_of(image)
+    answer = _survey(model, pixels, survey, on_text)
     fitting = answer.fitting(EngineOptions().find_min_score if min_score is None else min_score)
     pairs = list(zip(answer.regions, answer.scores, strict=True))[:fitting]
-    return [_result(region, picture, score) for region, score in pairs]
+    return [_result(region, pixels, score) for region, score in pairs]
 
 
 def caption(
@@ -398,8 +398,8 @@ def _languages(codes: Iterable[str]) -> tuple[Language, ...]:
 # --- records → results
 
 
-def _result(region: Region, picture: NDArray[np.uint8], score: float | None = None) -> Result:
-    return Result(full_mask(region.box_xyxy, region.mask, picture.shape), region, score)
+def _result(region: Region, pixels: NDArray[np.uint8], score: float | None = None) -> Result:
+    return Result(full_mask(region.box_xyxy, region.mask, pixels.shape), region, score)
 
 
 def _growth(on_text: OnGrowth | None) -> OnText:
@@ -414,11 +414,11 @@ def _growth(on_text: OnGrowth | None) -> OnText:
 
 
 def _survey(
-    model: PerceptionModel, picture: NDArray[np.uint8], request: SurveyRequest, on_text: OnGrowth | None
+    model: PerceptionModel, pixels: NDArray[np.uint8], request: SurveyRequest, on_text: OnGrowth | None
 ) -> SurveyResult:
     from pam_ros.runtime.offline import survey_image
 
-    found = survey_image(model, picture, request, _growth(on_text))
+    found = survey_image(model, pixels, request, _growth(on_text))
     if not found.complete:
         LOGGER.warning("the budget of %g s was spent before everything was searched", request.budget_s)
     return found

@@ -44,7 +44,7 @@ _SOFT_SHARE = 0.1  # most of a mask that may be neither dark nor bright
 _PILLOW = threading.Lock()  # its limit of pixels is one for the whole process
 
 
-def check_picture_size(what: str, width: int, height: int, bytes_: int = 0) -> None:
+def check_image_size(what: str, width: int, height: int, bytes_: int = 0) -> None:
     """Raises ImageError if an image, `what` in the message, is larger than MAX_PIXELS or MAX_BYTES."""
     if width * height > MAX_PIXELS:
         raise ImageError(
@@ -105,7 +105,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     return np.asarray(values >= 0.5 * values.max())
 
 
-def open_picture(data: bytes, what: str, formats: tuple[str, ...] | None = None) -> Image.Image:
+def open_image(data: bytes, what: str, formats: tuple[str, ...] | None = None) -> Image.Image:
     """An image in memory, of which only the header is decoded. Raises ImageError if it is too large.
 
     `formats`: those allowed, as Pillow names them. Pillow raises an exception of almost any type if it cannot
@@ -117,23 +117,23 @@ def open_picture(data: bytes, what: str, formats: tuple[str, ...] | None = None)
             picture = Image.open(io.BytesIO(data), formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-    check_picture_size(what, *picture.size, len(data))
+    check_image_size(what, *picture.size, len(data))
     return picture
 
 
-def load_picture(data: bytes, what: str, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """An image in memory, decoded, as stored. Exceptions: see `open_picture`.
+def load_image(data: bytes, what: str, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """An image in memory, decoded, as stored. Exceptions: see `open_image`.
 
     A JPEG that lacks only its end marker is complete: what would follow does not change the pixels.
     """
-    picture = open_picture(data, what, formats)
+    picture = open_image(data, what, formats)
     try:
         picture.load()
     except OSError:
         if picture.format != "JPEG":
             raise
-        picture = open_picture(data + JPEG_END, what)
-        if picture.tobytes() != open_picture(data + b"U" * 4096 + JPEG_END, what).tobytes():
+        picture = open_image(data + JPEG_END, what)
+        if picture.tobytes() != open_image(data + b"U" * 4096 + JPEG_END, what).tobytes():
             raise
     return picture
 
@@ -175,9 +175,9 @@ def range_bits(values: NDArray[Any], least_bits: int = 8) -> int:
 def _picture_file(path: Path) -> Iterator[Image.Image]:
     """The decoded image, upright. Any failure while it is used raises ImageError."""
     size = check_file(path, "image")
-    check_picture_size(str(path), 0, 0, size)
+    check_image_size(str(path), 0, 0, size)
     try:
-        yield ImageOps.exif_transpose(load_picture(path.read_bytes(), str(path)))
+        yield ImageOps.exif_transpose(load_image(path.read_bytes(), str(path)))
     except ImageError:
         raise
     except UnidentifiedImageError:

@@ -112,7 +112,7 @@ def array_of(what: str, value: Any) -> NDArray[Any]:
         raise InputError(f"{what} is not an array: {shown(value)} ({type(error).__name__})") from error
 
 
-def picture_of(image: object) -> NDArray[np.uint8]:
+def image_of(image: object) -> NDArray[np.uint8]:
     """A file, or an array, → (H, W, 3) uint8 RGB. Raises ImageError."""
     from pam_ros.media import read_image
 
@@ -157,4 +157,4 @@ def frames_of(video: Iterable[Any]) -> Iterator[Frame]:
         except (TypeError, ValueError):
             raise ImageError(f"frame {number} of the video must be {form}, not {shown(pair)}") from None
         seconds = number_of(f"the time of frame {number}", time_s, -LAST_S, LAST_S)
-        yield Frame(image=picture_of(image).copy(), stamp_ns=round(seconds * 1e9))
+        yield Frame(image=image_of(image).copy(), stamp_ns=round(seconds * 1e9))

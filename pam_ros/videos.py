@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pam_ros.errors import ImageError
-from pam_ros.media import NS, check_file, check_picture_size, fitted, why
+from pam_ros.media import NS, check_file, check_image_size, fitted, why
 from pam_ros.records import Frame
 
 # PyAV is imported only where a video is read: its import takes a moment.
@@ -78,7 +78,7 @@ def read_video(path: Path, note: Note = _no_note) -> Iterator[Frame]:
                 skipped += 1
                 continue
             for frame in decoded:
-                check_picture_size(f"a frame of {path}", _shown_width(frame.width, stream), frame.height)
+                check_image_size(f"a frame of {path}", _shown_width(frame.width, stream), frame.height)
                 if frame.is_corrupt:
                     skipped += 1
                     continue
@@ -187,7 +187,7 @@ def _video_file(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         if streams[0].codec_context is None:
             raise ImageError(f"cannot read video {path}: its codec is not known")
         codec = streams[0].codec_context
-        check_picture_size(str(path), _shown_width(codec.width, streams[0]), codec.height)
+        check_image_size(str(path), _shown_width(codec.width, streams[0]), codec.height)
         yield container, streams[0]
 
 

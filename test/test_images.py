@@ -19,13 +19,13 @@ from std_msgs.msg import Header
 
 from pam_ros import errors, media
 from pam_ros.nodes.images import (
-    PictureReader,
+    ImageReader,
     depth_from_compressed,
     depth_from_image,
     image_message,
     jpeg_message,
     mask_from_image,
-    picture_from_image,
+    rgb_from_image,
 )
 
 HEIGHT, WIDTH = 4, 6
@@ -68,7 +68,7 @@ def compressed_message(data: bytes, form: str = "jpeg") -> CompressedImage:
 )
 def test_colour_encodings_with_and_without_padding(encoding: str, convert: int | None, padding: int) -> None:
     sent = picture() if convert is None else cv2.cvtColor(picture(), convert)
-    read = picture_from_image(raw_message(sent, encoding, padding))
+    read = rgb_from_image(raw_message(sent, encoding, padding))
     np.testing.assert_array_equal(read, picture())
     assert read.dtype == np.uint8
     assert read.flags.c_contiguous
@@ -76,18 +76,16 @@ def test_colour_encodings_with_and_without_padding(encoding: str, convert: int |
 
 def test_rgb8_is_not_copied() -> None:
     message = raw_message(picture(), "rgb8")
-    assert np.shares_memory(picture_from_image(message), np.frombuffer(message.data, np.uint8))
+    assert np.shares_memory(rgb_from_image(message), np.frombuffer(message.data, np.uint8))
 
 
 def test_grey_encodings() -> None:
     grey = picture()[..., 0]
     expected = np.repeat(grey[..., None], 3, axis=2)
-    np.testing.assert_array_equal(picture_from_image(raw_message(grey, "mono8", 3)), expected)
+    np.testing.assert_array_equal(rgb_from_image(raw_message(grey, "mono8", 3)), expected)
     wide = grey.astype(np.uint16) * 256 + 17
-    np.testing.assert_array_equal(picture_from_image(raw_message(wide, "mono16", 4)), expected)
-    np.testing.assert_array_equal(
-        picture_from_image(raw_message(wide, "mono16", 4, bigendian=True)), expected
-    )
+    np.testing.assert_array_equal(rgb_from_image(raw_message(wide, "mono16", 4)), expected)
+    np.testing.assert_array_equal(rgb_from_image(raw_message(wide, "mono16", 4, bigendian=True)), expected)
 
 
 @pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"])
@@ -97,7 +95,7 @@ def test_bayer_encodings(encoding: str) -> None:
     mosaic = np.zeros((16, 16), np.uint8)
     for place, letter in enumerate(letters):
         mosaic[place // 2 :: 2, place % 2 :: 2] = colour["rgb".index(letter)]
-    read = picture_from_image(raw_message(mosaic, encoding, 2))
+    read = rgb_from_image(raw_message(mosaic, encoding, 2))
     np.testing.assert_array_equal(read[4:-4, 4:-4], np.full((8, 8, 3), colour, np.uint8))
 
 
@@ -107,7 +105,7 @@ def test_yuv_encodings(encoding: str, order: str) -> None:
     values = {"y": luma, "u": blue, "v": red}
     packed = np.zeros((4, 8, 2), np.uint8)
     packed.reshape(4, 4, 4)[:] = [values[letter] for letter in order]
-    read = picture_from_image(raw_message(packed, encoding))
+    read = rgb_from_image(raw_message(packed, encoding))
     expected = [
         1.164 * (luma - 16) + 1.596 * (red - 128),
         1.164 * (luma - 16) - 0.813 * (red - 128) - 0.391 * (blue - 128),
@@ -118,7 +116,7 @@ def test_yuv_encodings(encoding: str, order: str) -> None:
 
 def test_depth_in_metres_is_no_picture() -> None:
     with pytest.raises(errors.ImageError, match="depth encoding"):
-        picture_from_image(raw_message(np.ones((HEIGHT, WIDTH), np.float32), "32FC1"))
+        rgb_from_image(raw_message(np.ones((HEIGHT, WIDTH), np.float32), "32FC1"))
 
 
 @pytest.mark.parametrize(("encoding", "order"), [("yuv422", "uyvy"), ("yuyv", "yuyv")])
@@ -126,7 +124,7 @@ def test_depth_in_metres_is_no_picture() -> None:
 def test_yuv_of_odd_width_has_all_its_columns(encoding: str, order: str, width: int) -> None:
     values = {"y": 120, "u": 90, "v": 200}
     packed = np.array([values[letter] for letter in order * 4], np.uint8).reshape(8, 2)[:width]
-    read = picture_from_image(raw_message(np.tile(packed, (4, 1, 1)), encoding, padding=3))
+    read = rgb_from_image(raw_message(np.tile(packed, (4, 1, 1)), encoding, padding=3))
     assert read.shape == (4, width, 3)
     red = 200 if width > 1 else 128  # one pixel has only the first chroma value
     expected = [
@@ -154,7 +152,7 @@ def planar(encoding: str, height: int, width: int, padding: int) -> Image:
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (1, 1)])
 @pytest.mark.parametrize("encoding", ["nv12", "nv21", "nv24"])
 def test_planar_encodings(encoding: str, size: tuple[int, int], padding: int) -> None:
-    read = picture_from_image(planar(encoding, *size, padding)).astype(float)
+    read = rgb_from_image(planar(encoding, *size, padding)).astype(float)
     luma = 1.164 * (40 + 5 * np.arange(size[1]) + 3 * np.arange(size[0])[:, None] - 16)
     expected = np.stack([luma + 1.596 * 72, luma - 0.813 * 72 + 0.391 * 38, luma - 2.018 * 38], axis=2)
     np.testing.assert_allclose(read, np.clip(expected, 0, 255), atol=2)
@@ -164,7 +162,7 @@ def test_a_short_planar_image_says_what_is_missing() -> None:
     message = planar("nv12", 4, 6, 0)
     message.data = message.data[:-1]
     with pytest.raises(errors.ImageError, match=r"truncated: 35 bytes, expected step 6 x height 4 and 6 x 2"):
-        picture_from_image(message)
+        rgb_from_image(message)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +177,7 @@ def test_encodings_of_opencv_and_of_16_bits(encoding: str, channels: list[int]) 
     sent = picture()[..., channels]
     if "16" in encoding:
         sent = sent.astype(np.uint16) * 257
-    read = picture_from_image(raw_message(sent, encoding, padding=4))
+    read = rgb_from_image(raw_message(sent, encoding, padding=4))
     expected = picture() if len(channels) > 1 else picture()[..., :1].repeat(3, axis=2)
     np.testing.assert_array_equal(read, expected)
 
@@ -188,7 +186,7 @@ def test_encodings_of_opencv_and_of_16_bits(encoding: str, channels: list[int]) 
 def test_a_ten_bit_sensor_is_no_black_picture_and_its_range_stays(encoding: str) -> None:
     grey = picture()[..., 0].astype(np.uint16) * 4
     assert grey.max() < 1024
-    pictures = PictureReader()
+    pictures = ImageReader()
     expected = picture()[..., :1].repeat(3, axis=2)
     np.testing.assert_array_equal(pictures.from_image(raw_message(grey, encoding)), expected)
     np.testing.assert_array_equal(pictures.from_image(raw_message(grey // 8, encoding)), expected // 8)
@@ -205,12 +203,12 @@ def test_compressed_bayer_is_demosaiced(pattern: str, bits: int) -> None:
     encoding = f"bayer_{pattern}{bits}"
     data = cv2.imencode(".png", mosaic)[1].tobytes()
     for read in (
-        picture_from_image(raw_message(mosaic, encoding)),
-        PictureReader().from_compressed(compressed_message(data, f"{encoding}; png compressed {encoding}")),
+        rgb_from_image(raw_message(mosaic, encoding)),
+        ImageReader().from_compressed(compressed_message(data, f"{encoding}; png compressed {encoding}")),
     ):
         np.testing.assert_array_equal(read[4:-4, 4:-4], np.full((8, 8, 3), colour, np.uint8))
     with pytest.raises(errors.ImageError, match="2x2 pixels cannot be demosaiced"):
-        picture_from_image(raw_message(mosaic[:2, :2], encoding))
+        rgb_from_image(raw_message(mosaic[:2, :2], encoding))
 
 
 def test_the_format_says_in_which_order_channels_were_compressed() -> None:
@@ -225,31 +223,31 @@ def test_the_format_says_in_which_order_channels_were_compressed() -> None:
             (right, f"rgb8; {form} compressed"),
             (right, form),
         ]:
-            read = PictureReader().from_compressed(compressed_message(data, description))
+            read = ImageReader().from_compressed(compressed_message(data, description))
             np.testing.assert_allclose(read, smooth, atol=3)
 
 
 def test_compressed_pictures_of_16_bits_grey_and_alpha() -> None:
     grey = picture()[..., 0].astype(np.uint16) * 4
     data = cv2.imencode(".png", grey)[1].tobytes()
-    read = PictureReader().from_compressed(compressed_message(data, "mono16; png compressed "))
+    read = ImageReader().from_compressed(compressed_message(data, "mono16; png compressed "))
     np.testing.assert_array_equal(read, picture()[..., :1].repeat(3, axis=2))
     data = cv2.imencode(".png", picture()[..., ::-1].astype(np.uint16) * 16)[1].tobytes()
-    read = PictureReader().from_compressed(compressed_message(data, "rgb16; png compressed bgr16"))
+    read = ImageReader().from_compressed(compressed_message(data, "rgb16; png compressed bgr16"))
     np.testing.assert_array_equal(read, picture())
     data = cv2.imencode(".png", cv2.cvtColor(picture(), cv2.COLOR_RGB2BGRA))[1].tobytes()
     np.testing.assert_array_equal(
-        PictureReader().from_compressed(compressed_message(data, "rgba8; png")), picture()
+        ImageReader().from_compressed(compressed_message(data, "rgba8; png")), picture()
     )
     data = cv2.imencode(".jpg", np.full((16, 16), 77, np.uint8))[1].tobytes()
-    assert (PictureReader().from_compressed(compressed_message(data, "mono8; jpeg compressed")) == 77).all()
+    assert (ImageReader().from_compressed(compressed_message(data, "mono8; jpeg compressed")) == 77).all()
 
 
 def test_a_depth_image_compressed_as_a_picture_is_depth() -> None:
     millimetres = np.arange(24, dtype=np.uint16).reshape(4, 6) * 100
     message = compressed_message(cv2.imencode(".png", millimetres)[1].tobytes(), "16UC1; png compressed")
     with pytest.raises(errors.ImageError, match="depth format"):
-        PictureReader().from_compressed(message)
+        ImageReader().from_compressed(message)
     np.testing.assert_allclose(depth_from_compressed(message), millimetres / 1000)
 
 
@@ -257,15 +255,15 @@ def test_pictures_larger_than_the_limits_say_what_is_allowed(monkeypatch: pytest
     huge = io.BytesIO()
     PillowImage.new("1", (20000, 20000)).save(huge, "PNG")
     with pytest.raises(errors.ImageError, match=r"20000x20000 = 400 megapixels; at most 100"):
-        PictureReader().from_compressed(compressed_message(huge.getvalue(), "png"))
+        ImageReader().from_compressed(compressed_message(huge.getvalue(), "png"))
     message = Image(
         width=100_000, height=100_000, step=100_000, encoding="mono8", data=array.array("B", b"x")
     )
     with pytest.raises(errors.ImageError, match="10000 megapixels; at most 100"):
-        picture_from_image(message)
+        rgb_from_image(message)
     monkeypatch.setattr(media, "MAX_BYTES", 50)
     with pytest.raises(errors.ImageError, match="at most 0 MiB"):
-        picture_from_image(raw_message(picture(), "rgb8"))
+        rgb_from_image(raw_message(picture(), "rgb8"))
 
 
 @pytest.mark.parametrize("bigendian", [False, True])
@@ -327,59 +325,59 @@ def test_unusable_compressed_depth_says_why(data: bytes, form: str, words: str) 
 
 def test_unusable_images_say_why() -> None:
     with pytest.raises(errors.ImageError, match="empty"):
-        picture_from_image(Image(encoding="rgb8"))
+        rgb_from_image(Image(encoding="rgb8"))
     truncated = raw_message(picture(), "rgb8")
     truncated.data = truncated.data[:-1]
     with pytest.raises(errors.ImageError, match="truncated: 71 bytes, expected step 18 x height 4 = 72"):
-        picture_from_image(truncated)
+        rgb_from_image(truncated)
     narrow = raw_message(picture(), "rgb8")
     narrow.step = 6
     with pytest.raises(errors.ImageError, match="step is 6 bytes, a row of 6 rgb8 pixels has 18"):
-        picture_from_image(narrow)
+        rgb_from_image(narrow)
     wide = raw_message(picture(), "rgb8")
     wide.step = 19
     with pytest.raises(errors.ImageError, match="truncated"):
-        picture_from_image(wide)
+        rgb_from_image(wide)
     long = raw_message(picture(), "rgb8")
     long.data.extend(b"x")
     with pytest.raises(errors.ImageError, match="too long"):
-        picture_from_image(long)
+        rgb_from_image(long)
     for encoding in ("banana", "", "32SC4"):
         with pytest.raises(errors.ImageError, match=r"encoding .* is not supported \(supported: rgb8, bgr8"):
-            picture_from_image(raw_message(picture(), encoding))
+            rgb_from_image(raw_message(picture(), encoding))
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
 def test_compressed_images(extension: str) -> None:
     smooth = np.full((16, 24, 3), (200, 100, 30), np.uint8)
     data = cv2.imencode(extension, cv2.cvtColor(smooth, cv2.COLOR_RGB2BGR))[1].tobytes()
-    read = PictureReader().from_compressed(compressed_message(data, f"rgb8; {extension[1:]} compressed bgr8"))
+    read = ImageReader().from_compressed(compressed_message(data, f"rgb8; {extension[1:]} compressed bgr8"))
     np.testing.assert_allclose(read, smooth, atol=3)
 
 
 def test_unusable_compressed_images_say_why() -> None:
     with pytest.raises(errors.ImageError, match="no data"):
-        PictureReader().from_compressed(compressed_message(b""))
+        ImageReader().from_compressed(compressed_message(b""))
     with pytest.raises(errors.ImageError, match="cannot decompress"):
-        PictureReader().from_compressed(compressed_message(b"this is no picture"))
+        ImageReader().from_compressed(compressed_message(b"this is no picture"))
     data = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))[1].tobytes()
     with pytest.raises(errors.ImageError, match="truncated"):
-        PictureReader().from_compressed(compressed_message(data[: len(data) // 2]))
+        ImageReader().from_compressed(compressed_message(data[: len(data) // 2]))
     data = cv2.imencode(".jpg", picture())[1].tobytes()
     assert (
-        PictureReader().from_compressed(compressed_message(data[:-2])).shape == picture().shape
+        ImageReader().from_compressed(compressed_message(data[:-2])).shape == picture().shape
     )  # no end marker
     with pytest.raises(errors.ImageError, match="depth"):
-        PictureReader().from_compressed(compressed_message(b"1234", "16UC1; compressedDepth"))
+        ImageReader().from_compressed(compressed_message(b"1234", "16UC1; compressedDepth"))
 
 
 def test_written_images_read_back() -> None:
-    np.testing.assert_array_equal(picture_from_image(image_message(picture(), "rgb8", Header())), picture())
+    np.testing.assert_array_equal(rgb_from_image(image_message(picture(), "rgb8", Header())), picture())
     mirrored = image_message(picture()[:, ::-1], "rgb8", Header())
-    np.testing.assert_array_equal(picture_from_image(mirrored), picture()[:, ::-1])
+    np.testing.assert_array_equal(rgb_from_image(mirrored), picture()[:, ::-1])
     smooth = np.full((16, 24, 3), (200, 100, 30), np.uint8)
     np.testing.assert_allclose(
-        PictureReader().from_compressed(jpeg_message(smooth, 90, Header())), smooth, atol=4
+        ImageReader().from_compressed(jpeg_message(smooth, 90, Header())), smooth, atol=4
     )
 
 

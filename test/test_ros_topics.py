@@ -40,7 +40,7 @@ from vision_msgs.msg import (
 )
 
 from pam_ros.msg import Prompt, Region, RegionArray, StreamingCaption
-from pam_ros.nodes.images import PictureReader, picture_from_image
+from pam_ros.nodes.images import ImageReader, rgb_from_image
 from pam_ros.srv import RemoveRegion
 
 
@@ -153,12 +153,12 @@ def test_overlay_is_drawn_raw_and_compressed(robot: Client) -> None:
         del raw[:], compressed[:]
         wait_until(lambda: raw and compressed, "overlays")
     assert stamp_of(raw[0]) in camera.sent_ns
-    picture = picture_from_image(raw[-1])
+    picture = rgb_from_image(raw[-1])
     assert picture.shape == (240, 320, 3)
     assert (picture[110:190, 60:140] != 100).any(axis=2).all(), "no tint"
     assert (picture[60:99, 50:100] != 100).any(), "no name"
     assert (picture[205:, 160:] == 100).all(), "drawn where nothing is"
-    assert PictureReader().from_compressed(compressed[-1]).shape == (240, 320, 3)
+    assert ImageReader().from_compressed(compressed[-1]).shape == (240, 320, 3)
 
 
 def test_text_of_a_still_picture_reaches_the_topic(robot: Client) -> None:
@@ -351,4 +351,4 @@ def test_chinese_overlay_words(robot: Client) -> None:
         robot.perceive(Prompt(box=[50.0, 60.0, 150.0, 200.0], languages=["zh"]))
         del raw[:]
         wait_until(lambda: raw, "an overlay")
-    assert cv2.cvtColor(picture_from_image(raw[0]), cv2.COLOR_RGB2GRAY).std() > 1
+    assert cv2.cvtColor(rgb_from_image(raw[0]), cv2.COLOR_RGB2GRAY).std() > 1

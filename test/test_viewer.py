@@ -51,7 +51,7 @@ def text_event(text: str, language: Language = Language.EN, **fields: object) ->
     return TextEvent("front", 1, Task.LABEL, language, text, **known)
 
 
-def picture_of(board: Board) -> np.ndarray:
+def image_of(board: Board) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(board.jpeg(), np.uint8), cv2.IMREAD_COLOR)
 
 
@@ -69,7 +69,7 @@ def test_a_picture_is_drawn_once_and_only_when_asked_for(monkeypatch: pytest.Mon
     assert not drawn
     assert board.jpeg() == board.jpeg()
     assert (len(drawn), board.serial, board.stamp_ns) == (1, 3, 3)
-    assert picture_of(board).shape == (48, 64, 3)
+    assert image_of(board).shape == (48, 64, 3)
 
 
 def test_growing_texts_become_texts_of_their_region() -> None:
@@ -156,7 +156,7 @@ def played(
 
 
 def shade(board: Board) -> int:
-    return round(float(picture_of(board)[0, 0].mean()))
+    return round(float(image_of(board)[0, 0].mean()))
 
 
 def ask(source: VideoSource, board: Board, prompt: Prompt, region_id: int = 0) -> Region:

@@ -94,7 +94,7 @@ def perceive(
     from pam_ros.runtime.offline import perceive_image, survey_image
     from pam_ros.runtime.requests import SurveyRequest
 
-    picture = media.read_image(image)
+    pixels = media.read_image(image)
     prompts = []
     if not everything:
         prompts = prompts_of(click, not_, box, mask, also=", or --all")
@@ -103,7 +103,7 @@ def perceive(
             "--all can be combined with --box only, which replaces the search; leave out the others"
         )
     for prompt in prompts:
-        prompt.check_size(picture.shape[0], picture.shape[1])
+        prompt.check_size(pixels.shape[0], pixels.shape[1])
     tasks = image_tasks(task or ["label"])
     languages = [Language.parse(code) for code in language or ["en"]]
     result_folder(out, _image_results(out), inputs(model, sam2, image, *(mask or ())))
@@ -111,13 +111,13 @@ def perceive(
     with growing_texts() as show:
         if everything:
             survey = SurveyRequest(tasks, tuple(languages), boxes_xyxy=boxes_of(box), max_regions=max_regions)
-            found = survey_image(pam, picture, replace(survey, budget_s=budget), show)
+            found = survey_image(pam, pixels, replace(survey, budget_s=budget), show)
             regions = list(found.regions)
         else:
-            regions = perceive_image(pam, picture, prompts, tasks, languages, show)
+            regions = perceive_image(pam, pixels, prompts, tasks, languages, show)
     if everything and not found.complete:
         note(f"the budget of {budget:g} s was spent before everything was searched; raise --budget")
-    _write_regions(out, image, picture, pam.info, regions)
+    _write_regions(out, image, pixels, pam.info, regions)
     nothing = say_nothing_found(regions, as_json=as_json)
     for region in regions:
         if as_json:
@@ -174,7 +174,7 @@ def find(
     from pam_ros.runtime.options import EngineOptions
     from pam_ros.runtime.requests import SurveyRequest, purpose_of
 
-    picture = media.read_image(image)
+    pixels = media.read_image(image)
     purpose, spoken = purpose_of(request, language)
     result_folder(out, _image_results(out), inputs(model, sam2, image))
     pam = load(LoadOptions(model, device, dtype, sam2, quantization))
@@ -187,9 +187,9 @@ def find(
         min_score=min_score,
     )
     with growing_texts() as show:
-        found = survey_image(pam, picture, survey, show)
+        found = survey_image(pam, pixels, survey, show)
     fitting = found.fitting(EngineOptions().find_min_score if min_score is None else min_score)
-    _write_regions(out, image, picture, pam.info, list(found.regions[:fitting]))
+    _write_regions(out, image, pixels, pam.info, list(found.regions[:fitting]))
     for place, (region, score) in enumerate(zip(found.regions, found.scores, strict=True)):
         fits = place < fitting
         if as_json:
@@ -289,7 +289,7 @@ def caption(
 
 
 def _write_regions(
-    out: Path, source: Path, picture: NDArray[np.uint8], info: ModelInfo, regions: list[Region]
+    out: Path, source: Path, pixels: NDArray[np.uint8], info: ModelInfo, regions: list[Region]
 ) -> None:
     """Writes the masks, overlay.png and result.json of one image."""
     from pam_ros import media
@@ -299,10 +299,10 @@ def _write_regions(
         remove(stale)
     for region in regions:
         media.write_mask(
-            out / f"mask_{region.region_id}.png", full_mask(region.box_xyxy, region.mask, picture.shape)
+            out / f"mask_{region.region_id}.png", full_mask(region.box_xyxy, region.mask, pixels.shape)
         )
     found = [region for region in regions if region.state is RegionState.TRACKED]
-    media.write_image(out / "overlay.png", draw_overlay(picture, found, mark=info.mark))
+    media.write_image(out / "overlay.png", draw_overlay(pixels, found, mark=info.mark))
     result = {"image": str(source), "model": asdict(info), "regions": [region_json(r) for r in regions]}
     write_text(out / "result.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n")
 

@@ -20,10 +20,10 @@ from std_msgs.msg import Header
 from pam_ros.errors import ImageError
 from pam_ros.media import (
     JPEG_END,
-    check_picture_size,
+    check_image_size,
     eight_bits,
-    load_picture,
-    open_picture,
+    load_image,
+    open_image,
     range_bits,
     why,
 )
@@ -88,7 +88,7 @@ _PNG_DEPTH = 24  # the byte of a PNG that holds the bits of a channel
 _COMPRESSED_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")  # of Pillow's, those that are sent
 
 
-class PictureReader:
+class ImageReader:
     """Image messages of one camera → arrays `(H, W, 3)` uint8 RGB.
 
     16-bit pixels lose the bits below the upper eight of the camera's range: 8, 10, 12, 14 or 16 bits, the
@@ -147,9 +147,9 @@ class PictureReader:
         return np.ascontiguousarray(cv2.cvtColor(pixels, layout.to_rgb)[:, :width], np.uint8)
 
 
-def picture_from_image(message: Image) -> NDArray[np.uint8]:
-    """One image of a camera whose range is not known from others; see PictureReader."""
-    return PictureReader().from_image(message)
+def rgb_from_image(message: Image) -> NDArray[np.uint8]:
+    """One image of a camera whose range is not known from others; see ImageReader."""
+    return ImageReader().from_image(message)
 
 
 def _decompressed(message: CompressedImage) -> NDArray[Any]:
@@ -160,10 +160,10 @@ def _decompressed(message: CompressedImage) -> NDArray[Any]:
     what = f"the compressed image ({message.format!r}, {len(data)} bytes)"
     try:
         if data.startswith(_JPEG_START) and data.endswith(JPEG_END):
-            open_picture(data, what, _COMPRESSED_FORMATS)  # checks the size
+            open_image(data, what, _COMPRESSED_FORMATS)  # checks the size
             return _rgb_of_opencv(data)
         # Not by OpenCV, though it is faster: it fills the missing part of a truncated JPEG with grey.
-        picture = load_picture(data, what, _COMPRESSED_FORMATS)
+        picture = load_image(data, what, _COMPRESSED_FORMATS)
         if picture.mode == "1":
             picture = picture.convert("L")
         if picture.mode == "L" or picture.mode.startswith("I;16"):
@@ -276,7 +276,7 @@ def _check_extent(message: Image) -> None:
         raise ImageError(
             f"the image is empty: {message.width}x{message.height} pixels, {len(message.data)} bytes of data"
         )
-    check_picture_size("the image", message.width, message.height, len(message.data))
+    check_image_size("the image", message.width, message.height, len(message.data))
 
 
 def _pixels(message: Image, layout: _Layout) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray
 from pam_ros.errors import InputError, PromptError
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.nodes.conversions import stamp_or_newest, time_message
-from pam_ros.nodes.images import mask_from_image, picture_from_image
+from pam_ros.nodes.images import mask_from_image, rgb_from_image
 from pam_ros.records import MAX_CLICKS, Detection, Language, Prompt, Task, image_tasks
 from pam_ros.runtime.requests import (
     MAX_DETECTIONS,
@@ -66,7 +66,7 @@ def prompt_request(
         languages=languages_of(message.languages) or defaults.languages,
         region_id=message.region_id,
         stamp_ns=stamp_or_newest(message.header),
-        image=picture_from_image(image) if image is not None else None,
+        image=rgb_from_image(image) if image is not None else None,
     )
 
 
@@ -133,7 +133,7 @@ def survey_header(result: SurveyResult, image: Image) -> Header:
 
 
 def _own_image(image: Image) -> NDArray[np.uint8] | None:
-    return picture_from_image(image) if image.data or image.width else None
+    return rgb_from_image(image) if image.data or image.width else None
 
 
 def _boxes(messages: Sequence[BoundingBox2D]) -> tuple[tuple[float, float, float, float], ...] | None:

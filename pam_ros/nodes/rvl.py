@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pam_ros.errors import ImageError
-from pam_ros.media import check_picture_size
+from pam_ros.media import check_image_size
 
 _SIZE = struct.Struct("<II")  # width, height; compressed_depth_image_transport puts them before the words
 _SHIFTS = np.arange(28, -1, -4, dtype=np.uint32)
@@ -29,7 +29,7 @@ def decode_rvl(data: bytes, what: str) -> NDArray[np.uint16]:
     if len(data) < _SIZE.size:
         raise ImageError(f"{what} is truncated: it has no size")
     width, height = _SIZE.unpack_from(data)
-    check_picture_size(what, width, height)
+    check_image_size(what, width, height)
     if not width * height:
         raise ImageError(f"{what} is empty: {width}x{height} pixels")
     numbers = _numbers(data[_SIZE.size :], what)

@@ -15,7 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from pam_ros.errors import PamError
 from pam_ros.nodes.conversions import stamp_ns
-from pam_ros.nodes.images import PictureReader
+from pam_ros.nodes.images import ImageReader
 from pam_ros.nodes.inputs.image_watch import ImageWatch
 from pam_ros.nodes.link import EngineLink
 from pam_ros.nodes.requests import MAX_NAME, check_length
@@ -60,7 +60,7 @@ class CameraInput:
         self._camera = camera
         self._link = link
         self._log = log
-        self._pictures = PictureReader()
+        self._pictures = ImageReader()
         self.base_topic: str = node.resolve_topic_name(f"{prefix}image")
         self.topic: str = self.base_topic
         # Depth 1: an image that waits in a queue is stale when it is read.

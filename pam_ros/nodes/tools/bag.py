@@ -37,7 +37,7 @@ from pam_ros.nodes.conversions import (
     stamp_or_newest,
     time_message,
 )
-from pam_ros.nodes.images import PictureReader, jpeg_message
+from pam_ros.nodes.images import ImageReader, jpeg_message
 from pam_ros.nodes.requests import PromptDefaults, detections_of, prompt_request
 from pam_ros.nodes.tools.bag_depth import (
     DepthPlan,
@@ -55,7 +55,7 @@ from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.overlay import draw_overlay
 from pam_ros.signals import unbroken
 
-PICTURES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
+IMAGE_TYPES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
 DETECTIONS, PROMPTS = "vision_msgs/msg/Detection2DArray", "pam_ros/msg/Prompt"
 OWN_PACKAGES = ("vision_msgs", "pam_ros")  # what the library's message definitions lack
 BAG_VERSION: Literal[9] = 9  # of metadata.yaml, as Jazzy writes it
@@ -179,7 +179,7 @@ def run_bag(
             except InputError as error:
                 copies[each.id] = None
                 report(f"{each.topic} is not copied: {error}")
-        pictures = PictureReader()
+        pictures = ImageReader()
         step: VideoStep | None = None
         bag_ns = 0
         for connection, time_ns, data in reader.messages():
@@ -239,7 +239,7 @@ def _surfaces(
 def _image_connection(reader: BagReader, plan: BagPlan) -> Connection:
     """The connection of the images. Raises InputError, which lists what there is."""
     depth = depth_connection(reader.connections, plan.depth).topic if plan.depth is not None else ""
-    pictures = [each for each in reader.connections if each.msgtype in PICTURES and each.topic != depth]
+    pictures = [each for each in reader.connections if each.msgtype in IMAGE_TYPES and each.topic != depth]
     chosen = [connection for connection in pictures if plan.image in ("", connection.topic)]
     if len(chosen) == 1:
         return chosen[0]
@@ -253,7 +253,7 @@ def _first_frame(messages: Iterator[tuple[Connection, int, bytes]], what: str) -
     problems: list[PamError] = []
     for connection, time_ns, data in messages:
         try:
-            return _frame(PictureReader(), connection, time_ns, data), time_ns
+            return _frame(ImageReader(), connection, time_ns, data), time_ns
         except PamError as error:
             problems.append(error)
     if problems:
@@ -263,9 +263,9 @@ def _first_frame(messages: Iterator[tuple[Connection, int, bytes]], what: str) -
     raise InputError(f"{what} has no images")
 
 
-def _frame(pictures: PictureReader, connection: Connection, time_ns: int, data: bytes) -> Frame:
+def _frame(pictures: ImageReader, connection: Connection, time_ns: int, data: bytes) -> Frame:
     """An image message → frame; the time of recording stands in for a stamp of zero."""
-    message: Any = read_message(data, PICTURES[connection.msgtype])
+    message: Any = read_message(data, IMAGE_TYPES[connection.msgtype])
     read = pictures.from_image if isinstance(message, Image) else pictures.from_compressed
     return Frame(
         image=read(message),

@@ -20,7 +20,7 @@ from pam_ros.errors import PamError
 from pam_ros.json_results import caption_json, region_json
 from pam_ros.msg import RegionArray, StreamingCaption
 from pam_ros.nodes.conversions import known_confidence, region_record, stamp_ns
-from pam_ros.nodes.images import picture_from_image
+from pam_ros.nodes.images import rgb_from_image
 from pam_ros.nodes.tools.caption_order import CaptionOrder
 from pam_ros.nodes.tools.tool_node import tool_node
 from pam_ros.output_files import JsonLines
@@ -94,7 +94,7 @@ class Recorder(Node):
         self._arrived_s = time.monotonic()
         now_ns = stamp_ns(message.header.stamp)
         self._first_ns = now_ns if self._first_ns is None else self._first_ns
-        self._film.write(picture_from_image(message), now_ns - self._first_ns)
+        self._film.write(rgb_from_image(message), now_ns - self._first_ns)
 
 
 def run() -> int:
