@@ -1,4 +1,4 @@
-"""The camera's picture as a surface in space, so that RViz has something to click on without depth.
+"""The camera's image as a surface in space, so that RViz has something to click on without depth.
 
 A grid of coloured triangles, not one textured quad: the grid's corners lie on the undistorted rays of their
 pixels, so that a click gives the right pixel of a lens with distortion, too. And RViz adds a texture, or a
@@ -43,11 +43,11 @@ class ImagePlane:
 
 @functools.lru_cache(maxsize=4)
 def image_plane(camera: CameraModel, distance_m: float) -> ImagePlane:
-    """Divides the picture into nearly square cells, all at `distance_m` along the optical axis."""
+    """Divides the image into nearly square cells, all at `distance_m` along the optical axis."""
     height, width = camera.size
     columns = max(1, min(width, round(math.sqrt(CELLS * width / height))))
     rows = max(1, min(height, CELLS // columns))
-    # The centre of the first pixel is 0: the picture begins half a pixel before it.
+    # The centre of the first pixel is 0: the image begins half a pixel before it.
     x, y = np.linspace(-0.5, width - 0.5, columns + 1), np.linspace(-0.5, height - 0.5, rows + 1)
     rays = undistort(camera, np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2))
     rays = rays.reshape(rows + 1, columns + 1, 2)
@@ -57,14 +57,14 @@ def image_plane(camera: CameraModel, distance_m: float) -> ImagePlane:
     return ImagePlane((rows, columns), corners, used)
 
 
-def plane_marker(picture: NDArray[np.uint8], camera: CameraModel, distance_m: float) -> Marker:
+def plane_marker(image: NDArray[np.uint8], camera: CameraModel, distance_m: float) -> Marker:
     """A TRIANGLE_LIST of two triangles a cell; without header, namespace and lifetime.
 
-    `picture`: (H, W, 3) uint8 RGB of the camera's size.
+    `image`: (H, W, 3) uint8 RGB of the camera's size.
     """
     plane = image_plane(camera, distance_m)
     rows, columns = plane.shape
-    small = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
     colours = small.reshape(rows, columns, 3)[plane.used] / 255.0
     marker = Marker(type=Marker.TRIANGLE_LIST, points=_triangles(camera, distance_m))
     marker.scale.x = marker.scale.y = marker.scale.z = 1.0
@@ -80,7 +80,7 @@ def plane_marker(picture: NDArray[np.uint8], camera: CameraModel, distance_m: fl
 
 @functools.lru_cache(maxsize=4)
 def _triangles(camera: CameraModel, distance_m: float) -> list[Point]:
-    """Three points a triangle, two triangles a cell; the same list for every picture."""
+    """Three points a triangle, two triangles a cell; the same list for every image."""
     plane = image_plane(camera, distance_m)
     grid = plane.corners_m
     corners = [grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]]  # counter-clockwise for the camera

@@ -1,7 +1,7 @@
 """A region's label in space: its text, and a dark plate behind it.
 
 RViz draws letters without a ground, and texts that overlap in no particular order: plates make texts readable
-on any picture, and no plate covers another one.
+on any image, and no plate covers another one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`~/markers`: labels, captions, outlines and boxes of the regions in space, and the picture, for RViz."""
+"""`~/markers`: labels, captions, outlines and boxes of the regions in space, and the image, for RViz."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OUTLINES, BOXES, IMAGE = (
 )  # namespaces, beside those of labels; RViz can hide each
 PERIOD_S = 0.1  # at least between two messages
 IMAGE_PERIOD_S = 0.8  # at least between two image planes
-REPEAT_S = 1.0  # a still picture is sent again, so that its markers do not expire
+REPEAT_S = 1.0  # a still image is sent again, so that its markers do not expire
 LIFETIME_S = 3.0  # markers of a node that died disappear
 _FRONT = 0.99  # of the distance: outlines lie before the image plane
 _LINE_FRACTION = 0.005  # width of lines, of the distance
