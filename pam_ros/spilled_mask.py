@@ -1,4 +1,4 @@
-"""Where a mask spills onto what is beside its object, from depth: behind a jump, or on a table or wall."""
+"""Where a mask spills onto what is beside its object, from depth: across a jump, or on a table or wall."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from pam_ros.geometry import Mask
 _EDGE_PX = 2  # as deep as depth at a mask's edge is mixed with the surroundings'
 _EDGE = np.ones((2 * _EDGE_PX + 1, 2 * _EDGE_PX + 1), np.uint8)
 _NEAR_PX = 8  # around a mask
+# Other surfaces. One begins where depth changes by more levels than this from a pixel to the next but one.
+_SURFACE_LEVELS = 8
+_LEAST_OTHER_PX, _MOST_OTHER = 4, 0.2  # of a mask, on another surface
+_OTHERS_EDGE = np.ones((7, 7), np.uint8)  # as wide is the jump around a surface
 # Jumps. Depth is compared in grey levels of log(1 + depth in metres): 5 of them are 1 cm + 1 % of the depth.
 _LEVELS, _MIDDLE = 500.0, 128
 _SEED_FRACTION, _LEAST_SEED_PX = 0.1, 3.0  # as far inside the mask (of its area's square root) is the object
@@ -62,11 +66,11 @@ def spilled(mask: Mask, depth_m: NDArray[np.float32], measured: Mask, rays: NDAr
         slice(max(first - _NEAR_PX, 0), first + size + _NEAR_PX)
         for first, size in ((top, height), (left, width))
     )
-    found = np.zeros_like(mask)
-    mask, depth_m, measured, rays = mask[near], depth_m[near], measured[near], rays[near]
+    found = _other_surfaces(mask, depth_m, measured, rays, planes)
+    mask, depth_m, measured, rays = (mask & ~found)[near], depth_m[near], measured[near], rays[near]
     inside_px = _inside_px(mask)
     beyond = _beyond_jumps(mask, depth_m, measured, inside_px)
-    found[near] = beyond | _on_planes(mask & ~beyond, depth_m, measured, rays, inside_px, planes)
+    found[near] |= beyond | _on_planes(mask & ~beyond, depth_m, measured, rays, inside_px, planes)
     return found
 
 
@@ -84,6 +88,37 @@ def _inside_px(mask: Mask) -> NDArray[np.float32]:
     """How far inside the mask a pixel is; the picture's border is an edge, too."""
     wider = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
     return np.asarray(cv2.distanceTransform(wider, cv2.DIST_L2, 3)[1:-1, 1:-1])
+
+
+def _other_surfaces(
+    mask: Mask,
+    depth: NDArray[np.float32],
+    measured: Mask,
+    rays: NDArray[np.float32],
+    planes: Iterable[_Plane],
+) -> Mask:
+    """Pixels of surfaces that lie beside the mask for the most part: something before the object, or behind.
+
+    Jumps of the depth separate the surfaces. Planes are left out: objects stand on them without a jump.
+    """
+    levels = cv2.medianBlur(_levels(depth.ravel()[nearest(measured)], mask), 5)
+    jumps = cv2.morphologyEx(levels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > _SURFACE_LEVELS
+    on_planes = np.zeros_like(mask)
+    for plane in planes:
+        on_planes |= measured & _near_plane(plane, depth, measured, rays)
+    smooth = ~jumps & (cv2.medianBlur(on_planes.astype(np.uint8), 5) == 0)
+    count, labels = cv2.connectedComponents(smooth.astype(np.uint8), connectivity=4)
+    inside = np.bincount(labels[mask & smooth], minlength=count)
+    outside = np.bincount(labels[~mask & smooth], minlength=count)
+    area = np.count_nonzero(mask)
+    other = (outside >= inside) & (inside >= _LEAST_OTHER_PX) & (inside <= _MOST_OTHER * area)
+    other[inside.argmax()] = False  # the object
+    if not other.any():
+        return np.zeros_like(mask)
+    # A jump's own pixels belong to the nearest surface.
+    close = cv2.dilate(other[labels].astype(np.uint8), _OTHERS_EDGE) > 0
+    found = mask & close & other[labels.ravel()[nearest(smooth)]]
+    return found if np.count_nonzero(found) < 0.5 * area else np.zeros_like(mask)
 
 
 def _beyond_jumps(
@@ -149,11 +184,8 @@ def _on_planes(
     """Pixels near the mask's edge that lie on a plane of its surroundings: the table below, a wall behind."""
     on_planes, left = np.zeros_like(mask), mask & measured
     touching = max(_BAND_FRACTION * np.sqrt(np.count_nonzero(mask)), _LEAST_BAND_PX)
-    inverse = 1 / np.where(measured, depth, 1)
     for plane in planes:
-        across, down, ahead = plane.coefficients.astype(np.float32)
-        off = np.abs(rays[..., 0] * across + rays[..., 1] * down + ahead - inverse)
-        on = left & (off < max(_PLANE_NOISES * plane.noise, _LEAST_PLANE_NOISE))
+        on = left & _near_plane(plane, depth, measured, rays)
         _, labels = cv2.connectedComponents(on.astype(np.uint8), connectivity=8)
         from_edge = np.unique(labels[on & (inside_px <= _EDGE_PX)])
         cut = on & np.isin(labels, from_edge) & (inside_px <= touching)
@@ -163,6 +195,15 @@ def _on_planes(
     # Noise leaves specks between spilled pixels.
     share = cv2.blur(on_planes.astype(np.float32), (5, 5)) > 0.5 * cv2.blur(mask.astype(np.float32), (5, 5))
     return np.asarray(on_planes | (mask & share & (inside_px <= touching)))
+
+
+def _near_plane(
+    plane: _Plane, depth: NDArray[np.float32], measured: Mask, rays: NDArray[np.float32]
+) -> Mask:
+    """Which pixels are as near to a plane as its noise; without a meaning where nothing was measured."""
+    across, down, ahead = plane.coefficients.astype(np.float32)
+    off = rays[..., 0] * across + rays[..., 1] * down + ahead - 1 / np.where(measured, depth, 1)
+    return np.asarray(np.abs(off) < max(_PLANE_NOISES * plane.noise, _LEAST_PLANE_NOISE))
 
 
 def _planes(depth: NDArray[np.float32], beside: Mask, rays: NDArray[np.float32]) -> list[_Plane]:

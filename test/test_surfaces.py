@@ -118,6 +118,32 @@ def test_a_mask_that_spills_onto_a_neighbour_keeps_the_size() -> None:
     assert np.abs(surface.size_m - right.size_m).max() < 0.02
 
 
+@pytest.mark.parametrize("other_m", [0.85, 1.2], ids=["before it", "behind it"])
+def test_a_mask_that_spills_far_onto_something_else_keeps_the_size(other_m: float) -> None:
+    """The spill is as deep as the mask's inside, so that no flood from its outside reaches it."""
+    depth, mask = board(width=0.4, height=0.3)
+    depth[60:130, 215:300] = other_m
+    mask &= depth == 1.0
+    right = measured(depth, mask)
+    wrong = mask.copy()
+    wrong[70:120, 215:238] = True  # a tenth of it, and 9 pixels deep
+    surface = measured(sensor_depth(depth, FOCAL_PX, np.random.default_rng(9)), wrong)
+    assert np.abs(surface.size_m - right.size_m).max() < 0.02
+    assert np.linalg.norm(surface.position_m - right.position_m) < 0.01
+
+
+def test_a_separate_piece_of_a_mask_on_something_else_is_left_out() -> None:
+    depth, mask = board()
+    right = measured(depth, mask)
+    across = np.linspace(-0.9, 0.9, 90, dtype=np.float32)
+    depth[60:95, 170:260] = 1.4 - 0.2 * np.sqrt(1 - across**2)  # a can
+    depth[mask] = 1.0
+    wrong = mask.copy()
+    wrong[72:90, 180:198] = True
+    surface = measured(sensor_depth(depth, FOCAL_PX, np.random.default_rng(10)), wrong)
+    assert np.abs(surface.size_m - right.size_m).max() < 0.02
+
+
 def test_a_mask_that_spills_far_onto_the_wall_keeps_the_size() -> None:
     depth, mask = board(width=0.4, height=0.3)
     right = measured(depth, mask)
