@@ -16,7 +16,7 @@ _EDGE = np.ones((2 * _EDGE_PX + 1, 2 * _EDGE_PX + 1), np.uint8)
 _NEAR_PX = 8  # around a mask
 # Other surfaces. One begins where depth changes by more levels than this from a pixel to the next but one.
 _SURFACE_LEVELS = 8
-_LEAST_OTHER_PX, _MOST_OTHER = 4, 0.2  # of a mask, on another surface
+_LEAST_OTHER_PX, _MOST_OTHER = 4, 0.12  # of a mask, on another surface; on all of them, at most as much
 _OTHERS_EDGE = np.ones((7, 7), np.uint8)  # as wide is the jump around a surface
 # Jumps. Depth is compared in grey levels of log(1 + depth in metres): 5 of them are 1 cm + 1 % of the depth.
 _LEVELS, _MIDDLE = 500.0, 128
@@ -35,7 +35,7 @@ _MOST_PLANES, _PLANE_TRIALS, _PLANE_POINTS, _LEAST_PLANE_POINTS = 2, 60, 800, 30
 _PLANE_FRACTION = 0.2  # of what is beside a mask, for a plane that counts
 _ON_PLANE = 0.006  # 1/m
 # A pixel within so many standard deviations of the noise, which is at least so much (1/m), is on the plane.
-_PLANE_NOISES, _LEAST_PLANE_NOISE = 2.5, 0.0015
+_PLANE_NOISES, _LEAST_PLANE_NOISE = 2.0, 0.0015
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,14 @@ def spilled(mask: Mask, depth_m: NDArray[np.float32], measured: Mask, rays: NDAr
         for first, size in ((top, height), (left, width))
     )
     found = _other_surfaces(mask, depth_m, measured, rays, planes)
-    mask, depth_m, measured, rays = (mask & ~found)[near], depth_m[near], measured[near], rays[near]
+    mask, depth_m, measured, rays = mask[near], depth_m[near], measured[near], rays[near]
     inside_px = _inside_px(mask)
-    beyond = _beyond_jumps(mask, depth_m, measured, inside_px)
-    found[near] |= beyond | _on_planes(mask & ~beyond, depth_m, measured, rays, inside_px, planes)
+    beyond = found[near] | _beyond_jumps(mask, depth_m, measured, inside_px)
+    if found.any():  # what the other surfaces' edges have left
+        mask = mask & ~beyond
+        inside_px = _inside_px(mask)
+        beyond |= _beyond_jumps(mask, depth_m, measured, inside_px)
+    found[near] = beyond | _on_planes(mask & ~beyond, depth_m, measured, rays, inside_px, planes)
     return found
 
 
@@ -118,7 +122,7 @@ def _other_surfaces(
     # A jump's own pixels belong to the nearest surface.
     close = cv2.dilate(other[labels].astype(np.uint8), _OTHERS_EDGE) > 0
     found = mask & close & other[labels.ravel()[nearest(smooth)]]
-    return found if np.count_nonzero(found) < 0.5 * area else np.zeros_like(mask)
+    return found if np.count_nonzero(found) <= _MOST_OTHER * area else np.zeros_like(mask)
 
 
 def _beyond_jumps(

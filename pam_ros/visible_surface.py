@@ -23,7 +23,7 @@ _MARGIN, _LEAST_MARGIN_PX = 0.2, 8
 # Neighbouring pixels of one surface differ by less than this part of a metre, and this part of their depth.
 _STEP_M, _STEP_FRACTION = 0.01, 0.01
 _FEWEST_ALIKE = 3  # of the eight neighbours, for depth that is trusted
-_RIM_STEPS = 3.0  # as far may a pixel's depth lie off the mean of the depth farther inside
+_RIM_STEPS = 2.0  # as far may a pixel's depth lie off the mean of the depth farther inside
 _PLANE_PX = 1.5  # standard deviation of the weights in a fit
 _LEAST_SPREAD = 0.1  # square pixels, added to that of the pixels in a fit: few of them give no slope
 _LEAST_WEIGHT = 0.02  # of a fit, for a depth; elsewhere, the nearest one is taken
