@@ -201,9 +201,7 @@ def _on_planes(
     return np.asarray(on_planes | (mask & share & (inside_px <= touching)))
 
 
-def _near_plane(
-    plane: _Plane, depth: NDArray[np.float32], measured: Mask, rays: NDArray[np.float32]
-) -> Mask:
+def _near_plane(plane: _Plane, depth: NDArray[np.float32], measured: Mask, rays: NDArray[np.float32]) -> Mask:
     """Which pixels are as near to a plane as its noise; without a meaning where nothing was measured."""
     across, down, ahead = plane.coefficients.astype(np.float32)
     off = rays[..., 0] * across + rays[..., 1] * down + ahead - 1 / np.where(measured, depth, 1)
