@@ -57,8 +57,9 @@ def label_plate(text: str, foot: tuple[float, float], distance_m: float, taken: 
     tall = height * LETTER_FRACTION + _LINE_GAP_M / distance_m * (len(lines) - 1)
     bottom = foot[1] - _MARGIN * LETTER_FRACTION
     plate = Plate(foot[0] - half, bottom - tall, foot[0] + half, bottom)
-    while blocking := [other.top for other in taken if other.covers(plate)]:
-        plate = plate.above(min(blocking))
+    for other in sorted(taken, key=lambda each: each.bottom, reverse=True):  # upwards: none is met twice
+        if other.covers(plate):
+            plate = plate.above(other.top)
     return plate
 
 

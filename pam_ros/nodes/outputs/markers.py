@@ -27,11 +27,8 @@ from pam_ros.records import CameraModel, OrientedBox, Region, RegionState
 from pam_ros.runtime.events import FrameResult
 from pam_ros.runtime.overlay import mask_contours, region_colour
 
-OUTLINES, BOXES, IMAGE = (
-    "outlines",
-    "boxes",
-    "image",
-)  # namespaces, beside those of labels; RViz can hide each
+# Namespaces, beside those of labels; RViz can hide each.
+OUTLINES, BOXES, IMAGE = "outlines", "boxes", "image"
 PERIOD_S = 0.1  # at least between two messages
 IMAGE_PERIOD_S = 0.8  # at least between two image planes
 REPEAT_S = 1.0  # a still image is sent again, so that its markers do not expire
