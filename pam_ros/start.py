@@ -1,7 +1,8 @@
-"""Starts an executable: until its modules are imported, Ctrl-C ends the process without a traceback."""
+"""Starts an executable: quickly, and until its modules are imported, Ctrl-C ends it without a traceback."""
 
 from __future__ import annotations
 
+import gc
 import importlib
 import signal
 import sys
@@ -13,7 +14,10 @@ def start(module: str) -> NoReturn:
     interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else it is ignored, by nohup
     if interrupts:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    gc.disable()  # a fifth of the time of importing; nothing of it is garbage
     main = importlib.import_module(module).main
+    gc.freeze()
+    gc.enable()
     if interrupts:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

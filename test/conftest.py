@@ -31,6 +31,7 @@ MODEL = {
     "test_engines",
     "test_evaluation_run",
     "test_fast_model",
+    "test_kernel_compiler",
     "test_loader_memory",
     "test_model_choice",
     "test_model_language",

@@ -42,6 +42,8 @@ def fast() -> Iterator[FastModel]:
     model = placed(tiny_pam())
     model.text.max_new_tokens = 24
     fast = FastModel(model, cache_tokens=1200, graphs=CUDA)
+    if CUDA:
+        fast.prepare()
     yield fast
     fast.close()
 

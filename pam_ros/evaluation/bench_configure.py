@@ -1,7 +1,7 @@
 """How long a model takes from a process's start until it answers, and until all its graphs are captured.
 
-Run as a module with arguments OPTIONS BEGIN_S, it is the process that is measured: it prints the
-seconds since BEGIN_S (of the epoch) as JSON. OPTIONS: `LoadOptions` as JSON.
+`main` is the process that is measured, with arguments OPTIONS BEGIN_S: it prints the seconds since BEGIN_S
+(of the epoch) as JSON. OPTIONS: `LoadOptions` as JSON.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pam_ros.errors import InferenceError
+from pam_ros.model.fast_model import FastModel
 from pam_ros.model.loading.options import LoadOptions
+from pam_ros.model.opening import open_model
 
+PROCESS = f"from pam_ros.start import start; start({__name__!r})"
 POLL_S = 0.05
 LONGEST_S = 900.0  # of one process
 
@@ -41,7 +44,7 @@ def measure_configure(options: LoadOptions) -> tuple[Configured, Configured]:
 
 
 def _measured(options: LoadOptions, cache: Path) -> Configured:
-    command = [sys.executable, "-m", __name__, json.dumps(asdict(options)), repr(time.time())]
+    command = [sys.executable, "-c", PROCESS, json.dumps(asdict(options)), repr(time.time())]
     environment = os.environ | {"TRITON_CACHE_DIR": str(cache / "triton")}
     try:
         done = subprocess.run(
@@ -54,19 +57,12 @@ def _measured(options: LoadOptions, cache: Path) -> Configured:
     return Configured(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _main(options: str, begin: str) -> None:
-    from pam_ros.model.fast_model import FastModel
-    from pam_ros.model.opening import open_model
-    from pam_ros.model.warm_up import warm_up
-
-    model = open_model(LoadOptions(**json.loads(options)))
-    warm_up(model)
+def main() -> None:
+    """Loads a model and says how long it took."""
+    options, begin = sys.argv[1:]
+    model = open_model(LoadOptions(**json.loads(options)))  # which runs a frame through all of it
     answers_s = time.time() - float(begin)
     while isinstance(model, FastModel) and not model.prepared:
         time.sleep(POLL_S)
     print(json.dumps({"answers_s": answers_s, "prepared_s": time.time() - float(begin)}), flush=True)
     model.close()
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

@@ -111,7 +111,7 @@ class Engines:
         return pieces
 
     def first_runs(self) -> list[Callable[[], object]]:
-        """What runs every step once, so that its kernels compile; each on any thread."""
+        """What runs every step once, so that its kernels compile."""
         frame = np.zeros((4, 4, 3), np.uint8)
         upload, pixels = self.preprocessor.upload, self.preprocessor.pixels
         texts = [] if self._text is None else self._text.first_runs()

@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -22,6 +21,7 @@ from pam_ros.model.interface import (
     PurposeJudge,
     VisionModel,
 )
+from pam_ros.model.kernel_compiler import KernelCompiler
 from pam_ros.model.loading.options import REGIONS
 from pam_ros.model.openvino_network import openvino_is_installed
 from pam_ros.model.pam import Pam, RegionEmbeddings
@@ -52,10 +52,13 @@ class FastModel:
         cache_tokens: int = CACHE_TOKENS,
         graphs: bool = True,
         texts: bool = True,
+        compiler: KernelCompiler | None = None,
     ) -> None:
         """See `Engines`. Raises CheckpointError if the engines do not support the model.
 
-        `texts`: False for a model without a decoder, whose texts come from elsewhere.
+        Args:
+            texts: False for a model without a decoder, whose texts come from elsewhere.
+            compiler: its workers may have been started; None: of its own.
         """
         self._model = model
         self._began_s = time.monotonic()
@@ -79,11 +82,10 @@ class FastModel:
                 model.projector,
                 engines.text,
                 later_frame_tokens=model.region_tokens(LATER_FRAME_STRIDE),
-                preparations=engines.text.preparations() if graphs else (),
-                on_prepared=self._half_prepared,
             )
             self._text.max_new_tokens = model.text.max_new_tokens
             self._text.confidence = model.confidence
+        self._compiler = compiler or KernelCompiler()
         self._closing = threading.Event()
         self._closed = False
         self._preparing = threading.Thread(target=self._prepare, name="pam_prepare", daemon=True)
@@ -125,20 +127,21 @@ class FastModel:
         """Starts to capture graphs in the background, while the model is used."""
         atexit.register(self._end_threads)  # a thread that captures must not outlive the interpreter
         self._preparing.start()
+        if self._text is not None:
+            self._text.prepare([*self._engines.text.preparations(), self._half_prepared])
 
     def compile(self) -> None:
         """Compiles what the first frame and text need, in parallel. Raises what a compiler raises."""
         device = self._engines.vision.device
-
-        def run(step: Callable[[], object]) -> None:
-            with torch.inference_mode(), torch.cuda.device(device):
+        self._compiler.open()  # until all graphs are captured
+        with torch.inference_mode(), torch.cuda.device(device):
+            steps = self._engines.first_runs()
+            self._compiler.ahead(steps)
+            if not self._compiler.compiled:
+                self._compiler.close()  # an earlier process compiled them
+            for step in steps:
                 step()
-                torch.cuda.current_stream().synchronize()
-
-        steps = self._engines.first_runs()
-        with ThreadPoolExecutor(len(steps)) as pool:
-            for done in [pool.submit(run, step) for step in steps]:
-                done.result()
+            torch.cuda.current_stream().synchronize()
         if self._text is not None:
             self._first_text()
         torch.cuda.empty_cache()  # what so many first runs took at once
@@ -163,9 +166,10 @@ class FastModel:
         self.end_texts()
 
     def end_texts(self) -> None:
-        """Ends the thread of the texts. Idempotent."""
+        """Ends the thread of the texts, and the compiler's processes. Idempotent."""
         if self._text is not None:
             self._text.close()
+        self._compiler.close()
 
     def _prepare(self) -> None:
         try:
@@ -177,23 +181,30 @@ class FastModel:
             self._half_prepared()
         except Exception:  # what is not captured stays eager
             LOGGER.exception("preparing the vision engine failed; parts without a CUDA graph run eagerly")
+            self._compiler.close()
 
     def _half_prepared(self) -> None:
         """Runs after the preparations of masks, and after those of texts."""
         with self._lock:
             self._unprepared -= 1
         if self.prepared:
+            self._compiler.close()
             LOGGER.info(
                 "all CUDA graphs are captured, %.0f s after loading", time.monotonic() - self._began_s
             )
 
 
 def accelerated(
-    model: Pam, *, regions: int = REGIONS, report: Progress = LOGGER.info, texts: bool = True
+    model: Pam,
+    *,
+    regions: int = REGIONS,
+    report: Progress = LOGGER.info,
+    texts: bool = True,
+    compiler: KernelCompiler | None = None,
 ) -> PerceptionModel:
     """`model` on the fast engines; `model` itself, with a reported reason, where they cannot run.
 
-    On a CPU OpenVINO then runs its masks. `texts`: False for a model without a decoder.
+    On a CPU OpenVINO then runs its masks. `texts`, `compiler`: see `FastModel`.
     """
     if model.device.type == "cpu" and model.segmenter.dtype is torch.float32:
         use_openvino(model, report)
@@ -201,7 +212,7 @@ def accelerated(
     fast: FastModel | None = None
     if why is None:
         try:
-            fast = FastModel(model, regions=regions, texts=texts)
+            fast = FastModel(model, regions=regions, texts=texts, compiler=compiler)
             report("compiling the fast engines' kernels")
             fast.compile()
             report("warming up")

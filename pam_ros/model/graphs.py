@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,19 @@ LOGGER = logging.getLogger(__name__)
 # capturing then.
 CAPTURING = threading.Lock()
 Function = Callable[..., tuple[Tensor, ...]]
+
+
+def capture_graph(
+    run: Callable[[], object], *, pool: Any, stream: torch.cuda.Stream | None = None
+) -> torch.cuda.CUDAGraph:
+    """What `run` launches, as a graph; it has run once already, so that its kernels are compiled."""
+    torch.cuda.current_stream().synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with CAPTURING:
+        torch.cuda.empty_cache()  # what the first run took; the graph has memory of its own
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            run()
+    return graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +73,11 @@ class GraphCache:
             return
         try:
             outputs = self._kept(kind or name, function(*inputs), rows)
-            torch.cuda.current_stream().synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with CAPTURING:
-                torch.cuda.empty_cache()  # what the first run took; the graph has memory of its own
-                with torch.cuda.graph(
-                    graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-                ):
-                    torch._foreach_copy_(list(outputs), list(function(*inputs)))
+            graph = capture_graph(
+                lambda: torch._foreach_copy_(list(outputs), list(function(*inputs))),
+                pool=self._pool,
+                stream=self._stream,
+            )
         except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
             self._failed.add(name)
             LOGGER.warning("no CUDA graph of %s, it runs eagerly: %s", name, error)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pam_ros.model.fast_model import Progress, accelerated
 from pam_ros.model.interface import PerceptionModel
+from pam_ros.model.kernel_compiler import KernelCompiler
 from pam_ros.model.loading.checkpoint import load_model
+from pam_ros.model.loading.device import parse_device
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.remote_text import load_with_text_server
 from pam_ros.model.warm_up import warm_up
@@ -20,9 +22,17 @@ def open_model(
     if options.text_server:
         return load_with_text_server(options, progress=progress, note=note)
     report = progress or (lambda line: None)
-    model = load_model(options, progress=progress, note=note)
-    best = accelerated(model, regions=options.regions, report=report)
-    if best is model:
-        report("warming up")
-        warm_up(model)
+    compiler = KernelCompiler()
+    try:
+        if parse_device(options.device).type == "cuda":
+            compiler.start()  # while the weights are read
+        model = load_model(options, progress=progress, note=note)
+        best = accelerated(model, regions=options.regions, report=report, compiler=compiler)
+        if best is model:
+            compiler.close()
+            report("warming up")
+            warm_up(model)
+    except BaseException:
+        compiler.close()
+        raise
     return best

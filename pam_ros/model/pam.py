@@ -106,8 +106,8 @@ class Pam(nn.Module):
         dense = sum(parameter.numel() for parameter in self.language.parameters())
         return plain - dense + self.language.parameter_count
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Moves the model to a device and casts its parameters.
+    def place(self, device: torch.device, dtype: torch.dtype, *, values: bool = True) -> None:
+        """Moves the model to a device and casts its parameters; `values`: False if they are yet to come.
 
         Those of `exact_names` stay float32. On a GPU, float32 then means float32 in convolutions, too, for
         the whole process: cuDNN would round to TF32.
@@ -116,8 +116,13 @@ class Pam(nn.Module):
             torch.backends.cudnn.allow_tf32 = False
         exact = self.exact_names()
         for name, parameter in self.named_parameters():
-            if not parameter.is_meta:  # see `loading.quantization`
-                parameter.data = parameter.data.to(device, None if name in exact else dtype)
+            if parameter.is_meta:  # see `loading.quantization`
+                continue
+            kind = parameter.dtype if name in exact else dtype
+            if values or (parameter.device, parameter.dtype) == (device, kind):
+                parameter.data = parameter.data.to(device, kind)
+            else:
+                parameter.data = torch.empty_like(parameter, device=device, dtype=kind)
         for module in self.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(device))

@@ -213,7 +213,7 @@ def _loaded(
     if quantization is not Quantization.NONE:
         fillers = Quantizer(quantization, device).hold_back(model.language)
     # Before the weights come: what was never written costs no memory, so the peak is one model of `dtype`.
-    model.place(device, dtype)
+    model.place(device, dtype, values=False)
     filling = Filling(
         model,
         tied=bool(config.get("tie_word_embeddings")),

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 from builtin_interfaces.msg import Time
 
+from pam_ros.errors import StateError
 from pam_ros.geometry import box_ious
 from pam_ros.msg import Region, RegionArray, Status, StreamingCaption
 from pam_ros.nodes.conversions import stamp_ns
@@ -66,9 +67,11 @@ class Sample:
 
     @classmethod
     def of(cls, process: psutil.Process, time_s: float) -> Sample:
-        """As it is now."""
+        """As it is now. Raises StateError if it has ended."""
         lines = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines()
         pairs = dict(line.split(":", 1) for line in lines)
+        if "VmRSS" not in pairs:  # nobody has asked for its exit code yet
+            raise StateError(f"process {process.pid} has ended")
         resident, private = (int(pairs[key].split()[0]) / 1024 for key in ("VmRSS", "RssAnon"))
         return cls(time_s, resident, private, int(pairs["Threads"]), process.num_fds())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -95,10 +95,8 @@ class BackgroundGenerator(GeneratorBase[None]):
         engine: TextEngine,
         *,
         later_frame_tokens: int,
-        preparations: Sequence[Command] = (),
-        on_prepared: Command = lambda: None,
     ) -> None:
-        """`later_frame_tokens`: of a clip's frame after the first; others: see TextWorker."""
+        """`later_frame_tokens`: of a clip's frame after the first."""
         super().__init__(language)
         self._engine = engine
         self._newline = projector.frame_newline.detach()[None]
@@ -115,13 +113,7 @@ class BackgroundGenerator(GeneratorBase[None]):
         self._by_id: dict[int, Text] = {}
         # What stays free in one piece when a prompt enters, so that a text always fits.
         self._reserve = min(2 * self.max_new_tokens + 64, engine.cache.tokens // 4)
-        self._worker = TextWorker(
-            engine,
-            on_growth=self._take,
-            on_error=self._fail,
-            preparations=preparations,
-            on_prepared=on_prepared,
-        )
+        self._worker = TextWorker(engine, on_growth=self._take, on_error=self._fail)
 
     # ---- on the caller's thread
 
@@ -195,6 +187,10 @@ class BackgroundGenerator(GeneratorBase[None]):
         if text_id in self._unfinished:
             del self._unfinished[text_id]
             self._worker.submit(lambda: self._cancel(text_id))
+
+    def prepare(self, pieces: Iterable[Command]) -> None:
+        """See `TextWorker.prepare`."""
+        self._worker.prepare(pieces)
 
     def close(self) -> None:
         """Drops all texts and ends the thread."""

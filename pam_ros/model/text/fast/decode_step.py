@@ -14,6 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
+from pam_ros.model.graphs import capture_graph
 from pam_ros.model.text.fast.board import RING
 from pam_ros.model.text.fast.decoder_ops import silu_multiply
 from pam_ros.model.text.fast.decoder_weights import DecoderWeights
@@ -209,7 +210,7 @@ class DecodeStep:
             launch()
 
     def first_runs(self, board: Tensor) -> list[Callable[[], None]]:
-        """What launches every kernel once, so that it compiles; each on any thread."""
+        """What launches every kernel once, so that it compiles."""
         launches = list(self._launches(board))
         return [*launches[:6], launches[-1]]  # the first layer's, and the selection
 
@@ -272,11 +273,7 @@ class DecodeStep:
     def capture(self, board: Tensor, pool: Any) -> None:
         """Captures the step on `board`. Kernels compile on an idle board first."""
         self.run(torch.zeros_like(board))
-        torch.cuda.current_stream().synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            self.run(board)
-        self.graph = graph
+        self.graph = capture_graph(lambda: self.run(board), pool=pool)
 
 
 class TokenSelection:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pam_ros.model.graphs import CAPTURING
+from pam_ros.model.graphs import capture_graph
 from pam_ros.model.text.fast.board import FIELDS, RING, Board, Field
 from pam_ros.model.text.fast.decoder_ops import (
     PassPlan,
@@ -56,7 +56,7 @@ class Runner(Protocol):
         """Steps the first `batch` slots."""
 
     def first_runs(self, chunk_tokens: int) -> list[Callable[[], None]]:
-        """What launches the kernels that every text needs, so that they compile; each on any thread."""
+        """What launches the kernels that every text needs, so that they compile."""
 
     def preparations(self, chunk_tokens: int) -> list[Callable[[], None]]:
         """What compiles and captures, the most useful first; each runs between two steps."""
@@ -255,8 +255,7 @@ class KernelRunner:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         try:
-            with CAPTURING:
-                capture()
+            capture()
         except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
             self._eager = True
             LOGGER.warning("CUDA graphs were not captured, text generation runs eagerly: %s", error)
@@ -301,10 +300,7 @@ class CapturedPass:
         self._pinned = torch.zeros(self._pass.numbers.shape, dtype=torch.int32, pin_memory=True)
         self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._pass.run(cache, window)  # compiles
-        torch.cuda.current_stream().synchronize()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            self._pass.run(cache, window)
+        self._graph = capture_graph(lambda: self._pass.run(cache, window), pool=pool)
 
     def fits(self, segments: Sequence[Segment]) -> bool:
         """Whether the segments' blocks of queries fit."""

@@ -215,7 +215,7 @@ class TextEngine:
         return self._collect()
 
     def first_runs(self) -> list[Callable[[], None]]:
-        """What launches the kernels that every text needs, so that they compile; each on any thread."""
+        """What launches the kernels that every text needs, so that they compile."""
         return self._runner.first_runs(self.chunk_tokens)
 
     def preparations(self) -> list[Callable[[], None]]:

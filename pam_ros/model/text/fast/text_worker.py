@@ -27,25 +27,25 @@ class TextWorker:
         *,
         on_growth: Callable[[Sequence[Growth]], None] = lambda grown: None,
         on_error: Callable[[Exception], None] | None = None,
-        preparations: Iterable[Command] = (),
-        on_prepared: Command = lambda: None,
     ) -> None:
         """Starts the thread.
 
         Args:
             on_growth: receives what each step added.
             on_error: receives what a step raised; without it the thread ends.
-            preparations: run one by one while the engine is idle, and now and then between its steps.
-            on_prepared: runs after them.
         """
         self._engine = engine
         self._on_growth, self._on_error = on_growth, on_error
-        self._preparations = deque((*preparations, on_prepared))
+        self._preparations = deque[Command]()
         self._commands: deque[Command] = deque()
         self._woken = threading.Event()
         self._closing = self._dropping = False
         self._thread = threading.Thread(target=self._run, name="pam_texts", daemon=True)
         self._thread.start()
+
+    def prepare(self, pieces: Iterable[Command]) -> None:
+        """Runs the pieces one by one while the engine is idle, and now and then between its steps."""
+        self.submit(lambda: self._preparations.extend(pieces))
 
     def submit(self, command: Command, *tensors: Tensor, ready: torch.cuda.Event | None = None) -> None:
         """Runs `command` on the thread before its next step, once `tensors` are there.

@@ -137,7 +137,7 @@ class VisionEngine:
             prepare()
 
     def first_runs(self) -> list[Callable[[], object]]:
-        """What runs every step once on a blank frame, so that its kernels compile; each on any thread."""
+        """What runs every step once on a blank frame, so that its kernels compile."""
         pixels, frame = self._blank_frame()
         written = self._upload(self._write_slots([], 1, prompted=False))
         points = torch.ones(1, 1, 3, device=self.device)
