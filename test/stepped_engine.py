@@ -11,9 +11,10 @@ from fakes import FakeModel, Recorder
 
 from pam_ros.errors import PamError
 from pam_ros.records import Detection, Frame, Language, Prompt, Region, Task
-from pam_ros.runtime.engine import Engine, PromptRequest, RequestHandle
+from pam_ros.runtime.engine import Engine
 from pam_ros.runtime.events import CaptionEvent
 from pam_ros.runtime.options import EngineOptions
+from pam_ros.runtime.requests import PromptRequest, RequestHandle
 
 
 @dataclass

@@ -47,6 +47,22 @@ def test_the_whole_flow_through_the_protocol() -> None:
     model.close()
 
 
+@pytest.mark.parametrize("prompted", [True, False])
+def test_a_region_that_is_kept_keeps_nothing_of_the_others(prompted: bool) -> None:
+    """A clip may wait long after the other regions of its frames are gone."""
+    vision = tiny_pam().vision
+    memories = [vision.new_memory() for _ in range(3)]
+    seen = vision.segment(vision.encode(picture()), [click(), box(), click(70, 20)], memories)
+    if not prompted:
+        seen = vision.track(vision.encode(picture(1)), memories)
+    kept = [each.tensor for each in vision.embeddings(seen, stride=FIRST_FRAME_STRIDE)]
+    for observation in seen:
+        features = observation.decoder_features
+        kept += [features.image, features.tokens, observation.mask_logits]
+    assert [tensor.untyped_storage().nbytes() for tensor in kept] == [tensor.nbytes for tensor in kept]
+    assert len({tensor.untyped_storage().data_ptr() for tensor in kept}) == len(kept)
+
+
 def test_closing_frees_the_weights() -> None:
     pam = tiny_pam()
     kept = [weakref.ref(part) for part in (pam.segmenter.sam2, pam.perceiver, pam.language.transformer)]

@@ -21,10 +21,11 @@ from pam_ros.nodes.outputs.captions import CaptionsOutput
 from pam_ros.nodes.parameters import PerceptionSettings
 from pam_ros.nodes.requests import PromptDefaults
 from pam_ros.records import CameraModel, Frame, Language, Prompt, Region, RegionState, Task, Text
-from pam_ros.runtime.engine import Engine, PromptRequest
+from pam_ros.runtime.engine import Engine
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.overlay import OverlayStyle
+from pam_ros.runtime.requests import PromptRequest
 
 SIZE = (720, 1280)  # (height, width), pixels
 

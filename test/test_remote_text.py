@@ -52,8 +52,9 @@ from pam_ros.model.remote_text import RemoteTextModel, load_with_text_server
 from pam_ros.model.text.remote import RemoteGenerator
 from pam_ros.model.text.text_server import KEY_VARIABLE, Patience, TextServer
 from pam_ros.records import IMAGE_TASKS, Frame, Language, Prompt, Task
-from pam_ros.runtime.engine import Engine, PromptRequest
+from pam_ros.runtime.engine import Engine
 from pam_ros.runtime.options import EngineOptions
+from pam_ros.runtime.requests import PromptRequest
 
 NAME = "tiny-01234567"
 QUICK = Patience(connect_s=10.0, silence_s=15.0, watch_s=0.1, retry_s=0.05)

@@ -15,7 +15,7 @@ from rcl_interfaces.srv import DescribeParameters, GetParameters
 from ros_harness import FAKE_ACTIVE, Client, pam
 
 from pam_ros.nodes.parameters import MANAGER, PERCEPTION, Effect, Parameter, markdown, yaml
-from pam_ros.runtime.engine import EngineOptions
+from pam_ros.runtime.options import EngineOptions
 
 ALL = (*MANAGER, *PERCEPTION)
 CONFIG = Path(__file__).resolve().parents[1] / "config" / "pam.yaml"

@@ -9,8 +9,8 @@ from fakes import FakeEmbeddings, FakeMemory, FakeModel, FakeObservation
 from stepped_engine import click, make_frame, ns, stepped
 
 from pam_ros.records import Detection, Language, Task
-from pam_ros.runtime.engine import PromptRequest
 from pam_ros.runtime.options import EngineOptions
+from pam_ros.runtime.requests import PromptRequest
 from pam_ros.runtime.statistics import RateMeter
 
 

@@ -13,7 +13,7 @@ from pam_ros.errors import (
 )
 from pam_ros.records import Language
 from pam_ros.runtime.clip_buffer import ClipBuffer
-from pam_ros.runtime.engine import PromptRequest
+from pam_ros.runtime.requests import PromptRequest
 
 
 def clip_of(rig, request, duration_s=2.0, language=Language.EN):

@@ -11,9 +11,10 @@ from stepped_engine import click, make_frame
 
 from pam_ros.errors import CancelledError, NotActiveError, PamError
 from pam_ros.records import Detection, Language, Task
-from pam_ros.runtime.engine import Engine, PromptRequest
+from pam_ros.runtime.engine import Engine
 from pam_ros.runtime.failures import FaultLog
 from pam_ros.runtime.options import EngineOptions
+from pam_ros.runtime.requests import PromptRequest
 from pam_ros.runtime.worker import TEXT_FRACTION, Worker
 
 

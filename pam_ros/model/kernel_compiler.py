@@ -49,10 +49,13 @@ class KernelCompiler:
             self._workers = [_Worker() for _ in range(self._count)]
 
     def open(self) -> None:
-        """Directs Triton's compilations of this process to the workers."""
-        from triton import knobs
-        from triton.runtime.driver import driver
-
+        """Directs Triton's compilations of this process to the workers, if this Triton lets it."""
+        try:
+            from triton import knobs
+            from triton.runtime.driver import driver
+        except ImportError:
+            LOGGER.debug("kernels compile in this process", exc_info=True)
+            return
         target = driver.active.get_current_target()
         self._target = target.backend, target.arch, target.warp_size
         self.start()
@@ -69,7 +72,8 @@ class KernelCompiler:
         if pool is not None:
             from triton import knobs
 
-            knobs.runtime.jit_cache_hook = self._hook_before
+            if knobs.runtime.jit_cache_hook == self._compiles:  # not of a model that was opened since
+                knobs.runtime.jit_cache_hook = self._hook_before
             pool.shutdown()
         for worker in workers:
             worker.close()
@@ -89,7 +93,11 @@ class KernelCompiler:
 
     def _compiles(self, *, fn: Any, **about: Any) -> bool:
         """Triton's hook before a compilation. True: the kernel is neither compiled nor launched."""
-        done = self._submit(fn, about["compile"]["specialization_data"])
+        try:
+            done = self._submit(fn, about["compile"]["specialization_data"])
+        except (AttributeError, KeyError, TypeError):  # another Triton's
+            LOGGER.debug("a kernel compiles in this process", exc_info=True)
+            return False
         if done is None:
             return False
         found = getattr(self._local, "found", None)

@@ -24,7 +24,7 @@ from pam_ros.model.text.judging import LikelihoodJudge
 from pam_ros.model.text.language_model import EmbeddingTable, LanguageModel
 from pam_ros.model.text.matching import PurposeMatcher
 from pam_ros.model.text.names import ObjectNames
-from pam_ros.model.vision.features import DecoderFeatures, FrameFeatures, Observation
+from pam_ros.model.vision.features import DecoderFeatures, FrameFeatures, Observation, split_regions
 from pam_ros.model.vision.grid import Candidates
 from pam_ros.model.vision.memory_bank import RegionMemory
 from pam_ros.model.vision.segmenter import Segmenter
@@ -212,7 +212,8 @@ class Pam(nn.Module):
             for i, observation in enumerate(self.segmenter.segment_crops(observations)):
                 if observation.crop is not None:
                     features[i] = observation.crop.decoder_features
-        return [RegionEmbeddings(tensor) for tensor in self.embed_features(features, stride=stride).unbind(0)]
+        tensors = split_regions(self.embed_features(features, stride=stride))
+        return [RegionEmbeddings(tensor[0]) for tensor in tensors]
 
     def embed_features(self, features: Sequence[DecoderFeatures], *, stride: int) -> Tensor:
         """Decoder features of B regions → embeddings (B, L, H), with gradients."""

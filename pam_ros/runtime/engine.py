@@ -28,10 +28,8 @@ from pam_ros.runtime.requests import (
     check_request,
     check_survey,
 )
-from pam_ros.runtime.statistics import CameraStatistics, EngineStatistics
+from pam_ros.runtime.statistics import EngineStatistics
 from pam_ros.runtime.worker import Worker
-
-__all__ = ["CameraStatistics", "Engine", "EngineStatistics", "PromptRequest", "RequestHandle"]
 
 IDLE_S = 0.1  # how often an idle worker checks for cameras that stand still during a recording
 

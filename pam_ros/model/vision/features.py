@@ -37,6 +37,11 @@ def of_regions(features: FrameFeatures, frame_of: Tensor | slice | list[int]) ->
     )
 
 
+def split_regions(x: Tensor) -> list[Tensor]:
+    """(B, …) → B tensors (1, …). Copies, so that one region does not keep the batch's memory."""
+    return [x] if len(x) == 1 else [each.clone() for each in torch.split(x, 1)]
+
+
 @dataclass(frozen=True, slots=True)
 class DecoderFeatures:
     """What the Semantic Perceiver reads of B regions, from inside the mask decoder (see `PerceiverInput`)."""
@@ -44,8 +49,9 @@ class DecoderFeatures:
     image: Tensor  # (B, C, h, w)
     tokens: Tensor  # (B, 2, C): the stability pick, then mask token 0
 
-    def __getitem__(self, chosen: slice) -> DecoderFeatures:
-        return DecoderFeatures(self.image[chosen], self.tokens[chosen])
+    def split(self) -> list[DecoderFeatures]:
+        """Those of each region, see `split_regions`."""
+        return list(map(DecoderFeatures, split_regions(self.image), split_regions(self.tokens)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -319,14 +319,14 @@ class Segmenter(nn.Module):
         clicks = self._clicks([crop.image.shape[:2] for crop in crops], [crop.prompt for crop in crops])
         decoded = self._decode(features, self._without_memory(features), clicks, None)
         found = (decoded.presence[:, 0] > 0) & (decoded.masks[:, 0].flatten(1) > 0).any(1)
-        decoder_features, in_crop = self._decoder_features(decoded), found.tolist()
+        decoder_features, in_crop = self._decoder_features(decoded).split(), found.tolist()
         results = []
         for i, (crop, observation) in enumerate(zip(crops, observations, strict=True)):
             if not in_crop[i]:
                 results.append(observation)
                 continue
-            one = slice(i, i + 1)
-            region_crop = RegionCrop(crop.box_xyxy, decoded.masks[one, :1].clone(), decoder_features[one])
+            logits = decoded.masks[i : i + 1, :1].clone()
+            region_crop = RegionCrop(crop.box_xyxy, logits, decoder_features[i])
             iou = observation.mask_iou if observation.given is not None else decoded.ious[i, 0]
             results.append(replace(observation, mask_iou=iou, crop=region_crop))
         return results
@@ -380,7 +380,8 @@ class Segmenter(nn.Module):
         answer: Tensor | None = None,  # (B, 1, 4h, 4w) mask logits that replace the decoder's
     ) -> list[Observation]:
         """Gates masks by presence, writes the memories, and splits the batch into observations."""
-        decoder_features, pointers = self._decoder_features(decoded), object_pointers(self.sam2, decoded)
+        decoder_features = self._decoder_features(decoded).split()
+        pointers = object_pointers(self.sam2, decoded)
         logits, ious, presence = decoded.masks[:, :1], decoded.ious[:, 0], decoded.presence
         if answer is not None:
             logits, ious = answer, torch.ones_like(ious)
@@ -404,7 +405,7 @@ class Segmenter(nn.Module):
                     mask_logits=memory.mask_logits,
                     mask_iou=ious[i],
                     presence_logit=presence[i, 0],
-                    decoder_features=decoder_features[one],
+                    decoder_features=decoder_features[i],
                     image=features.image,
                 )
             )

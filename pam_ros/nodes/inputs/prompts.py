@@ -19,8 +19,8 @@ from pam_ros.nodes.requests import PromptDefaults, detections_of, prompt_request
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import listen, topic_beside
 from pam_ros.records import Prompt
-from pam_ros.runtime.engine import PromptRequest
 from pam_ros.runtime.failures import rejected_detections
+from pam_ros.runtime.requests import PromptRequest
 
 _DEPTH = 10  # messages that may wait for the executor
 # A detection with one hypothesis has about 450 bytes. Reading many would hold up the executor.

@@ -30,9 +30,8 @@ from pam_ros.nodes.sink import Sink
 from pam_ros.nodes.surfaces import Surfaces
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.records import DepthImage, Language, Region
-from pam_ros.runtime.engine import RequestHandle
 from pam_ros.runtime.events import CaptionEvent
-from pam_ros.runtime.requests import SurveyRequest, SurveyResult
+from pam_ros.runtime.requests import RequestHandle, SurveyRequest, SurveyResult
 from pam_ros.srv import CaptionNow, ClearRegions, Find, PerceiveAll, PerceiveRegion, RemoveRegion
 
 T = TypeVar("T")

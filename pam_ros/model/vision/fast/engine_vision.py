@@ -15,7 +15,7 @@ from torch import Tensor
 from pam_ros.errors import PromptError
 from pam_ros.model.vision.fast.memory_slots import RegionSlots
 from pam_ros.model.vision.fast.vision_engine import EncodedFrame, MaskBatch, VisionEngine
-from pam_ros.model.vision.features import DecoderFeatures
+from pam_ros.model.vision.features import DecoderFeatures, split_regions
 from pam_ros.model.vision.grid import Candidates
 from pam_ros.model.vision.prompt_tensors import click_arrays, click_count, in_batches
 from pam_ros.model.vision.segmenter import Segmenter
@@ -126,7 +126,7 @@ class EngineVision:
             joined = DecoderFeatures(
                 torch.cat([each.image for each in features]), torch.cat([each.tokens for each in features])
             )
-            tensors = _split(self._embed(joined, stride=stride))
+            tensors = split_regions(self._embed(joined, stride=stride))
             ready = None
             if self._stream is not None:
                 ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -139,18 +139,13 @@ def _observations(
 ) -> list[EngineObservation]:
     """`given`: mask prompts, which are returned as they came."""
     host, alone = batch.to_host(), len(batch.logits) == 1
-    images, tokens = _split(batch.features.image), _split(batch.features.tokens)
+    decoder_features = batch.features.split()
     return [
         EngineObservation(
             mask=given[i] if given is not None else host.masks[i] if alone else host.masks[i].copy(),
             mask_score=float(host.mask_scores[i]),
             presence_score=float(host.presence_scores[i]),
-            decoder_features=DecoderFeatures(images[i], tokens[i]),
+            decoder_features=decoder_features[i],
         )
         for i in range(len(batch.logits))
     ]
-
-
-def _split(x: Tensor) -> list[Tensor]:
-    """(B, …) → B tensors (1, …). Copies, so that one region does not keep the batch's memory."""
-    return [x] if len(x) == 1 else [each.clone() for each in torch.split(x, 1)]
