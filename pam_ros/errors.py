@@ -27,6 +27,12 @@ PamError
     └── InferenceError        the model failed while processing a request
 """
 
+from __future__ import annotations
+
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
+
 TRAINING_EXTRA = "scenes, training and evaluation need optional packages: pip install '.[training]'"
 
 
@@ -141,3 +147,16 @@ class MemoryLimitError(ModelError):
 
 class InferenceError(ModelError):
     """The model failed while processing a request. Only that request fails; the log has the traceback."""
+
+
+def without_frames(error: E) -> E:
+    """The error without the tracebacks of itself and of what caused it, for one that is kept.
+
+    Their frames hold all that was computed in them, images and a model's tensors among it; and where one of
+    these frames holds the error in turn, only Python's garbage collector would free them, seconds later.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error

@@ -136,7 +136,7 @@ def test_removed_regions_leave_nothing_behind():
     assert counted()[1] == before
     assert rig.engine._flow._captions._rolling == {}
     assert rig.engine._flow._recorder.count == 0
-    assert rig.engine._handles == set()
+    assert not rig.engine._handles
     assert rig.model.prompts == {}
 
 

@@ -1,5 +1,7 @@
 """Bad input and model failures: only the affected request fails."""
 
+import gc
+
 import numpy as np
 import pytest
 from fakes import FakeModel
@@ -17,6 +19,39 @@ from pam_ros.errors import (
 from pam_ros.records import Detection, Language, Prompt, RegionState, Task
 
 # ---- bad input
+
+
+def test_refusals_leave_no_work_for_the_garbage_collector():
+    """What a refused request saw, e.g. a frame's features, goes at once, not when garbage is collected."""
+
+    def fault(call: str, details: object) -> None:
+        if call == "segment" and rig.model.count("segment") > 3:
+            raise RuntimeError("no memory")
+
+    rig = stepped(max_regions=2, streaming=True, caption_period_s=1.0, clip_frames=2)
+    rig.frame(1.0)
+    rig.region()
+    rig.model.fault = fault
+    gc.collect()
+    gc.disable()
+    try:
+        for step in range(5):
+            for prompt in (click(60, 10), click(-1, 5), Prompt.from_mask(np.ones((10, 10))), click(10)):
+                rig.request(prompt)
+            rig.request(None, region_id=9)
+            rig.request(click(), languages=())
+            rig.request(click()).cancel()
+            rig.detect((5, 5, 4, 4), (70, 50, 80, 60), stamp_s=9.0)
+            rig.frame(2.0 + step)
+            rig.settle()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        kept = [each for each in gc.garbage if type(each).__module__.startswith(("pam_ros", "fakes"))]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not kept
 
 
 def test_invalid_requests_fail_at_once():

@@ -104,7 +104,7 @@ def test_stop_with_every_kind_of_work_in_progress(engines, events):
     )
     engine.stop()
     assert len(events.order) == reported_by_then
-    assert engine._handles == set()
+    assert not engine._handles
     assert engine._flow._recorder.count == 0
 
 
@@ -208,7 +208,7 @@ def test_many_threads_at_once(engines, events):
         thread.join(30)
     assert not any(thread.is_alive() for thread in threads)
     assert errors == []
-    assert engine._handles == set()
+    assert not engine._handles
     assert len(workers()) == 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from pam_ros.errors import CancelledError, PamError
@@ -52,7 +53,7 @@ class Engine:
     ) -> None:
         """`clock` returns steady seconds."""
         self._clock = clock
-        self._handles: set[RequestHandle[Any]] = set()  # not done yet
+        self._handles: dict[Future[Any], RequestHandle[Any]] = {}  # not done yet
         self._handles_lock = threading.Lock()
         faults = FaultLog()
         self._inbox = Inbox(cameras, options, queued_elsewhere=lambda: self._flow.waiting, clock=clock)
@@ -108,7 +109,7 @@ class Engine:
         """
         self._inbox.close()
         with self._handles_lock:
-            handles = list(self._handles)
+            handles = list(self._handles.values())
         for handle in handles:
             handle.fail(CancelledError("the engine was stopped before the answer was ready"))
         self._worker.stop()
@@ -153,7 +154,7 @@ class Engine:
         New objects become regions; those that match a region are left to the tracker. Failures are warnings.
         """
         requests: list[tuple[Detection, PromptRequest]] = []
-        problems: list[PamError | str] = []
+        problems: list[str] = []
         try:
             check_detections(detections)
             for detection in detections:
@@ -163,10 +164,10 @@ class Engine:
                     check_request(request)
                     requests.append((detection, request))
                 except PamError as error:
-                    problems.append(error)
+                    problems.append(str(error))
             self._inbox.put_detections(camera, requests, stamp_ns)
         except PamError as error:
-            problems += [error] * (len(detections) - len(problems))
+            problems += [str(error)] * (len(detections) - len(problems))
         if problems:
             self._inbox.put_warning(camera, rejected_detections(problems))
 
@@ -222,14 +223,14 @@ class Engine:
         """Queues a request; errors end up in the handle too, so that callers look in one place."""
         self._inbox.check_camera(camera)
         with self._handles_lock:
-            self._handles.add(handle)
-        handle.future.add_done_callback(lambda _: self._done(handle))
+            self._handles[handle.future] = handle
+        handle.future.add_done_callback(self._done)
         try:
             put()
         except PamError as error:
             handle.fail(error)
         return handle
 
-    def _done(self, handle: RequestHandle[Any]) -> None:
+    def _done(self, future: Future[Any]) -> None:
         with self._handles_lock:
-            self._handles.discard(handle)
+            self._handles.pop(future, None)

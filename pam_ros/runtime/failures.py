@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from pam_ros.errors import InferenceError, PamError
+from pam_ros.errors import InferenceError, PamError, without_frames
 from pam_ros.runtime.events import CaptionEvent, FrameResult, Listener, TextEvent
 
 T = TypeVar("T")
@@ -25,11 +25,11 @@ def kind_of(message: str) -> str:
     return _VARYING.sub("#", message)
 
 
-def rejected_detections(problems: Sequence[PamError | str]) -> str:
+def rejected_detections(problems: Sequence[str]) -> str:
     """One line about any number of rejected detections: the first problem of each kind, and how many."""
     kinds: dict[str, list[str]] = {}
     for problem in problems:
-        kinds.setdefault(kind_of(str(problem)), []).append(str(problem))
+        kinds.setdefault(kind_of(problem), []).append(problem)
     reasons = [f"{each[0]}{f' ({len(each)} times)' if len(each) > 1 else ''}" for each in kinds.values()]
     if len(reasons) > _MOST_KINDS:
         reasons[_MOST_KINDS:] = [f"and {len(reasons) - _MOST_KINDS} other reasons"]
@@ -56,7 +56,7 @@ class FaultLog:
         try:
             return call()
         except Exception as error:  # noqa: BLE001 - whatever the model raises must not end the worker
-            return self.as_pam_error(place, error)
+            return without_frames(self.as_pam_error(place, error))
 
     def as_pam_error(self, place: str, error: Exception) -> PamError:
         """Passes a PamError through; anything else is logged and becomes an InferenceError."""

@@ -58,7 +58,7 @@ class Masks:
         self._inbox = inbox
         self._listener = listener
         self._faults = faults
-        self._rejected: dict[str, list[PamError]] = {}  # by camera
+        self._rejected: dict[str, list[str]] = {}  # by camera
 
     def segment(self, camera: CameraTracks, frame: Frame, requests: Sequence[Request]) -> list[PromptResult]:
         """Prompts on one frame → regions, as one batch. Encodes the frame unless that was done already."""
@@ -120,7 +120,7 @@ class Masks:
         elif request.clip is not None:
             request.clip.handle.fail(error)
         else:
-            self._rejected.setdefault(request.camera, []).append(error)
+            self._rejected.setdefault(request.camera, []).append(str(error))
 
     def report_rejected(self) -> None:
         """Warns of the detections that were refused since the last call, in one line per camera."""

@@ -12,7 +12,15 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.errors import CancelledError, InputError, LanguageError, PamError, PromptError, TaskError
+from pam_ros.errors import (
+    CancelledError,
+    InputError,
+    LanguageError,
+    PamError,
+    PromptError,
+    TaskError,
+    without_frames,
+)
 from pam_ros.records import IMAGE_TASKS, Detection, Frame, Language, Prompt, Region, Task, language_of
 from pam_ros.runtime.events import CaptionEvent
 
@@ -77,7 +85,7 @@ class RequestHandle(Generic[T]):
     def fail(self, error: PamError) -> None:
         """Fails, unless it has ended already."""
         with suppress(concurrent.futures.InvalidStateError):
-            self.future.set_exception(error)
+            self.future.set_exception(without_frames(error))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,7 +21,7 @@ from rclpy.task import Future
 from std_msgs.msg import Header
 
 from pam_ros.action import CaptionClip
-from pam_ros.errors import CancelledError, PamError
+from pam_ros.errors import CancelledError, PamError, without_frames
 from pam_ros.msg import Status
 from pam_ros.nodes.conversions import caption_message, region_message, status_of, time_message
 from pam_ros.nodes.link import EngineLink
@@ -284,6 +284,7 @@ class Services:
             self._log.inform_once(f"{name} refused until autostart has loaded the model")
         elif not isinstance(error, CancelledError):
             self._log.warn(f"{name} refused: {status.message}")
+        without_frames(error)  # the request's future keeps it
         return status
 
 
@@ -295,6 +296,8 @@ def _resolve(handle: RequestHandle[T], work: Callable[[], T]) -> None:
     """Settles the handle, whatever happens: its caller waits."""
     try:
         handle.resolve(work())
+    except PamError as error:
+        handle.fail(error)
     except Exception as error:
         handle.future.set_exception(error)
 
