@@ -240,7 +240,8 @@ class FastPath:
         """See `BenchPath`."""
         self.track(image, regions)
         stride = FIRST_FRAME_STRIDE if first else LATER_FRAME_STRIDE
-        self.engines.text.extend(clip, self.frame_embeddings(regions.found.features[:1], stride=stride))
+        features = regions.found.features.split()[0]
+        self.engines.text.extend(clip, self.frame_embeddings(features, stride=stride))
 
     def frame_embeddings(self, features: DecoderFeatures, *, stride: int) -> Tensor:
         """One region in one frame of a clip → (L, H), its separator included."""

@@ -83,7 +83,8 @@ class KernelCompiler:
 
         Everything else in the steps does run, on whatever the kernels would have overwritten.
         """
-        self._local.found = found = set()
+        found: set[Future[None]] = set()
+        self._local.found = found
         try:
             for step in steps:
                 step()
