@@ -227,6 +227,35 @@ def test_dead_publisher_and_a_new_one(robot: Client) -> None:
         assert regions_of(messages)[0].roi.width == 16  # the region grew with the picture
 
 
+def test_images_are_subscribed_to_anew_when_a_publisher_has_gone() -> None:
+    """It frees what the middleware keeps of that publisher; another one's images go on, overrides stay."""
+    with pam(*FAKE_ACTIVE, "qos_overrides./image.subscription.reliability:=reliable") as (robot, process):
+        robot.wait_for_active()
+        messages = robot.collect(RegionArray, "/pam/regions")
+
+        def subscription() -> tuple[bytes, QoSReliabilityPolicy] | None:
+            infos = robot.node.get_subscriptions_info_by_topic("/image")
+            found = [(bytes(each.endpoint_gid), each.qos_profile.reliability) for each in infos]
+            return found[0] if len(found) == 1 else None
+
+        stays = robot.publisher(Image, "/image", 1)
+        goes = robot.node.create_publisher(Image, "/image", 1)
+        wait_until(lambda: goes.get_subscription_count() == 1, "the node on both publishers")
+        before = wait_until(subscription, "one subscription")
+        robot.node.destroy_publisher(goes)
+        after = wait_until(lambda: (now := subscription()) and now != before and now, "another one")
+        assert before[1] == after[1] == QoSReliabilityPolicy.RELIABLE
+
+        def seen() -> bool:
+            stays.publish(image_of(np.zeros((48, 64, 3), np.uint8)))
+            time.sleep(0.05)
+            return bool(messages)
+
+        assert not messages
+        wait_until(seen, "an image of the other publisher")
+        assert process.end() == 0
+
+
 def test_zero_stamps_are_replaced_and_logged_once(active: tuple[Client, Process], robot: Client) -> None:
     messages = robot.collect(RegionArray, "/pam/regions")
     images = robot.publisher(Image, "/image", 1)

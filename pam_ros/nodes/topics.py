@@ -9,18 +9,21 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
+from rclpy.subscription import Subscription
 
 from pam_ros.errors import CapacityError, InputError, PamError
 from pam_ros.nodes.throttled_log import ThrottledLog
 
 M = TypeVar("M")
 _ADVICE = "; check its publisher, and that both sides have one version of the message"
+RENEWAL_S = 1.0
 _SHORT_S = 0.01  # what takes less time to read is not rationed
 
 
@@ -58,35 +61,68 @@ def listen(
     depth: int,
     best_effort: bool = False,
     latched: bool = False,
+    large: bool = False,
     max_bytes: Callable[[], int] | None = None,
     matched: Callable[[], None] | None = None,
 ) -> None:
     """Subscribes; an exception of the callback becomes a line in the log and is not raised further.
 
     `best_effort` also hears reliable publishers; `latched` also gets the newest message of publishers that
-    were there before; `matched` is called whenever a publisher comes or goes. `max_bytes`, for messages of
+    were there before; `matched` is called whenever a publisher comes or goes. `large`, for messages as large
+    as images: subscribes anew when a publisher has gone, see `_Renewed`. `max_bytes`, for messages of
     many small fields: a larger message is refused before it is read, and reading is rationed.
     """
     name = node.resolve_topic_name(topic)
-    profile = QoSProfile(depth=depth)
-    if best_effort:
-        profile.reliability = QoSReliabilityPolicy.BEST_EFFORT
-    if latched:
-        profile.durability = QoSDurabilityPolicy.TRANSIENT_LOCAL
-    options = QoSOverridingOptions.with_default_policies()
     take: Callable[[Any], None] = callback
     if max_bytes is not None:
         take = _BoundedReader(kind, callback, max_bytes)
-    on_match = None if matched is None else guarded(log, name, lambda _: matched())
-    node.create_subscription(
-        kind,
-        topic,
-        guarded(log, name, take),
-        profile,
-        raw=max_bytes is not None,
-        qos_overriding_options=options,
-        event_callbacks=SubscriptionEventCallbacks(matched=on_match),
-    )
+    take = guarded(log, name, take)
+
+    def subscribe(on_match: Callable[[Any], None] | None) -> Subscription:
+        profile = QoSProfile(depth=depth)  # a new one each time: rclpy writes overrides into it
+        if best_effort:
+            profile.reliability = QoSReliabilityPolicy.BEST_EFFORT
+        if latched:
+            profile.durability = QoSDurabilityPolicy.TRANSIENT_LOCAL
+        return node.create_subscription(
+            kind,
+            topic,
+            take,
+            profile,
+            raw=max_bytes is not None,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            event_callbacks=SubscriptionEventCallbacks(matched=on_match),
+        )
+
+    if large:
+        _Renewed(node, lambda on_match: subscribe(guarded(log, name, on_match)))
+    else:
+        subscribe(None if matched is None else guarded(log, name, lambda _: matched()))
+
+
+class _Renewed:
+    """A subscription that is made anew when a publisher has gone.
+
+    Fast DDS keeps what a best-effort subscription has received of a message whose publisher goes meanwhile,
+    until the subscription goes, too: an image for each camera that is killed.
+    """
+
+    def __init__(self, node: Node, subscribe: Callable[[Callable[[Any], None]], Subscription]) -> None:
+        self._node = node
+        self._subscribe = subscribe
+        self._left = False
+        self._subscription = subscribe(self._on_match)
+        # A steady clock: simulated time may stand still. Not in the event's callback, which belongs to it.
+        node.create_timer(RENEWAL_S, self._renew, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _on_match(self, status: Any) -> None:
+        self._left |= status.current_count_change < status.total_count_change  # several changes are one event
+
+    def _renew(self) -> None:
+        if self._left:
+            self._left = False
+            old, self._subscription = self._subscription, self._subscribe(self._on_match)
+            self._node.destroy_subscription(old)
 
 
 class _BoundedReader(Generic[M]):

@@ -66,9 +66,18 @@ class CameraInput:
         # Depth 1: an image that waits in a queue is stale when it is read.
         if compressed:
             self.topic = topic_beside(node, f"{prefix}image/compressed", self.base_topic, "/compressed")
-            listen(node, log, CompressedImage, self.topic, self._on_compressed, depth=1, best_effort=True)
+            listen(
+                node,
+                log,
+                CompressedImage,
+                self.topic,
+                self._on_compressed,
+                depth=1,
+                best_effort=True,
+                large=True,
+            )
         else:
-            listen(node, log, Image, f"{prefix}image", self._on_image, depth=1, best_effort=True)
+            listen(node, log, Image, f"{prefix}image", self._on_image, depth=1, best_effort=True, large=True)
         self.watch = ImageWatch(node, topic=self.topic, compressed=compressed)
 
     def check(self) -> None:

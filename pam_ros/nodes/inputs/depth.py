@@ -50,9 +50,9 @@ class DepthInput:
         self.topic: str = node.resolve_topic_name(f"{prefix}depth")
         if compressed:
             self.topic = topic_beside(node, f"{prefix}depth/compressedDepth", self.topic, "/compressedDepth")
-            listen(node, log, CompressedImage, self.topic, self._take, depth=1, best_effort=True)
+            listen(node, log, CompressedImage, self.topic, self._take, depth=1, best_effort=True, large=True)
         else:
-            listen(node, log, Image, f"{prefix}depth", self._take, depth=1, best_effort=True)
+            listen(node, log, Image, f"{prefix}depth", self._take, depth=1, best_effort=True, large=True)
 
     @property
     def arrived(self) -> bool:
