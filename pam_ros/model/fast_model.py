@@ -63,6 +63,7 @@ class FastModel:
         self._model = model
         self._began_s = time.monotonic()
         self._unprepared = 1 + texts  # masks and texts
+        self._graphs = graphs
         self._lock = threading.Lock()
         self._engines = engines = Engines(
             model,
@@ -128,7 +129,8 @@ class FastModel:
         atexit.register(self._end_threads)  # a thread that captures must not outlive the interpreter
         self._preparing.start()
         if self._text is not None:
-            self._text.prepare([*self._engines.text.preparations(), self._half_prepared])
+            pieces = self._engines.text.preparations() if self._graphs else []
+            self._text.prepare([*pieces, self._half_prepared])
 
     def compile(self) -> None:
         """Compiles what the first frame and text need, in parallel. Raises what a compiler raises."""

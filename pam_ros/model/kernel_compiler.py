@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -59,7 +60,8 @@ class KernelCompiler:
         target = driver.active.get_current_target()
         self._target = target.backend, target.arch, target.warp_size
         self.start()
-        self._pool = ThreadPoolExecutor(self._count, "pam_compile", initializer=self._adopt)
+        idle = deque(self._workers)
+        self._pool = ThreadPoolExecutor(self._count, "pam_compile", self._adopt, (idle,))
         self._hook_before, knobs.runtime.jit_cache_hook = knobs.runtime.jit_cache_hook, self._compiles
 
     def close(self) -> None:
@@ -127,11 +129,9 @@ class KernelCompiler:
                 self._requests[line] = self._pool.submit(self._request, line)
             return self._requests[line]
 
-    def _adopt(self) -> None:
+    def _adopt(self, idle: deque[_Worker]) -> None:
         """Gives the pool's thread a worker of its own."""
-        with self._lock:
-            self._local.worker = next(each for each in self._workers if not each.taken)
-            self._local.worker.taken = True
+        self._local.worker = idle.popleft()
 
     def _request(self, line: str) -> None:
         answer = self._local.worker.ask(line)
@@ -145,7 +145,6 @@ class _Worker:
     """One process that compiles kernels."""
 
     def __init__(self) -> None:
-        self.taken = False
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

@@ -23,7 +23,7 @@ from pam_ros.nodes.throttled_log import ThrottledLog
 
 M = TypeVar("M")
 _ADVICE = "; check its publisher, and that both sides have one version of the message"
-RENEWAL_S = 1.0
+_RENEWAL_S = 1.0  # how soon a subscription is made anew
 _SHORT_S = 0.01  # what takes less time to read is not rationed
 
 
@@ -113,7 +113,7 @@ class _Renewed:
         self._left = False
         self._subscription = subscribe(self._on_match)
         # A steady clock: simulated time may stand still. Not in the event's callback, which belongs to it.
-        node.create_timer(RENEWAL_S, self._renew, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        node.create_timer(_RENEWAL_S, self._renew, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_match(self, status: Any) -> None:
         self._left |= status.current_count_change < status.total_count_change  # several changes are one event
