@@ -73,6 +73,7 @@ ROS = {
     "test_endings",
     "test_examples",
     "test_images",
+    "test_inputs",
     "test_launch",
     "test_markers",
     "test_outputs",

@@ -225,6 +225,26 @@ def test_depth_gives_positions_and_boxes(tmp_path: Path):
     assert not boxes[5][1].detections
 
 
+def test_one_depth_message_with_an_impossible_stamp_costs_one_image(tmp_path: Path):
+    said = depths(5)
+    said[2].message.header.stamp.nanosec = 10**9
+    steps, problems = run(plan_of(write_bag(tmp_path / "bag", images(5) + said), depth=DepthPlan("/depth")))
+    assert [bool(step.regions[0].surface) for step in steps[:5]] == [True, True, False, True, True]
+    assert any("/depth at" in line and "nanosec 1000000000" in line for line in problems)
+
+
+def test_a_flood_of_bad_boxes_is_one_line(tmp_path: Path):
+    flood = Detection2DArray(detections=[Detection2D() for _ in range(300)])
+    said = [
+        Said("/boxes", "vision_msgs/msg/Detection2DArray", RECORDED_NS + (2 * i + 1) * 50_000_000, flood)
+        for i in range(3)
+    ]
+    bag = write_bag(tmp_path / "bag", images(5) + said)
+    _, problems = run(plan_of(bag, prompts=(), detections="/boxes"))
+    assert len(problems) == 1
+    assert problems[0].startswith("/boxes: 300 detections were rejected: ")
+
+
 def test_depth_follows_its_options(tmp_path: Path):
     bag = write_bag(tmp_path / "bag", images(3) + depths(3, late_s=0.06))
     plan = DepthPlan("/depth", "/camera/camera_info", rectified=True, tolerance_s=0.07)

@@ -147,6 +147,29 @@ def test_the_camera_asks_for_a_clip():
         assert "clip_camera: it needs a video file: --ros-args -p clip:=PATH" in camera.log()
 
 
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [("0", "rate is 0; allowed: a finite number above 0"), ("fast", "rate is 'fast'; allowed: a number")],
+)
+def test_a_camera_without_a_possible_rate_says_so(rate: str, words: str):
+    clip = Path(__file__).resolve().parents[1] / "config" / "demo" / "clip.mp4"
+    with pam(f"clip:={clip}", f"rate:={rate}", script=("-m", "pam_ros.nodes.tools.clip_camera")) as (
+        _,
+        camera,
+    ):
+        wait_until(lambda: camera.exit_code is not None, "the end")
+        assert camera.exit_code == 2
+        assert f"clip_camera: {words}" in camera.log()
+        assert "Traceback" not in camera.log()
+
+
+def test_a_camera_may_play_at_a_whole_rate():
+    clip = Path(__file__).resolve().parents[1] / "config" / "demo" / "clip.mp4"
+    with pam(f"clip:={clip}", "rate:=20", script=("-m", "pam_ros.nodes.tools.clip_camera")) as (_, camera):
+        wait_until(lambda: camera.exit_code is not None, "the end")
+        assert camera.exit_code == 0
+
+
 def test_the_camera_explains_itself_and_plays_a_held_clip_when_enter_is_pressed(tmp_path: Path):
     with VideoWriter(tmp_path / "clip.mp4") as film:
         for i in range(3):

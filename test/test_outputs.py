@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,12 @@ from fakes import FakeModel
 
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
+from diagnostic_msgs.msg import DiagnosticStatus
+from std_msgs.msg import Header
+
 from pam_ros.geometry import crop_mask
 from pam_ros.nodes import sink
-from pam_ros.nodes.outputs import camera_outputs, labels, overlay
+from pam_ros.nodes.outputs import camera_outputs, diagnostics, labels, overlay
 from pam_ros.nodes.outputs.camera_outputs import CameraOutputs
 from pam_ros.nodes.outputs.captions import CaptionsOutput
 from pam_ros.nodes.parameters import PerceptionSettings
@@ -334,6 +338,21 @@ def test_nothing_is_drawn_without_a_subscriber(
     assert outputs._overlay.sink.waiting == 0
     assert not drawn
     assert not node.messages("~/overlay")
+
+
+def test_a_gpu_that_fails_is_an_error_in_the_diagnostics(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+
+    def fail(device: str) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with …")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", fail)
+    model = replace(FakeModel().info, device="cuda:0")
+    health = diagnostics.Health(diagnostics.Phase.ACTIVE, "", "", model)
+    (status,) = diagnostics.report("/pam_manager", health, None, (), Header()).status
+    assert status.level == DiagnosticStatus.ERROR
+    words = "the GPU fails, restart the process: CUDA error: an illegal memory access was encountered"
+    assert status.message == f"active; {words}"
 
 
 def test_names_are_withdrawn_when_the_engine_stops(node: Node, outputs: CameraOutputs) -> None:

@@ -14,12 +14,13 @@ import pytest
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
 from geometry_msgs.msg import Point, PointStamped, TransformStamped
-from ros_harness import FAKE_ACTIVE, Camera, Client, Process, image_of, mouse, pam, wait_until
+from ros_harness import FAKE_ACTIVE, Camera, Client, Process, image_of, mouse, pam, stamp_of, wait_until
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import BoundingBox2D, Detection3DArray, Point2D, Pose2D
 
 from pam_ros.msg import Prompt, Region, RegionArray
+from pam_ros.nodes.inputs.depth import HISTORY
 from pam_ros.srv import PerceiveAll
 
 WIDTH, HEIGHT = 64, 48
@@ -111,6 +112,24 @@ def test_a_point_in_the_map_becomes_the_pixel_that_opencv_computes(
         assert active[1].log().count("/clicked_point ignored: no transform") == 1
         points.publish(point("odom", place))
         active[1].wait_for_log("no transform from 'odom' to 'camera_optical': ")
+
+
+def test_transforms_may_lag_behind_the_images(active: tuple[Client, Process], robot: Client) -> None:
+    messages = robot.collect(RegionArray, "/pam/regions")
+    points = robot.publisher(PointStamped, "/clicked_point")
+    tf = robot.publisher(TFMessage, "/tf")
+    place = in_map(np.array([0.12, -0.07, 0.9]))
+    with Camera(robot) as camera:
+        robot.publisher(CameraInfo, "/camera_info", 1).publish(calibration())
+        wait_until(lambda: robot.node.count_subscribers("/tf"), "a subscriber of /tf")
+        until_s = time.monotonic() + 3.0
+        while not regions(messages) and time.monotonic() < until_s:
+            points.publish(point("map", place))
+            for _ in range(10):  # each pose is of 0.3 s ago, six images older than the newest
+                tf.publish(transform(camera.sent_ns[-1] - 3 * 10**8))
+                time.sleep(0.05)
+        assert len(regions(messages)) == 1
+        assert np.abs(centre(regions(messages)[0]) - expected_pixel(place)).max() <= 1.0
 
 
 def test_clicks_refine_the_region_they_hit(active: tuple[Client, Process], robot: Client) -> None:
@@ -222,6 +241,25 @@ def test_depth_places_regions_in_space(robot: Client, encoding: str) -> None:
         box = BoundingBox2D(center=Pose2D(position=Point2D(x=16.0, y=22.0)), size_x=16.0, size_y=20.0)
         everything = robot.call(PerceiveAll, "/pam/perceive_all", PerceiveAll.Request(boxes=[box]))
         check(everything.regions[0])
+
+
+def test_an_answer_that_takes_longer_than_depth_is_kept_has_its_position() -> None:
+    with pam("model:=fake:words=30,step_s=0.1", "autostart:=true") as (robot, process):
+        robot.wait_for_active()
+        depth = robot.publisher(Image, "/depth", 1)
+        with DepthCamera(robot, depth, depth_image) as camera:
+            robot.publisher(CameraInfo, "/camera_info", 1).publish(calibration(d=[]))
+            time.sleep(0.5)
+            prompt = Prompt(box=[8.0, 12.0, 24.0, 32.0])
+            for age in (1, 5):  # images; nobody subscribes to the regions
+                stamp_ns = camera.sent_ns[-age]
+                prompt.header.stamp.sec, prompt.header.stamp.nanosec = divmod(stamp_ns, 10**9)
+                sent = len(camera.sent_ns)
+                answer = robot.perceive(prompt)
+                assert len(camera.sent_ns) - sent > HISTORY
+                assert stamp_of(answer) == stamp_ns
+                check(answer.region)
+        assert process.end() == 0
 
 
 def test_depth_that_does_not_fit_says_so_once(active: tuple[Client, Process], robot: Client) -> None:

@@ -64,6 +64,21 @@ def test_a_stamped_prompt_is_segmented_on_its_frame_and_tracked_to_the_newest():
     assert answer.texts[Task.LABEL, Language.EN].stamp_ns == ns(1.1)
 
 
+def test_a_caller_learns_of_its_frame_before_the_texts():
+    rig = stepped()
+    for k in range(3):
+        rig.frame(1.0 + k / 10)
+    stamped, newest = rig.request(click(40), stamp_ns=ns(1.1)), rig.request(click(10))
+    assert not stamped.framed.done()
+    rig.turn()
+    assert (stamped.done, stamped.framed.result(0)) == (False, ns(1.1))
+    rig.settle()
+    assert (newest.done, newest.framed.result(0)) == (True, ns(1.2))
+    refused = rig.request(region_id=99)
+    assert isinstance(error_of(refused), UnknownRegionError)
+    assert refused.framed.result(0) is None
+
+
 def test_a_stamped_prompt_needs_no_further_frame_to_be_tracked_to_the_newest():
     rig = stepped()
     for k in range(3):
@@ -304,6 +319,24 @@ def test_a_removed_region_is_gone_from_the_next_frame_and_its_id_is_not_reused()
     rig.frame(1.2)
     assert rig.reported_ids[-1] == []
     assert rig.region().region_id == 4
+
+
+def test_a_removed_region_is_withdrawn_while_the_camera_stands_still():
+    rig = stepped()
+    rig.frame(1.0)
+    for x in (10, 30, 50):
+        rig.region(click(x))
+    frames = len(rig.events.frames)
+    rig.engine.remove_region("front", 2)
+    rig.settle()
+    assert rig.reported_ids[frames:] == [[1, 3]]
+    assert (rig.events.frames[-1].stamp_ns, rig.events.frames[-1].arrived_s) == (ns(1.0), None)
+    rig.engine.clear_regions("front")
+    rig.settle()
+    assert rig.reported_ids[frames:] == [[1, 3], []]
+    rig.settle()
+    assert rig.engine.statistics().cameras[0].processed == 1
+    assert len(rig.reported_ids) == frames + 2
 
 
 def test_queued_requests_fail_if_their_region_is_removed():

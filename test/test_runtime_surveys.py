@@ -171,6 +171,21 @@ def test_regions_are_ranked_by_how_well_they_fit():
     assert it.model.count("candidates") == 0
 
 
+def test_known_regions_are_ranked_as_they_are_in_the_newest_frame():
+    it = rig()
+    for thing in THINGS:
+        it.region(box(*thing))
+    it.frame(1.1)
+    handle = it.engine.survey("front", SurveyRequest(purpose="any", region_ids=(1, 2), stamp_ns=10**9))
+    assert not handle.framed.done()
+    it.frame(1.2)
+    it.settle()
+    assert handle.framed.result(0) == handle.future.result(0).stamp_ns == 12 * 10**8
+    grid = it.engine.survey("front", SurveyRequest())
+    it.frame(1.3)
+    assert grid.framed.result(0) == 12 * 10**8  # of its acceptance
+
+
 def test_only_new_regions_that_fit_are_kept():
     it = rig()
     known = it.region(box(2, 25, 10, 35))

@@ -15,7 +15,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -91,6 +91,7 @@ class ManagerNode(LifecycleNode):
         self._nodes: Sequence[PerceptionNode] = ()
         self._model: PerceptionModel | None = None
         self._engine: Engine | None = None
+        self._most_regions: int | None = None  # that the loaded model has room for, per camera
         self._text_problem = ""  # as logged last
         self._stopping = threading.Event()
         # True until autostart has succeeded or failed.
@@ -216,6 +217,9 @@ class ManagerNode(LifecycleNode):
             listener=CameraDispatch({node.camera: node for node in self._nodes}),
         )
         info = model.info
+        # On a GPU the memory of all regions is allocated when the model is loaded.
+        self._most_regions = settings.options.max_regions if info.device.startswith("cuda") else None
+        self._take_options(None)
         what = (
             f"{info.name} (demonstration: knows rendered objects only)" if info.demonstration else info.name
         )
@@ -238,6 +242,7 @@ class ManagerNode(LifecycleNode):
 
     def _free(self) -> None:
         self._engine = None
+        self._most_regions = None
         model, self._model = self._model, None
         if model is not None:
             try:
@@ -275,9 +280,15 @@ class ManagerNode(LifecycleNode):
         self._starting = False
 
     def _take_options(self, _: object) -> None:
-        self.link.options = manager_settings(self).options
+        options, most = manager_settings(self).options, self._most_regions
+        if most is not None and options.max_regions > most:
+            self.get_logger().warning(
+                f"regions.max stays {most} until the next configure: the model has no memory for more"
+            )
+            options = replace(options, max_regions=most)
+        self.link.options = options
         if self._engine is not None:
-            self._engine.options = self.link.options
+            self._engine.options = options
 
     def _publish_diagnostics(self) -> None:
         self._report_twins()

@@ -165,7 +165,8 @@ MANAGER = (
         "Maximum memory for the model, e.g. on a shared GPU; 0 = all free memory", unit="GiB",
         low=0.0, high=4096.0),
     Parameter("regions.max", _OPTIONS.max_regions, Effect.LIVE,
-        "Maximum regions per camera; bounds memory and time per frame", low=1, high=256, field="max_regions"),
+        "Maximum regions per camera; bounds memory and time per frame. On a GPU a higher value than at the "
+        "last configure waits for the next one", low=1, high=256, field="max_regions"),
     Parameter("regions.lost_timeout_s", _OPTIONS.lost_timeout_s, Effect.LIVE,
         "Remove a region that has been lost for this long (stream time)", unit="s", low=1e-3,
         high=86400.0, field="lost_timeout_s"),

@@ -55,9 +55,9 @@ class PerceptionNode(Node):
         )
         surfaces = Surfaces(calibration, depth, self._log)
         self._outputs = CameraOutputs(self, self._log, lambda: self._settings, surfaces)
-        self.create_timer(1.0, self._outputs.repeat)
-        # A steady clock: simulated time may stand still.
-        self.create_timer(1.0, self._images.check, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
+        self.create_timer(1.0, self._outputs.repeat, clock=steady)
+        self.create_timer(1.0, self._images.check, clock=steady)
         self._requests = Services(
             self,
             camera=camera,

@@ -69,11 +69,15 @@ class Surfaces:
     ) -> tuple[Region, ...]:
         """Regions as of the frame of that stamp; `depth`: of that frame, if it was fetched in time."""
         regions = tuple(regions)
+        current = [each for each in regions if each.in_view_at(stamp_ns)]
         with self._lock:
-            current = [each for each in regions if each.in_view_at(stamp_ns)]
+            unknown = any(self._known(region) is None for region in current)
+        if unknown and self._images is not None:
+            depth = depth or self._depth_for(stamp_ns)  # not under the lock: it may take a while
+        with self._lock:
             missing = [region for region in current if self._known(region) is None]
-            if missing and self._images is not None:
-                self._measure(missing, stamp_ns, depth, self._images)
+            if missing and depth is not None and self._images is not None:
+                self._measure(missing, depth, self._images)
             known = [self._known(region) for region in regions]
         return tuple(
             replace(region, surface=None if measured is None else measured.surface)
@@ -91,16 +95,20 @@ class Surfaces:
         measured = self._kept.get(id(region.mask))
         return measured if measured is not None and measured.mask() is region.mask else None
 
-    def _measure(
-        self, regions: list[Region], stamp_ns: int, depth: DepthImage | None, images: _Images
-    ) -> None:
+    def _depth_for(self, stamp_ns: int) -> DepthImage | None:
+        """The depth of a frame; None, and reported, if there is none."""
         try:
-            depth = depth or self._depth.at(stamp_ns)
-            self._without = self._without + 1 if depth is None else 0
-            if self._without == _PATIENCE and (reason := self._depth.missing(stamp_ns)):
-                self._log.warn(f"positions are not measured: {reason}")
-            if depth is None:
-                return
+            depth = self._depth.at(stamp_ns)
+        except PamError as error:
+            self._log.warn_once(f"{self._depth.topic} is not used: {error}")
+            return None
+        self._without = self._without + 1 if depth is None else 0
+        if self._without == _PATIENCE and (reason := self._depth.missing(stamp_ns)):
+            self._log.warn(f"positions are not measured: {reason}")
+        return depth
+
+    def _measure(self, regions: list[Region], depth: DepthImage, images: _Images) -> None:
+        try:
             camera = self._camera(depth, images)
         except PamError as error:
             self._log.warn_once(f"{self._depth.topic} is not used: {error}")

@@ -25,6 +25,18 @@ def kind_of(message: str) -> str:
     return _VARYING.sub("#", message)
 
 
+def once_a_kind(report: Callable[[str], None]) -> Callable[[str], None]:
+    """Passes on the first message of each kind."""
+    seen: set[str] = set()
+
+    def first(message: str) -> None:
+        if (kind := kind_of(message)) not in seen:
+            seen.add(kind)
+            report(message)
+
+    return first
+
+
 def rejected_detections(problems: Sequence[str]) -> str:
     """One line about any number of rejected detections: the first problem of each kind, and how many."""
     kinds: dict[str, list[str]] = {}

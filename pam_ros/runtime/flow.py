@@ -149,8 +149,7 @@ class Flow:
                 self._listener.on_warning(camera.name, message)
 
     def _publish(self, camera: CameraTracks, work: Work) -> None:
-        frame, now_s, arrived_s = camera.frame, self._clock(), None
-        assert frame is not None
+        now_s, arrived_s = self._clock(), None
         if work.frame is not None:
             arrived_s = work.arrived_s
             latency_s = now_s - arrived_s
@@ -159,6 +158,12 @@ class Flow:
             camera.mask_latency_s.add(latency_s)
         else:
             latency_s = now_s - min(request.arrived_s for request in (*work.older, *work.current))
+        self._send(camera, latency_s, arrived_s)
+
+    def _send(self, camera: CameraTracks, latency_s: float, arrived_s: float | None = None) -> None:
+        """The camera's regions as of its newest frame, to the listener; `arrived_s`: of a new frame."""
+        frame = camera.frame
+        assert frame is not None
         camera.count()
         live = self._inbox.live(camera.name)  # a caller may have removed one meanwhile
         regions = tuple(
@@ -197,6 +202,8 @@ class Flow:
         wanting: list[PromptResult] = []
         for result in results:
             request, clip = result.request, result.request.clip
+            if request.handle is not None:
+                request.handle.is_about(result.answer.last_visible_ns)
             if self._reporter.names is not None and (clip is not None or self._options.streaming):
                 language = self._options.caption_language if clip is None else clip.language
                 if (labelled := result.with_label(language)) is not None:
@@ -238,9 +245,13 @@ class Flow:
 
     def masks_turn(self) -> bool:
         """Does all work on masks that is pending. Whether there was any."""
-        for name, region_id in self._inbox.take_removed():
+        removed = self._inbox.take_removed()
+        for name, region_id in removed:
             error = CancelledError(f"region {region_id} was removed before the answer was ready")
             self._forget(self._cameras[name], region_id, error)
+        for name in dict.fromkeys(name for name, _ in removed):  # the camera may stand still
+            if self._cameras[name].frame is not None:
+                self._send(self._cameras[name], 0.0)
         for name, message in self._inbox.take_warnings():
             self._listener.on_warning(name, message)
         self._recorder.check_stalls(self._inbox.advanced_s)

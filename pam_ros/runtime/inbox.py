@@ -153,12 +153,15 @@ class Inbox:
             if content.image is not None:
                 frame = Frame(image=content.image, stamp_ns=content.stamp_ns or 0, camera=name)
             else:
-                matched = camera.history.match(content.stamp_ns) or camera.history.newest
+                # Known regions are described as they are then.
+                wanted_ns = None if content.region_ids else content.stamp_ns
+                matched = camera.history.match(wanted_ns) or camera.history.newest
                 assert matched is not None, "without a frame `match` raises"
                 frame = matched
             for box in content.boxes_xyxy or ():
                 Prompt.from_clicks(box_xyxy=box).check_size(*frame.size)
-            handle.stamp_ns = frame.stamp_ns
+            if not content.region_ids:
+                handle.is_about(frame.stamp_ns)
             self._surveys.append(Survey(name, content, frame, handle))
             self._wake()
 

@@ -66,7 +66,8 @@ class RequestHandle(Generic[T]):
 
     def __init__(self) -> None:
         self.future: concurrent.futures.Future[T] = concurrent.futures.Future()  # a value, or a PamError
-        self.stamp_ns: int | None = None  # of the frame that a survey is about, once it is accepted
+        # The stamp of the frame that the answer is about, as soon as it is known; None if there is none.
+        self.framed: concurrent.futures.Future[int | None] = concurrent.futures.Future()
 
     @property
     def done(self) -> bool:
@@ -77,13 +78,20 @@ class RequestHandle(Generic[T]):
         """Fails the future with CancelledError now; generation stops at the next step. Idempotent."""
         self.fail(CancelledError("the request was cancelled before it was answered"))
 
+    def is_about(self, stamp_ns: int | None) -> None:
+        """Tells of which frame, the first time."""
+        with suppress(concurrent.futures.InvalidStateError):
+            self.framed.set_result(stamp_ns)
+
     def resolve(self, value: T) -> None:
         """Answers, unless it has ended already."""
+        self.is_about(None)
         with suppress(concurrent.futures.InvalidStateError):  # a cancel on another thread may win the race
             self.future.set_result(value)
 
     def fail(self, error: PamError) -> None:
         """Fails, unless it has ended already."""
+        self.is_about(None)
         with suppress(concurrent.futures.InvalidStateError):
             self.future.set_exception(without_frames(error))
 

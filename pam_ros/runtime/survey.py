@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -242,6 +244,7 @@ class Surveys:
         requests, handles = [], []
         for content in about:
             handles.append(RequestHandle[Region]())
+            handles[-1].framed.add_done_callback(partial(_tell, survey.handle))
             frame = None if content.prompt is None else survey.frame
             requests.append(Request(survey.camera, content, frame, self._clock(), handle=handles[-1]))
         known = frozenset(content.region_id for content in about if content.region_id)
@@ -289,10 +292,13 @@ class Surveys:
             for i, (region, score) in enumerate(zip(listed, scores, strict=True)):
                 if content.keep and score < bar and region.region_id not in answers.known:
                     listed[i] = self._let_go(survey, region)
+        stamp_ns = survey.frame.stamp_ns
+        if content.region_ids:
+            stamp_ns = max((region.last_visible_ns for region in listed), default=stamp_ns)
         survey.handle.resolve(
             SurveyResult(
                 regions=tuple(listed),
-                stamp_ns=survey.frame.stamp_ns,
+                stamp_ns=stamp_ns,
                 frame_id=survey.frame.frame_id,
                 left_out=left_out,
                 complete=answers.complete,
@@ -312,6 +318,12 @@ class Surveys:
         if isinstance(failure, PamError):
             survey.handle.fail(failure)
         return not isinstance(failure, PamError)
+
+
+def _tell(survey: RequestHandle[SurveyResult], framed: Future[int | None]) -> None:
+    """A survey of known regions is about the frame that they are described in."""
+    if (stamp_ns := framed.result()) is not None:
+        survey.is_about(stamp_ns)
 
 
 def described(region: Region, language: Language) -> Described:

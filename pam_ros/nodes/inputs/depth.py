@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -21,6 +22,7 @@ from pam_ros.records import DepthImage
 HISTORY = 30  # messages kept; as many as frames (`frames.history`)
 _MOST_BYTES = 256 << 20  # of these messages
 WAIT_S = 0.1  # for the depth of an image that came first
+_PAUSE_S = 0.3  # without waiting, after depth that did not come: it may come for every tenth image only
 _SILENT_S = 1.0  # a stream that has been silent for so long is not waited for
 
 
@@ -46,6 +48,8 @@ class DepthInput:
         self._changed = threading.Condition()
         self._messages: deque[tuple[int, Image | CompressedImage]] = deque(maxlen=HISTORY)
         self._arrived_s = -_SILENT_S  # steady
+        self._wait_again_s = -math.inf  # steady
+        self._reading = threading.Lock()
         self._converted: DepthImage | None = None  # the one asked for last
         self.topic: str = node.resolve_topic_name(f"{prefix}depth")
         if compressed:
@@ -66,12 +70,16 @@ class DepthInput:
         ImageError if the message cannot be read.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._reached(image_ns), WAIT_S)
+            if time.monotonic() >= self._wait_again_s and not self._changed.wait_for(
+                lambda: self._reached(image_ns), WAIT_S
+            ):
+                self._wait_again_s = time.monotonic() + _PAUSE_S
             if not self._messages:
                 return None
             depth_ns, message = nearest(self._messages, image_ns)
-            if abs(depth_ns - image_ns) > self._tolerance_s() * 1e9:
-                return None
+        if abs(depth_ns - image_ns) > self._tolerance_s() * 1e9:
+            return None
+        with self._reading:  # not under the other lock, for which the executor waits
             if self._converted is None or self._converted.stamp_ns != depth_ns:
                 self._converted = DepthImage(depth_metres(message), depth_ns, message.header.frame_id)
             return self._converted
@@ -102,7 +110,6 @@ class DepthInput:
         with self._changed:
             if self._messages and depth_ns < self._messages[-1][0]:
                 self._messages.clear()  # time started over
-                self._converted = None
             self._messages.append((depth_ns, message))
             while len(self._messages) > 1 and sum(len(it.data) for _, it in self._messages) > _MOST_BYTES:
                 self._messages.popleft()

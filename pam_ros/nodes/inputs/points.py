@@ -12,10 +12,10 @@ from geometry_msgs.msg import PointStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
-from pam_ros.errors import GeometryError, NoFrameError, TransformError
+from pam_ros.errors import CapacityError, GeometryError, NoFrameError, TransformError
 from pam_ros.geometry import pixel_of
 from pam_ros.nodes.inputs.calibration import CalibrationInput
-from pam_ros.nodes.inputs.camera import CameraInput
+from pam_ros.nodes.inputs.camera import CameraInput, ImageInfo
 from pam_ros.nodes.inputs.prompts import PromptInputs
 from pam_ros.nodes.inputs.transforms import Transforms, listen_to_transforms
 from pam_ros.nodes.link import EngineLink
@@ -32,14 +32,16 @@ class _Click:
     topic: str
     point: PointStamped
     positive: bool
+    image: ImageInfo  # the newest one when it was clicked
     until_s: float  # steady
 
 
 class PointInputs:
     """The topics of clicks in space of one camera.
 
-    A point means the newest image: it is brought into the camera's frame at that image's stamp, and to a
-    pixel of it. The point's own stamp does not count, as RViz stamps the moment of the click.
+    A point means the image that is the newest when the point arrives: it is brought into the camera's frame
+    at that image's stamp, and to a pixel of it. The point's own stamp does not count, as RViz stamps the
+    moment of the click.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class PointInputs:
         self._link = link
         self._log = log
         self._transforms: Transforms | None = None
-        self._waiting: deque[_Click] = deque(maxlen=_DEPTH)
+        self._waiting: deque[_Click] = deque()
         # A steady clock: simulated time may stand still.
         self._timer = node.create_timer(_RETRY_S, self._retry, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._timer.cancel()
@@ -75,8 +77,12 @@ class PointInputs:
         self._transforms = self._transforms or listen_to_transforms(self._node, self._log)
 
     def _on_point(self, topic: str, positive: bool, message: PointStamped) -> None:
-        click = _Click(topic, message, positive, time.monotonic() + WAIT_S)
-        self._try(click)
+        _ = self._link.engine  # raises while the manager is not active: images are not read then
+        if self._images.newest is None:
+            raise NoFrameError(f"no image has arrived on {self._images.topic} yet; start the camera")
+        if len(self._waiting) == _DEPTH:
+            raise CapacityError(f"{_DEPTH} clicks are waiting for transforms already; click again later")
+        self._try(_Click(topic, message, positive, self._images.newest, time.monotonic() + WAIT_S))
         if self._waiting:
             self._timer.reset()
 
@@ -95,20 +101,16 @@ class PointInputs:
     def _prompted(self, click: _Click) -> bool:
         """Sends the click to the engine; False if its transform may still come. Raises a PamError."""
         try:
-            x, y, image_ns = self._pixel(click.point)
+            x, y = self._pixel(click.point, click.image)
         except TransformError:
             if time.monotonic() < click.until_s:
                 return False
             raise
-        self._prompts.click(x, y, positive=click.positive, image_ns=image_ns)
+        self._prompts.click(x, y, positive=click.positive, image_ns=click.image.stamp_ns)
         return True
 
-    def _pixel(self, message: PointStamped) -> tuple[float, float, int]:
-        """x and y in the newest image, and its stamp."""
-        _ = self._link.engine  # raises while the manager is not active: images are not read then
-        image = self._images.newest
-        if image is None:
-            raise NoFrameError(f"no image has arrived on {self._images.topic} yet; start the camera")
+    def _pixel(self, message: PointStamped, image: ImageInfo) -> tuple[float, float]:
+        """x and y in the image."""
         source, target = message.header.frame_id.lstrip("/"), image.frame_id.lstrip("/")
         if not source or not target:
             which = "the point" if not source else f"the image on {self._images.topic}"
@@ -120,4 +122,4 @@ class PointInputs:
             assert self._transforms is not None
             transform = self._transforms.lookup(target, source, image.stamp_ns)
             point = transform.rotation @ point + transform.translation_m
-        return *pixel_of(camera, point.tolist()), image.stamp_ns
+        return pixel_of(camera, point.tolist())

@@ -6,6 +6,7 @@ one thread serves any number of requests at the same time.
 
 from __future__ import annotations
 
+import concurrent.futures
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -108,11 +109,13 @@ class Services:
             engine = self._link.engine
             own_image = request.image if request.image.data or request.image.width else None
             prompt = prompt_request(request.prompt, self._defaults(), own_image)
-            region = await self._settled(engine.perceive(self._camera, prompt))
+            handle = engine.perceive(self._camera, prompt)
+            depth = None if own_image is not None else await self._depth_of(handle)
+            region = await self._settled(handle.future)
             if own_image is not None:
                 response.header = own_image.header
             else:
-                (region,) = await self._measured((region,), region.last_visible_ns, None)
+                (region,) = await self._measured((region,), region.last_visible_ns, depth)
                 response.header = Header(
                     stamp=time_message(region.last_visible_ns), frame_id=self._frame_id()
                 )
@@ -149,12 +152,11 @@ class Services:
     ) -> SurveyResult:
         """Runs a survey and fills in what both services answer."""
         handle = self._link.engine.survey(self._camera, content)
-        depth = None
-        if content.image is None and handle.stamp_ns is not None:
-            # Now: the answer may come later than depth is kept.
-            depth = await self._on_thread(partial(self._surfaces.depth_at, handle.stamp_ns))
-        result = await self._settled(handle)
+        depth = None if content.image is not None else await self._depth_of(handle)
+        result = await self._settled(handle.future)
         if content.image is None:
+            if handle.framed.result() != result.stamp_ns:  # one of several known regions is not in view
+                depth = None
             result = replace(result, regions=await self._measured(result.regions, result.stamp_ns, depth))
         response.header = survey_header(result, request.image)
         response.regions = [
@@ -193,7 +195,8 @@ class Services:
         try:
             engine = self._link.engine
             language = self._caption_language(request.language)
-            event = await self._settled(engine.caption_now(self._camera, request.region_id, language))
+            handle = engine.caption_now(self._camera, request.region_id, language)
+            event = await self._settled(handle.future)
             response.caption = caption_message(event)
             response.status = status_of(None)
         except Exception as error:
@@ -210,7 +213,7 @@ class Services:
             self._clips[goal_id] = handle
             if goal.is_cancel_requested:  # before the handle was registered
                 handle.cancel()
-            event = await self._settled(handle)
+            event = await self._settled(handle.future)
             result.caption = caption_message(event)
             result.status = Status(code=Status.OK, message=event.cut_short)
         except Exception as error:
@@ -244,8 +247,8 @@ class Services:
 
     # --- helpers
 
-    async def _settled(self, handle: RequestHandle[T]) -> T:
-        """The handle's value, or its error raised."""
+    async def _settled(self, future: concurrent.futures.Future[T]) -> T:
+        """The future's value, or its error raised."""
         executor = self._node.executor
         waiter = Future(executor=executor)
 
@@ -254,22 +257,27 @@ class Services:
             executor.wake()  # Jazzy looks at waiting coroutines only when something wakes it
 
         self.waiting += 1
-        handle.future.add_done_callback(resume)
+        future.add_done_callback(resume)
         await waiter
         self.waiting -= 1
-        return handle.future.result()
+        return future.result()
+
+    async def _depth_of(self, handle: RequestHandle[T]) -> DepthImage | None:
+        """The depth of the frame that the answer will be about, fetched before it is dropped."""
+        stamp_ns = await self._settled(handle.framed)
+        return None if stamp_ns is None else await self._on_thread(partial(self._surfaces.depth_at, stamp_ns))
 
     async def _measured(
         self, regions: tuple[Region, ...], stamp_ns: int, depth: DepthImage | None
     ) -> tuple[Region, ...]:
-        """The regions of that frame with their surfaces."""
+        """The regions of that frame with their surfaces; `depth` is looked up if it is of another frame."""
         return await self._on_thread(partial(self._surfaces.of_regions, regions, stamp_ns, depth))
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
         """Does what may wait for depth, on the thread that is there for it."""
         handle = RequestHandle[T]()
         self._waiter.offer(partial(_resolve, handle, work), key=handle)
-        return await self._settled(handle)
+        return await self._settled(handle.future)
 
     def _caption_language(self, code: str) -> Language:
         return Language.parse(code) if code else self._link.options.caption_language

@@ -75,7 +75,11 @@ def _manager_status(manager: str, health: Health, statistics: EngineStatistics |
         }
         if health.model.text_server:
             values["text server"] = health.model.text_server
-        values |= _gpu_memory(health.model.device)
+        try:
+            values |= _gpu_memory(health.model.device)
+        except RuntimeError as error:  # CUDA does not recover within a process
+            level = DiagnosticStatus.ERROR
+            message += f"; the GPU fails, restart the process: {str(error).splitlines()[0]}"
     if statistics is not None:
         values |= {
             "texts being generated": str(statistics.generating),

@@ -50,6 +50,7 @@ from pam_ros.nodes.topics import read_message
 from pam_ros.output_files import writable_folder
 from pam_ros.records import Frame, Prompt, Region
 from pam_ros.runtime.events import FrameResult
+from pam_ros.runtime.failures import once_a_kind, rejected_detections
 from pam_ros.runtime.offline import Playback, VideoStep, decode_times
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.overlay import draw_overlay
@@ -179,6 +180,7 @@ def run_bag(
             except InputError as error:
                 copies[each.id] = None
                 report(f"{each.topic} is not copied: {error}")
+        rejected = once_a_kind(lambda line: report(f"{plan.detections}: {line}"))
         pictures = ImageReader()
         step: VideoStep | None = None
         bag_ns = 0
@@ -193,7 +195,7 @@ def run_bag(
                 elif surfaces is not None and connection.topic == surfaces.calibration_topic:
                     surfaces.calibrate(data)
                 elif connection.topic == plan.detections:
-                    _detections(playback, plan, read_message(data, Detection2DArray), report)
+                    _detections(playback, plan, read_message(data, Detection2DArray), rejected)
                 elif connection.topic == f"{plan.node}/prompt" and connection.msgtype == PROMPTS:
                     playback.request(prompt_request(read_message(data, PromptMessage), plan.defaults))
             except PamError as error:
@@ -275,11 +277,11 @@ def _frame(pictures: ImageReader, connection: Connection, time_ns: int, data: by
 
 
 def _detections(
-    playback: Playback, plan: BagPlan, message: Detection2DArray, report: Callable[[str], None]
+    playback: Playback, plan: BagPlan, message: Detection2DArray, rejected: Callable[[str], None]
 ) -> None:
     detections, problems = detections_of(message)
-    for problem in problems:
-        report(problem)
+    if problems:
+        rejected(rejected_detections(problems))
     playback.detections(
         detections, stamp_or_newest(message.header), plan.defaults.tasks, plan.defaults.languages
     )

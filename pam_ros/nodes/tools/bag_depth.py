@@ -18,7 +18,7 @@ from pam_ros.nodes.surfaces import check_aligned
 from pam_ros.nodes.tools.bag_reader import BagReader, Skipped
 from pam_ros.nodes.topics import read_message
 from pam_ros.records import DepthImage, Frame, Region
-from pam_ros.runtime.failures import kind_of
+from pam_ros.runtime.failures import once_a_kind
 from pam_ros.visible_surface import measure_surface
 
 DEPTHS = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
@@ -98,12 +98,11 @@ class RecordedSurfaces:
         self._plan = plan
         self._topics = topics
         self.calibration_topic = topics.camera_info.topic
-        self._report = report
+        self._report = once_a_kind(report)
         self._skipped = skipped
         self._ahead = self._messages(reader)
         self._depths: deque[tuple[int, Image | CompressedImage]] = deque(maxlen=HISTORY)
         self._read: DepthImage | None = None  # the newest that was used
-        self._reported: set[str] = set()
         self._info: CameraInfo | None = None
         for _, _, data in reader.messages([topics.camera_info]):
             with suppress(InputError):  # which is reported when its turn comes
@@ -124,7 +123,7 @@ class RecordedSurfaces:
                 raise GeometryError(f"{self.calibration_topic} has no messages")
             camera = camera_model(self._info, frame.size, rectified=self._plan.rectified)
         except PamError as error:
-            self._say(f"positions are not measured in some images: {error}")
+            self._report(f"positions are not measured in some images: {error}")
             return regions
         return tuple(
             replace(each, surface=measure_surface(camera, depth.depth_m, each.box_xyxy, each.mask))
@@ -158,14 +157,8 @@ class RecordedSurfaces:
         for connection, time_ns, data in reader.messages([self._topics.depth]):
             try:
                 message: Image | CompressedImage = read_message(data, DEPTHS[connection.msgtype])
+                depth_ns = stamp_ns(message.header.stamp)
             except InputError as error:
                 self._skipped.add(connection.topic, time_ns, error)
             else:
-                yield stamp_ns(message.header.stamp) or time_ns, message
-
-    def _say(self, problem: str) -> None:
-        """Once for each kind of problem: numbers differ from image to image."""
-        kind = kind_of(problem)
-        if kind not in self._reported:
-            self._reported.add(kind)
-            self._report(problem)
+                yield depth_ns or time_ns, message

@@ -16,6 +16,7 @@ frames, seconds of the clip).
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import sys
@@ -25,6 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import Image
@@ -54,9 +56,9 @@ class ClipCamera(Node):
         self._frame_id = str(self.declare_parameter("frame_id", "camera_optical_frame").value)
         followed = str(self.declare_parameter("follow", "").value)
         self._pace = Pace(
-            rate=float(self.declare_parameter("rate", 1.0).value),
+            rate=self._number("rate", 1.0, above=0.0),
             follow=bool(followed),
-            max_lag_s=float(self.declare_parameter("max_lag_s", 1.0).value),
+            max_lag_s=self._number("max_lag_s", 1.0),
         )
         videos.video_stamps_ns(clip)  # raises if nothing can be played
         self._frames: Iterator[Frame] = videos.read_video(clip, self.get_logger().warning)
@@ -82,6 +84,15 @@ class ClipCamera(Node):
     def report(self) -> str:
         """How many frames the node saw, and how fast; empty if none is followed."""
         return self._pace.report() if self._pace.follow else ""
+
+    def _number(self, name: str, default: float, *, above: float = -math.inf) -> float:
+        """Declares a parameter that integers can be given for, too. Raises InputError."""
+        value = self.declare_parameter(name, default, ParameterDescriptor(dynamic_typing=True)).value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{name} is {value!r}; allowed: a number")
+        if not above < value < math.inf:
+            raise InputError(f"{name} is {value}; allowed: a finite number above {above:g}")
+        return float(value)
 
     def _play(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._start()
