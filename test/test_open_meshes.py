@@ -34,12 +34,12 @@ from pam_ros.simulator.scene.scenes import draw_scene
 
 SMALL = (192, 144)
 FETCHED = store_path().exists()
-needs_meshes = pytest.mark.skipif(not FETCHED, reason="needs third-party meshes; run `pam scenes meshes`")
+needs_meshes = pytest.mark.skipif(not FETCHED, reason="needs open meshes; run `pam scenes meshes`")
 
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's cache without third-party meshes."""
+    """A user's cache without open meshes."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
@@ -287,5 +287,5 @@ def test_an_evaluation_can_be_limited_to_third_party_objects(tmp_path: Path) -> 
     assert regions and all(region.by_others for region in regions)
     names = {region.mesh_id.partition("/")[2] for region in regions}
     assert names <= {made.name for made in TABLE if made.split == "test"}
-    with pytest.raises(DatasetError, match="no object of another maker in 1 image"):
+    with pytest.raises(DatasetError, match="no object with an open mesh in 1 image"):
         render_samples(5, 1, 0, tmp_path, open_meshes=True)

@@ -1,4 +1,4 @@
-"""What is evaluated: images and videos with known regions, rendered or from files, read when needed."""
+"""Samples to evaluate: images and videos with known regions, rendered or from files, read when needed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pam_ros.datasets.shards import INDEX, ShardSource, ShardWriter
 from pam_ros.errors import DatasetError
 from pam_ros.records import Language
 
-# What follows a metric's name if its regions are no whole objects.
+# What follows a metric's name if its regions are not whole objects.
 SUFFIX = {Kind.OBJECT: "", Kind.UNKNOWN: "", Kind.PART: "_parts", Kind.BACKGROUND: "_background"}
-# And what follows if its texts are not English.
+# What follows a metric's name if its texts are not English.
 SPOKEN = {language: "" if language is Language.EN else f"_{language.value}" for language in Language}
 
 SEEDS_PER_RUN = 1_000_000  # sample i of seed N is rendered with N * SEEDS_PER_RUN + i
 VIDEO_FRAMES = 48
 VIDEO_FPS = 8.0
 COMES_BACK = ("returns", "uncovered")  # events that end an absence
-SEARCHED = 25  # scripts read for each absence wanted; about every fifth has one
+SEARCHED = 25  # seeds searched for each absence wanted; about every fifth has one
 
 Progress = Callable[[str], None]
 
@@ -53,7 +53,7 @@ def read_data(path: Path) -> Samples:
 
 
 def divided(source: SampleSource) -> Samples:
-    """Images and videos of a source apart, without regions that have no prompt in the first frame."""
+    """Separates images and videos of a source; drops regions that have no prompt in the first frame."""
     images: list[int] = []
     videos: list[int] = []
     for index, sample in enumerate(source):
@@ -86,12 +86,12 @@ def render_samples(
 ) -> Samples:
     """Renders test scenes into `folder` and reads them back; what is there already is not rendered again.
 
-    Besides `videos` videos there are up to `absences` of the following seeds, see `Samples`. With
+    In addition to `videos` videos there are up to `absences` from the following seeds, see `Samples`. With
     `open_meshes`, objects are open meshes if their kind has one for tests, only these are regions, and there
-    are no absences. Raises MeshStoreError if the meshes have not been fetched, DatasetError if no scene holds
+    are no absences. Raises MeshStoreError if the meshes have not been fetched, DatasetError if no scene has
     one.
     Images are JPEG, as in training and from most cameras; masks are exact. Empty a folder that another
-    version of the scenes has filled: its content is not compared.
+    version of the simulator has filled: its content is not checked.
     """
     first = seed * SEEDS_PER_RUN
     if open_meshes:
@@ -122,14 +122,14 @@ def _open_mesh_samples(seed: int, images: int, videos: int, folder: Path, progre
     samples = divided(SelectedSource(joined, range(len(joined)), _by_others))
     if not any(sample.regions for source in (samples.images, samples.videos) for sample in source):
         raise DatasetError(
-            f"no object of another maker in {images} images and {videos} videos of seed {seed}: "
-            "about every third image has one, ask for more"
+            f"no object with an open mesh in {images} images and {videos} videos of seed {seed}; "
+            "about every third image has one: ask for more"
         )
     return samples
 
 
 def _with_absence(first: int, count: int, progress: Progress) -> list[int]:
-    """Seeds from `first` on of videos whose actor goes and comes back, as their scripts say."""
+    """Seeds, from `first` on, of videos whose actor goes away and comes back, found without rendering."""
     found: list[int] = []
     if count:
         from pam_ros.simulator.samples import video_play

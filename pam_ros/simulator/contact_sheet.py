@@ -1,4 +1,4 @@
-"""Images for people: a contact sheet of samples with their masks, labels and one caption each."""
+"""Contact sheets: images with outlined, named objects, and frames of videos with their events."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def _outlined(rgb: Picture, instances: NDArray[np.uint16], names: dict[int, str]
 
 
 def image_tile(sample: ImageSample) -> Picture:
-    """The image with its objects outlined and named, other makers' with their maker."""
+    """The image with its objects outlined and named; an open mesh also has the name of its package."""
     return _outlined(
         sample.rgb,
         sample.instances,
         {
-            region.instance: " ".join(region.mesh_id.split("/")[:-1])  # the maker, where it is not us
+            region.instance: " ".join(region.mesh_id.split("/")[:-1])
             for region in sample.regions
             if region.facts.kind == "object"
         },
@@ -128,6 +128,6 @@ def _shrunk(tile: Picture, width: int) -> Picture:
 
 
 def save_sheet(path: Path, picture: Picture) -> None:
-    """Writes a sheet; the path's ending (.png, .jpg) says how. Raises OutputError."""
+    """Writes a sheet; the path's suffix (.png, .jpg) selects the format. Raises OutputError."""
     with writing(path):
         Image.fromarray(picture).save(path)

@@ -16,7 +16,7 @@ DISPARITY_NOISE_PX = 0.08
 LATERAL_NOISE_PX = 0.5
 JUMP_M = 0.02  # neighbours farther apart than this lie on two surfaces
 HOLE_FRACTION = 0.01  # of all pixels
-RIM_HOLE_FRACTION = 0.3  # of the pixels at a jump; another part of them is mixed from both sides
+RIM_HOLE_FRACTION = 0.3  # of the pixels at a jump; others mix the depths of both sides
 RIM_MIXED_FRACTION = 0.5
 FARTHEST_M = 10.0
 
@@ -31,14 +31,14 @@ def sensor_depth(
     shifted = cv2.remap(
         depth_m, columns + shifts[0], rows + shifts[1], cv2.INTER_NEAREST, None, cv2.BORDER_REPLICATE
     )
-    # Flying pixels: at a jump, the sensor's window sees both surfaces and answers with something between.
+    # Flying pixels: at a jump, the sensor's window sees both surfaces and returns a depth between them.
     kernel = np.ones((3, 3), np.uint8)
     near, far = cv2.erode(depth_m, kernel), cv2.dilate(depth_m, kernel)
     rim, kind = far - near > JUMP_M, rng.random(shape)
     mixed = near + rng.random(shape, np.float32) * (far - near)
     shifted = np.where(rim & (kind < RIM_MIXED_FRACTION), mixed, shifted)
     disparity = focal_px * BASELINE_M / np.maximum(shifted, 1e-3)
-    # Neighbouring pixels share most of a stereo window, and so most of their noise.
+    # Neighbouring pixels share most of their stereo window, so most of their noise.
     noise = cv2.GaussianBlur(rng.normal(0, 1, shape), (0, 0), 1.0)
     disparity += noise / noise.std() * DISPARITY_NOISE_PX
     disparity = np.round(disparity / DISPARITY_STEP_PX) * DISPARITY_STEP_PX

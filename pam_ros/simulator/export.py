@@ -1,4 +1,4 @@
-"""Turns rendered scenes into samples of `datasets.schema`, which shards are written from."""
+"""Turns rendered scenes into samples of `datasets.schema`, from which shards are written."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TURNED = (
     ("leaves", "returns"),
     ("opens", "closes"),
 )
-# What an event becomes when it is played backwards; others (falls, tips over, pushes) become nothing known.
+# What an event becomes when it is played backwards; others (falls, tips over, pushes) have no counterpart.
 BACKWARDS = {one: other for pair in TURNED for one, other in (pair, pair[::-1])}
 BACKWARDS |= {event: event for event in (*RESTS, "hidden")}
 
@@ -63,7 +63,7 @@ def exported_image(image: ImageSample) -> Sample:
 
 
 def exported_video(video: VideoSample) -> Sample:
-    """A rendered video with masks in every frame, captions of its clips, and what happens when."""
+    """A rendered video with masks in every frame, captions of its clips, and its events."""
     fps = 1 / float(video.times_s[1] - video.times_s[0])
     rng = np.random.default_rng([video.seed, 73])
     frames = len(video.frames)
@@ -90,7 +90,7 @@ def _rle(mask: NDArray[np.bool_]) -> RleMask | None:
 
 
 def _other_masks(instances: NDArray[np.uint16], asked: set[int]) -> tuple[tuple[RleMask | None, ...], ...]:
-    """(T, H, W) → masks of the objects and fixtures that are no region, by object and frame."""
+    """(T, H, W) → masks of the objects and fixtures that are not regions, by object and frame."""
     others = sorted(set(np.unique(instances).tolist()) - asked - {0})
     return tuple(tuple(_rle(frame == instance) for frame in instances) for instance in others)
 
@@ -144,9 +144,9 @@ def _region(region: RegionTruth, rng: np.random.Generator) -> SampleRegion:
 def video_region(thing: VideoObject, frames: int, fps: float, rng: np.random.Generator) -> SampleRegion:
     """An object of a video, without its masks.
 
-    Of its sequences of clips the first is cut where its events change, the second by the clock, the next
-    `LATER_CLOCKS` by other clocks that start inside the video. The others show the video backwards, if known
-    events come of it: the same images, with other events.
+    The first of its sequences of clips is cut where its events change, the second at equal intervals, the
+    next `LATER_CLOCKS` at equal intervals that start inside the video. The others show the video backwards,
+    if the reversed events are known: the same images, with other events.
     """
 
     def captioned(
@@ -201,8 +201,8 @@ def joined_wordings(versions: Sequence[Sequence[Clip]]) -> tuple[schema.Clip, ..
 def backward_segments(segments: Sequence[Segment], frames: int) -> list[Segment]:
     """The events of a video played backwards, in its own frames: frame 0 is the video's last one.
 
-    Events that mean nothing backwards become "". A frame of an event shows what has moved by then, so
-    backwards an event begins one frame later.
+    Events without a counterpart become "". A frame of an event shows what has moved by then, so backwards an
+    event begins one frame later.
     """
     turned = []
     for part in reversed(segments):

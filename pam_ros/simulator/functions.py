@@ -1,4 +1,4 @@
-"""Which functions will do for another: a wine glass, if something to drink tea from is wanted."""
+"""Substitute functions: a wine glass will do for a request for something to drink tea from."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def _substitutes() -> dict[str, frozenset[str]]:
 
 
 def fitting_functions(function: str) -> frozenset[str]:
-    """The function itself and those that will do as well, by their ids in the ontology."""
+    """The function itself and those that can replace it, by their ids in the ontology."""
     return _substitutes().get(function, frozenset()) | {function}

@@ -99,7 +99,7 @@ def plan(
     until: float,
     open_meshes: float = 0.0,
 ) -> list[ShardJob]:
-    """All shards of a run, images and videos mixed, so that a run cut short holds both."""
+    """All shards of a run, images and videos mixed, so that a run cut short has both."""
     jobs: list[tuple[float, ShardJob]] = []
     for kind, count, each in (("images", images, IMAGES_PER_SHARD), ("clips", videos, VIDEOS_PER_SHARD)):
         for first in range(0, count, each):

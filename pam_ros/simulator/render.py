@@ -93,7 +93,7 @@ def first_states(scene: SceneSpec) -> list[ObjectState]:
 
 
 class SceneRenderer:
-    """Renders a scene in any state. A context manager; else call `close`."""
+    """Renders a scene in any state. A context manager; otherwise call `close`."""
 
     _gl: Any = None
 
@@ -234,7 +234,7 @@ class SceneRenderer:
         spec.visual.map.znear, spec.visual.map.zfar = 0.02, 12.0
         spec.visual.map.shadowclip = 2.0
         spec.stat.extent, spec.stat.center = 1.0, [0, 0, 0]
-        spec.compiler.boundmass = spec.compiler.boundinertia = 1e-6  # MuJoCo wants them; nothing is simulated
+        spec.compiler.boundmass = spec.compiler.boundinertia = 1e-6  # required; nothing is simulated
         spec.visual.headlight.ambient = [scene.ambient] * 3
         spec.visual.headlight.diffuse = [0.18] * 3
         spec.visual.headlight.specular = [0.08] * 3

@@ -249,7 +249,7 @@ def video_play(
 ) -> Play:
     """The scene of a seed and its motion, not rendered; another `attempt` draws other scenes.
 
-    The target event is drawn first, then scenes until one allows it; so events are about equally frequent.
+    The target event is drawn first, then scenes until one allows it: events are about equally frequent.
     Raises ValueError unless `frames` >= 2 and `fps` > 0.
     """
     if frames < 2 or fps <= 0:

@@ -20,7 +20,7 @@ class ObjectSpec:
 
     Attributes:
         category: id in the ontology, e.g. "kettle".
-        mesh_id: "category/number", or "category/package/file" of a third-party mesh; splits share none.
+        mesh_id: "category/number", or "category/package/file" of an open mesh; splits share none.
         shape: pieces and joints.
         colour, accent: names of the main and the second colour.
         material: name of the main material.
@@ -33,7 +33,7 @@ class ObjectSpec:
         position: (x, y, z) of the lowest point below its centre, metres.
         yaw_deg: rotation about z.
         place: category of the fixture it stands on.
-        picture: file of the third-party mesh whose texture fills slot "picture", or "".
+        picture: file of the open mesh whose texture fills slot "picture", or "".
     """
 
     category: str

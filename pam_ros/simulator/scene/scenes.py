@@ -103,12 +103,12 @@ def draw_scene(
         kind: one of `rooms.KINDS`, or None for any.
         objects: smallest and largest number to draw; a crowded room gets fewer.
         categories: the first object is of one of these, if any are given.
-        open_meshes: fraction of objects with a third-party mesh, among the categories that have one; see
+        open_meshes: fraction of objects with an open mesh, among the categories that have one; see
             `assets/open_meshes.py`.
 
     Raises:
         ValueError: the split or kind is unknown, or the fraction is outside 0..1.
-        MeshStoreError: third-party meshes are needed but not fetched.
+        MeshStoreError: open meshes are needed but not fetched.
     """
     check_split(split)
     if not 0 <= open_meshes <= 1:

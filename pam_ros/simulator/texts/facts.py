@@ -1,4 +1,4 @@
-"""Facts of a region in a frame, read from the scene: every text is written from them and judged by them."""
+"""Facts about a region in a frame, read from the scene: texts are written from them and judged by them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`python -m pam_ros.simulator.tools.demo_clip --out config/demo`: renders the robot clip that ships.
+"""`python -m pam_ros.simulator.tools.demo_clip --out config/demo`: renders the bundled demo clip.
 
 A gripper lifts a kettle and puts it down, a box covers it, and it slides away. Writes clip.mp4 (H.264) and
-its truth, clip.json.
+its ground truth, clip.json.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def render_demo() -> tuple[list[Rendered], Stage]:
 
 
 def truth(shown: list[Rendered], stage: Stage) -> dict[str, Any]:
-    """What is true of the clip: boxes (x1, y1, x2, y2; far edges exclusive) at frame 0, events in seconds."""
+    """The clip's ground truth: boxes (x1, y1, x2, y2; far edges exclusive) at frame 0, events in seconds."""
     objects = []
     for index in (KETTLE, MUG, TOASTER):
         thing = stage.scene.objects[index]
@@ -169,7 +169,7 @@ def truth(shown: list[Rendered], stage: Stage) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    import av  # only here: nothing else in this room writes videos
+    import av  # only here: nothing else in the simulator writes videos
 
     parser = argparse.ArgumentParser(description="Render the demo clip.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write clip.mp4 and clip.json to")

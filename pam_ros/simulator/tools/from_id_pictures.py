@@ -1,6 +1,6 @@
 """`python -m pam_ros.simulator.tools.from_id_pictures FOLDER`: converts shards of an older format in place.
 
-In the older format each frame has a PNG whose pixels are instance + 256 * part; now regions have masks.
+In the older format each frame has a PNG whose pixels are instance + 256 * part; today regions have masks.
 Images stay as they are; the PNGs are deleted when the new index is complete.
 """
 
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--without-others",
         action="store_true",
-        help="leave out masks of objects that are no region: smaller, for data that nobody trains on",
+        help="omit masks of objects that are not regions: smaller, for data that is not trained on",
     )
     options = parser.parse_args(arguments)
     count = convert(options.folder, other_masks=not options.without_others)

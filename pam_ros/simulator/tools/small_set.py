@@ -1,7 +1,7 @@
-"""`python -m pam_ros.simulator.tools.small_set`: renders the small test set that ships.
+"""`python -m pam_ros.simulator.tools.small_set`: renders the bundled small test set.
 
 Images and videos of the test split, as shards that `pam evaluate --data FOLDER` reads. Images have
-consecutive seeds; videos are chosen so that a few hold every event, and objects that vanish and return.
+consecutive seeds; videos are chosen so that a few contain every event, and objects that vanish and return.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ FRAMES, FPS = 48, 5.0
 
 
 def events_of(play: Play) -> set[str]:
-    """Events of a play before it is rendered; `hidden` if something is carried past."""
+    """Events of a play before it is rendered; `hidden` if something is carried past in front of the actor."""
     found = {part.event for index in range(play.own) for part in play.events(index)}
     carried_past = any(not thing.mesh_id.endswith("/prop") for thing in play.scene.objects[play.own :])
     return found | ({"hidden"} if carried_past else set())
 
 
 def choose_videos(count: int, first_seed: int, candidates: int) -> list[int]:
-    """Seeds of videos that hold every event about equally often: each adds what is rarest so far."""
+    """Seeds of videos that contain every event about equally often: each adds what is rarest so far."""
     plays = {
         seed: events_of(video_play(seed, SPLIT, FRAMES, FPS))
         for seed in range(first_seed, first_seed + candidates)
@@ -58,7 +58,7 @@ def build(out: Path, images: int = IMAGES, videos: Sequence[int] | None = None) 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see --help."""
-    parser = argparse.ArgumentParser(description="Render the small test set that ships.")
+    parser = argparse.ArgumentParser(description="Render the bundled small test set.")
     parser.add_argument("--out", type=Path, default=Path("test/data/scenes"), help="folder to write to")
     build(parser.parse_args(arguments).out)
 
