@@ -1,8 +1,8 @@
-"""`python -m pam_ros.training.ablations`: the paper's ablations (tables 5 to 7), by the recipes cut short.
+"""`python -m pam_ros.training.ablations`: the paper's ablations (tables 5 to 7), with shortened recipes.
 
 Every variant starts from the same segmenter and language model with a new Perceiver and projector, and trains
-equally long on one device. Work that several variants need is done once: region features for the same input
-of the Perceiver, and stages with the same history. Finished stages are not run again.
+for the same time on one device. Work that several variants share is done once: region features for the same
+input of the Perceiver, and stages with the same history. Finished stages are not run again.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def run_ablations(plan: Plan, variants: Sequence[Variant]) -> Results:
             folder = _trained(plan, base, variant, cache)
             scores = teacher_forced(folder / "figures.jsonl")
             if samples is not None:
-                print(f"{variant.name}: checking its texts", flush=True)
+                print(f"{variant.name}: evaluating its texts", flush=True)
                 pam = load_model(LoadOptions(str(folder / "model")))  # on a GPU if there is one
                 pam.text.max_new_tokens = ANSWER_TOKENS
                 scores |= check(pam, samples, carry_over=variant.carry_over_tested)
@@ -175,9 +175,9 @@ def teacher_forced(figures: Path) -> dict[str, float]:
 
 
 def check(model: PerceptionModel, samples: Samples, *, carry_over: bool) -> dict[str, float]:
-    """Accuracy of texts of whole objects and of streaming captions, by the rules of `pam evaluate`.
+    """Accuracy of texts about whole objects and of streaming captions, by the rules of `pam evaluate`.
 
-    It computes less than `pam evaluate`: no wording, no continuity, captions in English only.
+    Leaves out wording and continuity; captions are in English only.
     """
     right: dict[str, list[bool]] = defaultdict(list)
     for image in samples.images:
@@ -247,7 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--data", action="append", required=True, help="training data, as in a stage's YAML; repeatable")
     add("--test", type=Path, help="folder of `pam scenes render` with held-out scenes")
     add("--out", type=Path, required=True, help="folder for models, curves, ablations.md and ablations.json")
-    add("--minutes", type=float, required=True, help="training time of each variant")
+    add("--minutes", type=float, required=True, help="training time of each variant, minutes")
     add("--only", default="", metavar="NAME,…", help=f"some of {', '.join(names)}")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="for every stage; repeatable")
     given = parser.parse_args(arguments)

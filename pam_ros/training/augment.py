@@ -1,4 +1,4 @@
-"""Random views of training images, on the device: mirror, zoom, light and colour, occlusion."""
+"""Augments training images on the device: mirror, zoom, light and colour, occlusion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WHOLE = 0.4  # fraction of images that are seen whole, as at inference
 
 
 def colours(pixels: Tensor, generator: Generator) -> Tensor:
-    """(N, T, 3, S, S) uint8 → float 0..255, brightness, contrast and colour changed, alike within a video."""
+    """(N, T, 3, S, S) uint8 → float 0..255; brightness, contrast and colour vary, but not within a video."""
     count = len(pixels)
 
     def factor(spread: float, channels: int = 1) -> Tensor:
@@ -33,7 +33,7 @@ def colours(pixels: Tensor, generator: Generator) -> Tensor:
 def views(
     pixels: Tensor, owners: Tensor, masks: Tensor, generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mirrored and zoomed, alike within a video.
+    """Mirrors and zooms, in the same way within a video.
 
     Pixels (N, T, 3, S, S) float, owners (N, T, S, S) int16, masks (N, R, T, S, S) bool.
     """
@@ -60,10 +60,10 @@ def views(
 def occlusions(
     pixels: Tensor, owners: Tensor, masks: Tensor, generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A piece of another video moves in front of some videos, or hides all of them for a while.
+    """Moves a piece of another video in front of some videos, or hides the whole image for a while.
 
-    Tensors are those of `views`, T > 1. The first frame, in which regions are prompted, stays free. Where
-    something is in front, owners are 0 and masks empty.
+    Tensors are those of `views`, T > 1. The first frame, in which regions are prompted, stays free. Owners of
+    covered pixels are 0, and masks leave them out.
     """
     count, frames, _, side, _ = pixels.shape
     chance = random_numbers(generator, count)

@@ -1,4 +1,4 @@
-"""What one training stage does: a self-validating dataclass, read from config/training/*.yaml."""
+"""Configuration of a training stage: a self-validating dataclass, read from config/training/*.yaml."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ class StageConfig:
         out: folder for checkpoints, curves and the trained model (in `out`/model).
         train: the parts whose weights change; all others stay bit-identical.
         steps: planned optimiser steps, 1.. ; the schedule runs over them.
-        max_minutes: the stage ends cleanly after this long, with its schedule squeezed to fit; 0 = no limit.
-        batch: images (segment) or regions (language, caption) a step and process.
+        max_minutes: the stage ends cleanly after this time, with its schedule shortened to fit; 0 = no limit.
+        batch: images (segment) or regions (language, caption) per step and process.
         learning_rate: peak, after warm-up; part_rates: other peaks for some parts.
         warmup: fraction of the schedule, 0..0.5; final_rate: end of its cosine, as a fraction of the peak.
         weight_decay, clip_norm: AdamW's decay; largest gradient norm.
         precision: fp32, or bf16 (autocast).
-        workers: processes that decode frames: all at the start, or by step (caption without cache_features).
+        workers: processes that decode frames, at the start or in every step (caption without cache_features).
         store: device, or host if the decoded frames do not fit on it.
         save_minutes: time between checkpoints.
-        image_regions: regions a step of each image.
+        image_regions: regions of each image per step.
         video_fraction: fraction of steps on videos; video_after: first step with videos (segment).
-        video_batch: videos (segment) or clips (caption) a step; video_frames, video_regions: of each video.
+        video_batch: videos (segment) or clips (caption) per step; video_frames, video_regions: of each video.
         loss_size: side of the grid on which masks are compared, pixels.
         correction: fraction of steps in which a second click corrects a mask.
         words_weight: weight of the auxiliary losses that predict labels, words, boxes from SAM 2's features.
         group_weight: weight of the auxiliary loss that predicts which pixels belong together.
-        answers: number of questions about each region, learned at once (language, caption).
+        answers: number of questions about each region, trained at once (language, caption).
         tasks: weight of each image task; languages: those trained.
         clip_frames: numbers of frames that a clip may have, drawn per step.
         static_fraction: fraction of clips of regions to which nothing happens in the whole video.
@@ -67,11 +67,11 @@ class StageConfig:
         box_fraction: fraction of regions prompted by a box alone; 1 if the data have boxes and no masks.
         label_balance: 0 (labels come as in the data) .. 1 (all equally often).
         part_fraction: fraction of questions about images that are about parts of objects. Parts have few
-            labels; if they come often, objects that are hard to name are called by these.
+            labels; if these are frequent, objects that are hard to name get them, too.
         answer_balance: 0 (every token weighs the same, as in the paper) .. 1 (every answer does).
         box_weight: weight of the auxiliary loss that predicts the region's box from the semantic tokens.
-        events_weight: weight of the auxiliary loss that predicts, after each frame of a clip, what happens in
-            it and how far the object has moved; for data that say so.
+        events_weight: weight of the auxiliary loss that predicts, after each frame of a clip, its event and
+            how far the object has moved, for data that have both.
         cache_features: keep the decoder features of every region in memory; 0 = off, else prompts per region.
         compile: on a GPU, fuse SAM 2's encoder with torch.compile (segment): faster steps after a minute.
     """

@@ -52,9 +52,9 @@ def export_model(
 def blend(model: Pam, older: Pam, fraction: float, what: Blended = Blended.TRACKING) -> None:
     """Moves some weights by `fraction` (0..1) of the way back to the model that training started from.
 
-    This restores what training on other data has lost: tracking after mostly images, labels after few of
-    them (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022). Raises TrainingError for another
-    fraction, or models of other sizes.
+    This restores what training has unlearned: tracking by training mostly on images, labels by training on
+    few images (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022). Raises TrainingError for a
+    fraction outside 0..1, or for models of different sizes.
     """
     if not 0 <= fraction <= 1:
         raise TrainingError(f"the older model's fraction is {fraction}; allowed: 0..1")

@@ -1,4 +1,4 @@
-"""What is written down of a stage while it trains: curves for TensorBoard, figures as lines of JSON."""
+"""The log of a training stage: curves for TensorBoard, and figures as lines of JSON."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ FIGURES = "figures.jsonl"
 
 
 class Journal:
-    """Curves for TensorBoard, and the same figures as lines of figures.jsonl; by the main process only."""
+    """Writes curves for TensorBoard, and the same figures to figures.jsonl, in the main process only."""
 
     def __init__(self, out: Path, active: bool, step: int) -> None:
-        """`step`: what was written about later ones, before the process was killed, is removed."""
+        """Removes lines about steps after `step`, which a killed process has left."""
         if active and (out / FIGURES).is_file():
             _cut_lines(out / FIGURES, step)
         self._writer = SummaryWriter(str(out / "curves")) if active else None
         self._lines = (out / FIGURES).open("a", encoding="utf-8") if active else None
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """One line."""
+        """Writes one line."""
         if self._writer is None or self._lines is None:
             return
         for name, value in figures.items():

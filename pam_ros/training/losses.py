@@ -48,7 +48,7 @@ def mask_losses(
     """The losses of A answers about B regions each, with true masks (B, S, S) bool; answers weigh the same.
 
     A region without a pixel is absent; its mask is not compared. All answers are compared at once, since many
-    small steps would keep a GPU waiting. `compare`: `compare_masks`, or the compiled one.
+    small steps would leave a GPU idle. `compare`: `compare_masks`, or its compiled version.
     """
     truth = torch.stack(list(truths))  # (A, B, S, S)
     count = truth.shape[0]

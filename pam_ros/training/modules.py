@@ -1,4 +1,4 @@
-"""The model's parts in training: building or loading them, freezing, and learning rates."""
+"""Prepares the model for training: builds or loads it, freezes parts, sets learning rates."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ FEW_CHANNELS = 16  # of a layer norm, see `_normalise`
 
 
 def fit_for_training(module: nn.Module) -> None:
-    """Makes SAM 2's parts compute the same in fewer steps; position codes in float32 also under autocast."""
+    """Makes SAM 2 compute the same in fewer steps, and position encodings in float32 even under autocast."""
     for part in module.modules():
         if isinstance(part, PositionEmbeddingRandom):
             _keep_codes_exact(part)
@@ -92,10 +92,10 @@ def fit_for_training(module: nn.Module) -> None:
 
 
 def _normalise(norm: LayerNorm2d, x: Tensor) -> Tensor:
-    """(B, C, h, w), normalised over C by one kernel, where the package's own forward takes nine.
+    """(B, C, h, w), normalised over C by one kernel; the package's own forward takes nine.
 
     That kernel gives each pixel a block of threads. With few channels and many pixels, as at the start of
-    the mask downsampler, that took a third of a video step (H200), so there the nine come back.
+    the mask downsampler, that took a third of a video step (H200), so there the package's forward is used.
     """
     if x.shape[1] <= FEW_CHANNELS:
         normed: Tensor = LayerNorm2d.forward(norm, x)
@@ -105,7 +105,7 @@ def _normalise(norm: LayerNorm2d, x: Tensor) -> Tensor:
 
 
 def _keep_codes_exact(part: PositionEmbeddingRandom) -> None:
-    """bfloat16 would lose a pixel. The grid's code, which never changes, is computed once."""
+    """bfloat16 would be off by a pixel. The grid's encoding, which never changes, is computed once."""
     part.forward = lru_cache(partial(PositionEmbeddingRandom.forward, part))
     original = PositionEmbeddingRandom._pe_encoding
 

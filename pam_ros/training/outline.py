@@ -1,4 +1,4 @@
-"""Outlines: samples without masks and with few texts, so that those of all data fit into memory."""
+"""Outlines: samples without masks and with few texts, so that those of a whole data set fit into memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def outlines_of(source: Iterable[Sample]) -> list[Sample]:
 
 
 def outline(sample: Sample) -> Sample:
-    """The sample with the first frame's boxes for masks, and blank texts but for label and brief caption."""
+    """The sample with the first frame's boxes for masks; only label and brief caption keep their texts."""
     return replace(
         sample, regions=tuple(_outline(region) for region in sample.regions), other_masks=(), extra={}
     )

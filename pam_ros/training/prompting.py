@@ -36,7 +36,7 @@ def random_numbers(generator: Generator, *shape: int) -> Tensor:
 def on_host(generator: Generator, purpose: int) -> Generator:
     """A generator on the host, one for each purpose, for choices that must not wait for the device.
 
-    It is the same on all processes, so that none waits for another's longer step.
+    It is the same in all processes, so that none waits for another's longer step.
     """
     return Generator().manual_seed(generator.initial_seed() // MOST_PROCESSES * 16 + purpose)
 

@@ -1,9 +1,9 @@
 """Trains the matcher of `~/find` on the ontology's words: `python -m pam_ros.training.purposes FILE`.
 
 Sentence embeddings of requests and of explanations go through one matrix each, so that their cosine says
-whether the explained object has the requested function. Several such matchers answer together. Requests are
-the ontology's functions and the words of `purposes.yaml`, put into templates; explanations are written as the
-simulator writes them.
+whether the explained object has the requested function. The logits of several such matchers are averaged.
+Requests are the ontology's functions and the words of `purposes.yaml`, put into templates; explanations are
+written as the simulator writes them.
 
 Letters: N requests, C categories, V explanations of each, D embedding width, H learned width.
 """
@@ -35,8 +35,8 @@ BATCH = 128
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 0.1
 NOISE = 0.03  # added to embeddings of length 1: wordings that are close by mean the same
-MATCHERS = 2  # trained alike from different starts; their mean is more often right than either
-BIAS = 0.7  # added: the default bar then misses as many requests as it answers wrongly (seeds 171 to 176)
+MATCHERS = 2  # trained alike from different initial weights; their mean is more often right than either
+BIAS = 0.7  # added: at the default threshold, misses are then as many as wrong answers (seeds 171 to 176)
 OTHER_LANGUAGE = 0.5  # of the batches match requests with explanations in the other language
 POSITIVE_WEIGHT = 4.0  # about 2 of 80 categories fit a request
 RANKING_WEIGHT = 0.06
@@ -80,7 +80,7 @@ class Matcher(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-5.0))
 
     def forward(self, requests: Tensor, explanations: Tensor) -> Tensor:
-        """Logits that explanation c has the function of request n."""
+        """Logits of explanation c having the function of request n."""
         cosine = (
             normalize(self.request(requests), dim=-1) @ normalize(self.explanation(explanations), dim=-1).T
         )
@@ -176,7 +176,7 @@ def train(count: int = MATCHERS, steps: int = STEPS) -> list[Matcher]:
 
 
 def _trained(data: Sequence[Examples], seed: int, steps: int) -> Matcher:
-    """Requests of the languages in turns."""
+    """Trains on requests of the languages in turn."""
     torch.manual_seed(seed)
     matcher = Matcher()
     optimizer = torch.optim.AdamW(matcher.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -198,7 +198,7 @@ def _trained(data: Sequence[Examples], seed: int, steps: int) -> Matcher:
 
 
 def matching_loss(logits: Tensor, fits: Tensor) -> Tensor:
-    """Whether each category fits (N, C), and that one that fits is ranked first."""
+    """The loss of whether each category fits (N, C), and of ranking one that fits first."""
     weight = torch.tensor(POSITIVE_WEIGHT)
     each = binary_cross_entropy_with_logits(logits, fits, pos_weight=weight)
     right = torch.where(fits > 0, logits, -torch.inf).logsumexp(1)

@@ -1,6 +1,6 @@
 """Questions and answers about a region, the frames that show it, and their token ids.
 
-Letters: B samples, L tokens, K tokens to be learned, N answers of all samples.
+Letters: B samples, L tokens, K target tokens, N answers of all samples.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class QAExample:
 class Tokens:
     """Texts of B samples, padded on the right: the questions of each with their answers, one after the other.
 
-    No question attends to another: the places of each continue those of the text before all of them.
+    Questions do not attend to each other: the positions of each continue those of the common text before.
     """
 
     ids: Tensor  # (B, L) int64
     places: Tensor  # (B, L) int64: place within its question and answer, from 0
     parts: Tensor  # (B, L) int64: number of its question in the sample, from 0; padding: -1
-    labels: Tensor  # (K,) int64: ids of the tokens to be learned
+    labels: Tensor  # (K,) int64: ids of the target tokens
     learned: Tensor  # (K,) int64: their indices in B·L
     answers: Tensor  # (K,) int64: number of the answer, of N, that each belongs to
     weights: Tensor  # (K,) float32: weight of each in the loss
@@ -100,7 +100,7 @@ def clip_questions(
     config: StageConfig,
     frames: int,
 ) -> list[QAExample]:
-    """Asks `config.answers` times about a clip, in other wordings, the languages in turn.
+    """Asks `config.answers` times about a clip, in varied wordings, the languages in turn.
 
     `frames` frames show it; with carry-over the first of them is the last of the clip before.
     """
@@ -133,7 +133,7 @@ def _previous_captions(sequence: Sequence[Clip], place: int, language: Language)
 def _sampled(random: np.random.Generator, first: int, last: int, count: int) -> tuple[int, ...]:
     """`count` different frames from the first to the last, which may be before it.
 
-    They are jittered around the instants at which the runtime's clips want a frame; the ends stay.
+    They are jittered around the instants at which the runtime samples clips; the ends stay.
     """
     length, step = abs(last - first), 1 if last >= first else -1
     if count == 1:
@@ -154,7 +154,7 @@ def _any(random: np.random.Generator, texts: Sequence[str]) -> str:
 def context_questions(
     random: np.random.Generator, region: SampleRegion, config: StageConfig
 ) -> tuple[str, list[QAExample]] | None:
-    """For the language model alone: a text of the region in place of its embeddings, and questions."""
+    """For the language model alone: a text about the region in place of its embeddings, and questions."""
     contexts = [
         text
         for (task, _), texts in region.texts.items()
@@ -175,7 +175,7 @@ def context_questions(
 
 
 class Tokenisation:
-    """Texts → padded ids. Caches the ids of every text, since the same wordings come again and again."""
+    """Texts → padded ids. Caches the ids of every text, since wordings recur."""
 
     def __init__(self, language: LanguageModel, answer_balance: float = 0.0) -> None:
         self._language, self._balance = language, answer_balance
@@ -188,7 +188,7 @@ class Tokenisation:
         return self._cache[text]
 
     def tokens(self, samples: Sequence[Sequence[QAExample]], contexts: Sequence[str] | None = None) -> Tokens:
-        """Questions, answers and end tokens of each sample. Only answers are learned.
+        """Questions, answers and end tokens of each sample. The loss covers answers only.
 
         `contexts`: a text of each sample, which stands before each of its questions.
         """

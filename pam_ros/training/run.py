@@ -82,7 +82,7 @@ class StopRequest:
     """A signal that asks training to stop: after the current step, or immediately between steps."""
 
     number: int = 0  # of the signal; 0: none came
-    can_wait: bool = False  # steps are being made: one is finished and saved first
+    can_wait: bool = False  # steps are running: the current one is finished and saved first
 
     def take(self, number: int) -> None:
         """Called by the signal's handler."""
@@ -106,7 +106,7 @@ class Stage:
         freeze_all_but(self.pam, config.train)
         everything = open_sources(config.data)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        # Each process decodes its part of the samples only; labels, words and events are those of all.
+        # Each process decodes only its own samples; labels, words and events are those of all samples.
         self.source = process_shard(everything, rank, processes)
         self._all_outlines = outlines_of(everything)
         self.outlines = self._all_outlines[rank::processes]
@@ -213,7 +213,7 @@ class Stage:
     # ---- the loop
 
     def run(self, stop: StopRequest) -> None:
-        """Trains to the end of the schedule or of the time, or until it shall stop, and saves."""
+        """Trains until the schedule or the time ends or a stop is requested, then saves."""
         config, main = self.config, self.accelerator.is_main_process
         journal = Journal(self.out, main, self.progress.step)
         stop.can_wait = True
@@ -290,7 +290,7 @@ class Stage:
         return float(broadcast(torch.tensor(minutes, dtype=torch.float64, device=self.accelerator.device)))
 
     def _agreed_to(self, stop: StopRequest) -> bool:
-        """Whether all processes shall stop after this step; the main one decides, once in LOG_STEPS steps."""
+        """Whether all processes stop after this step; the main one decides, once in LOG_STEPS steps."""
         if self.accelerator.num_processes == 1:
             return bool(stop.number)
         if self.progress.step % LOG_STEPS:
@@ -301,7 +301,7 @@ class Stage:
     # ---- checkpoints
 
     def save(self, *, final: bool = False) -> None:
-        """Writes everything that resuming exactly from here needs; at the end also the trained model."""
+        """Writes everything needed to resume exactly from here; at the end also the trained model."""
         main = self.accelerator.is_main_process
         if main:
             self._checkpoints.begin()
@@ -316,7 +316,7 @@ class Stage:
             replace_folder(self.out / "model", lambda new: save_model(self.pam, new, dtype=torch.float32))
 
     def resume(self) -> None:
-        """Goes on from the newest checkpoint in `out`. Raises TrainingError if there is none."""
+        """Continues from the newest checkpoint in `out`. Raises TrainingError if there is none."""
         found = self._checkpoints.found()
         if not found:
             raise TrainingError(
@@ -326,7 +326,7 @@ class Stage:
 
 
 def _worker_signals(worker: int) -> None:
-    """Workers that load data end with their process, not by signals that are meant for it."""
+    """Data loader workers end with their process, not by the signals sent to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -379,7 +379,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one value; repeatable"
     )
-    parser.add_argument("--max-minutes", help="time of each stage, e.g. 5, or 1.5,1,5 for three stages")
+    parser.add_argument("--max-minutes", help="minutes for each stage, e.g. 5, or 1.5,1,5 for three stages")
     parser.add_argument(
         "--resume", action="store_true", help="continue from the checkpoint in the stage's folder"
     )
@@ -388,7 +388,7 @@ def main(arguments: list[str] | None = None) -> None:
     if len(minutes) == 1:
         minutes *= len(given.configs)
     if minutes and len(minutes) != len(given.configs):
-        parser.error(f"--max-minutes names {len(minutes)} times for {len(given.configs)} stages")
+        parser.error(f"--max-minutes has {len(minutes)} times for {len(given.configs)} stages")
     cache, stop = StageCache(), StopRequest()
     handle_end_signals(lambda number: stop.take(number), bounded=False)
     for place, path in enumerate(given.configs):

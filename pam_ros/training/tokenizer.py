@@ -19,7 +19,7 @@ SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 def train_tokenizer(texts: Iterable[str], folder: Path, vocabulary: int) -> None:
     """Trains on `texts` and writes tokenizer.json and tokenizer_config.json into `folder`.
 
-    At most `vocabulary` entries; fewer if the texts do not hold as many pairs.
+    At most `vocabulary` entries; fewer if the texts do not have enough pairs.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train a tokenizer on the texts of training data.")
     parser.add_argument("--data", nargs="+", required=True, help="as in a stage's YAML")
     parser.add_argument("--out", type=Path, required=True, help="the model folder that gets the tokenizer")
-    parser.add_argument("--vocabulary", type=int, default=4096, help="most entries it may have")
+    parser.add_argument("--vocabulary", type=int, default=4096, help="maximum number of entries")
     given = parser.parse_args(arguments)
     train_tokenizer(texts_of(given.data), given.out, given.vocabulary)
 

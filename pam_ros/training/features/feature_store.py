@@ -1,4 +1,4 @@
-"""What the Perceiver reads of every region, computed once and kept: SAM 2 is frozen when texts are learned.
+"""Decoder features of every region, computed once and kept: SAM 2 is frozen while texts are trained.
 
 Letters: N images or videos, R regions of each, B = N·R, T frames, C width, S input side, h = w = S / 16.
 """
@@ -26,16 +26,16 @@ from pam_ros.training.heads.box_head import normalised_boxes
 from pam_ros.training.modules import normalised
 from pam_ros.training.prompting import MIN_PIXELS, first_prompts
 
-# Many: tracking is many small steps, which a GPU does not feel.
+# Large batches: tracking consists of many steps, each too small to keep a GPU busy.
 IMAGES_AT_ONCE, VIDEOS_AT_ONCE, CROPS_AT_ONCE = 96, 64, 512
 SPREAD, OFF = (0.85, 1.2), 0.12  # how crops vary: factors on their side, and shifts as fractions of it
-EIGHT_BITS = torch.float8_e4m3fn  # its errors, of 2 % on average, are far below what another view changes
+EIGHT_BITS = torch.float8_e4m3fn  # its mean error of 2 % is far below the difference between two views
 RegionKey = tuple[int, int]  # number of a sample, place of a region in it
 
 
 @dataclass(frozen=True, slots=True)
 class RegionFeatures:
-    """The decoder features of K regions, and where these truly are.
+    """The decoder features of K regions, and their true boxes.
 
     Attributes:
         decoder_features: what the Perceiver reads.
@@ -58,7 +58,7 @@ def rolled_out(
     count, frames = pixels.shape[:2]
     regions = masks.shape[1]
     size = (segmenter.image_size, segmenter.image_size)
-    # Each kind of prompt goes to a range of regions; shuffled, so that no region always gets the same kind.
+    # Each kind of prompt goes to a range of regions; shuffled so that no region always gets the same kind.
     order = torch.randperm(count * regions, generator=generator, device=pixels.device)
     back = order.argsort()
     rows = (torch.arange(count * regions, device=pixels.device) // regions)[order]
@@ -81,10 +81,10 @@ class FeatureIndex:
     """Where features lie in their store: all that is needed to choose examples, without tensors.
 
     Attributes:
-        variants: how often the features of each region are there, each time by other prompts.
+        variants: number of times that each region's features are kept, each time from other prompts.
         starts: (sample, region, variant) → row of its first frame.
         crops: (sample, region, variant) → row of the crop around a small region of an image.
-        usable: (sample, region) that can be prompted in their first frame.
+        usable: (sample, region) pairs that can be prompted in their first frame.
     """
 
     variants: int
@@ -104,7 +104,7 @@ class FeatureIndex:
 
 
 class FeatureStore:
-    """Features of all regions of a source, on the device; `index` says where."""
+    """Features of all regions of a source, on the device; `index` has their rows."""
 
     def __init__(
         self, outlines: Sequence[Sample], segmenter: Segmenter, variants: int, dtype: torch.dtype
@@ -161,7 +161,7 @@ class FeatureStore:
 
 @dataclass(slots=True)
 class StageCache:
-    """A filled store that the next stage uses again if everything that it depends on is the same."""
+    """A filled store that the next stage reuses if everything it depends on is the same."""
 
     feature_key: tuple[object, ...] = ()
     region_features: FeatureStore | None = None
@@ -175,13 +175,13 @@ def feature_key(config: StageConfig, segmenter: Segmenter) -> tuple[object, ...]
 
 
 def captioned_regions(outline: Sample) -> list[int]:
-    """Places of the regions whose features are kept: of a video those with captions, if any has some."""
+    """Places of the regions whose features are kept: in a video with captions, the captioned ones only."""
     captioned = [place for place, region in enumerate(outline.regions) if region.clips]
     return captioned if len(outline) > 1 and captioned else list(range(len(outline.regions)))
 
 
 def small_regions(outlines: Sequence[Sample]) -> list[RegionKey]:
-    """Regions of images that inference looks at a second time, in a crop."""
+    """Regions of images that inference encodes a second time, in a crop."""
     return [
         (sample, place)
         for sample, outline in enumerate(outlines)
@@ -201,7 +201,7 @@ def random_crop(box: CropBox | None, random: np.random.Generator) -> CropBox:
 
 
 def batches_of_equal_length(outlines: Sequence[Sample]) -> Iterator[list[int]]:
-    """Numbers of samples with equally many frames and about as many regions, as the device can hold."""
+    """Numbers of samples with equally many frames and similarly many regions, as the device can hold."""
     groups: dict[int, list[int]] = defaultdict(list)
     for index, outline in enumerate(outlines):
         if outline.regions:

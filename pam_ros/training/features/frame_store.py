@@ -21,7 +21,7 @@ from pam_ros.datasets.schema import Sample, SampleSource
 from pam_ros.geometry import CropBox
 
 FRAMES_AT_ONCE = 32  # decoded by a worker before it hands them over
-NO_MASK = -1  # in place of a row of a region that a sample does not have
+NO_MASK = -1  # in place of the row of a region that a sample lacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def decoded(
 ) -> Iterator[Decoded]:
     """The views of each group, decoded ahead by processes, on the device.
 
-    They are sent to a GPU while it still works on the group before.
+    They are sent to a GPU while it still works on the previous group.
     """
     stretches = [
         [group[start : start + FRAMES_AT_ONCE] for start in range(0, len(group), FRAMES_AT_ONCE)]
@@ -177,7 +177,7 @@ class FrameStore:
 
 
 def sent(array: NDArray[Any], device: torch.device) -> Tensor:
-    """The array on a device, without waiting for what that is doing."""
+    """The array on a device, copied without waiting for the device."""
     tensor = torch.from_numpy(array)
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 

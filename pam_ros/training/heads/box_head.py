@@ -1,4 +1,4 @@
-"""A box head: trains features and tokens to know where their region is. Letters: K regions, S side."""
+"""A box head: trains features and tokens to encode their region's position. Letters: K regions, S side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pam_ros.training.prompting import tight_boxes
 
-IN_VIEW_WEIGHT = 0.1  # of whether a region is in view, beside its box
+IN_VIEW_WEIGHT = 0.1  # of whether a region is in view, relative to its box
 
 
 def normalised_boxes(masks: Tensor) -> Tensor:
@@ -19,13 +19,13 @@ def normalised_boxes(masks: Tensor) -> Tensor:
 
 
 def box_head(width: int) -> nn.Module:
-    """(…, width) → (…, 5) as `normalised_boxes`; not part of the model, it only trains what feeds it."""
+    """(…, width) → (…, 5) as `normalised_boxes`; not part of the model: it only trains its inputs."""
     hidden = 2 * width
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 5))
 
 
 def box_loss(found: Tensor, truth: Tensor) -> Tensor:
-    """(K, 5) and `normalised_boxes` (K, 5) → a scalar: how far off boxes are, and what is in view."""
+    """(K, 5) and `normalised_boxes` (K, 5) → the loss of boxes and of what is in view, a scalar."""
     in_view = truth[:, 4]
     off = (found[:, :4].float() - truth[:, :4]).abs().mean(1)
     doubt = F.binary_cross_entropy_with_logits(found[:, 4].float(), in_view)

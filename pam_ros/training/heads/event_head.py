@@ -1,7 +1,7 @@
-"""An event head: predicts what happens in each frame of a clip, and how far the object has moved.
+"""An event head: predicts the event in each frame of a clip, and how far the object has moved.
 
-It reads the language model's states after each frame. A caption says once what sixteen frames show: from
-captions alone it takes long to learn motion, and to tell a moving object from a moving camera.
+It reads the language model's states after each frame. A caption says once what sixteen frames show, so from
+captions alone the model learns motion slowly, and hardly tells a moving object from a moving camera.
 Letters: B clips, n frames of each, H language width.
 """
 
@@ -48,7 +48,7 @@ class Events:
 
 
 def moved(region: SampleRegion, frames: Sequence[int]) -> list[list[float]]:
-    """(n, 3) how far the region is to the right, away and up of its place in the first of these frames.
+    """(n, 3) displacement to the right, away and up since the first of these frames.
 
     In units of `MOVED_UNIT_M`; NaN if the data do not say.
     """

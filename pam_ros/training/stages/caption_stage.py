@@ -1,4 +1,4 @@
-"""Stages 1, 1.5 and 2: texts from regions; and the language model alone, before them.
+"""Stages 1, 1.5 and 2: texts from regions; and the language stage, the language model alone.
 
 Letters: B samples, n frames of each, C width, S input side, H language width, L tokens.
 """
@@ -80,7 +80,7 @@ class CaptionBatch:
 
 
 class CaptionDataset(Dataset[CaptionBatch]):
-    """Whole batches by step number, so that all samples of a batch have as many frames."""
+    """Whole batches by step number, so that all samples of a batch have equally many frames."""
 
     def __init__(
         self,
@@ -127,12 +127,11 @@ class CaptionDataset(Dataset[CaptionBatch]):
             self._clip_cumulative_weights[frames] = weights.cumsum()
         self._lengths = [frames for frames, clips in self._clips.items() if clips]
         if not self._images and config.video_fraction < 1:
-            raise TrainingError(
-                "the data holds no region with an image text of the chosen tasks and languages"
-            )
+            raise TrainingError("the data has no region with an image text of the chosen tasks and languages")
         if not self._lengths and config.video_fraction > 0:
             raise TrainingError(
-                f"no captioned clip holds {config.clip_frames} frames; or set video_fraction to 0"
+                f"no captioned clip has {config.clip_frames} frames; give other data, "
+                "smaller clip_frames, or video_fraction 0"
             )
 
     def __getitem__(self, step: int) -> CaptionBatch:
@@ -200,7 +199,7 @@ class CaptionDataset(Dataset[CaptionBatch]):
 
 
 def balanced(labels: Sequence[str], balance: float) -> NDArray[np.float64]:
-    """(N,) weights: how often the label comes, to the power of minus `balance`; "" weighs the mean."""
+    """(N,) weights: the label's frequency to the power of -`balance`; "" gets the mean weight."""
     counts = Counter(labels)
     weights = np.array([counts[label] ** -balance if label else np.nan for label in labels])
     mean = np.nanmean(weights) if any(labels) else 1.0

@@ -32,7 +32,7 @@ from pam_ros.training.prompting import MIN_PIXELS, correction, first_prompts, on
 
 VANISHING_FIRST = 0.5  # fraction of the videos in which regions that vanish are chosen before others
 MAX_WORDS = 512
-BOX_WEIGHT = 3.0  # of a region's box beside its name
+BOX_WEIGHT = 3.0  # of a region's box, relative to its name
 UNNAMED = -1
 
 
@@ -44,7 +44,7 @@ class SegmentBatch:
     owners: Tensor  # (N, T, S, S) int16: number of the object that a pixel belongs to, 0 for none
     masks: Tensor  # (N, R, T, S, S) bool
     labels: Tensor  # (N, R) index into Words.labels, UNNAMED if there is none
-    words: Tensor  # (N, R, W) bool: which of Words.words its caption holds
+    words: Tensor  # (N, R, W) bool: which of Words.words its caption contains
     names: Tensor  # (N, I) label of every object by its number, UNNAMED if it has none
 
     def to(self, device: torch.device) -> SegmentBatch:
@@ -89,7 +89,7 @@ class SegmentData:
         self._store, self._config, self._rank = store, config, rank
         self._videos = np.flatnonzero(store.lengths > 1)
         if config.video_fraction and not len(self._videos):
-            raise TrainingError("the data holds no video; set video_fraction to 0")
+            raise TrainingError("the data has no video; set video_fraction to 0")
         device, shape = store.pixels.device, (len(outlines), store.areas.shape[1])
         labels = np.full(shape, UNNAMED)
         known = np.zeros((*shape, len(words.words)), np.bool_)
@@ -163,7 +163,7 @@ def choose_regions(
     """Chooses `wanted` of the `seen` (N, R) regions of each sample, some repeatedly if there are fewer.
 
     In half of the videos the few regions that vanish for a while come first. Returns places (N, wanted), and
-    (N,) bool: no region is seen, and an absent one stands in.
+    (N,) bool: no region is seen, and an absent one is chosen instead.
     """
     rank = random.random(seen.shape) - (vanishing & (random.random((len(seen), 1)) < VANISHING_FIRST))
     order = np.where(seen, rank, 2.0).argsort(1)
@@ -211,7 +211,7 @@ class CellsHead(nn.Module):
     def forward(self, embedding: Tensor, owners: Tensor, names: Tensor) -> Tensor:
         """Embedding (N, C, h, w), owners (N, S, S) int16, names (N, I) → the loss, a scalar.
 
-        A cell's target are the labels of its pixels. Pixels of an object of A pixels weigh A to the -3/4.
+        A cell's targets are the labels of its pixels. A pixel of an object of A pixels weighs A to the -3/4.
         """
         count, _, side, _ = embedding.shape
         side_px = owners.shape[-1]
@@ -234,10 +234,10 @@ class CellsHead(nn.Module):
 class GroupHead(nn.Module):
     """Predicts from features which pixels share an object; not part of the model, as `WordsHead`.
 
-    It learns from every pixel, not only from prompted regions: without pretraining, masks come much sooner.
+    It learns from every pixel, not only from prompted regions; without pretraining, masks improve sooner.
     """
 
-    points, codes = 128, 16  # pixels compared in a frame; width of the codes by which they are
+    points, codes = 128, 16  # pixels compared in a frame; width of the codes that are compared
 
     def __init__(self, width: int) -> None:
         super().__init__()
