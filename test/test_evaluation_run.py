@@ -59,7 +59,7 @@ def test_a_folder_of_shards_is_read(shards: Path) -> None:
 
 def test_errors_of_folders_name_the_reason(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match=r"holds no index\.jsonl"):
+    with pytest.raises(DatasetError, match=r"has no index\.jsonl"):
         read_data(tmp_path / "empty")
     (shards / ".half").mkdir()  # a run that was broken off, or is under way
     (shards / ".half/index.jsonl").write_text("{}\n")
@@ -204,7 +204,7 @@ def test_several_seeds_give_mean_and_spread(shards: Path, monkeypatch: pytest.Mo
         (lambda: Part.parse("masks,mask"), "'mask' .*masks, video, texts, find, stream, speed, surfaces"),
         (lambda: Plan(count=0), "at least 1, not 0"),
         (lambda: Plan(seeds=(1, 1)), "different whole numbers"),
-        (lambda: Plan(seeds=(-1,)), r"from 0 on, not \[-1\]"),
+        (lambda: Plan(seeds=(-1,)), r"0 or above, not \[-1\]"),
         (lambda: Plan(seeds=()), "give a seed or data"),
         (
             lambda: Plan(parts=(Part.SURFACES,), data=Path("here")),

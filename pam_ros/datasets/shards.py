@@ -31,7 +31,7 @@ class Packing:
 
 
 FAST = Packing(".jpg", 92)  # reading speed counts in training
-SMALL = Packing(".avif", 50, other_masks=False)  # for a set that ships: nobody trains on it
+SMALL = Packing(".avif", 50, other_masks=False)  # for a bundled set, which is not trained on
 
 
 class ShardWriter:
@@ -73,7 +73,7 @@ class ShardWriter:
 
 
 def write_picture(path: Path, rgb: NDArray[np.uint8], packing: Packing = FAST) -> None:
-    """(H, W, 3) uint8 RGB → a JPEG or AVIF, as the path ends."""
+    """(H, W, 3) uint8 RGB → a JPEG or AVIF file, by the path's suffix."""
     Image.fromarray(rgb).save(path, quality=packing.quality)
 
 
@@ -91,7 +91,7 @@ class ShardSource:
         self._last: tuple[int, Sample] | None = None  # the frames of a video come one after the other
         if not len(self._lines):
             raise DatasetError(
-                f"{folder} holds no {INDEX} with samples; `pam scenes render --out {folder}` writes one"
+                f"{folder} has no {INDEX} with samples; `pam scenes render --out {folder}` writes one"
             )
 
     def __len__(self) -> int:

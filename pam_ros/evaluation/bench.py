@@ -1,4 +1,4 @@
-"""`pam bench`: latencies, rates and memory of a model on this device, beside the device's own limits.
+"""`pam bench`: latencies, rates and memory of a model on this device, next to the device's own limits.
 
 Every figure is the median of several runs after a warm-up, unless its name says otherwise. A figure that was
 not measured is None, and its reason is recorded.
@@ -136,13 +136,13 @@ def run_bench(
 ) -> BenchResult:
     """Loads a model on `device`, measures it and returns every figure of `FIGURES`.
 
-    `unquantised`: loads what a quantised model is compared with; it is gone before that one is loaded.
+    `unquantised`: loads the model that a quantised one is compared with; freed before that one is loaded.
     Raises DeviceError if `plan` selects the fast engines and the device has no CUDA.
     """
     target = parse_device(device)
     answers: list[Answer] = []
     if unquantised is not None and plan.wants("logits_error", "equal_tokens"):
-        progress("answers of the model that is not quantised")
+        progress("answers of the unquantised model")
         answers = _answers(unquantised)
     reset_peak_memory(target)
     path = open_path(load, plan.engine, device)
@@ -157,7 +157,7 @@ def run_bench(
 
 
 def open_path(load: Callable[[], Pam], engine: EngineKind, device: str) -> BenchPath:
-    """Loads a model; the path that is measured. Raises DeviceError for fast engines without CUDA."""
+    """Loads a model; returns the path to measure. Raises DeviceError for fast engines without CUDA."""
     target = parse_device(device)
     if engine is EngineKind.FAST and target.type != "cuda":
         raise DeviceError(f"--engine fast needs a CUDA device, not {target}; use --engine plain")
@@ -227,7 +227,7 @@ class _Bench:
             self._put(peak_gib_loading=peak_gib(self._path.device)[0])
 
     def _compare(self) -> None:
-        """Against the model that is not quantised, on the plain path."""
+        """Compares answers with those of the unquantised model, on the plain path."""
         names = "logits_error", "equal_tokens"
         if not self._answers:
             self._lack("the model is not quantised", *names)
@@ -261,14 +261,14 @@ class _Bench:
         self._put(**{figure: self._measure(run).median})
 
     def _decode(self) -> None:
-        """Tokens a second of one text alone, and the limit: reading every weight once per token."""
+        """Tokens per second of one text alone, and the limit: reading every weight once per token."""
         short, long = (self._measure(partial(self._path.decode, tokens)).median for tokens in DECODED_TOKENS)
         rate = (DECODED_TOKENS[1] - DECODED_TOKENS[0]) / (long - short) * 1000
         limit = self.result.limits["read_tb_s"] * 1e12 / bytes_per_token(self._model)
         self._put(decode_tok_s=rate, decode_limit_tok_s=limit, decode_share_of_limit=rate / limit)
 
     def _track(self, count: int) -> None:
-        """Frames a second with so many regions, masks on the host."""
+        """Frames per second with `count` regions, masks on the host."""
         regions = self._path.segment(self._frames[0], count)
         numbers = iter(range(10**9))
 
@@ -331,7 +331,7 @@ class _Bench:
         self._put(**dict(zip(names, peak_gib(self._path.device), strict=True)))
 
     def _configure(self) -> None:
-        """Processes of their own load the model from files; random weights are written to some first."""
+        """Separate processes load the model from files; random weights are written to files first."""
         names = "configure_eager_s", "configure_first_s", "configure_again_s"
         info, source = self._model.info, self._plan.source
         with tempfile.TemporaryDirectory() as temporary:
@@ -367,7 +367,7 @@ def _captioning_figures(suffix: str) -> tuple[str, ...]:
 
 
 def bytes_per_token(model: Pam) -> int:
-    """Bytes of weights that decoding one token reads: every matrix once, of the embeddings one row."""
+    """Bytes of weights that decoding one token reads: every matrix once, and one row of the embeddings."""
     transformer = model.language.transformer
     head = transformer.lm_head.weight[: model.language.tokens]
     dense = [each for each in transformer.model.layers.parameters() if each.dim() == 2]
@@ -376,7 +376,7 @@ def bytes_per_token(model: Pam) -> int:
 
 
 def _answers(load: Callable[[], Pam]) -> list[Answer]:
-    """Of a model that is loaded for them."""
+    """Answers of a model that is loaded for them."""
     model = load()
     try:
         return record_answers(model)

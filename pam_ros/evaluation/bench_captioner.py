@@ -42,7 +42,7 @@ class CaptionedTracking:
 def track_while_captioning(
     path: FastPath, frames: Sequence[Image], *, seconds: float, threads: bool
 ) -> CaptionedTracking:
-    """Frames at `CAMERA_FPS` for so many seconds.
+    """Tracks frames at `CAMERA_FPS` for some seconds.
 
     `threads`: texts run on a thread and a stream of their own. Otherwise one thread processes a frame, then
     prefill passes and short bursts of decoding until the next frame is due.

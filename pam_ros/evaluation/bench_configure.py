@@ -1,7 +1,7 @@
 """How long a model takes from a process's start until it answers, and until all its graphs are captured.
 
 `main` is the process that is measured, with arguments OPTIONS BEGIN_S: it prints the seconds since BEGIN_S
-(of the epoch) as JSON. OPTIONS: `LoadOptions` as JSON.
+(Unix time) as JSON. OPTIONS: `LoadOptions` as JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Configured:
 
 
 def measure_configure(options: LoadOptions) -> tuple[Configured, Configured]:
-    """Loads a model in two fresh processes: without, then with compiled kernels on disk.
+    """Loads a model in two new processes: without, then with compiled kernels on disk.
 
     Raises InferenceError if a process fails or takes longer than `LONGEST_S`.
     """
@@ -58,7 +58,7 @@ def _measured(options: LoadOptions, cache: Path) -> Configured:
 
 
 def main() -> None:
-    """Loads a model and says how long it took."""
+    """Loads a model and prints how long it took."""
     options, begin = sys.argv[1:]
     model = open_model(LoadOptions(**json.loads(options)))  # which runs a frame through all of it
     answers_s = time.time() - float(begin)

@@ -23,7 +23,7 @@ COLUMNS = ("curve", "x", "milliseconds")
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What one curve is over."""
+    """One curve: its x axis, its title and the values of x that are measured."""
 
     x_name: str
     title: str
@@ -154,7 +154,7 @@ def read_curves(path: Path) -> Points:
 
 
 def plot_curves(results: Mapping[str, Points], path: Path) -> None:
-    """Draws one panel a curve, one line a result, as PNG. `results`: title → points.
+    """Draws one panel per curve, one line per result, as PNG. `results`: title → points.
 
     Raises InputError if Matplotlib is not installed.
     """

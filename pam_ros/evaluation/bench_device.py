@@ -58,7 +58,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def device_limits(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """Bytes copied and read, and operations of a matrix product in `dtype`, a second: TB/s and TFLOP/s."""
+    """Bytes copied and read, and operations of a matrix product in `dtype`, per second: TB/s, TFLOP/s."""
     size, side = COPIED_BYTES[device.type], MATRIX_SIDE[device.type]
 
     def seconds(statement: str, **tensors: torch.Tensor) -> float:

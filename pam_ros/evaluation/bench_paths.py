@@ -1,4 +1,4 @@
-"""The steps that `pam bench` times, on both paths: `PlainPath` (the node's) and `FastPath` (the engines)."""
+"""The steps that `pam bench` times, on both paths: `PlainPath` (`Pam`) and `FastPath` (the engines)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pam_ros.records import Prompt
 
 PREFIX_TOKENS = 14  # of the chat template, before a region's embeddings
 SUFFIX_TOKENS = 15  # a task and the end of the turn
-PREVIOUS_CAPTION_TOKENS = 60  # in a clip's prompt, beside the task
+PREVIOUS_CAPTION_TOKENS = 60  # in a clip's prompt, in addition to the task
 CLIP_FRAMES = 16
 FRAME_SIZE = (720, 1280)  # (height, width), pixels
 
@@ -38,13 +38,13 @@ class EngineKind(Enum):
 
 
 class BenchPath(Protocol):
-    """One path through a model. Texts are token ids of fixed length: no stop token, no tokenizer."""
+    """One path through a model. Texts are token ids of fixed length, without stop token or tokenizer."""
 
     device: torch.device
     model: Pam
 
     def warm_up(self) -> None:
-        """Compiles and captures what makes it fast."""
+        """Compiles kernels and captures graphs, if the path has any."""
 
     def preprocess(self, image: Image) -> object:
         """A frame on the host → the encoder's input on the device."""
@@ -59,10 +59,10 @@ class BenchPath(Protocol):
         """Tracks the regions in the next frame; masks on the host."""
 
     def generate(self, regions: Any, lengths: Sequence[int]) -> None:
-        """For every region an image prompt, and a text of each length (tokens) that branches off it."""
+        """Generates, for every region, a text of each length (tokens); they share one image prompt."""
 
     def decode(self, tokens: int) -> None:
-        """One text of so many tokens after an image prompt of constant embeddings."""
+        """Generates one text of `tokens` tokens after an image prompt of constant embeddings."""
 
     def open_clip(self) -> Any:
         """Starts a clip's prompt."""
@@ -74,7 +74,7 @@ class BenchPath(Protocol):
         """Finishes work that can be done before the decode timestamp."""
 
     def caption(self, clip: Any, tokens: int) -> None:
-        """Captions the clip with so many tokens."""
+        """Captions the clip with `tokens` tokens."""
 
     def release(self, regions: Any) -> None:
         """Forgets regions."""
@@ -106,7 +106,7 @@ class PlainRegions:
 
 
 class PlainPath:
-    """`Pam` and `GenerationBatch`, as the node runs them."""
+    """`Pam` and `GenerationBatch`, as the node runs them without the engines."""
 
     def __init__(self, model: Pam) -> None:
         self.device = model.device

@@ -1,4 +1,4 @@
-"""What quantising the language model changes: its logits and the tokens it chooses, compared with without.
+"""What quantising the language model changes: its logits and tokens, against the unquantised model's.
 
 Letters: P tokens of a prompt, H model width, L tokens of an answer, V vocabulary.
 """
@@ -28,7 +28,7 @@ ANSWER_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model answers to one prompt."""
+    """A model's answer to one prompt."""
 
     prompt: Tensor  # (P, H)
     tokens: list[int]  # greedy
@@ -52,7 +52,7 @@ def record_answers(model: Pam) -> list[Answer]:
 
 def _objects(model: Pam) -> list[Observation]:
     folder = share_folder("config", "demo/*.json") / "demo"
-    if model.language.tokenizer is None:  # random weights: every image will do
+    if model.language.tokenizer is None:  # random weights: any image will do
         image = noise_frames(1)[0]
     else:
         image = next(iter(read_video(folder / "clip.mp4"))).image

@@ -1,4 +1,4 @@
-"""What texts from a server cost: bytes sent and milliseconds, a text and a clip."""
+"""What texts from a server cost: bytes sent and milliseconds, for a text and for a clip."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class ServerFigure:
     """One kind of request: medians over the repeats.
 
     Attributes:
-        texts: that start together.
+        texts: number of texts that start together.
         prompt_tokens: of all texts together, without the task's own text.
-        sent_bytes: of all texts together, HTTP headers left out.
+        sent_bytes: of all texts together, without HTTP headers.
         first_token_ms: from the embeddings to the first token of any text.
         done_ms: from the embeddings to the end of the last text.
         tokens: generated in all texts together.
@@ -53,7 +53,7 @@ class _Run:
 def bench_text_server(
     model: RemoteTextModel, *, repeats: int, progress: Callable[[str], None]
 ) -> list[ServerFigure]:
-    """Measures on noise: each repeat has frames of its own, so that only "again" finds its prompt cached.
+    """Measures on noise: each repeat has its own frames, so that only "again" finds its prompt cached.
 
     Raises TextServerError if the server cannot be used, or InferenceError if a text fails.
     """

@@ -1,8 +1,9 @@
 """Calibrates confidences: `python -m pam_ros.evaluation.calibration MODEL --strangers IMAGES`.
 
-Known regions come from rendered scenes of the validation split, strangers from images of other things, on
-which every label counts as wrong. Both are shown as they are and degraded, so that sharpness or compression
-alone tells nothing. Writes confidence.json, familiarity.npz and names.json into the model's folder.
+Known regions come from rendered scenes of the validation split; strangers, regions of unknown objects, come
+from other images, and every label of them counts as wrong. Both are shown as they are and degraded, so that
+image quality does not tell them apart. Writes confidence.json, familiarity.npz and names.json into the
+model's folder.
 
 Letters: N regions, F features, T texts.
 """
@@ -40,17 +41,17 @@ from pam_ros.simulator.samples import image_sample
 LEAST_PICTURES = 10  # of either kind
 FOLDS = 5  # evidence about an image comes from a familiarity that was fitted without it
 DIRECTIONS = 64
-LINEAR_DIRECTIONS = 24  # of the linear number; more of them would fit single images
+LINEAR_DIRECTIONS = 24  # of the linear score; more of them would overfit single images
 COVERAGE = 0.9  # of the right labels of known regions that are to be called sure
 STRANGERS_WEIGHT = 0.5  # of all strangers together, against all known regions
-ALL_TASKS_EVERY = 4  # images; the others are asked for labels only, since long texts take long
+ALL_TASKS_EVERY = 4  # images; the others get labels only, since long texts take long
 BOXES, CLICKS = 6, 4  # random prompts on an image of strangers; a click's mask gives another box
 LARGEST_SIDE = 1024  # pixels; larger images are scaled down
 REGIONS_AT_ONCE = 8
 
 
 class EvidenceRecorder(ConfidenceModel):
-    """Keeps the evidence of every text; a text's "confidence" is its place in `log_probabilities`."""
+    """Keeps the evidence of every text; a text's "confidence" is its index in `log_probabilities`."""
 
     def __init__(self, semantic_tokens: int) -> None:
         super().__init__()
@@ -91,7 +92,7 @@ class Evidence:
 
 
 def known_evidence(model: Pam, recorder: EvidenceRecorder, seed: int, count: int) -> Iterator[list[Evidence]]:
-    """Of `count` rendered images of the validation split, one after the other."""
+    """Evidence from `count` rendered images of the validation split, image by image."""
     for number in range(count):
         sample = exported_image(image_sample(seed * 1_000_000 + number, "val"))
         picture = (
@@ -113,7 +114,7 @@ def known_evidence(model: Pam, recorder: EvidenceRecorder, seed: int, count: int
 def strange_evidence(
     model: Pam, recorder: EvidenceRecorder, paths: Sequence[Path], seed: int, first: int
 ) -> Iterator[list[Evidence]]:
-    """Of images of other things, one after the other; their numbers begin with `first`."""
+    """Evidence from images of unknown objects, image by image; their numbers begin with `first`."""
     for number, path in enumerate(paths):
         rng = np.random.default_rng([seed, 7, number])
         picture = read_image(path)
@@ -141,7 +142,7 @@ def strange_evidence(
 
 
 def degraded(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB, same size, as of a poor camera: scaled, other light, noise, JPEG."""
+    """(H, W, 3) RGB, same size, as from a poor camera: scaled, other light, noise, JPEG."""
     height, width = picture.shape[:2]
     image = picture
     if rng.random() < 0.5:
@@ -195,7 +196,7 @@ def is_right(text: str, task: Task, language: Language, truth: SampleRegion) -> 
 
 
 def fit_familiarity(evidence: Sequence[Evidence], semantic_tokens: int) -> Familiarity:
-    """Distances to known regions with right labels, and a linear number that tells them from all others."""
+    """Distances to known regions with right labels, and a linear score that separates them from others."""
     features = torch.stack([each.features for each in evidence]).double()
     right = torch.tensor([each.known and each.right for each in evidence])
     known = features[right]
@@ -245,7 +246,7 @@ def _balanced(evidence: Sequence[Evidence]) -> NDArray[np.float64]:
 
 
 def calibrate(evidence: Sequence[Evidence], semantic_tokens: int) -> tuple[ConfidenceModel, dict[str, float]]:
-    """Evidence → the calibration, and how it does on texts whose images it was not fitted on."""
+    """Evidence → the calibration, and its quality on texts from images that it was not fitted on."""
     looks = np.zeros((len(evidence), 3))
     folds = np.array([each.picture % FOLDS for each in evidence])
     for fold in range(FOLDS):
@@ -279,7 +280,7 @@ def calibrate(evidence: Sequence[Evidence], semantic_tokens: int) -> tuple[Confi
 
 
 def names_of_ontology() -> ObjectNames:
-    """The names of everything that rendered scenes hold."""
+    """The names of everything in rendered scenes."""
     things = {}
     for key, entry in ontology().entries.items():
         article = "" if entry.plural and entry.kind == "part" else "a pair of" if entry.plural else "a"
@@ -290,7 +291,7 @@ def names_of_ontology() -> ObjectNames:
 def pictures_in(folder: Path, report: Callable[[str], None]) -> list[Path]:
     """The images in a folder, by name; other files are reported. Raises DatasetError for too few."""
     if not folder.is_dir():
-        raise DatasetError(f"no folder {folder}; give one of images of things unknown to the model")
+        raise DatasetError(f"no folder {folder}; give one with images of objects unknown to the model")
     paths = []
     for path in sorted(folder.iterdir()):
         try:
@@ -305,11 +306,11 @@ def pictures_in(folder: Path, report: Callable[[str], None]) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see --help."""
-    parser = argparse.ArgumentParser(description="Calibrates the confidences of a model's texts.")
+    parser = argparse.ArgumentParser(description="Calibrate the confidences of a model's texts.")
     parser.add_argument("folder", type=Path, help="the model's folder")
-    parser.add_argument("--strangers", type=Path, required=True, help="folder of images of other things")
-    parser.add_argument("--images", type=int, default=120, help="rendered images")
-    parser.add_argument("--seed", type=int, default=4711, help="of the rendered images")
+    parser.add_argument("--strangers", type=Path, required=True, help="folder of images of unknown objects")
+    parser.add_argument("--images", type=int, default=120, help="number of rendered images")
+    parser.add_argument("--seed", type=int, default=4711, help="seed of the rendered images")
     options = parser.parse_args(arguments)
     if options.images < LEAST_PICTURES:
         parser.error(f"--images is {options.images}; give at least {LEAST_PICTURES}")
@@ -341,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     names_of_ontology().write(options.folder / NAMES)
     confidence.write(options.folder, made)
-    print(f"{figures}, bar {confidence.min_confidence}")
+    print(f"{figures}, threshold {confidence.min_confidence}")
 
 
 if __name__ == "__main__":

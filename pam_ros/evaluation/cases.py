@@ -20,7 +20,7 @@ class Case:
         sample: the region that was asked about, e.g. "image 7000001 region 3".
         score: higher is better; a metric's value is the mean over its cases.
         truth, found: the right answer and the model's, as displayed; "" if pixels show it.
-        picture: draws the case, for the few that a page shows; it must hold no pixels itself.
+        picture: draws the case, for the few that a page shows; it must keep no pixels itself.
     """
 
     metric: str
@@ -50,7 +50,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class JudgedLabel:
-    """One label: how sure the model was (None: it did not say), whether it called it unsure, the truth."""
+    """One label: its confidence (None: not known), whether it is called unsure, and whether it is right."""
 
     confidence: float | None
     unsure: bool

@@ -1,4 +1,4 @@
-"""Whether a model knows how sure it may be: calibration of labels, and agreement of a region's texts."""
+"""How far confidences can be trusted: calibration of labels, and agreement of a region's texts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Bin:
 
 
 def reliability(labels: Iterable[JudgedLabel]) -> list[Bin]:
-    """The reliability curve: bins of equal width over 0..1, without empty ones and unknown confidences."""
+    """The reliability curve: bins of equal width over 0..1, without empty bins and unknown confidences."""
     bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
     for label in labels:
         if label.confidence is not None:

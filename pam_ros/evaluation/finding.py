@@ -1,4 +1,4 @@
-"""Finding by purpose: requests in words that no training text holds, in everything in view."""
+"""Evaluates finding by purpose: requests in words that no training text has, on everything in view."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pam_ros.runtime.requests import SurveyRequest
 from pam_ros.runtime.survey import described
 from pam_ros.simulator.functions import fitting_functions
 
-BUDGET_S = 60.0  # the grid is to be searched whole, however slow the machine
+BUDGET_S = 60.0  # enough to search the whole grid on a slow machine
 MIN_INSIDE = 0.5  # of a found region's pixels, on an object that fits
 WORDINGS = ("", "indirect_")
 
@@ -56,8 +56,8 @@ def evaluate_finding(
     """Adds how often `find` is right: a direct and an indirect request for each object, as many for none.
 
     - `find_first_en`: of requests that an object fits: the region ranked first lies on such an object, and
-      its score reaches the bar (`find_min_score`).
-    - `find_none_en`: of requests that no object fits: no region reaches the bar.
+      its score reaches the threshold `find_min_score`.
+    - `find_none_en`: of requests that no object fits: no region reaches the threshold.
     - with `_indirect`: the request does not name the function ("the power is out").
     - with `_boxes`: candidates are the true boxes, as from a perfect detector, not everything in view.
 

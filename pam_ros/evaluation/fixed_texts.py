@@ -14,7 +14,7 @@ from pam_ros.model.text.batch import GenerationBatch, TextSequence
 from pam_ros.model.text.fast.text_engine import CachedPrompt, TextEngine
 from pam_ros.model.text.language_model import LanguageModel
 
-BURST_TOKENS = 8  # decoding steps of the engine between two looks at the result
+BURST_TOKENS = 8  # decoding steps of the engine between two checks of the result
 
 
 @torch.inference_mode()
@@ -38,7 +38,7 @@ def plain_texts(
 
 @torch.inference_mode()
 def open_prompt(engine: TextEngine, embeddings: Tensor, capacity: int | None = None) -> CachedPrompt:
-    """A prompt that begins with embeddings (L, H); `capacity`: its most tokens (None: L)."""
+    """A prompt that begins with embeddings (L, H); `capacity`: maximum number of its tokens (None: L)."""
     prompt = engine.open(capacity or len(embeddings))
     engine.extend(prompt, embeddings)
     return prompt

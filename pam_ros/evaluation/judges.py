@@ -1,4 +1,4 @@
-"""Judges whether a region's captions continue one another: a rule with the truth, or a chat model."""
+"""Judges whether a region's captions continue one another: a rule on the ground truth, or a chat model."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class ChatJudge:
         except (OpenAIError, AttributeError, IndexError, TypeError) as error:
             raise JudgeError(
                 f"the judge {self.name!r} at {self._url} gave no answer: {error}; check the address "
-                f"(mostly it ends in /v1), the model's name, and the key in {KEY_VARIABLE}"
+                f"(it usually ends in /v1), the model's name, and the key in {KEY_VARIABLE}"
             ) from error
         return self._score(text)
 
@@ -146,7 +146,7 @@ class ChatJudge:
         if not found or not 0 <= float(found[-1]) <= TOP_SCORE:
             raise JudgeError(
                 f"the judge {self.name!r} at {self._url} was asked to end with `score: N`, N from 0 to "
-                f"{TOP_SCORE}, and said {text[-200:]!r}; use a model that follows instructions"
+                f"{TOP_SCORE}, but answered {text[-200:]!r}; use a model that follows instructions"
             )
         return float(found[-1]) / TOP_SCORE
 

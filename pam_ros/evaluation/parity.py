@@ -1,4 +1,4 @@
-"""Parity: recorded outputs of the reference against this implementation, through the official loader.
+"""Parity: compares recorded outputs of the reference with this implementation, through the official loader.
 
 A parity folder holds `golden.json` (architecture, cases, tensor names and shapes),
 `sam2_nano.yaml` (any *.yaml: SAM 2's architecture), `frames/*.png` and `expected.npz`.
@@ -51,7 +51,7 @@ class CaseResult:
 
     @property
     def passed(self) -> bool:
-        """Within every bar."""
+        """Whether every error is within its tolerance."""
         errors = (self.embeds_error, self.logits_error, self.score_error)
         close = all(error <= RELATIVE_ERROR for error in errors) and self.mask_iou >= MASK_IOU
         return close and self.tokens_equal == self.tokens
@@ -67,7 +67,7 @@ def run_parity(
 ) -> list[CaseResult]:
     """Builds the weights, loads them as an official checkpoint, and runs every case.
 
-    Raises InputError where the folder lacks a file, DeviceError for a device that is not there.
+    Raises InputError if the folder lacks a file, DeviceError for a device that is not available.
     """
     for name in ("golden.json", "expected.npz", "frames/*.png", "*.yaml"):
         if not any(folder.glob(name)):
@@ -106,7 +106,7 @@ def run_parity(
 
 
 def write_checkpoint(golden: Mapping[str, Any], folder: Path) -> Path:
-    """Writes config.json, model.safetensors and a SAM 2 file as the rule has them; returns the latter."""
+    """Writes config.json, model.safetensors and a SAM 2 file with the rule's weights; returns the latter."""
     prefix = golden["weight_name_prefix"]
     tensors = {
         part: {name: rule_tensor(prefix, part, name, shape) for name, shape in shapes.items()}

@@ -29,7 +29,7 @@ MASKS_ONLY = OverlayStyle(texts=False)
 
 
 def image_case(image: Sample, place: int, prompt: Prompt, answer: Region | None = None) -> Draw:
-    """Left the prompt (yellow) and the true mask (green); right the answer (blue), if there is one.
+    """The prompt (yellow) and the true mask (green) on the left; the answer (blue), if any, on the right.
 
     `place` is the region's index in `image.regions`.
     """
@@ -37,7 +37,7 @@ def image_case(image: Sample, place: int, prompt: Prompt, answer: Region | None 
 
 
 def video_case(video: Sample, place: int, answers: Sequence[tuple[int, Region]], columns: int = 3) -> Draw:
-    """Frames of a video, `columns` beside each other: the true mask outlined in green, the answer in blue.
+    """Frames of a video in `columns` columns: the true mask outlined in green, the answer in blue.
 
     `answers` are (frame index, the model's region there); the prompt is drawn in frame 0.
     """
@@ -81,7 +81,7 @@ def _draw_video(video: Sample, place: int, answers: tuple[tuple[int, Region], ..
 
 
 def _answered(picture: Picture, region: Region) -> Picture:
-    """With the answer's mask, always in blue, so that the truth's green stands out."""
+    """The image with the answer's mask, always in blue, so that the truth's green stands out."""
     return draw_overlay(picture, [replace(region, region_id=1)], style=MASKS_ONLY)
 
 

@@ -141,7 +141,7 @@ b { color: #a33 } b.right { color: #187a3c }
 """
 LEGEND = (
     "Yellow: the prompt. Green: the truth. Blue: the model's answer. "
-    "Images: left what was asked, right the answer. Videos: six frames, or those of a clip."
+    "Images: the prompt on the left, the answer on the right. Videos: six frames, or those of a clip."
 )
 
 
@@ -150,7 +150,7 @@ def write_page(
 ) -> Path:
     """index.html and its images: the labels' reliability; per metric the mean, worst and typical cases.
 
-    Must be called while the samples' files are there. Returns the page's path.
+    Must be called while the samples' files exist. Returns the page's path.
     """
     folder.mkdir(parents=True, exist_ok=True)
     gallery = _Gallery(folder)

@@ -101,15 +101,15 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise InputError(f"the number of images is at least 1, not {self.count}")
+            raise InputError(f"the number of images must be at least 1, not {self.count}")
         if self.data is None and not self.seeds:
             raise InputError("nothing to evaluate: give a seed or data")
         if Part.SURFACES in self.parts and (self.data is not None or self.open_meshes):
             raise InputError(
-                "surfaces are measured on rendered scenes of all meshes; leave out data and open meshes"
+                "surfaces are measured on rendered scenes with all meshes; leave out data and open meshes"
             )
         if len(set(self.seeds)) < len(self.seeds) or any(seed < 0 for seed in self.seeds):
-            raise InputError(f"seeds are different whole numbers from 0 on, not {list(self.seeds)}")
+            raise InputError(f"seeds must be different whole numbers, 0 or above, not {list(self.seeds)}")
 
     @property
     def videos(self) -> int:
@@ -118,7 +118,7 @@ class Plan:
 
     @property
     def absences(self) -> int:
-        """Videos rendered beside them per seed, in which an object goes away and comes back."""
+        """Further videos rendered per seed, in which an object goes away and comes back."""
         return max(1, self.count // 8)
 
 
@@ -188,7 +188,7 @@ def evaluate_samples(
 
 
 def _check_packages(plan: Plan) -> None:
-    """Raises StateError if packages are missing that the plan needs; `pip install .` brings none of them."""
+    """Raises StateError if packages are missing that the plan needs; `pip install .` leaves them out."""
     texts = bool({Part.TEXTS, Part.STREAM} & set(plan.parts))
     has_masks = plan.data is None or plan.data.is_dir()
     needed = {

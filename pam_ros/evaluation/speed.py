@@ -32,7 +32,7 @@ ANSWER_TIMEOUT_S = 120.0
 
 
 class _Camera:
-    """Offers the next frame as soon as the one before is done: none waits, none is dropped."""
+    """Offers the next frame as soon as the previous one is done: none waits, none is dropped."""
 
     def __init__(self, pictures: Sequence[NDArray[np.uint8]]) -> None:
         self._pictures = pictures
@@ -51,11 +51,11 @@ class _Camera:
         self.engine.submit_frame(Frame(image=picture, stamp_ns=stamp_ns, camera=CAMERA))
 
     def wait(self, frames: int) -> None:
-        """Waits until so many more frames are done. Raises StateError if that takes too long."""
+        """Waits until this many more frames are done. Raises StateError if that takes too long."""
         with self._changed:
             goal = self._done + frames
             if not self._changed.wait_for(lambda: self._done >= goal, ANSWER_TIMEOUT_S):
-                raise StateError(f"{frames} frames took the engine more than {ANSWER_TIMEOUT_S:g} s")
+                raise StateError(f"the engine took more than {ANSWER_TIMEOUT_S:g} s for {frames} frames")
 
     def on_frame(self, result: FrameResult) -> None:
         """Sends the next frame when one is done; a frame may be reported twice."""
@@ -84,7 +84,7 @@ def evaluate_speed(
     findings: Findings,
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Adds `tracked_fps` and `label_latency_s`, by the real clock, with `THREADS` threads.
+    """Adds `tracked_fps` and `label_latency_s`, in wall-clock time, with `THREADS` threads.
 
     `tracked_fps`: frames per second of the Engine with one region, prompted by a box, on a video whose next
     frame is always ready; the mean over `TIMED_FRAMES` after `WARM_UP_FRAMES`.
@@ -113,7 +113,7 @@ def evaluate_speed(
         progress("speed: labels")
         try:
             latencies_s = [_label_latency_s(camera, prompt) for _ in range(1 + CLICKS)][1:]  # one warms up
-        except StateError as error:  # a model that never ends must not cost all other results
+        except StateError as error:  # a model that never finishes must not cost all other results
             trouble = str(error)
     findings.put("tracked_fps", fps, TIMED_FRAMES)
     if latencies_s:

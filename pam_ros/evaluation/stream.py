@@ -22,7 +22,7 @@ from pam_ros.runtime.summary import summarise
 from pam_ros.simulator.texts.judge import judge as read_text
 
 PERIOD_S = 3.0  # of the clips; within the 1.5..5.5 s of training's windows
-SHORTEST_CLIP = 0.4  # of the period: shorter remainders are not scored, as they are not trained on
+SHORTEST_CLIP = 0.4  # of the period; shorter remainders are not scored, since training has none
 SHOWN_FRAMES = 6  # on a case's image
 WORDINGS = 3  # of right captions
 NO_VIDEOS = "there are no videos"
@@ -61,9 +61,9 @@ def evaluate_stream(
     carry_over: bool = True,
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Captions videos as `pam caption` does: clips of `every_s`, each with the frame and text before it.
+    """Captions videos as `pam caption` does: clips of `every_s`, each with the previous frame and caption.
 
-    Per video the object that acts and one bystander, both prompted by their box on the first frame, all at
+    In each video the acting object and one bystander are prompted by their boxes on the first frame, both at
     once. Adds, in English and with `_zh` in Chinese:
 
     - `event_accuracy`: of a clip, 1 if its caption names exactly the true events. These are as in training
@@ -74,8 +74,8 @@ def evaluate_stream(
     - `event_accuracy_actor`, `event_accuracy_bystander`: the same for one of them.
     - `continuity`: by `judge`, for every region with at least two scored clips.
     - `summary_events`: of a region with at least two scored clips, how well the summary of their captions
-      (`runtime.summary`) tells the true events in their order: 2 m / (found + true), m of them matched in
-      order (difflib). An event that several clips share is one; told twice, it counts as found twice.
+      (`runtime.summary`) names the true events in their order: 2 m / (found + true), m of them matched in
+      order (difflib). An event that several clips share is one; named twice, it counts as found twice.
     - `rouge_l_clip_en` …: see `wording.add_wordings`.
     """
     wordings: list[Wording] = []
@@ -235,7 +235,7 @@ def _judge_clips(
     language: Language,
     findings: Findings,
 ) -> list[Wording]:
-    """Adds the cases of events; returns the captions to compare in wording."""
+    """Adds the cases of events; returns the captions whose wording is compared."""
     from pam_ros.evaluation.pictures import video_case  # imports OpenCV, which judging texts does not need
 
     region, wordings = video.regions[place], []
@@ -262,7 +262,7 @@ def events_are_right(text: str, language: Language, events: Sequence[str]) -> bo
 def _judge_summary(
     video: Sample, place: int, clips: Sequence[CaptionedClip], language: Language, findings: Findings
 ) -> None:
-    """Adds the case of the captions' summary if it sums up several clips with known events."""
+    """Adds the case of the captions' summary if it covers several clips with known events."""
     from pam_ros.evaluation.pictures import video_case
 
     if len(clips) < 2 or not all(clip.events for clip in clips):

@@ -68,7 +68,7 @@ def evaluate_surfaces(
     findings: Findings,
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Adds for the model's masks how often each figure of `SurfaceError.right` is right.
+    """Adds, for the model's masks, how often each figure of `SurfaceError.right` is right.
 
     With `_good_mask`: of masks with an IoU of `GOOD_MASK` or better. With `_true_mask`: of the true masks.
     """
@@ -84,7 +84,7 @@ def evaluate_surfaces(
 
 
 def surface_errors(model: PerceptionModel | None, seeds: Iterable[int]) -> list[SurfaceError]:
-    """Of every whole object of the test scenes with these seeds. Without a model, masks are the true ones."""
+    """Errors of every whole object in the test scenes of these seeds; without a model, of the true masks."""
     errors: list[SurfaceError] = []
     for seed in seeds:
         sample = image_sample(seed, "test")
@@ -132,7 +132,7 @@ def _sensed(depth: NDArray[np.float32], mask: Mask) -> Mask:
     """The mask's pixels that a sensor can measure: in the window around them, the object's depth has no jump.
 
     The others are strips of one or two pixels, such as a box's side seen at a grazing angle, and the borders
-    of wider surfaces. Their depth is mixed or missing. If most of an object is so thin, all of it counts.
+    of wider surfaces. Their depth is mixed or missing. If most of an object is that thin, all of it counts.
     """
     window = np.ones((3, 3), np.uint8)
     far = cv2.dilate(np.where(mask, depth, 0), window)

@@ -1,4 +1,4 @@
-"""Texts of images: labels, functions, and how close captions are to right ones in wording."""
+"""Texts of images: labels, functions, and how close captions are to the references in wording."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def semantic_iou(found: str, truth: str) -> float:
 
 
 def label_is_right(found: str, language: Language, region: SampleRegion) -> bool:
-    """Whether the first category it names is the region's; without a known one, whether it is a right label.
+    """Whether the first category it names is the region's; if that is not known, whether it is a given label.
 
     Synonyms of the ontology count as right; other data have only their own labels.
     """

@@ -103,9 +103,9 @@ def evaluate_video(
 
     `recovery_rate`: of the absences (an object has fewer visible pixels than `GONE_BELOW` of the image for
     at least `GONE_FRAMES` frames, and is later in view with at least `SMALLEST_OBJECT` of it for at least
-    `BACK_FRAMES` frames in a row): the fraction in which the runtime says "lost" in at least half of the gone
-    frames, and in one of the first `FOUND_WITHIN_FRAMES` frames of being in view shows the region, under its
-    id, with an IoU of at least `FOUND_IOU`. Only this is judged on the videos of `absences`.
+    `BACK_FRAMES` frames in a row): the fraction in which the runtime reports "lost" in at least half of the
+    gone frames, and shows the region under its id, with an IoU of at least `FOUND_IOU`, in one of the first
+    `FOUND_WITHIN_FRAMES` frames in view. Only this is judged on the videos of `absences`.
     """
     for number, video in enumerate(chain(videos, absences), 1):
         progress(f"tracking in video {number} of {len(videos) + len(absences)}")

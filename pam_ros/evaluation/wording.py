@@ -1,4 +1,4 @@
-"""How close captions are to right ones in wording: ROUGE-L, METEOR, CIDEr, by the reference libraries.
+"""How close captions are to references in wording: ROUGE-L, METEOR, CIDEr, by the usual libraries.
 
 The libraries are imported when they are used: judging whether a text is right needs none of them.
 """
@@ -22,7 +22,7 @@ METRICS = ("rouge_l", "meteor", "cider")
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """A caption of the model beside right ones.
+    """A caption of the model with its references.
 
     Attributes:
         task: any but the label.
@@ -69,8 +69,8 @@ def _stemmer() -> Any:
 def meteor(found: str, references: Sequence[str]) -> float:
     """METEOR of NLTK, 0..1, the best over the references; equal texts come close to 1.
 
-    Words match exactly or by their stem. Synonyms do not match: WordNet's data are not used, as they would
-    have to be downloaded. So values are a little below those of papers that use Java's METEOR 1.5.
+    Words match exactly or by their stem. Synonyms do not match: WordNet's data would have to be downloaded.
+    So values are a little below those of papers that use Java's METEOR 1.5.
     """
     from nltk.translate.meteor_score import meteor_score
 
@@ -81,8 +81,8 @@ def meteor(found: str, references: Sequence[str]) -> float:
 def cider(found: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """CIDEr-D of each text as COCO's caption evaluation has it, 0..10 (papers write 100 for 1).
 
-    How much a word counts depends on how rare it is among the references given here: values of different
-    sets cannot be compared, and all are 0 for fewer than two texts.
+    Words that are rare among the references given here weigh more, so values of different sets cannot be
+    compared, and all are 0 for fewer than two texts.
     """
     from pycocoevalcap.cider.cider import Cider
 
