@@ -291,7 +291,7 @@ def test_boxes_serve_as_masks_of_the_frames_near_them(tmp_path: Path) -> None:
         (IMAGE | {"conversations": turns("Who?", "Me.")}, r"conversations\[0\]\.value 'Who\?' is not one"),
         (IMAGE | {"conversations": turns("Who?", "Me.")[:1]}, "line 1, conversations has 1 turns"),
         (IMAGE | LABEL | {"bbox": [1]}, r"line 1, bbox is \[1\]; it must be a list of 4 numbers"),
-        (IMAGE | LABEL | {"bbox": [1, 1, 0, 3]}, r"line 1, bbox is .*width, height\], both above 0"),
+        (IMAGE | LABEL | {"bbox": [1, 1, 0, 3]}, r"line 1, bbox is .*, width and height above 0"),
         (IMAGE | LABEL | {"bbox": None}, "line 1, bbox is missing, and so are points"),
         (IMAGE | LABEL | {"points": [[1, 2]]}, r"line 1, points \[\[1, 2\]\] and labels \[\] differ"),
         (IMAGE | LABEL | {"points": [[1, 2]], "labels": [2]}, r"line 1, labels\[0\] is 2; allowed: 1"),
@@ -341,7 +341,7 @@ def test_unknown_data_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"nowhere\.jsonl cannot be read"):
         open_sources([str(tmp_path / "nowhere.jsonl")])
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(DatasetError, match="holds no line"):
+    with pytest.raises(DatasetError, match="has no lines"):
         open_sources([str(tmp_path / "empty.jsonl")])
 
 

@@ -1,4 +1,4 @@
-"""Coloured shapes, drawn when they are read: the smallest data there is, for tests and first tries."""
+"""Coloured shapes, drawn when they are read: a minimal data set, for tests and first experiments."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Drawing:
     radius: float
 
     def mask(self, frame: int, frames: int) -> Mask:
-        """(SIDE_PX, SIDE_PX) bool in one of so many frames."""
+        """(SIDE_PX, SIDE_PX) bool in one of `frames` frames."""
         x = self.x + (0.3 * frame / max(1, frames - 1) if self.motion == "slides right" else 0.0)
         middles = (np.arange(SIDE_PX) + 0.5) / SIDE_PX
         dx, dy = np.abs(middles[None] - x), np.abs(middles[:, None] - self.y)

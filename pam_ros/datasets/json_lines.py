@@ -26,14 +26,14 @@ class Fields:
         return self.values.get(key) is not None
 
     def error(self, key: str, problem: str) -> DatasetError:
-        """An error about one key: what came, what is allowed."""
+        """An error about one key: the value received and what is allowed."""
         return DatasetError(f"{self.place[0]}, {self.place[1]}{key} {problem}")
 
     def need(self, key: str, kind: type[Value]) -> Value:
         """The key's value. Raises DatasetError if it is missing or of another kind."""
         if key not in self.values:
-            had = ", ".join(sorted(self.values)) or "nothing"
-            raise self.error(key, f"is missing; {NAMES[kind]} is needed beside {had}")
+            had = ", ".join(sorted(self.values)) or "none"
+            raise self.error(key, f"is missing; it must be {NAMES[kind]}; keys given: {had}")
         value = self.values[key]
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
@@ -107,7 +107,7 @@ class JsonLines:
         return self._paths[self._files[index]]
 
     def __getitem__(self, index: int) -> Fields:
-        """One line. Raises DatasetError if it is no JSON object."""
+        """One line. Raises DatasetError if it is not a JSON object."""
         path = self.path(index)
         place = f"{path}, line {self._numbers[index]}"
         with path.open("rb") as file:

@@ -1,7 +1,7 @@
 """Frames and masks of samples at the size of a model's input.
 
-Letters: T frames, R regions, S side of the input. Everything is resized to S × S without keeping the aspect
-ratio, or a crop of it is.
+Letters: T frames, R regions, S side of the input. Everything, or a crop of it, is resized to S × S without
+keeping the aspect ratio.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _opened(picture: Picture) -> Image.Image:
 
 
 def load_pixels(sample: Sample, frames: Sequence[int], size: int, crop: CropBox = WHOLE) -> NDArray[np.uint8]:
-    """(T, S, S, 3) uint8 RGB, resized by the very filter that inference uses."""
+    """(T, S, S, 3) uint8 RGB, resized by the same filter as at inference."""
     return np.stack([_resized(_opened(sample.frames[frame]), size, crop) for frame in frames])
 
 
@@ -38,7 +38,7 @@ def _resized(picture: Image.Image, size: int, crop: CropBox) -> NDArray[np.uint8
 def load_masks(
     sample: Sample, regions: Sequence[int], frames: Sequence[int], size: int, crop: CropBox = WHOLE
 ) -> NDArray[np.bool_]:
-    """(R, T, S, S) bool. Of data without masks: filled boxes, in each frame the nearest prompted frame's."""
+    """(R, T, S, S) bool. If the data have no masks: filled boxes, each of the nearest prompted frame."""
     masks = np.zeros((len(regions), len(frames), size, size), np.bool_)
     for row, place in enumerate(regions):
         for column, frame in enumerate(frames):

@@ -29,10 +29,10 @@ PROVENANCE = Provenance(source="PAM")
 
 
 class PamJsonlSource:
-    """Samples of one file. Lines about the same frames are one sample; of the same prompts, one region."""
+    """Samples of one file. Lines about the same frames form one sample; with equal prompts, one region."""
 
     def __init__(self, path: Path) -> None:
-        """Raises DatasetError if the file cannot be read, holds no line, or a line has no frames."""
+        """Raises DatasetError if the file cannot be read or is empty, or if a line has no frames."""
         self._lines = JsonLines([path])
         groups: dict[tuple[bool, bytes], list[int]] = {}
         for number, line in enumerate(self._lines):
@@ -41,7 +41,7 @@ class PamJsonlSource:
             digest = blake2b(names.encode(), digest_size=16).digest()  # names of millions of frames are large
             groups.setdefault((is_video, digest), []).append(number)
         if not groups:
-            raise DatasetError(f"{path} holds no line")
+            raise DatasetError(f"{path} has no lines")
         self._folder = path.parent
         self._samples: list[tuple[str, tuple[int, ...]]] = []  # name, numbers of its lines
         counts = {"image": 0, "video": 0}
@@ -106,7 +106,7 @@ def _joined(known: SampleRegion, more: SampleRegion) -> SampleRegion:
 class _Question:
     task: Task
     language: Language
-    previous: str  # the caption that a question about a clip brings along; "" for none
+    previous: str  # the previous caption in a question about a clip; "" for none
 
 
 def _asked(line: Fields, frames: int) -> SampleRegion:
@@ -125,7 +125,7 @@ def _asked(line: Fields, frames: int) -> SampleRegion:
 
 
 def _question(turn: Fields) -> _Question:
-    """A question's text says which task it is, in which language."""
+    """Recognises the task and language of a question by its text."""
     text = turn.need("value", str).replace("<image>", "").strip()
     for (task, language), wording in TASK_TEXT.items():
         head = wording.partition("{previous}")[0].strip()
@@ -214,7 +214,7 @@ def _corners(line: Fields, key: str, value: Any) -> PixelBox:
     """[x, y, width, height] → (x1, y1, x2, y2)."""
     x, y, width, height = line.numbers(key, value, 4)
     if width <= 0 or height <= 0:
-        raise line.error(key, f"is {value!r}; a box is [x, y, width, height], both above 0")
+        raise line.error(key, f"is {value!r}; a box is [x, y, width, height], width and height above 0")
     return x, y, x + width, y + height
 
 

@@ -35,7 +35,7 @@ class RleMask:
         from pycocotools import mask as coco
 
         if (total := int(run_lengths(self.counts).sum())) != self.height * self.width:
-            raise ValueError(  # pycocotools would leave the rest of the mask to chance
+            raise ValueError(  # pycocotools would leave the rest of the mask undefined
                 f"the run lengths cover {total} pixels, not {self.height} x {self.width}"
             )
         decoded: NDArray[np.uint8] = coco.decode(self._coco())
@@ -82,7 +82,7 @@ def run_lengths(counts: str) -> NDArray[np.int64]:
 
 
 def sampled(picture: NDArray[Any], size: int, crop: CropBox = WHOLE) -> NDArray[Any]:
-    """A crop of (H, W) → (S, S): the value under the middle of every new pixel."""
+    """A crop of (H, W) → (S, S): the value under the centre of every new pixel."""
     middles = (np.arange(size) + 0.5) / size
     rows, columns = (
         np.minimum(((low + (high - low) * middles) * length).astype(int), length - 1)

@@ -1,6 +1,6 @@
 """One sample: an image or a video, its regions, their annotations and provenance.
 
-Every format has one reader that gives samples of this kind; training and evaluation read nothing else.
+Every format has one reader that yields samples of this type; training and evaluation read nothing else.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ Segment = tuple[int, int, str]  # frames start..end (end exclusive) and the even
 
 @dataclass(frozen=True, slots=True)
 class SampleRegion:
-    """One region: where it is, and what is true of it. Empty values mean that the data do not say.
+    """One region: masks, prompts and annotations. Empty values mean that the data do not say.
 
     Attributes:
         name: e.g. "region 3": its place among the sample's regions, from 1.
@@ -204,8 +204,8 @@ class Sample:
         is_video: a video may have a single frame.
         size: (height, width) pixels, or None if it is known only when a frame is read.
         fps: frames a second, 0 for an image.
-        other_masks: by object, then by frame: whole objects that are no region, from which training learns
-            their borders; None if an object has no pixel there.
+        other_masks: by object, then by frame: whole objects that are not regions, whose outlines training
+            uses, too; None if an object has no pixel there.
         actor: `object_id` of the object that acts, 0 if the data do not say.
         extra: whatever else the source says; not read.
     """
