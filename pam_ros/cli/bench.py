@@ -132,7 +132,7 @@ def bench_curves(
 
 
 def _loader(options: LoadOptions, random_weights: bool) -> Callable[[], Pam]:
-    """What loads the model that the options name."""
+    """Returns a function that loads the model which the options name."""
     from pam_ros.model.loading.checkpoint import load_model
     from pam_ros.model.loading.random_weights import random_model
 
@@ -140,7 +140,7 @@ def _loader(options: LoadOptions, random_weights: bool) -> Callable[[], Pam]:
 
 
 def _print_table(results: Mapping[str, Mapping[str, Any]], tables: Console) -> None:
-    """One line a figure, one column a result; of two results also the second over the first."""
+    """One line per figure, one column per result; for two results also the second over the first."""
     from pam_ros.evaluation.bench import FIGURES, NOT_SELECTED, ratio
 
     rows = [(key, [result["limits"].get(key) for result in results.values()]) for key in LIMITS]

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what is made of them: prompts, numbers, models."""
+"""Options that several commands share, and their values: prompts, numbers, models."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ MaskOption = Annotated[
 MaxRegionsOption = Annotated[
     int,
     typer.Option(
-        "--max-regions", min=1, max=MAX_SURVEY_REGIONS, help="maximum regions of the search", metavar="N"
+        "--max-regions", min=1, max=MAX_SURVEY_REGIONS, help="maximum number of regions", metavar="N"
     ),
 ]
 BudgetOption = Annotated[
@@ -170,7 +170,7 @@ def prompts_of(
     mask: list[Path] | None,
     also: str = "",
 ) -> list[Prompt]:
-    """Options → one prompt per region, see `api.prompts`; `also` ends the error that none is given."""
+    """Options → one prompt per region, see `api.prompts`; `also` completes the error if there is none."""
     if not (click or box or mask):
         if not_:
             raise PromptError("--not needs a --click, --box or --mask on the object")
@@ -184,7 +184,7 @@ def prompts_of(
 
 
 def clip_length(every: float | None, at: str | None) -> float:
-    """--every in seconds, or its default. Raises PromptError if it is out of range, or given beside --at."""
+    """--every in seconds, or its default. Raises PromptError if out of range, or if --at is given, too."""
     if every is not None and at is not None:
         raise PromptError("give --every or --at, not both")
     if every is not None and not SHORTEST_S <= every <= LONGEST_S:

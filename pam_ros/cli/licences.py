@@ -1,4 +1,4 @@
-"""`pam licences`: the licence of every package in this environment, as its metadata or package.xml say."""
+"""`pam licences`: the licence of every package in this environment, from its metadata or package.xml."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def installed() -> Iterator[Licence]:
 
 
 def licence_of(package: metadata.Distribution) -> str:
-    """The expression, else the field's first line, the classifiers, package.xml's, or the text's name."""
+    """The licence expression, else the License field, classifiers, package.xml, or the text's name."""
     fields = package.metadata
     for expression in fields.get_all("License-Expression") or ():
         return str(expression)
@@ -88,7 +88,7 @@ def licence_of(package: metadata.Distribution) -> str:
 
 
 def _of_text(package: metadata.Distribution) -> str:
-    """Of the text that the metadata name; empty if it is not a common one."""
+    """The licence of the licence file; empty if it is not a common one."""
     for name in package.metadata.get_all("License-File") or ():
         text = package.read_text(f"licenses/{name}") or package.read_text(name) or ""
         text = " ".join(text.split())
@@ -98,7 +98,7 @@ def _of_text(package: metadata.Distribution) -> str:
 
 
 def _of_package_xml(name: str) -> str:
-    """Of a ROS package, built here or in a wheel; empty if it is none."""
+    """The licence of a ROS package, built here or in a wheel; empty if it is not one."""
     ros = _ROS_WHEEL.sub("", name, count=1).replace("-", "_")
     for prefix in (*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix):
         path = Path(prefix) / "share" / ros / "package.xml"

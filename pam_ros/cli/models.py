@@ -51,9 +51,7 @@ def fetch(
     name: Annotated[str, typer.Argument(help="model name (see `pam models`)", metavar="NAME")],
     accept_licence: Annotated[
         bool,
-        typer.Option(
-            "--accept-licence", "--accept-license", help="agree to the licence terms that are shown"
-        ),
+        typer.Option("--accept-licence", "--accept-license", help="accept the licence terms that are shown"),
     ] = False,
     revision: Annotated[
         str | None,
@@ -123,7 +121,7 @@ def parity(
 ) -> None:
     """Compare the model with recorded reference outputs.
 
-    Exits with 1 if any case differs. The tolerances are for float32: in bfloat16 it reports the differences.
+    Exits with 1 if any case differs. The tolerances are for float32; in bfloat16, cases usually differ.
     """
     from pam_ros.evaluation.parity import MASK_IOU, RELATIVE_ERROR, run_parity
 

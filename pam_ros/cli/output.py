@@ -46,10 +46,10 @@ class _Stream(io.FileIO):
 
 
 def guard_streams() -> None:
-    """Makes this process's stdout and stderr ones that take every text, and stderr one that never fails.
+    """Makes stdout and stderr accept every text, and stderr never fail.
 
-    One that is closed leads to the null device: else the next file that is opened would get its number, and
-    the lines of libraries. Streams that were replaced, as tests do, stay as they are.
+    A closed one is connected to the null device: otherwise the next file that is opened would get its
+    descriptor, and the output of libraries. Streams that were replaced, as in tests, stay as they are.
     """
     for number in range(3):
         try:
@@ -66,7 +66,7 @@ def guard_streams() -> None:
 
 
 def guarded(number: int, name: str, old: Any) -> io.TextIOWrapper:
-    """A stream on this file descriptor, as `old`, the present one, is set up. `name`: stdout or stderr."""
+    """A stream on this file descriptor, set up as `old`, the current one. `name`: stdout or stderr."""
     stream, unbuffered = _Stream(number, name), getattr(old, "write_through", False)
     return io.TextIOWrapper(
         stream if unbuffered else io.BufferedWriter(stream),
@@ -98,7 +98,7 @@ def note(line: object) -> None:
 
 @contextmanager
 def partly(what: Callable[[], str]) -> Iterator[None]:
-    """If a signal ends the work inside, the command's last line names what is there: `what`."""
+    """If a signal ends the work inside, the command's last line says what has been written: `what`."""
     try:
         yield
     except Stopped as stopped:
@@ -108,7 +108,10 @@ def partly(what: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def working(what: str) -> Iterator[Callable[[str], None]]:
-    """Shows what is going on: a spinner in a terminal, else a line every few seconds. Call it with news."""
+    """Shows the current work: a spinner in a terminal, else a line every few seconds.
+
+    Yields a function that changes the text.
+    """
     if console.is_terminal:
         with console.status(escape(what)) as status:
             yield lambda line: status.update(escape(line))

@@ -71,7 +71,7 @@ def perceive(
     box: BoxOption = None,
     mask: MaskOption = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="everything in view, without a prompt; boxes replace the search")
+        bool, typer.Option("--all", help="everything in view, without a prompt; --box replaces the search")
     ] = False,
     max_regions: MaxRegionsOption = 24,
     budget: BudgetOption = 60.0,
@@ -116,7 +116,7 @@ def perceive(
         else:
             regions = perceive_image(pam, pixels, prompts, tasks, languages, show)
     if everything and not found.complete:
-        note(f"the budget of {budget:g} s was spent before everything was searched; raise --budget")
+        note(f"the budget of {budget:g} s ended before everything was searched; raise --budget")
     _write_regions(out, image, pixels, pam.info, regions)
     nothing = say_nothing_found(regions, as_json=as_json)
     for region in regions:
@@ -329,9 +329,9 @@ def say_nothing_found(regions: Iterable[Region], *, as_json: bool) -> bool:
 def _write_video(
     out: Path, steps: Iterable[VideoStep], stamps_ns: Sequence[int], mark: str, *, as_json: bool
 ) -> tuple[VideoStep, bool]:
-    """Writes overlay.mp4, captions.jsonl and regions.jsonl as the steps come; prints the captions.
+    """Writes overlay.mp4, captions.jsonl and regions.jsonl step by step; prints the captions.
 
-    `stamps_ns`: of every frame that was counted before.
+    `stamps_ns`: stamps of all frames, counted before.
     Returns the last step, and whether a prompt has found nothing.
     """
     from pam_ros import media
@@ -377,7 +377,7 @@ def _write_video(
 
 
 def _line(record: dict[str, Any]) -> str:
-    """One line of JSON for stdout, where the text of a person's language is kept."""
+    """One line of JSON for stdout, with text in any script unescaped."""
     return json.dumps(record, ensure_ascii=False)
 
 

@@ -1,4 +1,4 @@
-"""`pam demo` and `pam soak` run the nodes in their own processes, `pam bag` none; all need ROS 2."""
+"""Commands that need ROS 2: `pam demo`, `pam soak`, `pam bench-node`, and `pam bag`, which runs no node."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def soak(
         bool,
         typer.Option(
             "--hostile",
-            help="meanwhile, send random and corrupted messages and floods, kill clients, change parameters",
+            help="also send random and corrupted messages and floods, kill clients, change parameters",
         ),
     ] = False,
     simulated_hours: Annotated[
@@ -149,8 +149,8 @@ def soak(
     """Check that the node's memory does not grow (needs ROS 2).
 
     Runs the node under changing prompts and exits with 1 if its memory grows beyond the limit, its threads or
-    open files grow, a region that nothing disturbs is lost, or a request gets no answer. With
-    --simulated-hours, every caption must come, once, in order and with the right stamps.
+    open files increase, an undisturbed region is lost, or a request gets no answer. With --simulated-hours,
+    every caption must arrive exactly once, in order and with the right stamps.
     """
     if hostile and simulated_hours is not None:
         raise typer.BadParameter("--hostile and --simulated-hours exclude each other")
@@ -237,17 +237,17 @@ def bag(
     depth: Annotated[
         str,
         typer.Option(
-            "--depth", help="topic of depth aligned to the images: regions get positions", metavar="TOPIC"
+            "--depth", help="topic of depth aligned to the images; adds positions of regions", metavar="TOPIC"
         ),
     ] = "",
     camera_info: Annotated[
         str,
         typer.Option(
-            "--camera-info", help="camera_info topic of the images (default: beside them)", metavar="TOPIC"
+            "--camera-info", help="camera_info topic (default: next to the image topic)", metavar="TOPIC"
         ),
     ] = "",
     rectified: Annotated[
-        bool, typer.Option("--rectified", help="the images are rectified: P of camera_info holds")
+        bool, typer.Option("--rectified", help="the images are rectified: P of camera_info applies")
     ] = False,
     depth_tolerance: Annotated[
         float,

@@ -27,7 +27,7 @@ def export_language(
 ) -> None:
     """Export the language model for a vLLM server.
 
-    The folder is Qwen2's; the node asks the server that its parameter `texts.server` names.
+    The folder has Qwen2's format. The node uses the server that its parameter `texts.server` names.
     """
     from pam_ros.model.loading.files import find_files
 

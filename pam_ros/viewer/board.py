@@ -24,7 +24,7 @@ TextKey = tuple[Task, Language]
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A rolling caption of a region; when its clip begins and ends, seconds from the first clip's begin."""
+    """A rolling caption of a region; its clip's start and end in seconds from the start of the first clip."""
 
     text: str
     final: bool  # False while it grows
@@ -122,19 +122,19 @@ class Board:
             self._take_regions(regions)
 
     def show_picture(self, jpeg: bytes, stamp_ns: int) -> None:
-        """An image that is drawn already."""
+        """An image that is already drawn."""
         with self._lock:
             self._serial += 1
             self._stamp_ns = stamp_ns
             self._jpeg = (self._serial, jpeg)
 
     def show_regions(self, regions: Iterable[Region]) -> None:
-        """Every region, beside images of `show_picture`."""
+        """Every region, for images of `show_picture`."""
         with self._lock:
             self._take_regions(regions, drawn=False)
 
     def show_text(self, event: TextEvent) -> None:
-        """A text as it grows; a final one becomes one of its region's."""
+        """A text as it grows; a final one joins its region's texts."""
         key = (event.task, event.language)
         with self._lock:
             texts = self._growing.setdefault(event.region_id, {})

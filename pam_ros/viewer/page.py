@@ -1,4 +1,4 @@
-"""The page of `pam view`, by NiceGUI: a picture to click and drag on, and a card for each region."""
+"""The page of `pam view`, built with NiceGUI: an image to click and drag on, and a card for each region."""
 
 from __future__ import annotations
 

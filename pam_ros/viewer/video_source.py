@@ -25,7 +25,7 @@ _WAKE_S = 0.2
 
 
 class VideoSource:
-    """A `Source`. A video waits on its first frame, to be prompted there; the engine is its own."""
+    """A `Source` with its own engine. A video waits on its first frame, so that it can be prompted there."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class VideoSource:
             listener=self,
         )
         self._engine.start()
-        # No slower than the model, so that captions do not depend on the machine; a webcam does not wait.
+        # A video waits for the model, so that captions do not depend on the machine; a webcam does not.
         self._pace = Pace(follow=not live, max_lag_s=self._engine.options.caption_period_s / 2)
         self._thread = threading.Thread(target=self._run, name="player", daemon=True)
         self._thread.start()
@@ -144,12 +144,12 @@ class VideoSource:
             base_ns += last_ns + int(_GAP_S * 1e9)
 
     def _wait(self, time_ns: int) -> None:
-        """Until a frame at this time of the video is due, and the model has seen the one before."""
+        """Waits until a frame at this time is due and the model has processed the previous one."""
         while not self._live and (left_s := self._pace.wait_s(time_ns)) > 0 and not self._closed.is_set():
             self._closed.wait(min(left_s, _WAKE_S))
 
     def _submit(self, frame: Frame | None) -> None:
-        """Hands a frame to the engine; None hands over the last one again, a nanosecond later."""
+        """Submits a frame to the engine; None submits the last one again, a nanosecond later."""
         with self._submitting:
             if frame is None and self._newest is not None:
                 frame = replace(self._newest, stamp_ns=self._newest.stamp_ns + 1)
