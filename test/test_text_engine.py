@@ -109,6 +109,26 @@ def test_texts_that_share_prompts_and_join_late_equal_transformers(
     assert engine.cache.free_tokens == 700
 
 
+@cuda_only
+def test_nothing_compiles_once_all_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that compiles while the camera runs holds up every text for half a second."""
+    triton = pytest.importorskip("triton")
+    model = tiny_model().bfloat16()
+    engine = TextEngine(fuse(model, positions=POSITIONS), stop_ids=[], cache_tokens=3000, chunk_tokens=64)
+    for piece in engine.preparations():
+        piece()
+    compiled: list[str] = []
+    monkeypatch.setattr(triton.knobs.compilation, "listener", lambda *, src, **_: compiled.append(src.name))
+    prompt = engine.open(100)
+    engine.extend(prompt, torch.randn(90, WIDTH, device=DEVICE, dtype=torch.bfloat16))
+    for count in range(1, 17):
+        for text in range(count):
+            engine.generate(prompt, [3, text], max_new_tokens=6)
+        run(engine)
+    engine.release(prompt)
+    assert compiled == []
+
+
 def test_a_prompt_may_grow_after_texts_branched_off() -> None:
     model = tiny_model(3)
     first, second = (torch.randn(length, WIDTH, device=DEVICE) * 0.3 for length in (20, 11))

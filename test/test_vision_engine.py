@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from sam2.modeling.sam2_base import SAM2Base
 from pam_ros.model.config import sam2_config
 from pam_ros.model.loading.checkpoint import load_model
 from pam_ros.model.loading.options import LoadOptions
+from pam_ros.model.vision.fast.engine_vision import EngineVision
 from pam_ros.model.vision.fast.image_encoder import ImageEncoder
-from pam_ros.model.vision.fast.sam2_ops import BatchedMemory, Tile, _split_attention
+from pam_ros.model.vision.fast.sam2_ops import SMALL_TILE, TILE, BatchedMemory, Tile, _split_attention
 from pam_ros.model.vision.fast.vision_engine import MaskBatch, VisionEngine
 from pam_ros.model.vision.features import Observation
 from pam_ros.model.vision.segmenter import Segmenter
@@ -56,6 +59,15 @@ def clicks(prompt: Prompt, size: int) -> tuple[NDArray[np.float32], NDArray[np.i
     points = np.concatenate([corners, prompt.points]) * np.array([size / WIDTH, size / HEIGHT], np.float32)
     labels = np.concatenate([np.array([2, 3], np.int32)[: len(corners)], prompt.labels])
     return points[None].astype(np.float32), labels[None].astype(np.int32)
+
+
+def raises(error: Exception) -> Callable[..., Any]:
+    """What raises it whatever it is given."""
+
+    def call(*_: Any) -> Any:
+        raise error
+
+    return call
 
 
 def assert_equal(expected: Sequence[Observation], found: MaskBatch) -> None:
@@ -119,6 +131,41 @@ def test_regions_prompted_at_any_time_equal_those_of_the_segmenter(graphs: bool)
             )
 
 
+@torch.inference_mode()
+def test_a_frame_that_fails_leaves_nothing_in_the_memories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its caller tries the regions one by one: each memory must be as it was before."""
+    sam2 = tiny_sam2()
+    segmenter, engine = Segmenter(sam2).to(DEVICE), VisionEngine(sam2, regions=4, graphs=False)
+    vision = EngineVision(
+        engine,
+        lambda image: engine.encode(segmenter.pixels(image), image.shape[:2]),
+        None,
+        segmenter,  # type: ignore[arg-type]
+    )
+    memories = [vision.new_memory(), vision.new_memory()]
+    first, *others = clip(12)
+    prompts = [Prompt.from_clicks([(150, 130)]), Prompt.from_clicks([(100, 250)])]
+    vision.segment(vision.encode(first), prompts, memories)
+    for image in others:
+        features = vision.encode(image)
+        expected = copy.deepcopy([(each.index, each.conditioning, each.recent) for each in memories])
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "_result", raises(torch.OutOfMemoryError("no memory")))
+            with pytest.raises(torch.OutOfMemoryError):
+                vision.track(features, memories)
+            with pytest.raises(torch.OutOfMemoryError):
+                vision.segment(features, prompts, memories)
+        assert [(each.index, each.conditioning, each.recent) for each in memories] == expected
+        slots = [
+            {*each.free_pointers, *(entry.pointer_slot for entry in each.conditioning + each.recent)}
+            for each in memories
+        ]
+        assert not slots[0] & slots[1]
+        for memory in memories:
+            vision.track(features, [memory])
+    assert [each.index for each in memories] == [11, 11]
+
+
 @cuda_only
 @torch.inference_mode()
 def test_the_fused_encoder_equals_the_package() -> None:
@@ -131,15 +178,16 @@ def test_the_fused_encoder_equals_the_package() -> None:
 
 
 @cuda_only
-@pytest.mark.parametrize(("batch", "splits"), [(1, 4), (3, 1), (2, 2)])
-def test_attention_ignores_padding(batch: int, splits: int) -> None:
+@pytest.mark.parametrize("tile", [TILE, SMALL_TILE, Tile(64, 64, 4, 2, 1)])
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_attention_ignores_padding(batch: int, tile: Tile) -> None:
     torch.manual_seed(batch)
     length, firsts, counts = 3000, [12, 0, 40][:batch], [2901, 64, 2960][:batch]
     q = torch.randn(batch, 256, 256, device=DEVICE, dtype=torch.bfloat16)
     k, v = (torch.randn(batch, length, 256, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
     starts = torch.tensor([b * length + first for b, first in enumerate(firsts)], dtype=torch.int32)
     memory = BatchedMemory(k, k, 0, starts.to(DEVICE), torch.tensor(counts, dtype=torch.int32, device=DEVICE))
-    out = _split_attention(q, k, v, memory, Tile(64, 64, 4, 2, splits))
+    out = _split_attention(q, k, v, memory, tile)
     for b, (first, count) in enumerate(zip(firsts, counts, strict=True)):
         span = slice(first, first + count)
         wide = (each[None].double() for each in (q[b], k[b, span], v[b, span]))

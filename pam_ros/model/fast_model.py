@@ -12,6 +12,7 @@ import torch
 
 from pam_ros.errors import PamError, StateError
 from pam_ros.model.config import PerceiverInput
+from pam_ros.model.cuda_device import free_cuda_memory
 from pam_ros.model.engines import Engines
 from pam_ros.model.interface import (
     FIRST_FRAME_STRIDE,
@@ -98,7 +99,9 @@ class FastModel:
 
     @property
     def vision(self) -> VisionModel:
-        """Masks and embeddings."""
+        """Masks and embeddings. Raises StateError if it is closed."""
+        if self._closed:
+            raise StateError("the model is closed; load it again")
         return self._vision
 
     @property
@@ -135,8 +138,8 @@ class FastModel:
     def compile(self) -> None:
         """Compiles what the first frame and text need, in parallel. Raises what a compiler raises."""
         device = self._engines.vision.device
-        self._compiler.open()  # until all graphs are captured
         with torch.inference_mode(), torch.cuda.device(device):
+            self._compiler.open()  # until all graphs are captured
             steps = self._engines.first_runs()
             self._compiler.ahead(steps)
             if not self._compiler.compiled:
@@ -155,11 +158,14 @@ class FastModel:
         first_text(self.text, RegionEmbeddings(weight.detach().expand(tokens, -1)))
 
     def close(self) -> None:
-        """Ends the threads and drops the weights."""
+        """Ends the threads and frees the memory of weights, caches and graphs."""
         self._end_threads()
         atexit.unregister(self._end_threads)
         self._model.close()
-        self._closed = True
+        if not self._closed:
+            self._closed, self._text = True, None
+            del self._engines, self._vision
+            free_cuda_memory()
 
     def _end_threads(self) -> None:
         self._closing.set()
@@ -229,7 +235,7 @@ def accelerated(
         if fast is not None:
             fast.end_texts()
             fast = None
-        torch.cuda.empty_cache()
+        free_cuda_memory()
     report(f"running without the CUDA engines ({why})")
     return model
 

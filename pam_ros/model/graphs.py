@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,10 +19,20 @@ CAPTURING = threading.Lock()
 Function = Callable[..., tuple[Tensor, ...]]
 
 
+@cache
+def _capturing_stream(device: int) -> torch.cuda.Stream:
+    """One for each device: cuBLAS keeps memory for every stream that it has worked on."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def capture_graph(
     run: Callable[[], object], *, pool: Any, stream: torch.cuda.Stream | None = None
 ) -> torch.cuda.CUDAGraph:
-    """What `run` launches, as a graph; it has run once already, so that its kernels are compiled."""
+    """What `run` launches, as a graph; it has run once already, so that its kernels are compiled.
+
+    On the current device: PyTorch's own stream for captures belongs to the device that captured first.
+    """
+    stream = stream or _capturing_stream(torch.cuda.current_device())
     torch.cuda.current_stream().synchronize()
     graph = torch.cuda.CUDAGraph()
     with CAPTURING:
@@ -41,12 +52,12 @@ class _Captured:
 class GraphCache:
     """Captured functions of one thread. Outputs are overwritten by the next run of their kind."""
 
-    def __init__(self, *, enabled: bool, urgent: bool = False) -> None:
+    def __init__(self, device: torch.device, *, enabled: bool, urgent: bool = False) -> None:
         """`urgent`: this work takes priority over that of other streams."""
         self.enabled = enabled
         self._stream: torch.cuda.Stream | None = None
         if enabled:
-            self._stream = torch.cuda.Stream(priority=-1 if urgent else 0)  # type: ignore[no-untyped-call]
+            self._stream = torch.cuda.Stream(device, priority=-1 if urgent else 0)  # type: ignore[no-untyped-call]
         self._captured: dict[str, _Captured] = {}
         self._failed: set[str] = set()
         # Where graphs of one kind leave their outputs; smaller batches use a part.
@@ -78,7 +89,7 @@ class GraphCache:
                 pool=self._pool,
                 stream=self._stream,
             )
-        except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
+        except Exception as error:  # Triton's are no RuntimeError
             self._failed.add(name)
             LOGGER.warning("no CUDA graph of %s, it runs eagerly: %s", name, error)
             return

@@ -60,7 +60,8 @@ class Int8Matrix:
         wide = torch.empty(self.shape, dtype=dtype, device=self.values.device)
         count = self.values.numel()
         grid = (triton.cdiv(count, WIDENING_BLOCK),)
-        linear_kernels.widen[grid](self.values, wide, count, BLOCK=WIDENING_BLOCK, num_warps=4)
+        with torch.cuda.device(wide.device):
+            linear_kernels.widen[grid](self.values, wide, count, BLOCK=WIDENING_BLOCK, num_warps=4)
         return wide
 
     def part(self, start: int, count: int) -> Int8Matrix:
@@ -115,17 +116,18 @@ class Int4Matrix:
             dense = torch.empty(self.shape, dtype=dtype, device=self.words.device)
             tiles = self.words.shape[1]
             grid = (len(self.words), triton.cdiv(TILE_INPUTS // 2 * tiles, UNPACKING_BLOCK))
-            int4_kernels.unpack_int4[grid](
-                self.words,
-                self.scales.view(torch.int32),
-                dense,
-                self.scales.stride(0) // 2,
-                K=self.inputs,
-                TILES=tiles,
-                GROUP=self.group,
-                BLOCK=UNPACKING_BLOCK,
-                num_warps=4,
-            )
+            with torch.cuda.device(dense.device):
+                int4_kernels.unpack_int4[grid](
+                    self.words,
+                    self.scales.view(torch.int32),
+                    dense,
+                    self.scales.stride(0) // 2,
+                    K=self.inputs,
+                    TILES=tiles,
+                    GROUP=self.group,
+                    BLOCK=UNPACKING_BLOCK,
+                    num_warps=4,
+                )
             return dense
         return self._unpacked(dtype)
 

@@ -14,6 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
+from pam_ros.model.cuda_device import shared_bytes
 from pam_ros.model.graphs import capture_graph
 from pam_ros.model.text.fast.board import RING
 from pam_ros.model.text.fast.decoder_ops import silu_multiply
@@ -27,6 +28,7 @@ MAX_BATCH = 16  # slots; the bound of the skinny matrix products
 VECTOR_BATCH = 2  # up to this many slots, a product without the tensor cores is faster, and overlap pays
 VOCABULARY_BLOCK = 2048
 ATTENTION_BLOCK = 32  # cached tokens that a program of the attention kernel takes at once
+_DEEP_BYTES = 163_840  # of shared memory for a product in five stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,11 @@ class Tile:
     stages: int
 
 
-def tile_for(outputs: int, inputs: int, *, gated: bool, batch: int, bytes_each: int) -> Tile:
-    """Measured on an H200, see docs/bench. `bytes_each`: of a weight; 4 take twice the shared memory."""
+def tile_for(outputs: int, inputs: int, *, gated: bool, batch: int, bytes_each: int, shared: int) -> Tile:
+    """Measured on an H200, see docs/bench.
+
+    `bytes_each`: of a weight, 4 take twice the shared memory; `shared`: bytes of it that a program may have.
+    """
     if bytes_each == 1 and batch <= VECTOR_BATCH:
         return Tile(1, 2048, 8, 1) if inputs > 4096 else Tile(4 if gated else 2, 2048, 4, 1)
     if batch == 1:
@@ -56,7 +61,7 @@ def tile_for(outputs: int, inputs: int, *, gated: bool, batch: int, bytes_each: 
         return Tile(4, 1024, 4, 3) if inputs > 4096 else Tile(4, 2048, 8, 1)
     if bytes_each == 4:
         return Tile(16, 128, 4, 3)
-    return Tile(64, 128, 4, 3) if wide else Tile(64, 256, 4, 5)
+    return Tile(64, 128, 4, 3) if wide else Tile(64, 256, 4, 5 if shared >= _DEEP_BYTES else 3)
 
 
 def int4_tile(*, gated: bool) -> Tile:
@@ -78,6 +83,7 @@ class Launcher:
         """`overlap`: programmatic dependent launch, if the card has it."""
         self._device = device
         self._pdl = overlap and torch.cuda.get_device_capability(device) >= (9, 0)
+        self._shared = shared_bytes(device)
         self._options = {"launch_pdl": True} if self._pdl else {}
 
     def without_overlap(self) -> Launcher:
@@ -127,7 +133,7 @@ class Launcher:
         values, scales = (weight.values, weight.scales) if isinstance(weight, Int8Matrix) else (weight, x)
         # A tile of int8 is widened to the dtype of `x` for the tensor cores.
         each = values.element_size() if batch <= VECTOR_BATCH else x.element_size()
-        tile = tile_for(outputs, inputs, gated=gated, batch=batch, bytes_each=each)
+        tile = tile_for(outputs, inputs, gated=gated, batch=batch, bytes_each=each, shared=self._shared)
         flags |= {
             "SCALED": isinstance(weight, Int8Matrix),
             "ALIGNED": outputs % tile.outputs == 0 and inputs % tile.inputs == 0,
@@ -280,7 +286,8 @@ class TokenSelection:
     """Hidden states → next tokens: last norm, head, greedy or sampled choice, stop tokens, board."""
 
     def __init__(self, weights: DecoderWeights, stop_ids: Tensor, *, batch: int, launch: Launcher) -> None:
-        self._weights, self._stop_ids, self._launch = weights, stop_ids, launch
+        self._weights, self._stop_ids = weights, stop_ids
+        self._launch, self._launch_many = launch, launch.without_overlap()
         self._vocabulary = len(weights.head)
         self._blocks = triton.cdiv(self._vocabulary, VOCABULARY_BLOCK)
         device = weights.norm.device
@@ -298,10 +305,11 @@ class TokenSelection:
         `advance`: the newest token of each slot has entered the cache.
         """
         batch, slots = len(hidden), board.shape[1]
+        launch = self._launch if batch <= VECTOR_BATCH else self._launch_many  # as in `DecodeStep`
         logits = self._logits[:batch]
         norm: Norm = {"gain": self._weights.norm, "epsilon": self._weights.epsilon}
-        self._launch.linear(hidden, self._weights.head, logits, **norm)
-        self._launch(
+        launch.linear(hidden, self._weights.head, logits, **norm)
+        launch(
             kernels.select_partial,
             (batch, self._blocks),
             logits,
@@ -313,7 +321,7 @@ class TokenSelection:
             BLOCK=VOCABULARY_BLOCK,
             num_warps=8,
         )
-        self._launch(
+        launch(
             kernels.select_final,
             (batch,),
             order,

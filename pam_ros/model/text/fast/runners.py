@@ -219,13 +219,10 @@ class KernelRunner:
 
     def first_runs(self, chunk_tokens: int) -> list[Callable[[], None]]:
         """See `Runner`: a step of one text on an idle board, a short and a long pass of padding."""
-        weights, board = self._weights, torch.zeros_like(self._board.device)
-        one = replace(weights, layers=weights.layers[:1])
-        order = torch.full((1,), -1, dtype=torch.int32, device=board.device)
-        hidden = weights.embeddings[:1].clone()
+        one = replace(self._weights, layers=self._weights.layers[:1])
         return [
-            *self._step(1).first_runs(board),
-            partial(self._selection.run, hidden, order, board, advance=False),
+            *self._step(1).first_runs(torch.zeros_like(self._board.device)),
+            partial(self._first_tokens, 1),
             *(
                 partial(BlankPass(one, tokens).run, self._cache, self._window)
                 for tokens in (32, chunk_tokens)
@@ -238,7 +235,16 @@ class KernelRunner:
         batches = [batch for batch in BATCHES if batch <= self._board.slots]
         pieces: list[Callable[[], None]] = [partial(self._capture_pass, tokens) for tokens in passes[::-1]]
         pieces[1:1] = [partial(self._capture_step, batch) for batch in batches[:2]]
-        return [*pieces, *(partial(self._capture_step, batch) for batch in batches[2:])]
+        firsts = (partial(self._first_tokens, batch) for batch in batches)
+        return [*pieces, *(partial(self._capture_step, batch) for batch in batches[2:]), *firsts]
+
+    def _first_tokens(self, batch: int) -> None:
+        """Compiles what chooses the first tokens of so many texts: it runs eagerly, after a prefill pass."""
+        board = torch.zeros_like(self._board.device)
+        # As `prefill` lays them out: whether a tensor is aligned decides which kernel is compiled.
+        numbers = torch.full((2 * batch,), -1, dtype=torch.int32, device=board.device)
+        hidden = self._weights.embeddings[:batch].clone()
+        self._selection.run(hidden, numbers[batch:], board, advance=False)
 
     def _capture_step(self, batch: int) -> None:
         self._attempt(lambda: self._step(batch).capture(self._board.device, self._pool))
@@ -256,7 +262,7 @@ class KernelRunner:
             self._pool = torch.cuda.graph_pool_handle()
         try:
             capture()
-        except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
+        except Exception as error:  # Triton's are no RuntimeError
             self._eager = True
             LOGGER.warning("CUDA graphs were not captured, text generation runs eagerly: %s", error)
 

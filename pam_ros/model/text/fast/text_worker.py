@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from pam_ros.model.text.fast.text_engine import Growth, TextEngine
 
+LOGGER = logging.getLogger(__name__)
 BURST_TOKENS = 4  # decoding steps between two looks at the callers' commands
 STEPS_BETWEEN_PREPARATIONS = 16  # while texts are generated
 
@@ -32,7 +34,7 @@ class TextWorker:
 
         Args:
             on_growth: receives what each step added.
-            on_error: receives what a step raised; without it the thread ends.
+            on_error: receives what a step or a command raised; without it the thread ends.
         """
         self._engine = engine
         self._on_growth, self._on_error = on_growth, on_error
@@ -55,7 +57,7 @@ class TextWorker:
         cuda = [tensor for tensor in tensors if tensor.is_cuda]
         if cuda and ready is None:
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            ready.record()
+            ready.record(torch.cuda.current_stream(cuda[0].device))
 
         def run() -> None:
             if cuda and ready is not None:
@@ -86,12 +88,15 @@ class TextWorker:
             while True:
                 self._woken.clear()
                 while self._commands:
-                    self._commands.popleft()()
+                    self._guarded(self._commands.popleft())
                 if self._closing and (self._dropping or self._engine.idle):
                     return
                 if self._preparations and (self._engine.idle or steps > STEPS_BETWEEN_PREPARATIONS):
                     steps = 0
-                    self._preparations[0]()
+                    try:
+                        self._preparations[0]()
+                    except Exception:  # what is not prepared stays as it is
+                        LOGGER.exception("preparing the text engine failed")
                     self._preparations.popleft()
                 if self._engine.idle:
                     if not self._preparations:
@@ -101,11 +106,12 @@ class TextWorker:
                 self._step()
 
     def _step(self) -> None:
+        self._guarded(lambda: self._on_growth(self._engine.step(BURST_TOKENS)))
+
+    def _guarded(self, work: Command) -> None:
         try:
-            grown = self._engine.step(BURST_TOKENS)
+            work()
         except Exception as error:
             if self._on_error is None:
                 raise
             self._on_error(error)
-        else:
-            self._on_growth(grown)

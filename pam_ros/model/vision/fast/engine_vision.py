@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,17 +103,25 @@ class EngineVision:
     ) -> list[EngineObservation]:
         if prompts[0].mask is not None:
             masks = [prompt.mask for prompt in prompts if prompt.mask is not None]
-            return _observations(self._engine.segment_masks(features, np.stack(masks), memories), masks)
+            with _all_or_nothing(memories):
+                found = self._engine.segment_masks(features, np.stack(masks), memories)
+            return _observations(found, masks)
         clicks = click_arrays(self._engine.sam2.image_size, [features.size] * len(prompts), prompts)
         run = self._engine.segment if memories[0].is_empty else self._engine.refine
-        return _observations(run(features, *clicks, memories))
+        with _all_or_nothing(memories):
+            found = run(features, *clicks, memories)
+        return _observations(found)
 
     def track(self, features: EncodedFrame, memories: Sequence[RegionSlots]) -> list[EngineObservation]:
         """See `interface.VisionModel`."""
         if any(memory.is_empty for memory in memories):
             raise PromptError("the region has no memory yet; prompt it before tracking")
+        if not memories:
+            return []
         with self._streamed():
-            return _observations(self._engine.track(features, memories)) if memories else []
+            with _all_or_nothing(memories):
+                found = self._engine.track(features, memories)
+            return _observations(found)
 
     def embeddings(
         self, observations: Sequence[Any], *, stride: int, crop: bool = False
@@ -132,6 +140,18 @@ class EngineVision:
                 ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 ready.record(self._stream)
         return [EngineEmbeddings(tensor[0], ready) for tensor in tensors]
+
+
+@contextmanager
+def _all_or_nothing(memories: Sequence[RegionSlots]) -> Iterator[None]:
+    """If the block fails, the memories hold nothing of its frame: its caller tries again, one by one."""
+    restores = [memory.saved() for memory in memories]
+    try:
+        yield
+    except BaseException:
+        for restore in restores:
+            restore()
+        raise
 
 
 def _observations(

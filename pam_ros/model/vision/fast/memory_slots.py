@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -67,6 +67,18 @@ class RegionSlots:
         entry = SlotEntry(self.index, pointer_slot, feature_slot)
         (self.conditioning if prompted else self.recent).append(entry)
         return feature_slot, pointer_slot
+
+    def saved(self) -> Callable[[], None]:
+        """What puts the memory back to how it is now, if the frame that is written next fails."""
+        conditioning, recent = ([replace(each) for each in part] for part in (self.conditioning, self.recent))
+        kept = self.index, conditioning, recent
+        free = list(self.free_features), list(self.free_pointers)
+
+        def restore() -> None:
+            self.index, self.conditioning, self.recent = kept
+            self.free_features, self.free_pointers = free
+
+        return restore
 
     def _drop(self, entries: Sequence[SlotEntry]) -> None:
         for entry in entries:

@@ -16,6 +16,8 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pam_ros.model.cuda_device import shared_bytes
+
 try:
     import triton
 
@@ -50,6 +52,8 @@ class Tile:
 
 
 TILE = Tile(128, 64, 8, 2, 4)  # measured on an H100, for 1 and for 5 regions
+SMALL_TILE = Tile(64, 32, 4, 2, 4)  # where programs have less shared memory
+_TILE_BYTES = 147_456  # of shared memory, at a width of 256
 
 
 class Rotary(Protocol):
@@ -134,7 +138,8 @@ def _valid_attention(q: Tensor, k: Tensor, v: Tensor, memory: BatchedMemory) -> 
     batch, queries, width = q.shape
     fits = width in (128, 256) and queries % TILE.queries == 0 and q.dtype in (torch.bfloat16, torch.float16)
     if q.is_cuda and triton is not None and fits:
-        return _split_attention(q, k, v, memory)
+        tile = TILE if shared_bytes(q.device) >= _TILE_BYTES else SMALL_TILE
+        return _split_attention(q, k, v, memory, tile)
     if not q.is_cuda:  # lengths are on the host: padding costs nothing
         flat = k.flatten(0, 1), v.flatten(0, 1)
         spans = zip(memory.starts.tolist(), memory.lengths.tolist(), strict=True)
@@ -148,7 +153,7 @@ def _valid_attention(q: Tensor, k: Tensor, v: Tensor, memory: BatchedMemory) -> 
     ]
 
 
-def _split_attention(q: Tensor, k: Tensor, v: Tensor, memory: BatchedMemory, tile: Tile = TILE) -> Tensor:
+def _split_attention(q: Tensor, k: Tensor, v: Tensor, memory: BatchedMemory, tile: Tile) -> Tensor:
     """The same with Triton: reads no mask, computes nothing for padding."""
     batch, queries, width = q.shape
     splits = tile.splits

@@ -108,7 +108,7 @@ class VisionEngine:
         for module in sam2.modules():
             if isinstance(module, PositionEmbeddingSine):
                 module.cache.clear()  # 0.1 GiB for levels that the engine does not read
-        self.graphs = GraphCache(enabled=graphs and self.device.type == "cuda", urgent=True)
+        self.graphs = GraphCache(self.device, enabled=graphs and self.device.type == "cuda", urgent=True)
 
     def open(self) -> RegionSlots:
         """Opens an empty memory for a new region. Raises CapacityError if every slot is in use."""
