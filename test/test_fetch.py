@@ -6,11 +6,14 @@ import hashlib
 import importlib
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hub_server
+import huggingface_hub
 import pytest
 import yaml
 from hub_server import Hub, Repository, serving
@@ -19,7 +22,7 @@ from pam_ros.cli.main import main
 from pam_ros.errors import CheckpointError, ModelNotFoundError
 from pam_ros.model import descriptions
 from pam_ros.model.loading.checksums import RECORD, VERIFIED, Expected, Record, verify
-from pam_ros.model.loading.files import find_files
+from pam_ros.model.loading.files import find_files, verify_files
 from pam_ros.share import share_folder
 
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -173,6 +176,84 @@ def test_a_fetched_model_stays_at_its_commit(hub: Hub, pam: Pam, folder: Path):
     assert "the hub has no Perceive-Anything/PAM-3B at revision v9" in pam.said
 
 
+@pytest.mark.parametrize("state", ["kept", "gone", "without checksums"])
+def test_files_of_another_commit_are_replaced_although_their_sizes_are_equal(
+    hub: Hub, pam: Pam, folder: Path, state: str
+):
+    assert pam("fetch", "pam-3b", "--accept-licence") == 0
+    if state == "gone":
+        (folder / VERIFIED).unlink()
+    elif state == "without checksums":
+        stats = {name: (folder / name).stat() for name in FETCHED}
+        old = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+        (folder / VERIFIED).write_text(json.dumps(old), encoding="utf-8")
+    changed = {SHARD: WEIGHTS[1:] + WEIGHTS[:1], "PAM-3B/config.json": b"[]"}
+    repository = hub.repositories["Perceive-Anything/PAM-3B"]
+    repository.commits[SECOND] = FILES | changed
+    hub.ranges.clear()
+    assert pam("fetch", "pam-3b", "--accept-licence", "--revision", SECOND) == 0, pam.said
+    assert f"PAM-3B at {SECOND}: 102.4 kB to download" in pam.said
+    assert sorted(hub.ranges) == [(name, 0) for name in sorted(changed)]
+    assert all((folder / name).read_bytes() == (FILES | changed)[name] for name in FETCHED)
+
+
+def test_shards_of_the_commit_before_do_not_stay_beside_those_of_the_new_one(
+    hub: Hub, pam: Pam, folder: Path
+):
+    assert pam("fetch", "pam-3b", "--accept-licence") == 0
+    (folder / "PAM-3B" / "mine.txt").touch()
+    shard = "PAM-3B/model-0000{}-of-00003.safetensors"
+    repository = hub.repositories["Perceive-Anything/PAM-3B"]
+    other = {name: content for name, content in FILES.items() if "model-" not in name}
+    repository.commits[SECOND] = other | {shard.format(i): WEIGHTS[i:] for i in (1, 2, 3)}
+    assert pam("fetch", "pam-3b", "--accept-licence", "--revision", SECOND) == 0, pam.said
+    found = [path.name for path in find_files("pam-3b", None).weights]
+    assert found == [Path(shard.format(i)).name for i in (1, 2, 3)]
+    assert (folder / "PAM-3B" / "mine.txt").is_file()
+
+
+def test_a_file_without_a_checksum_is_not_downloaded(
+    hub: Hub, pam: Pam, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    known = hub_server.sibling
+    monkeypatch.setattr(hub_server, "sibling", lambda path, content: known(path, content) | {"blobId": None})
+    assert pam("fetch", "pam-3b", "--accept-licence") == 2
+    assert "the hub states no checksum of Perceive-Anything/PAM-3B/PAM-3B/config.json" in pam.said
+    assert hub.ranges == []
+
+
+def test_a_subfolder_that_is_given_is_verified(hub: Hub, pam: Pam, folder: Path):
+    assert pam("fetch", "pam-3b", "--accept-licence") == 0
+    files = find_files(str(folder / "PAM-3B"), None)
+    verify_files(files, print)
+    (folder / SHARD).write_bytes(WEIGHTS[::-1])
+    with pytest.raises(CheckpointError, match=r"00001-of-00002\.safetensors has checksum"):
+        verify_files(files, print)
+
+
+def test_no_record_overrules_the_pinned_checksum_of_sam2(hub: Hub, pam: Pam, folder: Path):
+    assert pam("fetch", "pam-3b", "--accept-licence") == 0
+    files = find_files("pam-3b", None)
+    assert files.sam2_weights is not None
+    files.sam2_weights.write_bytes(SAM2[::-1])
+    other = Expected(len(SAM2), sha256=hashlib.sha256(SAM2[::-1]).hexdigest())
+    Record("mine", FIRST, {files.sam2_weights.name: other}).write(files.sam2_weights.parent)
+    with pytest.raises(CheckpointError, match=f"expected {hashlib.sha256(SAM2).hexdigest()}"):
+        verify_files(files, print)
+
+
+def test_an_empty_folder_does_not_hide_the_cache_of_the_hub(
+    hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder.mkdir(parents=True)
+    cached = tmp_path / "cached"
+    cached.mkdir()
+    (cached / "config.json").write_text("{}", encoding="utf-8")
+    (cached / "model.safetensors").touch()
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda hub_id, **options: str(cached))
+    assert find_files("pam-3b", None).root == cached
+
+
 def test_weights_at_the_top_of_the_repository_are_fetched(hub: Hub, pam: Pam, folder: Path):
     top = {name.removeprefix("PAM-3B/"): content for name, content in FILES.items()}
     hub.repositories["Perceive-Anything/PAM-3B"].commits[FIRST] = top
@@ -227,7 +308,60 @@ def test_checksums_are_read_once_and_again_after_a_change(tmp_path: Path):
         verify(tmp_path, files)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"hub_id": 1}', json.dumps({"files": {"a": {"md5": 1}}})])
+def test_checksums_of_another_commit_prove_nothing(tmp_path: Path):
+    (tmp_path / "a.bin").write_bytes(WEIGHTS)
+    right, other = (
+        {"a.bin": Expected(len(WEIGHTS), sha256=hashlib.sha256(content).hexdigest())}
+        for content in (WEIGHTS, WEIGHTS[::-1])
+    )
+    assert [verify(tmp_path, right) for _ in range(2)] == [1, 0]
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"a\.bin has checksum"):
+            verify(tmp_path, other)
+
+
+def test_a_copy_is_read_although_it_keeps_the_times(tmp_path: Path):
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.mkdir()
+    (original / "a.bin").write_bytes(WEIGHTS)
+    files = {"a.bin": Expected(len(WEIGHTS), sha256=hashlib.sha256(WEIGHTS).hexdigest())}
+    assert verify(original, files) == 1
+    time_ns = (original / "a.bin").stat().st_mtime_ns
+    shutil.copytree(original, copy)
+    (copy / "a.bin").write_bytes(WEIGHTS[:-1] + b"x")  # damaged on the way
+    os.utime(copy / "a.bin", ns=(time_ns, time_ns))
+    assert (copy / VERIFIED).is_file()
+    with pytest.raises(CheckpointError, match=r"a\.bin has checksum"):
+        verify(copy, files)
+
+
+def test_a_record_that_was_not_finished_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    old = Record("a/b", FIRST, {})
+    old.write(tmp_path)
+    written = Path.write_text
+
+    def half(path: Path, text: str, **options: str) -> int:
+        written(path, text[: len(text) // 2], **options)
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="full"):
+        Record("a/b", SECOND, {}).write(tmp_path)
+    assert Record.read(tmp_path) == old
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "[" * 99_999,
+        '{"hub_id": 1}',
+        json.dumps({"files": {"a": {"md5": 1}}}),
+        json.dumps({"hub_id": "a/b", "revision": FIRST, "files": {"../b": {}}}),
+        json.dumps({"hub_id": "a/b", "revision": FIRST, "files": {"/b": {}}}),
+    ],
+)
 def test_a_damaged_record_is_refused(tmp_path: Path, content: str):
     (tmp_path / RECORD).write_text(content, encoding="utf-8")
     with pytest.raises(CheckpointError, match="cannot be read"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from pam_ros.errors import CheckpointError, ModelNotFoundError, OutputError, StateError
 from pam_ros.model.descriptions import HubFile, ModelDescription, list_models
-from pam_ros.model.loading.checksums import Expected, Record, verify
+from pam_ros.model.loading.checksums import Expected, Record, find_wrong, leaves, verify
 from pam_ros.model.loading.files import models_folder
 from pam_ros.model.schema import readable
 from pam_ros.output_files import writable_folder
@@ -99,9 +99,9 @@ def plan_fetch(description: ModelDescription, revision: str | None = None) -> li
             ) from error
         except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
             raise HubUnreachableError(_by_hand(description, _line(error))) from error
-        files = [_remote_file(folder, sibling) for sibling in info.siblings or []]
+        files = [_remote_file(folder, sibling, record) for sibling in info.siblings or []]
         chosen = _chosen(source, files)
-        _check_pinned(source, chosen)
+        _check_announced(source, chosen)
         if not any(file.path.endswith((".safetensors", ".pt")) for file in chosen):
             raise ModelNotFoundError(
                 f"{source.hub_id} at {info.sha} holds no weights that match {source.pattern}"
@@ -113,15 +113,16 @@ def plan_fetch(description: ModelDescription, revision: str | None = None) -> li
 def fetch(plans: Sequence[FetchPlan], report: Callable[[str], None] = lambda line: None) -> None:
     """Downloads what is missing, each file with a progress bar, and verifies every checksum.
 
-    An interrupted download resumes where it stopped. Raises OutputError if the disk is too small or the
-    folder not writable, HubUnreachableError if the hub stops answering, CheckpointError if a file is not what
-    the hub announced.
+    Files of another commit are removed, so that no load mixes the two. An interrupted download resumes where
+    it stopped. Raises OutputError if the disk is too small or the folder not writable, HubUnreachableError if
+    the hub stops answering, CheckpointError if a file is not what the hub announced.
     """
     for plan in plans:
         writable_folder(plan.folder)
     check_disk(plans)
     for plan in plans:
         expected = {file.path: file.expected for file in plan.files}
+        _remove_others(plan, expected, report)
         # First, so that an unfinished download is recognised as such.
         Record(plan.source.hub_id, plan.revision, expected).write(plan.folder)
         for file in plan.files:
@@ -153,13 +154,15 @@ def size_of(count: int) -> str:
 
 
 @readable()
-def _remote_file(folder: Path, sibling: Any) -> RemoteFile:
-    """`sibling`: huggingface_hub's RepoSibling with size, blob_id and lfs."""
+def _remote_file(folder: Path, sibling: Any, record: Record | None) -> RemoteFile:
+    """`sibling`: huggingface_hub's RepoSibling with size, blob_id and lfs. `record`: of what is there."""
     path, size = str(sibling.rfilename), int(sibling.size or 0)
     sha256 = sibling.lfs.sha256 if sibling.lfs is not None else None
     expected = Expected(bytes=size, sha256=sha256, git_sha1=None if sha256 else sibling.blob_id)
+    known = record.files.get(path, expected) if record is not None else expected
+    places = [folder / path] if known.checksum == expected.checksum else []  # else of another commit
     present = 0
-    for there in (folder / path, _part(folder, path, expected)):
+    for there in (*places, _part(folder, path, expected)):
         if there.is_file() and there.stat().st_size <= size:
             present = max(present, there.stat().st_size)
     return RemoteFile(path, size, expected, present)
@@ -179,11 +182,15 @@ def _chosen(source: HubFile, files: Sequence[RemoteFile]) -> list[RemoteFile]:
     return wanted + [file for file in inside if file.path.startswith(WANTED_NAMES)] + licences
 
 
-def _check_pinned(source: HubFile, files: Sequence[RemoteFile]) -> None:
-    """Raises CheckpointError if the hub announces another file than the description's."""
+def _check_announced(source: HubFile, files: Sequence[RemoteFile]) -> None:
+    """Raises CheckpointError for a file without checksum, or another than the description's."""
     for file in files:
-        if ".." in Path(file.path).parts or Path(file.path).is_absolute():
+        if leaves(file.path):
             raise CheckpointError(f"{source.hub_id} names a file outside its folder: {file.path}")
+        if file.expected.checksum is None:
+            raise CheckpointError(
+                f"the hub states no checksum of {source.hub_id}/{file.path}; nothing was downloaded"
+            )
         if source.sha256 is not None and file.expected.sha256 != source.sha256:
             raise CheckpointError(
                 f"the hub announces {source.hub_id}/{file.path} with SHA-256 {file.expected.sha256}, "
@@ -191,9 +198,23 @@ def _check_pinned(source: HubFile, files: Sequence[RemoteFile]) -> None:
             )
 
 
+def _remove_others(plan: FetchPlan, expected: Mapping[str, Expected], report: Callable[[str], None]) -> None:
+    """Removes files of the commit that was fetched before, unless this one has them with the same content."""
+    record = Record.read(plan.folder)
+    gone = record.files.keys() - expected.keys() if record is not None else set()
+    whole = {
+        file.path: file.expected
+        for file in plan.files
+        if (there := plan.folder / file.path).is_file() and there.stat().st_size == file.bytes
+    }
+    _, wrong = find_wrong(plan.folder, whole, report)
+    for path in gone | wrong.keys():
+        (plan.folder / path).unlink(missing_ok=True)
+
+
 def _part(folder: Path, path: str, expected: Expected) -> Path:
     """Where a download grows; its name holds the checksum, so that another version never continues it."""
-    checksum = (expected.sha256 or expected.git_sha1 or "")[:12]
+    checksum = (expected.checksum or "")[:12]
     return folder / f"{path}.{checksum}.part"
 
 

@@ -126,7 +126,7 @@ def _downloaded(source: HubFile, name: str) -> Path:
     Raises ModelNotFoundError if there is none, CheckpointError if `pam fetch` did not finish it.
     """
     own = models_folder() / source.local_name
-    if own.is_dir():
+    if own.is_dir() and any(own.iterdir()):  # an empty one is what a download left that did not start
         if (record := Record.read(own)) is not None:
             check_sizes(own, record.files)
         return own
@@ -177,13 +177,19 @@ def _find_sam2(
 @readable()
 def verify_files(files: ModelFiles, report: Callable[[str], None]) -> None:
     """Verifies every file whose checksum is known. Raises CheckpointError."""
-    if (record := Record.read(files.root)) is not None:
-        verify(files.root, record.files, report)
+    roots = [(files.root, "")]
+    if files.root == files.folder:  # it may be the subfolder of a fetched folder
+        whole = files.folder.resolve()
+        roots.append((whole.parent, f"{whole.name}/"))
+    for root, inside in roots:
+        if (record := Record.read(root)) is not None:
+            known = {name: each for name, each in record.files.items() if name.startswith(inside)}
+            verify(root, known, report)
     if files.sam2_weights is not None:
         folder, name = files.sam2_weights.parent, files.sam2_weights.name
         source = files.description.sam2 if files.description is not None else None
         own = Record.read(folder)
-        if own is not None and name in own.files:
-            verify(folder, {name: own.files[name]}, report)
-        elif source is not None and name == source.pattern:
+        if source is not None and name == source.pattern:  # pinned, whatever a record says
             verify(folder, {name: Expected(bytes=source.bytes, sha256=source.sha256)}, report)
+        elif own is not None and name in own.files:
+            verify(folder, {name: own.files[name]}, report)
