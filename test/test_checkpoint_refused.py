@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import (
     LANGUAGE,
     official_tensors,
@@ -85,6 +85,13 @@ def test_a_missing_shard(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     names = sorted(load_file(gone))
     gone.unlink()
     refused(tmp_path, *names)
+
+
+def test_weights_that_two_files_hold(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    write_official(tmp_path, tensors, shards=2)
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file({name: tensors[name] + 1}, tmp_path / "model-00003-of-00003.safetensors")
+    refused(tmp_path, f"1 that two files hold: {name}")
 
 
 def test_a_vocabulary_of_another_size(tmp_path: Path, tensors: dict[str, Tensor]) -> None:

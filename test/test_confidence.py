@@ -131,6 +131,16 @@ def test_a_calibration_without_its_numbers_is_refused(tmp_path: Path) -> None:
         ConfidenceModel.read(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["rest", "directions"])
+def test_zeros_that_would_divide_are_refused(tmp_path: Path, part: str) -> None:
+    model = calibrated()
+    assert model.familiarity is not None
+    getattr(model.familiarity, part).view(-1)[:4] = 0
+    model.write(tmp_path, {})
+    with pytest.raises(CheckpointError, match="or zeros"):
+        ConfidenceModel.read(tmp_path)
+
+
 # ---- fitting
 
 

@@ -151,6 +151,13 @@ def test_a_file_that_is_no_matcher_is_refused(tmp_path: Path) -> None:
         PurposeMatcher(tmp_path / "wrong.npz").fits("x", [KNIFE], Language.EN)
 
 
+def test_a_matcher_whose_numbers_are_not_finite_is_refused(tmp_path: Path) -> None:
+    wide, one = np.ones((1, 4, 512)), np.ones(1)
+    np.savez(tmp_path / "wrong.npz", request=wide, explanation=wide, scale=one, bias=one * np.nan)
+    with pytest.raises(CheckpointError, match=r"wrong\.npz has values that are not finite: bias"):
+        PurposeMatcher(tmp_path / "wrong.npz").fits("x", [KNIFE], Language.EN)
+
+
 # ---- training
 
 

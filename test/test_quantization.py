@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from test_text_engine import DEVICE, POSITIONS, WIDTH, cuda_only, greedy, run, tiny_model
-from tiny_models import tiny_pam
+from tiny_models import official_tensors, tiny_pam, write_official
 from torch import Tensor, nn
 
-from pam_ros.errors import DeviceError, StateError
+from pam_ros.errors import CheckpointError, DeviceError, StateError
 from pam_ros.model.loading.checkpoint import load_model, save_model
 from pam_ros.model.loading.device import needed_gib
 from pam_ros.model.loading.files import find_files
 from pam_ros.model.loading.options import LoadOptions, Quantization
 from pam_ros.model.loading.quantization import Quantizer, linear_layers, parse_quantization
+from pam_ros.model.loading.weights import is_finite
 from pam_ros.model.pam import Pam
 from pam_ros.model.text import quantized
 from pam_ros.model.text.fast.decoder_weights import fuse
@@ -247,6 +248,24 @@ def test_pam_tiny_is_quantised_while_it_is_read(kind: str, error: float, size: f
     assert needed[0] - needed[1] == pytest.approx(saved / 2**30, rel=0.05)
     with pytest.raises(StateError, match=f"quantised to {kind} is not saved"):
         save_model(small, Path("/nonexistent"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("kind", ["none", "int8", "int4"])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, kind: str, value: float) -> None:
+    tensors, name = official_tensors(tiny_pam()), "model.layers.1.mlp.up_proj.weight"
+    tensors[name][3, 5] = value
+    write_official(tmp_path, tensors)
+    with pytest.raises(CheckpointError, match=f"1 with values that are not finite: {name}"):
+        load_model(LoadOptions(str(tmp_path), device="cpu", quantization=kind))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.float8_e4m3fn, torch.int8])
+def test_what_is_finite(dtype: torch.dtype) -> None:
+    assert is_finite(torch.ones(2, 3).to(dtype))
+    assert is_finite(torch.ones(0).to(dtype))
+    if dtype.is_floating_point:
+        assert not is_finite(torch.tensor([1.0, float("nan")]).to(dtype))
 
 
 def test_dense_weights_are_not_in_memory_before_they_are_read() -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from fake_text_server import Behaviour, free_port, text_server
 from fakes import Recorder
+from safetensors.torch import load_file, save_file
 from text_runs import TextRun, Wanted
 from tiny_models import (
     LANGUAGE,
@@ -538,6 +539,26 @@ def test_what_cannot_be_exported(
     write_official(tmp_path / "model", tensors, config=LANGUAGE | config)
     if missing == "tokenizer":
         (tmp_path / "model" / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=why):
+        export_language(str(tmp_path / "model"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "value", "why"),
+    [
+        ("model.safetensors", float("nan"), "values that are not finite: model.norm.weight"),
+        ("stray.safetensors", 1.0, "two files in .* hold model.norm.weight"),
+    ],
+)
+def test_weights_that_would_not_load_are_not_exported(
+    tmp_path: Path, pam: Pam, file: str, value: float, why: str
+) -> None:
+    write_official(tmp_path / "model", official_tensors(pam))
+    path, name = tmp_path / "model" / file, "model.norm.weight"
+    known = load_file(path) if path.exists() else {name: torch.ones(LANGUAGE["hidden_size"])}
+    known[name][3] = value
+    save_file(known, path)
     with pytest.raises(CheckpointError, match=why):
         export_language(str(tmp_path / "model"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

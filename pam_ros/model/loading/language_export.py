@@ -22,6 +22,7 @@ from pam_ros.model.loading.weights import (
     LANGUAGE_PREFIX,
     LM_HEAD,
     PROJECTOR_PREFIX,
+    is_finite,
     our_name,
     read_safetensors,
 )
@@ -69,6 +70,10 @@ def export_language(name_or_path: str, folder: Path) -> ExportedLanguage:
     for path in files.weights:
         for name, tensor in read_safetensors(path):
             if our_name(name).startswith(LANGUAGE_PREFIX):
+                if name in tensors:
+                    raise CheckpointError(
+                        f"two files in {files.folder} hold {name}; remove those of the other model"
+                    )
                 if name in (EMBEDDING, LM_HEAD):
                     rows = min(len(tokenizer), len(tensor))
                     tensor = tensor[:rows].clone()
@@ -120,7 +125,7 @@ def _identifies(official: str, shape: tuple[int, ...]) -> bool:
 
 
 def _check_complete(config: Qwen2Config, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Raises CheckpointError if a tensor is missing, unexpected or has another shape."""
+    """Raises CheckpointError if a tensor is missing, unexpected, not finite or has another shape."""
     with torch.device("meta"):
         expected: dict[str, Any] = dict(Qwen2ForCausalLM(config).state_dict())
     if config.tie_word_embeddings:
@@ -135,3 +140,5 @@ def _check_complete(config: Qwen2Config, tensors: Mapping[str, Tensor], folder: 
             f"the language model in {folder} is not the Qwen2 that config.json describes; "
             f"missing, unexpected or mis-shaped: {', '.join(wrong)}"
         )
+    if infinite := sorted(name for name, tensor in tensors.items() if not is_finite(tensor)):
+        raise CheckpointError(f"{folder} has weights with values that are not finite: {', '.join(infinite)}")

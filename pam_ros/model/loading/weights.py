@@ -74,6 +74,8 @@ class Filling:
         self._left = set(self._slots)
         self._unexpected: list[str] = []
         self._misshaped: list[str] = []
+        self._repeated: list[str] = []
+        self._not_finite: list[str] = []  # of those that a filler was to take
         self._extremes: list[tuple[str, Tensor, Tensor]] = []  # read at the end: it waits for the device
         self._ignored = our_name(LM_HEAD) if tied else None
         self._left.discard(our_name(LM_HEAD) if tied else "")
@@ -86,10 +88,15 @@ class Filling:
         slot = self._slots.get(ours)
         if slot is None:
             self._unexpected.append(source)
+        elif ours not in self._left:
+            self._repeated.append(source)
         elif slot.shape != tensor.shape:
             self._misshaped.append(f"{source} is {tuple(tensor.shape)}, expected {tuple(slot.shape)}")
         elif ours in self._fillers:
-            self._fillers[ours](tensor)
+            if is_finite(tensor):
+                self._fillers[ours](tensor)
+            else:
+                self._not_finite.append(source)
         else:
             slot.copy_(tensor)
             self._extremes += [(source, *slot.aminmax())] if slot.is_floating_point() and slot.numel() else []
@@ -100,20 +107,29 @@ class Filling:
         problems = {
             "missing": sorted(map(official_name, self._left)),
             "unexpected": sorted(self._unexpected),
+            "that two files hold": sorted(self._repeated),
             "with a different shape": sorted(self._misshaped),
-            "with values that are not finite": sorted(self._not_finite()),
+            "with values that are not finite": sorted(self._not_finite + self._extreme()),
         }
         lines = [f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names]
         if lines:
             raise CheckpointError(f"the weights in {folder} do not fit the architecture; " + "; ".join(lines))
 
-    def _not_finite(self) -> list[str]:
+    def _extreme(self) -> list[str]:
         """Names of the tensors that hold NaN, infinity, or a number too large for the model's dtype."""
         if not self._extremes:
             return []
         both = [torch.stack([low, high]).float() for _, low, high in self._extremes]
         finite = torch.isfinite(torch.stack(both)).all(dim=1).cpu()
         return [name for (name, *_), good in zip(self._extremes, finite.tolist(), strict=True) if not good]
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether it holds neither NaN nor infinity. Waits for its device."""
+    if not tensor.numel():
+        return True
+    wide = tensor.float() if tensor.itemsize == 1 else tensor  # there is no such operation for eight bits
+    return bool(torch.stack(wide.aminmax()).float().isfinite().all())
 
 
 # ---- reading

@@ -174,10 +174,12 @@ class ConfidenceModel:
                 or not all(getattr(familiarity, name).isfinite().all() for name in PARTS)
                 or familiarity.directions.shape[1:] != familiarity.mean.shape
                 or familiarity.linear.shape != familiarity.mean.shape
+                or not familiarity.rest > 0
+                or not familiarity.directions.norm(dim=1).all()  # both divide
             ):
                 raise ValueError(
                     f"min_confidence {bar}, semantic_tokens {familiarity.semantic_tokens}, "
-                    f"directions {tuple(familiarity.directions.shape)}, or numbers that are not finite"
+                    f"directions {tuple(familiarity.directions.shape)}, numbers that are not finite, or zeros"
                 )
         except Exception as error:  # untrusted files can break anything
             raise CheckpointError(

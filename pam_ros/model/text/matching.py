@@ -65,6 +65,8 @@ class PurposeMatcher:
         missing = [name for name in ("request", "explanation", "scale", "bias") if name not in tensors]
         if missing:
             raise CheckpointError(f"{self.weights} lacks {', '.join(missing)}")
+        if wrong := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
+            raise CheckpointError(f"{self.weights} has values that are not finite: {', '.join(wrong)}")
         return tensors
 
     def fits(self, purpose: str, regions: Sequence[Described], language: Language) -> list[float]:
