@@ -35,7 +35,8 @@ from pam_ros.model.loading.device import needed_gib, parse_dtype
 from pam_ros.model.loading.files import find_files
 from pam_ros.model.loading.options import LoadOptions
 from pam_ros.model.pam import Pam
-from pam_ros.records import IMAGE_TASKS, Language
+from pam_ros.model.text.confidence import ConfidenceModel, Curve, Familiarity
+from pam_ros.records import IMAGE_TASKS, Language, Task
 
 TOWER = "model.vision_tower.sam2_model_predictor."
 EMBEDDING = "model.embed_tokens.weight"
@@ -283,6 +284,17 @@ def test_saved_models_load_unchanged(tmp_path: Path, tied: bool) -> None:
         assert torch.equal(tensor, expected[name] if exact else expected[name].half().float()), name
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("small", "exact")]
     assert sizes[0] < 0.52 * sizes[1]
+
+
+def test_a_calibration_of_the_weights_that_are_replaced_does_not_stay(tmp_path: Path) -> None:
+    save_model(tiny_pam("first."), tmp_path)
+    features, tokens = 2 * LANGUAGE["hidden_size"], LANGUAGE["mm_perceiver"]["semantic_tokens"]
+    one = torch.ones(features)
+    familiarity = Familiarity(one, one[None], torch.tensor(1.0), one, tokens)
+    ConfidenceModel({Task.LABEL: Curve(0.0, 1.0)}, familiarity).write(tmp_path, {})
+    assert load_model(LoadOptions(str(tmp_path))).info.calibrated
+    save_model(tiny_pam("second."), tmp_path)
+    assert not load_model(LoadOptions(str(tmp_path))).info.calibrated
 
 
 def test_a_saved_half_precision_model_loads(tmp_path: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from pam_ros.training.checkpoints import KEPT, Checkpoints, replace_folder
 
@@ -70,6 +73,48 @@ def test_only_the_last_two_are_kept_and_remains_are_removed(tmp_path: Path) -> N
     assert list(checkpoints.begin().iterdir()) == []
     checkpoints.finish(30)  # the same step once more
     assert [path.name for path in checkpoints.found()] == ["step_00000030", "step_00000020"]
+
+
+def test_checkpoints_of_an_earlier_run_are_not_resumed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in (4000, 5000, 100):  # the last one in a new run
+        (checkpoints.begin() / "file").write_text(str(step))
+        checkpoints.finish(step)
+    assert [path.name for path in checkpoints.found()] == ["step_00000100"]
+
+
+def test_a_checkpoint_of_the_same_step_goes_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in (10, 20):
+        (checkpoints.begin() / "file").write_text(str(step))
+        checkpoints.finish(step)
+    remove = shutil.rmtree
+
+    def half(folder: Path, **options: bool) -> None:
+        if (folder / "file").exists() and folder.name != "unfinished":
+            (folder / "file").unlink()
+            raise KeyboardInterrupt
+        remove(folder, **options)
+
+    (checkpoints.begin() / "file").write_text("20")
+    monkeypatch.setattr(shutil, "rmtree", half)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.finish(20)
+    assert [(path / "file").read_text() for path in checkpoints.found()] == ["10"]
+    monkeypatch.undo()
+    (checkpoints.begin() / "file").write_text("20")
+    checkpoints.finish(20)
+    assert [(path / "file").read_text() for path in checkpoints.found()] == ["20", "10"]
+
+
+def test_a_copy_beside_the_checkpoints_is_none(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.begin()
+    checkpoints.finish(10)
+    (tmp_path / "step_00000010.bak").mkdir()
+    assert [path.name for path in checkpoints.found()] == ["step_00000010"]
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 KEPT = 2
-_NAME = "step_{:08d}"
+_NAME, _NAMES = "step_{:08d}", "step_" + "[0-9]" * 8
 _UNFINISHED = "unfinished"
 
 
@@ -21,7 +21,7 @@ class Checkpoints:
 
     def found(self) -> list[Path]:
         """The checkpoints, the newest first."""
-        return sorted(self.folder.glob("step_*"), reverse=True)
+        return sorted(self.folder.glob(_NAMES), reverse=True)
 
     def begin(self) -> Path:
         """An empty folder to write a checkpoint into; what a killed process left there is removed."""
@@ -31,18 +31,28 @@ class Checkpoints:
         return unfinished
 
     def finish(self, step: int) -> Path:
-        """Makes what was written since `begin` the checkpoint of this step; removes all but the last two."""
+        """Makes what was written since `begin` the checkpoint of this step; removes all but the last two.
+
+        Those of this step and later ones go first: an earlier run left them, and `--resume` would take them.
+        """
         unfinished, final = self.folder / _UNFINISHED, self.folder / _NAME.format(step)
         sync(unfinished)
-        shutil.rmtree(final, ignore_errors=True)  # of the same step: nothing is lost
+        for old in self.found():
+            if old.name >= final.name:
+                self._remove(old)
         unfinished.rename(final)
         _sync_entry(self.folder)
         for old in self.found()[KEPT:]:
-            gone = old.rename(self.folder / f"removed_{old.name}")  # half of a checkpoint must not look whole
-            shutil.rmtree(gone, ignore_errors=True)
+            self._remove(old)
         for gone in self.folder.glob("removed_*"):
             shutil.rmtree(gone, ignore_errors=True)
         return final
+
+    def _remove(self, checkpoint: Path) -> None:
+        """Renames it first: half of a checkpoint must not look whole."""
+        gone = self.folder / f"removed_{checkpoint.name}"
+        shutil.rmtree(gone, ignore_errors=True)
+        shutil.rmtree(checkpoint.rename(gone), ignore_errors=True)
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:

@@ -60,7 +60,7 @@ from pam_ros.model.schema import (
     read_json,
     short,
 )
-from pam_ros.model.text.confidence import ConfidenceModel
+from pam_ros.model.text.confidence import CONFIDENCE, FAMILIARITY, ConfidenceModel
 from pam_ros.model.text.matching import PurposeMatcher
 from pam_ros.model.text.names import NAMES, ObjectNames
 
@@ -339,11 +339,14 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
 def save_model(model: Pam, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
     """Writes our layout: config.json, sam2.yaml, model.safetensors (in `dtype`), tokenizer.
 
+    A calibration in the folder is removed: it is of the weights that are replaced.
     Raises StateError for a quantised model.
     """
     if model.info.quantization != Quantization.NONE.value:
         raise StateError(f"a model quantised to {model.info.quantization} is not saved; load it without")
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in (CONFIDENCE, FAMILIARITY):
+        (folder / stale).unlink(missing_ok=True)
     architecture = model.architecture
     config = {
         **architecture.language,
