@@ -37,6 +37,7 @@ from pam_ros.simulator.tools.from_id_pictures import convert
 
 EN, ZH = Language.EN, Language.ZH
 HEIGHT, WIDTH = 12, 16
+NAN, INFINITY = float("nan"), float("inf")
 
 
 def square(y: int, x: int, side: int = 4, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Mask:
@@ -125,6 +126,14 @@ def test_a_set_that_ships_leaves_other_objects_out(tmp_path: Path) -> None:
     assert FAST.other_masks
 
 
+def test_an_index_does_not_describe_pictures_that_are_being_replaced(tmp_path: Path) -> None:
+    written(tmp_path, full_sample(), full_sample())
+    writer = ShardWriter(tmp_path)
+    writer.add("0", full_sample())  # and the process ends here
+    with pytest.raises(DatasetError, match=r"has no index\.jsonl"):
+        ShardSource(tmp_path)
+
+
 def test_only_the_line_that_is_asked_for_is_parsed(tmp_path: Path) -> None:
     written(tmp_path, *(replace(full_sample(), name=f"video {i}") for i in range(3)))
     index = tmp_path / "index.jsonl"
@@ -163,13 +172,18 @@ def test_overlapping_masks_and_hundreds_of_objects_fit(tmp_path: Path) -> None:
         ({"image": None}, r"image is None; it must be a text"),
         ({"regions": None}, r"regions is None; it must be a list"),
         ({"regions": [7]}, r"regions\[0\] is 7; it must be an object"),
-        ({"size": [12]}, r"size is \[12\]; it must be a list of 2 numbers"),
+        ({"size": [12]}, r"size is \[12\]; it must be a list of 2 finite numbers"),
         ({"size": None, "regions": [{"mask": "x"}]}, r"size is missing; masks need it"),
         ({"regions": [{"mask": ["x"]}]}, r"regions\[0\]\.mask is \['x'\]; a mask is a text"),
         ({"regions": [{"kind": "thing"}]}, r"regions\[0\]\.kind is 'thing'; allowed: object, part"),
         ({"regions": [{"texts": {"label/fr": []}}]}, r"regions\[0\]\.texts\.label/fr unknown language 'fr'"),
         ({"regions": [{"texts": {"label/en": "cup"}}]}, r"texts\.label/en is 'cup'; it must be a list"),
         ({"regions": [{"prompts": {"1": {}}}]}, r"prompts\.1 is not a frame; allowed: 0\.\.0"),
+        ({"regions": [{"prompts": {"0": {"box": [1, 1, NAN, 3]}}}]}, r"prompts\.0\.box is \[1, 1, nan, 3\]"),
+        ({"regions": [{"prompts": {"0": {"box": [5, 1, 2, 3]}}}]}, r"box is .* allowed: \[x1, y1, x2, y2\]"),
+        ({"regions": [{"prompts": {"0": {"clicks": [[1, 2, 3]]}}}]}, r"its label must be 1 .* or 0"),
+        ({"frames": ["0.jpg"], "fps": NAN}, r"fps is nan; it must be a finite number"),
+        ({"frames": ["0.jpg"], "fps": 10**400}, r"fps is 1000.*; it must be a finite number"),
         ({"regions": [{"clips": [[{"start": 0, "end": 9}]]}]}, r"clips\[0\]\[0\]\.end frames 0\.\.9"),
         ({"regions": [{"segments": [[1]]}]}, r"segments is \[\[1\]\]; a segment is"),
         ({"ids": "0.png"}, r"ids is of an older format; `python -m pam_ros\.simulator\.tools"),
@@ -290,7 +304,9 @@ def test_boxes_serve_as_masks_of_the_frames_near_them(tmp_path: Path) -> None:
         ({"type": "video", "frames": []}, "line 1, frames names no frame"),
         (IMAGE | {"conversations": turns("Who?", "Me.")}, r"conversations\[0\]\.value 'Who\?' is not one"),
         (IMAGE | {"conversations": turns("Who?", "Me.")[:1]}, "line 1, conversations has 1 turns"),
-        (IMAGE | LABEL | {"bbox": [1]}, r"line 1, bbox is \[1\]; it must be a list of 4 numbers"),
+        (IMAGE | LABEL | {"bbox": [1]}, r"line 1, bbox is \[1\]; it must be a list of 4 finite numbers"),
+        (IMAGE | LABEL | {"bbox": [1, 1, NAN, 3]}, r"bbox is \[1, 1, nan, 3\]; it must be a list of 4"),
+        (IMAGE | LABEL | {"points": [[1, INFINITY]], "labels": [1]}, r"points\[0\] is \[1, inf\]; it must"),
         (IMAGE | LABEL | {"bbox": [1, 1, 0, 3]}, r"line 1, bbox is .*, width and height above 0"),
         (IMAGE | LABEL | {"bbox": None}, "line 1, bbox is missing, and so are points"),
         (IMAGE | LABEL | {"points": [[1, 2]]}, r"line 1, points \[\[1, 2\]\] and labels \[\] differ"),

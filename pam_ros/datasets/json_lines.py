@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 from pam_ros.errors import DatasetError
 
 Value = TypeVar("Value")
-NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
+NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a finite number"}
 
 
 class Fields:
@@ -35,9 +36,13 @@ class Fields:
             had = ", ".join(sorted(self.values)) or "none"
             raise self.error(key, f"is missing; it must be {NAMES[kind]}; keys given: {had}")
         value = self.values[key]
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if kind is float and _is_number(value):
             value = float(value)
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if (
+            not isinstance(value, kind)
+            or isinstance(value, bool)
+            or (kind is float and not _is_number(value))
+        ):
             raise self.error(key, f"is {value!r:.60}; it must be {NAMES[kind]}")
         return value
 
@@ -64,13 +69,14 @@ class Fields:
 
     def numbers(self, key: str, value: Any, count: int) -> tuple[float, ...]:
         """`value` as that many numbers; `key` says where it stands."""
-        if (
-            not isinstance(value, list | tuple)
-            or len(value) != count
-            or not all(isinstance(each, int | float) and not isinstance(each, bool) for each in value)
-        ):
-            raise self.error(key, f"is {value!r:.60}; it must be a list of {count} numbers")
+        if not isinstance(value, list | tuple) or len(value) != count or not all(map(_is_number, value)):
+            raise self.error(key, f"is {value!r:.60}; it must be a list of {count} finite numbers")
         return tuple(float(each) for each in value)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a finite number that a float holds: Python reads NaN and Infinity as JSON, too."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 class JsonLines:

@@ -211,10 +211,16 @@ def _prompt(prompts: Fields, key: str) -> FramePrompt:
     box = None
     if "box" in raw:
         x1, y1, x2, y2 = raw.numbers("box", raw.values["box"], 4)
+        if x1 >= x2 or y1 >= y2:
+            raise raw.error(
+                "box", f"is {raw.values['box']!r:.60}; allowed: [x1, y1, x2, y2], x1 < x2, y1 < y2"
+            )
         box = (x1, y1, x2, y2)
     clicks = []
     for place, click in enumerate(raw.items("clicks")):
         x, y, label = raw.numbers(f"clicks[{place}]", click, 3)
+        if label not in (0, 1):
+            raise raw.error(f"clicks[{place}]", f"is {click!r:.60}; its label must be 1 (on the region) or 0")
         clicks.append((x, y, int(label)))
     return FramePrompt(box, tuple(clicks))
 

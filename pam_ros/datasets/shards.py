@@ -35,7 +35,10 @@ SMALL = Packing(".avif", 50, other_masks=False)  # for a bundled set, which is n
 
 
 class ShardWriter:
-    """Writes samples into one folder. The index appears at once, when `close` is called."""
+    """Writes samples into one folder. The index appears at once, when `close` is called.
+
+    An older one is removed with the first picture: it would describe what is replaced.
+    """
 
     def __init__(self, folder: Path, packing: Packing = FAST) -> None:
         self._folder, self._packing = folder, packing
@@ -47,6 +50,7 @@ class ShardWriter:
 
     def add(self, stem: str, sample: Sample) -> None:
         """Writes a sample's frames: `stem`.jpg of an image, `stem`/000.jpg … of a video."""
+        (self._folder / INDEX).unlink(missing_ok=True)
         stems = [f"{stem}/{index:03d}" for index in range(len(sample))] if sample.is_video else [stem]
         if sample.is_video:
             (self._folder / stem).mkdir(parents=True, exist_ok=True)
