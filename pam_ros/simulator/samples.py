@@ -42,7 +42,7 @@ class RegionTruth:
         function: id of its function.
         box_xyxy: (x1, y1, x2, y2) pixels of the image, x2 and y2 exclusive.
         pixels: number of visible pixels.
-        texts: one wording for each (task, language); `reword` gives others.
+        texts: one wording for each (task, language).
         mesh_id: mesh of its object, "" for a background region.
     """
 
@@ -54,10 +54,6 @@ class RegionTruth:
     pixels: int
     texts: dict[tuple[Task, Language], str]
     mesh_id: str = ""
-
-    def reword(self, task: Task, language: Language, rng: np.random.Generator) -> str:
-        """Another wording of the same facts."""
-        return describe(self.facts, task, language, rng)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,11 +49,6 @@ class CropRequest:
     image: NDArray[np.uint8]  # (h, w, 3) RGB
     prompt: Prompt  # in pixels of the crop
 
-    @property
-    def click_count(self) -> int:
-        """Number of clicks, two for a box."""
-        return len(self.prompt.points) + (2 if self.prompt.box is not None else 0)
-
 
 def crop_request(observation: Observation, prompt: Prompt | None) -> CropRequest | None:
     """The crop to segment for an observed region, prompted by its mask's box or by `prompt`.

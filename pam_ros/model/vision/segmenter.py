@@ -214,7 +214,7 @@ class Segmenter(nn.Module):
             own = of_regions(features, [place[i] for i in chosen])
             return self._segment_in_crops(own, [crops[i] for i in chosen], [observations[i] for i in chosen])
 
-        results = in_batches(list(crops), lambda i: crops[i].click_count, run)
+        results = in_batches(list(crops), lambda i: click_count(crops[i].prompt), run)
         cropped = dict(zip(crops, results, strict=True))
         return [cropped.get(i, observation) for i, observation in enumerate(observations)]
 

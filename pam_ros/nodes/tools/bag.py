@@ -171,8 +171,7 @@ def run_bag(
         _surfaces(plan, given, report, skipped) as surfaces,
         _writing(plan.out, given.mcap) as writer,
     ):
-        recorded = {connection.topic for connection in reader.connections}
-        results = _Results(writer, plan, recorded, model.info.mark)
+        results = _Results(writer, plan, model.info.mark)
         copies: dict[int, Connection | None] = {}
         for each in reader.connections:
             try:
@@ -329,11 +328,10 @@ def typestore() -> Typestore:
 class _Results:
     """The topics that are written, and what stays of the input's."""
 
-    def __init__(self, writer: Writer, plan: BagPlan, recorded: set[str], mark: str) -> None:
+    def __init__(self, writer: Writer, plan: BagPlan, mark: str) -> None:
         self._mark = mark
         self._writer = writer
         self._node = plan.node
-        self._recorded = recorded
         self._overlay = plan.overlay
         self._newest: dict[int, str] = {}  # captions for the overlay
         self._store = store = typestore()

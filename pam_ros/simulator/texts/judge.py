@@ -84,8 +84,3 @@ def judge(text: str, language: Language) -> Verdict:
         functions[0] if functions else None,
         tuple(_find(text, "event", language)),
     )
-
-
-def same_category(text: str, language: Language, category: str) -> bool:
-    """True if the first category that the text names is this one."""
-    return judge(text, language).category == category

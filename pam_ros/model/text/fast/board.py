@@ -58,11 +58,6 @@ class Board:
         if self._event is not None:
             self._event.record()
 
-    @property
-    def arrived(self) -> bool:
-        """Whether `read` would not wait."""
-        return self._event is None or bool(self._event.query())  # type: ignore[no-untyped-call]
-
     def read(self) -> None:
         """Waits for the board that was requested; the host's copy becomes it."""
         if self._event is not None:

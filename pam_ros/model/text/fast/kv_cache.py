@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from pam_ros.errors import CapacityError
 
@@ -71,8 +70,3 @@ class KeyValueCache:
     def clear(self) -> None:
         """Gives every span back."""
         self._free = [Span(SCRATCH, self.tokens)]
-
-    def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer, each (tokens, heads, width)."""
-        keys, values = self.tensor[index].unbind(0)
-        return keys, values

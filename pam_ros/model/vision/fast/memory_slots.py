@@ -126,7 +126,6 @@ class SlotBank:
         # One frame more than the next one needs: a correction looks as far back from the newest.
         self.feature_slots = MAX_CONDITIONING + feature_span + 1
         self.pointer_slots = MAX_CONDITIONING + pointer_span + 1
-        self.max_spatial = MAX_CONDITIONING + feature_span
         self.max_pointers = MAX_CONDITIONING + pointer_span
         count = regions + 1  # the last one is scratch, for a batch's padding
         self.scratch = regions
