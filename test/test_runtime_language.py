@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import pytest
+from fakes import FakeModel
 from stepped_engine import ALL_TEXTS, click, error_of, make_frame, stepped
 
-from pam_ros.errors import CancelledError, CapacityError, InferenceError
+from pam_ros.errors import CancelledError, CapacityError, InferenceError, TextServerError
 from pam_ros.model.interface import TextDelta
 from pam_ros.records import Detection, Language, Task
+from pam_ros.runtime.generation_queue import MAX_BATCHES_IN_BACKGROUND
 
 
 def rig_with_regions(count, **options):
@@ -260,3 +262,32 @@ def test_frame_statistics():
     assert camera.mask_latency_s == pytest.approx(0.03)
     assert camera.last_stamp_ns == 4_950_000_000
     assert camera.age_s == pytest.approx(0.05)
+
+
+def test_texts_that_cannot_start_do_not_make_the_others_wait():
+    def fault(name, details):
+        if name == "generate":
+            raise TextServerError("the server is down")
+
+    rig = rig_with_regions(3)
+    rig.model.fault = fault
+    handles = [rig.request(region_id=1 + k) for k in range(3)]
+    rig.engine.run_pending()
+    assert [type(error_of(handle)) for handle in handles] == [TextServerError] * 3
+
+
+def test_texts_that_are_lost_in_the_background_do_not_make_the_others_wait():
+    class Background(FakeModel):
+        in_background = True
+        busy = True
+
+        def step(self):
+            return []
+
+    rig = stepped(model=Background())
+    rig.frame(1.0)
+    rig.region()
+    handles = request_one_by_one(rig, MAX_BATCHES_IN_BACKGROUND + 1)
+    rig.model.busy = False
+    rig.engine.run_pending()
+    assert [type(error_of(handle)) for handle in handles] == [InferenceError] * len(handles)

@@ -143,18 +143,20 @@ class GenerationQueue:
         self.clip_prompts.release_unheld()
         if not self._running:
             self._count()
-            return False
+            return started  # what failed to start may have left others waiting
         deltas = self._faults.attempt("generating text", self._generator.step)
+        stopped = False
         if isinstance(deltas, PamError):
             self._retry_alone(list(self._running), deltas)
         else:
             self._take(deltas)
-            if self._running and not self._generator.busy:
+            stopped = bool(self._running) and not self._generator.busy
+            if stopped:
                 error = InferenceError("text generation ended without a final text")
                 for job_id in list(self._running):
                     self._stop(job_id).end(error)
         self._count()
-        return not background or started or bool(deltas)
+        return not background or started or stopped or bool(deltas)
 
     # ---- starting
 
