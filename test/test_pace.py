@@ -44,9 +44,9 @@ def test_no_frame_is_sent_before_the_one_before_was_answered(clock: Clock) -> No
     pace.sent(5 * NS)
     clock.now_s += 7.0
     assert not pace.due(NS) and not pace.answered
-    pace.saw(4 * NS)  # another frame
+    pace.saw(4 * NS, ())  # another frame
     assert not pace.due(NS)
-    pace.saw(5 * NS)
+    pace.saw(5 * NS, ())
     assert pace.due(NS) and pace.answered
 
 
@@ -56,7 +56,7 @@ def test_a_frame_that_is_never_answered_ends_nothing(clock: Clock) -> None:
     clock.now_s += PATIENCE_S + 0.1
     assert pace.due(NS)
     pace.sent(6 * NS)
-    pace.saw(6 * NS)
+    pace.saw(6 * NS, ())
     assert pace.report().startswith("1 of 2 frames were seen; 1.0 s of video took 60.1 s (0.02x)")
 
 
@@ -64,7 +64,7 @@ def test_a_recording_that_was_held_and_never_played_has_no_speed(clock: Clock) -
     pace = Pace(clock=clock)
     for k in range(3):
         pace.sent(k)
-    pace.saw(2)
+    pace.saw(2, ())
     assert pace.report() == ""
 
 
@@ -78,11 +78,41 @@ def test_a_caption_may_lag_behind_for_a_while(clock: Clock) -> None:
     assert pace.due(5 * NS)
 
 
+def test_a_caption_whose_region_is_gone_is_not_waited_for(clock: Clock) -> None:
+    pace = begun(clock, max_lag_s=1.5)
+    clock.now_s += 30.0
+    for region_id in (1, 2):
+        pace.caption((region_id, 0), 8 * NS, final=False)
+    pace.saw(8 * NS, (1, 2))
+    assert not pace.due(5 * NS)
+    pace.saw(8 * NS, (2,))
+    assert not pace.due(5 * NS)
+    pace.saw(8 * NS, ())
+    assert pace.due(5 * NS)
+
+
+def test_a_caption_that_failed_is_waited_for_only_if_it_grows_again(clock: Clock) -> None:
+    pace = begun(clock, max_lag_s=1.5)
+    clock.now_s += 30.0
+    pace.caption((1, 0), 8 * NS, final=False)
+    pace.caption_failed()
+    assert pace.due(5 * NS)
+    pace.caption((1, 0), 8 * NS, final=False)
+    assert not pace.due(5 * NS)
+
+
+def test_captions_of_before_do_not_hold_a_recording_that_begins_again(clock: Clock) -> None:
+    pace = begun(clock, max_lag_s=1.5)
+    pace.caption((1, 0), 8 * NS, final=False)
+    pace.begin(20 * NS)
+    assert pace.due(0)
+
+
 def test_a_webcam_waits_for_nothing_and_is_counted(clock: Clock) -> None:
     pace = begun(clock, follow=False)
     for k in range(4):
         pace.sent(k)
-    pace.saw(3)
+    pace.saw(3, ())
     assert pace.due(0)
     assert pace.report() == "1 of 4 frames were seen"
 

@@ -6,7 +6,7 @@ import itertools
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -159,8 +159,10 @@ def shade(board: Board) -> int:
     return round(float(image_of(board)[0, 0].mean()))
 
 
-def ask(source: VideoSource, board: Board, prompt: Prompt, region_id: int = 0) -> Region:
-    request = PromptRequest(prompt, region_id=region_id, stamp_ns=board.stamp_ns)
+def ask(
+    source: VideoSource, board: Board, prompt: Prompt, region_id: int = 0, **more: tuple[Task, ...]
+) -> Region:
+    request = PromptRequest(prompt, region_id=region_id, stamp_ns=board.stamp_ns, **more)
     return source.perceive(request).result(10.0)
 
 
@@ -201,6 +203,29 @@ def test_rolling_captions_stream_once_they_are_switched_on() -> None:
         source.play_or_pause()
         wait_until(lambda: board.regions()[0].captions)
         assert "zh" in board.regions()[0].captions[0].text
+
+
+@pytest.mark.parametrize("how", ["removed", "failed"])
+def test_a_caption_that_never_ends_does_not_stop_the_video(how: str) -> None:
+    def fault(name: str, details: Sequence[object]) -> None:
+        if failing and name == "step":
+            raise RuntimeError("no words")
+
+    failing = False
+    with played(lambda: frames(400)) as (source, board, model):
+        model.words, model.fault = 10**6, fault
+        source._engine.options = replace(source._engine.options, caption_period_s=0.2)
+        wait_until(lambda: board.serial)
+        made = ask(source, board, Prompt.from_clicks(box_xyxy=(10, 10, 30, 20)), tasks=())
+        source.stream_captions(True, Language.EN).result(1.0)
+        source.play_or_pause()
+        wait_until(lambda: source._pace._captions)
+        if how == "removed":
+            source.remove(made.region_id)
+        else:
+            source.stream_captions(False, Language.EN).result(1.0)
+            failing = True
+        wait_until(lambda: not source._pace._captions)
 
 
 def test_live_pictures_need_no_start_and_their_end_is_reported() -> None:

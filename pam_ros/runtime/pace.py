@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 PATIENCE_S = 60.0  # a frame or caption that takes longer is not waited for
 LOOK_S = 0.005  # how often a waiting thread looks again
@@ -31,7 +31,6 @@ class Pace:
         self._rate, self._max_lag_ns, self._clock = rate, round(max_lag_s * 1e9), clock
         self._lock = threading.Lock()
         self._begun = False
-        self._captions: dict[tuple[int, int], tuple[int, float]] = {}  # (region, sequence) → clip end, since
         self._reset(0, 0)
 
     def begin(self, base_ns: int, from_ns: int = 0) -> None:
@@ -45,6 +44,7 @@ class Pace:
         self._start_s = self._sent_s = self._answered_s = self._clock()
         self._first_ns = self._last_ns = base_ns + from_ns
         self._unanswered: dict[int, None] = {}  # stamps, oldest first
+        self._captions: dict[tuple[int, int], tuple[int, float]] = {}  # (region, sequence) → clip end, since
         self.frames_sent = self.frames_seen = 0
 
     # --- the sender's side
@@ -76,9 +76,11 @@ class Pace:
 
     # --- the other side
 
-    def saw(self, stamp_ns: int) -> None:
-        """The frame of this stamp was processed."""
+    def saw(self, stamp_ns: int, region_ids: Iterable[int]) -> None:
+        """The frame of this stamp, with these regions, was processed; captions of others will not come."""
         with self._lock:
+            here = set(region_ids)
+            self._captions = {key: each for key, each in self._captions.items() if key[0] in here}
             if stamp_ns in self._unanswered:
                 del self._unanswered[stamp_ns]
                 self._answered_s = self._clock()
@@ -91,6 +93,11 @@ class Pace:
                 self._captions.pop(key, None)
             else:
                 self._captions[key] = (end_ns, self._clock())
+
+    def caption_failed(self) -> None:
+        """A caption may have ended without being finished: none is waited for until it grows again."""
+        with self._lock:
+            self._captions.clear()
 
     def report(self) -> str:
         """Frames seen and sent, and the speed with `follow`. Empty before the second frame that plays."""

@@ -162,7 +162,7 @@ class VideoSource:
 
     def on_frame(self, result: FrameResult) -> None:
         """See Listener."""
-        self._pace.saw(result.stamp_ns)
+        self._pace.saw(result.stamp_ns, (region.region_id for region in result.regions))
         self._board.show_frame(result.image, result.regions, result.stamp_ns)
 
     def on_text(self, event: TextEvent) -> None:
@@ -176,5 +176,6 @@ class VideoSource:
         self._board.show_caption(event.region_id, event.shown, clip_ns, final=event.final)
 
     def on_warning(self, camera: str, message: str) -> None:
-        """See Listener."""
+        """See Listener. It may be about a caption."""
+        self._pace.caption_failed()
         self._notice = message

@@ -132,7 +132,7 @@ class ClipCamera(Node):
         self._publisher.publish(image_message(self._frame.image, "rgb8", header))
 
     def _on_regions(self, message: RegionArray) -> None:
-        self._pace.saw(stamp_ns(message.header.stamp))
+        self._pace.saw(stamp_ns(message.header.stamp), (region.id for region in message.regions))
 
     def _on_caption(self, message: StreamingCaption) -> None:
         key = (message.region_id, message.sequence)
