@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -424,15 +425,16 @@ def _survey(
     return found
 
 
-def _captions(steps: Iterable[VideoStep], summary: bool) -> Iterator[CaptionEvent]:
-    for number, step in enumerate(steps):
-        if number == 0:
-            for region in step.regions:
-                if region.state is RegionState.LOST:
-                    where = f"at prompt {region.region_id} of the first frame"
-                    raise NothingFoundError(region.mask_score, region.presence_score, where)
-        for line in step.warnings:
-            LOGGER.warning("%s", line)
-        yield from step.captions
-        if summary:
-            yield from step.summaries
+def _captions(steps: Generator[VideoStep, None, None], summary: bool) -> Iterator[CaptionEvent]:
+    with closing(steps):
+        for number, step in enumerate(steps):
+            if number == 0:
+                for region in step.regions:
+                    if region.state is RegionState.LOST:
+                        where = f"at prompt {region.region_id} of the first frame"
+                        raise NothingFoundError(region.mask_score, region.presence_score, where)
+            for line in step.warnings:
+                LOGGER.warning("%s", line)
+            yield from step.captions
+            if summary:
+                yield from step.summaries

@@ -6,8 +6,10 @@ around its first click); a text names its task, language and frames.
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -15,11 +17,13 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
+from pam_ros.errors import CapacityError
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, Described, ModelInfo, TextDelta, TextRequest
 from pam_ros.model.text.names import ObjectNames
 from pam_ros.model.vision.grid import Candidates
 from pam_ros.records import Language, Prompt, Task
 
+SPARE_REGIONS = 4  # of `model.fast_model`, which would import torch
 CLICK_REACH = 4  # a click's mask is the square this many pixels around it
 STRIDE_2_TOKENS, STRIDE_4_TOKENS = 10, 3
 
@@ -46,7 +50,7 @@ class FakeMemory:
 class FakeObservation:
     """One region in one frame."""
 
-    memory: FakeMemory
+    region: int  # number of its memory
     shade: int
     mask: NDArray[np.bool_]
     mask_score: float
@@ -119,6 +123,9 @@ class FakeModel:
         known: see PerceptionModel.names.
         says: a text's last state and its confidence; None = `text_of` and words, confidence not known.
         mask_score: of every region in view.
+        max_regions: see ModelInfo; if it is not 0, SPARE_REGIONS more memories can be held at a time, as on a
+            GPU (`model.vision.fast.memory_slots`).
+        held: memories that somebody holds.
         stepping: while it is cleared, generation stands still and a step reports nothing.
     """
 
@@ -140,6 +147,8 @@ class FakeModel:
     known: ObjectNames | None = None
     says: Callable[[FakeText], tuple[str, float | None]] | None = None
     mask_score: float = 0.9
+    max_regions: int = 0
+    held: weakref.WeakSet[FakeMemory] = field(default_factory=weakref.WeakSet)
     stepping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -150,7 +159,14 @@ class FakeModel:
     @property
     def info(self) -> ModelInfo:
         """Describes no real model."""
-        return ModelInfo(name="fake", device="cpu", dtype="float32", parameters=0, licence="none")
+        return ModelInfo(
+            name="fake",
+            device="cpu",
+            dtype="float32",
+            parameters=0,
+            licence="none",
+            max_regions=self.max_regions,
+        )
 
     def encode(self, image: NDArray[np.uint8]) -> FakeFeatures:
         shade = int(image.mean())
@@ -158,8 +174,15 @@ class FakeModel:
         return FakeFeatures(size=image.shape[:2], shade=shade)
 
     def new_memory(self) -> FakeMemory:
+        slots = self.max_regions + SPARE_REGIONS
+        if self.max_regions and len(self.held) >= slots:
+            gc.collect()
+        if self.max_regions and len(self.held) >= slots:
+            raise CapacityError(f"all {slots} slots of the memory bank are in use; remove a region")
         self.memories += 1
-        return FakeMemory(number=self.memories)
+        memory = FakeMemory(number=self.memories)
+        self.held.add(memory)
+        return memory
 
     def segment(
         self, features: FakeFeatures, prompts: Sequence[Prompt], memories: Sequence[FakeMemory]
@@ -198,7 +221,7 @@ class FakeModel:
         self._call(
             "embedded_stride2" if stride == FIRST_FRAME_STRIDE else "embedded_stride4", observations, 0.0
         )
-        return [FakeEmbeddings(each.memory.number, each.shade, stride) for each in observations]
+        return [FakeEmbeddings(each.region, each.shade, stride) for each in observations]
 
     @property
     def vision(self) -> FakeModel:
@@ -313,7 +336,8 @@ class FakeModel:
                 round(fraction * side) for fraction, side in zip(box, (width, height) * 2, strict=True)
             )
             mask[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)] = True
-        return FakeObservation(memory, features.shade, mask, self.mask_score, 0.95 if present else 0.05)
+        presence = 0.95 if present else 0.05
+        return FakeObservation(memory.number, features.shade, mask, self.mask_score, presence)
 
     def _call(self, name: str, details: Sequence[object], cost_s: float) -> None:
         assert not self.closed, "used after close"

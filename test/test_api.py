@@ -127,6 +127,18 @@ def test_decode_timestamps_and_summaries() -> None:
     assert len(list(api.caption(FakeModel(), frames(40), boxes=[BOX], at_s=[1.0, 2.5]))) == 2
 
 
+def test_an_abandoned_video_leaves_nothing_in_the_model() -> None:
+    model = FakeModel()
+    for _ in api.caption(model, frames(100), boxes=[BOX], every_s=1.0):
+        assert model.prompts
+        break
+    assert (model.prompts, len(model.held)) == ({}, 0)
+    model.hidden = {3}
+    with pytest.raises(NothingFoundError) as failed:  # whose traceback holds everything
+        next(api.caption(model, frames(100), boxes=[BOX, BOX]))
+    assert (model.prompts, len(model.held)) == ({}, 0), failed
+
+
 def test_a_prompt_that_finds_nothing_is_said() -> None:
     model, black = FakeModel(), np.zeros((48, 64, 3), np.uint8)  # a black frame shows nothing
     (result,) = api.perceive(model, black, boxes=[BOX])

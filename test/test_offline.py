@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -266,3 +267,22 @@ def test_decode_timestamps_out_of_order_are_refused(times_s):
                 language=Language.EN,
             )
         )
+
+
+# ---- what the model holds
+
+
+def test_a_video_that_is_not_played_to_its_end_leaves_nothing_in_the_model():
+    model = FakeModel()
+    gc.disable()
+    try:
+        steps = caption_video(model, frames(45), [BOX, BOX], every_s=2.0, language=Language.EN)
+        for _ in range(5):
+            next(steps)
+        assert model.prompts and model.held
+        steps.close()
+        assert (model.prompts, len(model.held)) == ({}, 0)
+        perceive_image(model, frames(1)[0].image, [BOX], [Task.LABEL], [Language.EN])
+        assert (model.prompts, len(model.held)) == ({}, 0)
+    finally:
+        gc.enable()

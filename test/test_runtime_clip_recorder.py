@@ -187,7 +187,7 @@ def test_a_fault_of_one_recording_or_rolling_clip_costs_nothing_else(monkeypatch
 
     def failing(clip, observation, plan):
         # The recording of region 1, and the rolling clip of region 2.
-        region = observation.output.memory.number
+        region = observation.output.region
         recording = clip._sampler._period_ns == ns(1.5)
         if recording or (region == 2 and clip.start_ns == ns(1.0)):
             raise ZeroDivisionError("float floor division by zero")

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from fakes import FakeEmbeddings, FakeMemory, FakeObservation
+from fakes import FakeEmbeddings, FakeObservation
 from stepped_engine import ns
 
 from pam_ros.errors import InferenceError
@@ -25,7 +25,7 @@ PLAN = NoEmbeddings()
 
 
 def observation(stamp_s, presence=0.9):
-    found = FakeObservation(FakeMemory(1), 0, np.ones((4, 6), bool), 0.8, presence)
+    found = FakeObservation(1, 0, np.ones((4, 6), bool), 0.8, presence)
     return TrackObservation(output=found, stamp_ns=ns(stamp_s), frame_id="", arrived_s=0.0)
 
 

@@ -186,7 +186,7 @@ def test_a_frame_the_model_cannot_encode():
 def test_embeddings_the_model_cannot_compute():
     rig = stepped()
     rig.frame(1.0)
-    rig.model.fault = fail_where("embedded_stride2", lambda seen: seen.memory.number == 1)
+    rig.model.fault = fail_where("embedded_stride2", lambda seen: seen.region == 1)
     bad, good = rig.request(click(10)), rig.request(click(20))
     rig.settle()
     assert isinstance(error_of(bad), InferenceError)

@@ -201,7 +201,7 @@ def test_a_region_lost_too_long_is_removed_with_a_warning_and_its_requests_fail(
     ],
 )
 def test_what_counts_as_lost(presence, pixels, score, prompted, state):
-    found = FakeObservation(FakeMemory(1), 0, np.full((4, 6), pixels), score, presence)
+    found = FakeObservation(1, 0, np.full((4, 6), pixels), score, presence)
     seen = TrackObservation(found, 0, "", 0.0, prompted)
     track = Track(1, FakeMemory(1), 0, seen, deque())
     track.observe(seen)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -327,7 +327,7 @@ def say_nothing_found(regions: Iterable[Region], *, as_json: bool) -> bool:
 
 
 def _write_video(
-    out: Path, steps: Iterable[VideoStep], stamps_ns: Sequence[int], mark: str, *, as_json: bool
+    out: Path, steps: Generator[VideoStep, None, None], stamps_ns: Sequence[int], mark: str, *, as_json: bool
 ) -> tuple[VideoStep, bool]:
     """Writes overlay.mp4, captions.jsonl and regions.jsonl step by step; prints the captions.
 
@@ -342,6 +342,7 @@ def _write_video(
     last_seen = LastSeen()
     frames, frame_count = 0, len(stamps_ns)
     with (
+        closing(steps),
         partly(lambda: f"{out}/ has the results of {frames} of {frame_count} frames"),
         media.VideoWriter(out / "overlay.mp4") as film,
         JsonLines(out / "captions.jsonl") as captions,

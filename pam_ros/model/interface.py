@@ -34,6 +34,7 @@ class ModelInfo:
     calibrated: bool = False  # whether confidences are calibrated, see `model.text.confidence`
     min_confidence: float = 0.5  # below it a text is unsure, as calibrated
     demonstration: bool = False  # it knows rendered objects only
+    max_regions: int = 0  # regions that it can track at a time; 0 = any number
 
     @property
     def mark(self) -> str:

@@ -91,8 +91,13 @@ class Engine:
         self._worker.start()
 
     def open(self) -> None:
-        """Starts accepting input without a worker thread; `run_pending` does the work."""
+        """Starts accepting input without a worker thread; `run_pending` does the work, `close` ends it."""
         self._inbox.open()
+
+    def close(self) -> None:
+        """After `open`: stops, and gives back what the model holds for it. Idempotent."""
+        self.stop()
+        self._flow.leave()
 
     def run_pending(self) -> None:
         """Processes everything that is pending, texts included, on the caller's thread. Needs `open`."""

@@ -5,7 +5,8 @@ Sampling of clips, tracking, prompts and texts are the node's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -75,9 +76,9 @@ def perceive_image(
     lost and has no texts. `on_text` is called as texts grow.
     Raises PromptError if a prompt does not lie in the image, InferenceError if the model fails.
     """
-    offline = Playback(model, _options(prompts), on_text)
     frame = Frame(image=image, stamp_ns=0, camera=CAMERA)
-    return offline.prompt(frame, prompts, tuple(tasks), tuple(languages))
+    with closing(Playback(model, _options(prompts), on_text)) as offline:
+        return offline.prompt(frame, prompts, tuple(tasks), tuple(languages))
 
 
 def survey_image(
@@ -93,14 +94,15 @@ def survey_image(
     Raises InputError for a request or option that is not allowed, InferenceError if the model fails.
     """
     limit = MAX_SURVEY_REGIONS
-    offline = Playback(model, _options((), max_regions=limit, max_queued_requests=limit, **options), on_text)
+    bounds = _options((), max_regions=limit, max_queued_requests=limit, **options)
     frame = Frame(image=image, stamp_ns=0, camera=CAMERA)
-    return offline.survey(frame, replace(request, keep=True))
+    with closing(Playback(model, bounds, on_text)) as offline:
+        return offline.survey(frame, replace(request, keep=True))
 
 
 def follow_video(
     model: PerceptionModel, frames: Iterable[Frame], prompts: Sequence[Prompt]
-) -> Iterator[VideoStep]:
+) -> Generator[VideoStep, None, None]:
     """Tracks regions prompted on the first frame, without texts."""
     return _run(model, frames, prompts, _options(prompts))
 
@@ -115,7 +117,7 @@ def caption_video(
     decode_times_ns: Sequence[int] = (),
     carry_over: bool = True,
     clip_frames: int = CLIP_FRAMES,
-) -> Iterator[VideoStep]:
+) -> Generator[VideoStep, None, None]:
     """Tracks regions prompted on the first frame and captions them every `every_s` seconds, as the node does.
 
     With `decode_times_ns`, stamps of the video, the clips end there instead, and nothing is captioned after
@@ -183,24 +185,27 @@ def _options(prompts: Sequence[Prompt], **more: Any) -> EngineOptions:
 
 def _run(
     model: PerceptionModel, frames: Iterable[Frame], prompts: Sequence[Prompt], options: EngineOptions
-) -> Iterator[VideoStep]:
-    offline = Playback(model, options)
+) -> Generator[VideoStep, None, None]:
     step: VideoStep | None = None
-    for frame in frames:
-        if step is None:
-            offline.prompt(frame, prompts, (), ())
-        else:
-            yield step
-            offline.process(frame)
-        step = offline.step(frame)
-    if step is not None:
-        offline.end()
-        last = offline.step(step.frame)
-        yield step.followed_by(last)
+    with closing(Playback(model, options)) as offline:
+        for frame in frames:
+            if step is None:
+                offline.prompt(frame, prompts, (), ())
+            else:
+                yield step
+                offline.process(frame)
+            step = offline.step(frame)
+        if step is not None:
+            offline.end()
+            last = offline.step(step.frame)
+            yield step.followed_by(last)
 
 
 class Playback:
-    """Recorded frames of one camera through the engine, on the caller's thread; collects what it reports."""
+    """Recorded frames of one camera through the engine, on the caller's thread; collects what it reports.
+
+    To be closed: until then it holds memories and prompts of the model.
+    """
 
     def __init__(self, model: PerceptionModel, options: EngineOptions, on_text: OnText | None = None) -> None:
         self._on_text = on_text
@@ -265,6 +270,10 @@ class Playback:
         """A detector's boxes, see `Engine.detections`."""
         self._engine.detections(CAMERA, detections, stamp_ns, tasks, languages)
         self._engine.run_pending()
+
+    def close(self) -> None:
+        """Gives back what the model holds for it. Idempotent."""
+        self._engine.close()
 
     def end(self) -> None:
         """The video is over."""

@@ -164,9 +164,9 @@ def run_bag(
     `report` gets the reason of everything that was skipped.
     """
     options = replace(plan.options, decode_times_ns=given.times_ns)
-    playback = Playback(model, options)
     skipped = Skipped(report)
     with (
+        closing(Playback(model, options)) as playback,
         closing(BagReader(plan.bag)) as reader,
         _surfaces(plan, given, report, skipped) as surfaces,
         _writing(plan.out, given.mcap) as writer,
