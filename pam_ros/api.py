@@ -290,6 +290,9 @@ def caption(
 
     Yields the final caption of each clip when the clip ends; failed captions are logged.
 
+    Of a live source, `at_s` reads the frames up to the first one after the last of its times before anything
+    is yielded.
+
     Raises the errors of `perceive` for bad input, before anything is yielded; NothingFoundError if a prompt
     finds nothing on the first frame.
     """
@@ -309,8 +312,8 @@ def caption(
 
             stamps_ns = video_stamps_ns(Path(video))
         else:
-            kept = list(frames)
-            frames, stamps_ns = iter(kept), [frame.stamp_ns for frame in kept]
+            kept = _until(frames, max(named_s))
+            frames, stamps_ns = chain(kept, frames), [frame.stamp_ns for frame in kept]
         times_ns = decode_times(named_s, stamps_ns, carry_over=carry_over) if stamps_ns else ()
     first = next(frames, None)
     if first is None:
@@ -384,6 +387,16 @@ def _frames(video: FilePath | Iterable[tuple[float, ArrayLike]]) -> Iterator[Fra
         yield from read_video(Path(video), LOGGER.warning)
         return
     yield from frames_of(video)
+
+
+def _until(frames: Iterable[Frame], time_s: float) -> list[Frame]:
+    """The frames up to the first one that comes more than `time_s` seconds after the first."""
+    kept: list[Frame] = []
+    for frame in frames:
+        kept.append(frame)
+        if frame.stamp_ns - kept[0].stamp_ns > time_s * 1e9:
+            break
+    return kept
 
 
 def _boxes(boxes: Iterable[Box] | None) -> tuple[Box, ...] | None:

@@ -127,6 +127,20 @@ def test_decode_timestamps_and_summaries() -> None:
     assert len(list(api.caption(FakeModel(), frames(40), boxes=[BOX], at_s=[1.0, 2.5]))) == 2
 
 
+def test_decode_timestamps_of_a_live_source_need_its_frames_up_to_the_last_only() -> None:
+    read = []
+
+    def live():
+        for frame in frames(2000):
+            read.append(frame[0])
+            yield frame
+
+    events = api.caption(FakeModel(), live(), boxes=[BOX], at_s=[1.0, 2.5])
+    assert read[-1] == 2.6
+    assert [event.clip_end_ns / 1e9 for event in islice(events, 2)] == [1.0, 2.5]
+    assert read[-1] == 2.6
+
+
 def test_an_abandoned_video_leaves_nothing_in_the_model() -> None:
     model = FakeModel()
     for _ in api.caption(model, frames(100), boxes=[BOX], every_s=1.0):
