@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pam_ros.errors import ImageError, InputError, NothingFoundError, PromptError
 from pam_ros.geometry import full_mask
+from pam_ros.model.loading.options import REGIONS
 from pam_ros.plain_values import (
     LAST_S,
     frames_of,
@@ -116,6 +117,7 @@ def load_model(
     quantization: str = "none",
     sam2: FilePath | None = None,
     text_server: str = "",
+    regions: int = REGIONS,
 ) -> PerceptionModel:
     """Loads a model on the fastest path this machine supports; takes seconds to a minute. Downloads nothing.
 
@@ -127,11 +129,14 @@ def load_model(
         quantization: of the language model's linear layers: `none`, `int8` or `int4`.
         sam2: SAM 2's weights file, if it is not in the model's folder.
         text_server: URL of a server that generates the texts (docs/text_server.md).
+        regions: how many regions of a video can be tracked at a time, 1 to 256; on a GPU each takes memory.
+            Images may have 256 regions in any case.
 
     Raises ModelNotFoundError, CheckpointError, DeviceError or MemoryLimitError; InputError for an argument
-    of the wrong type or an invalid URL.
+    of the wrong type, an invalid URL or a number out of range.
     """
     from pam_ros.model.loading.options import LoadOptions
+    from pam_ros.runtime.requests import MAX_SURVEY_REGIONS
     from pam_ros.threads import in_temporary_thread
 
     options = LoadOptions(
@@ -141,6 +146,7 @@ def load_model(
         sam2=None if sam2 is None else path_of("sam2", sam2),
         quantization=text_of("quantization", quantization),
         text_server=text_of("text_server", text_server),
+        regions=integer_of("regions", regions, 1, MAX_SURVEY_REGIONS),
     )
     from pam_ros.model.opening import open_model  # after the checks: it takes seconds
 
@@ -198,7 +204,8 @@ def perceive_all(
 
     Args:
         boxes: of a detector, instead of the search; empty = no regions.
-        max_regions: maximum number of results, 1 to 256.
+        max_regions: maximum number of results, 1 to 256. A warning is logged if more were found, or if one
+            fails.
         budget_s: time for the search, seconds, above 0, at most 60; the texts take additional time. A
             warning is logged if it runs out.
 
@@ -293,10 +300,11 @@ def caption(
     Of a live source, `at_s` reads the frames up to the first one after the last of its times before anything
     is yielded.
 
-    Raises the errors of `perceive` for bad input, before anything is yielded; NothingFoundError if a prompt
-    finds nothing on the first frame.
+    Raises the errors of `perceive` for bad input, before anything is yielded, and InputError for more regions
+    than the model was loaded for, see `load_model`; NothingFoundError if a prompt finds nothing on the first
+    frame.
     """
-    from pam_ros.runtime.offline import caption_video, decode_times
+    from pam_ros.runtime.offline import caption_video, check_room, decode_times
 
     _check_model(model)
     period_s = number_of("every_s", every_s, 0.1, 3600.0)
@@ -304,6 +312,7 @@ def caption(
         number_of("a time of at_s", each, 0.0, LAST_S, above=True) for each in list_of("at_s", at_s, "3, 7.5")
     ]
     spoken, asked = Language.parse(language), prompts(clicks, not_clicks, boxes, masks)
+    check_room(model, asked)
     times_ns: tuple[int, ...] = ()
     frames = _frames(video)
     if named_s:
@@ -433,6 +442,8 @@ def _survey(
     from pam_ros.runtime.offline import survey_image
 
     found = survey_image(model, pixels, request, _growth(on_text))
+    for line in found.warnings:
+        LOGGER.warning("%s", line)
     if not found.complete:
         LOGGER.warning("the budget of %g s was spent before everything was searched", request.budget_s)
     return found

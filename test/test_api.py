@@ -153,6 +153,28 @@ def test_an_abandoned_video_leaves_nothing_in_the_model() -> None:
     assert (model.prompts, len(model.held)) == ({}, 0), failed
 
 
+def test_256_regions_of_an_image_need_no_room_for_256_memories(caplog: pytest.LogCaptureFixture) -> None:
+    model, image = FakeModel(max_regions=16), np.full((64, 64, 3), 7, np.uint8)
+    boxes = [(4 * (i % 16), 4 * (i // 16), 4 * (i % 16) + 3, 4 * (i // 16) + 3) for i in range(256)]
+    assert [result.box for result in api.perceive(model, image, boxes=boxes)] == boxes
+    assert len(api.perceive_all(model, image, boxes=boxes, max_regions=256)) == 256
+    assert len(api.find(model, image, "it", boxes=boxes, max_regions=256, min_score=0.0)) == 256
+    assert not caplog.records
+    assert len(api.perceive_all(model, image, boxes=boxes)) == 24
+    assert "256 regions were found; max_regions is 24: the 232 with" in caplog.text
+
+
+def test_a_video_may_have_as_many_regions_as_the_model_was_loaded_for() -> None:
+    with pytest.raises(
+        InputError, match=r"17 regions are given to track; .* at most 16 at a time.*regions=17"
+    ):
+        api.caption(FakeModel(max_regions=16), frames(9), boxes=[BOX] * 17)
+    (event,) = api.caption(FakeModel(max_regions=1), frames(9), boxes=[BOX])
+    assert event.region_id == 1
+    with pytest.raises(InputError, match="regions is 0; allowed: an integer from 1 to 256"):
+        api.load_model("pam-tiny", regions=0)
+
+
 def test_a_prompt_that_finds_nothing_is_said() -> None:
     model, black = FakeModel(), np.zeros((48, 64, 3), np.uint8)  # a black frame shows nothing
     (result,) = api.perceive(model, black, boxes=[BOX])

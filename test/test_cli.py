@@ -372,7 +372,7 @@ def with_fake(
 ) -> int:
     """Runs `pam` in this process and in the folder, with a model that computes nothing; its exit code."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(perceive, "load", lambda *options: model or FakeModel())
+    monkeypatch.setattr(perceive, "load", lambda options: model or FakeModel(max_regions=options.regions))
     monkeypatch.setattr(sys, "argv", ["pam", *arguments])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -386,6 +386,22 @@ def test_no_summary_of_an_earlier_run_is_left(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "out/summary.jsonl").read_text()
     assert with_fake(command, tmp_path, monkeypatch) == 0
     assert sorted(os.listdir(tmp_path / "out")) == ["captions.jsonl", "overlay.mp4", "regions.jsonl"]
+
+
+@pytest.mark.usefixtures("clip")
+def test_a_model_is_loaded_for_all_regions_of_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    boxes = [part for x in range(40) for part in ("--box", f"{x},5,{x + 9},60")]
+    assert with_fake(["caption", "clip.mp4", *boxes, "--out", "out"], tmp_path, monkeypatch) == 0
+    captions = (tmp_path / "out/captions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["region_id"] for line in captions] == list(range(1, 41))
+
+
+def test_regions_that_are_left_out_are_noted(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    boxes = [part for x in range(0, 150, 5) for part in ("--box", f"{x},5,{x + 4},60")]
+    assert with_fake(["perceive", str(picture), "--all", *boxes], tmp_path, monkeypatch) == 0
+    assert "30 regions were found; max_regions is 24: the 6 with the lowest" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("clip")

@@ -135,6 +135,7 @@ def test_a_perfect_tracker_scores_1(shards: Path) -> None:
     for key in ("jf_video", "region_j_video", "boundary_f_video", "jf_video_moving", "recovery_rate"):
         assert scores[key] == 1.0, key
     assert video_of(shards, SeeingModel()).counts()["jf_video_moving"] == 1
+    assert video_of(shards, SeeingModel(max_regions=1)).scores() == scores  # one object after the other
 
 
 def test_an_empty_tracker_scores_only_while_the_object_is_hidden(shards: Path) -> None:

@@ -131,6 +131,19 @@ def test_clips_are_sampled_as_in_the_node(video: Sample, carry_over: bool) -> No
     assert model.asked[-1].previous_caption and model.asked[0].previous_caption is None
 
 
+@pytest.mark.parametrize("limit", [0, 1])
+def test_regions_that_cannot_be_tracked_together_are_captioned_in_several_runs(
+    video: Sample, limit: int
+) -> None:
+    model = truth_teller(video)
+    model.max_regions = limit
+    clips = captioned_clips(model, video, chosen_regions(video), EN, 3.0, True)
+    assert {place: [clip.events for clip in each] for place, each in clips.items()} == {
+        0: [("slides_left",), ("lifted",)],
+        1: [("still",), ("still",)],
+    }
+
+
 def test_a_short_remainder_is_not_scored(video: Sample) -> None:
     clips = captioned_clips(truth_teller(video), video, (0,), EN, 5.0, True)[0]
     assert [(clip.start, clip.end) for clip in clips] == [(0, 41)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_models import box, click, picture, tiny_pam
 
-from pam_ros.errors import CapacityError
+from pam_ros.errors import CapacityError, InputError
 from pam_ros.geometry import mask_iou
 from pam_ros.model.config import PerceiverInput
 from pam_ros.model.fast_model import FastModel, accelerated, why_plain
@@ -87,6 +87,17 @@ def test_an_image_gets_the_masks_and_texts_of_the_plain_path(
             assert other.texts[key].confidence == pytest.approx(text.confidence, rel=1e-3)
         assert len(one.texts) == 8
         assert any(len(text.text) > 20 for text in one.texts.values())
+
+
+def test_an_image_may_have_more_regions_than_the_memory_bank_has_slots(pam: Pam) -> None:
+    pam.text.max_new_tokens = 2
+    fast = FastModel(pam, regions=1, cache_tokens=1200, graphs=False)
+    prompts = [click(30 + 2 * i, 30) for i in range(12)]
+    found = perceive_image(fast, picture(), prompts, [Task.LABEL], [Language.EN])
+    assert [region.region_id for region in found] == list(range(1, 13))
+    with pytest.raises(InputError, match=r"2 regions are given to track; .* at most 1 at a time"):
+        caption_video(fast, frames(2), prompts[:2], every_s=1.0, language=Language.EN)
+    fast.close()
 
 
 @pytest.mark.parametrize("carry_over", [True, False])

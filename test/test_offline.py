@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from fakes import FakeModel
 from stepped_engine import stepped
 
 from pam_ros import media, videos
-from pam_ros.errors import ImageError, InputError, PromptError
+from pam_ros.errors import ImageError, InferenceError, InputError, PromptError, TextServerError
 from pam_ros.records import Frame, Language, Prompt, RegionState, Task
-from pam_ros.runtime.offline import caption_video, decode_times, follow_video, perceive_image
+from pam_ros.runtime.offline import caption_video, decode_times, follow_video, perceive_image, survey_image
+from pam_ros.runtime.requests import SurveyRequest
 
 BOX = Prompt.from_clicks(box_xyxy=(4, 4, 20, 20))
 
@@ -269,6 +271,56 @@ def test_decode_timestamps_out_of_order_are_refused(times_s):
         )
 
 
+# ---- many regions
+
+
+def grid(count: int) -> list[tuple[float, float, float, float]]:
+    """Boxes of 3 x 3 pixels beside each other in a 48x64 image."""
+    places = [(4 * (i % 16), 4 * (i // 16)) for i in range(count)]
+    return [(x, y, x + 3, y + 3) for x, y in places]
+
+
+def test_an_image_has_as_many_regions_as_are_asked_for_whatever_the_model_can_track():
+    model, boxes = FakeModel(max_regions=2), grid(150)
+    image = frames(1)[0].image
+    prompts = [Prompt.from_clicks(box_xyxy=box) for box in boxes]
+    regions = perceive_image(model, image, prompts, [Task.LABEL], [Language.EN])
+    assert [(region.region_id, tuple(region.box_xyxy)) for region in regions] == list(enumerate(boxes, 1))
+    assert all(region.name for region in regions)
+    assert (max(model.sizes("segment")), max(model.sizes("embedded_stride2"))) == (4, 16)
+    found = survey_image(model, image, SurveyRequest((Task.LABEL,), boxes_xyxy=tuple(boxes), max_regions=150))
+    assert sorted(tuple(region.box_xyxy.tolist()) for region in found.regions) == sorted(boxes)
+    assert (found.left_out, found.complete, found.warnings) == (0, True, ())
+
+
+def test_a_survey_says_what_it_leaves_out():
+    def fault(name, details):
+        if name == "segment" and any(prompt.box[0] == 8 for prompt in details):
+            raise RuntimeError("no mask")
+
+    image, boxes = frames(1)[0].image, tuple(grid(12))
+    found = survey_image(FakeModel(), image, SurveyRequest((), boxes_xyxy=boxes, max_regions=10))
+    assert len(found.regions) == 10
+    assert found.warnings == (
+        "12 regions were found; max_regions is 10: the 2 with the lowest mask scores are left out",
+    )
+    found = survey_image(FakeModel(fault=fault), image, SurveyRequest((), boxes_xyxy=boxes))
+    assert (len(found.regions), found.left_out) == (11, 1)
+    (warning,) = found.warnings
+    assert warning.startswith("1 of 12 regions failed and are left out; the first: segmenting failed")
+    with pytest.raises(InferenceError, match="no mask"):
+        survey_image(FakeModel(fault=fault), image, SurveyRequest((), boxes_xyxy=boxes[2:3]))
+
+
+@pytest.mark.parametrize("run", [follow_video, partial(caption_video, every_s=1.0, language=Language.EN)])
+def test_a_video_with_more_regions_than_can_be_tracked_is_refused_at_once(run):
+    model = FakeModel(max_regions=2)
+    with pytest.raises(InputError, match=r"3 regions are given to track; .* at most 2 at a time.*regions=3"):
+        run(model, frames(2), [BOX] * 3)
+    assert not model.calls
+    assert len(list(run(model, frames(2), [BOX] * 2))) == 2
+
+
 # ---- what the model holds
 
 
@@ -286,3 +338,29 @@ def test_a_video_that_is_not_played_to_its_end_leaves_nothing_in_the_model():
         assert (model.prompts, len(model.held)) == ({}, 0)
     finally:
         gc.enable()
+
+
+# ---- a text server that is down
+
+
+def no_server(name, details):
+    if name == "generate":
+        raise TextServerError("the server is down")
+
+
+def test_without_a_text_server_every_image_gets_the_reason():
+    image, boxes = frames(1)[0].image, tuple(grid(3))
+    with pytest.raises(TextServerError, match="the server is down"):
+        survey_image(FakeModel(fault=no_server), image, SurveyRequest((Task.LABEL,), boxes_xyxy=boxes))
+    with pytest.raises(TextServerError, match="the server is down"):
+        perceive_image(FakeModel(fault=no_server), image, [BOX, BOX], [Task.LABEL], [Language.EN])
+
+
+def test_the_last_captions_of_a_video_are_started_one_by_one_if_their_batch_cannot_be():
+    def fault(name, details):
+        if name == "generate" and len(details) > 1:
+            raise RuntimeError("no room")
+
+    model = FakeModel(fault=fault)
+    steps = list(caption_video(model, frames(8), [BOX, BOX], every_s=2.0, language=Language.EN))
+    assert [caption.region_id for caption in steps[-1].captions] == [1, 2]

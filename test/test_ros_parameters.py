@@ -24,7 +24,8 @@ RANGED = [it for it in MANAGER if it.field and it.low is not None]
 
 def test_every_engine_option_is_a_parameter_with_its_default() -> None:
     by_field = {it.field: it for it in MANAGER if it.field}
-    files_only = {"decode_times_ns"}  # stamps of one video; a camera has none in advance
+    # stamps of one video, which a camera does not have in advance; a single image
+    files_only = {"decode_times_ns", "tracking"}
     assert set(by_field) == {field.name for field in fields(EngineOptions)} - files_only
     for name, parameter in by_field.items():
         default = getattr(EngineOptions(), name)

@@ -49,7 +49,7 @@ from pam_ros.errors import PromptError, nothing_found
 from pam_ros.geometry import full_mask
 from pam_ros.json_results import caption_json, region_json
 from pam_ros.model.descriptions import AUTO
-from pam_ros.model.loading.options import LoadOptions
+from pam_ros.model.loading.options import REGIONS, LoadOptions
 from pam_ros.output_files import JsonLines, remove, result_folder, write_text, writing
 from pam_ros.records import Language, Region, RegionState, Task, image_tasks, percent
 
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from pam_ros.model.interface import ModelInfo
     from pam_ros.runtime.events import CaptionEvent
     from pam_ros.runtime.offline import VideoStep
+    from pam_ros.runtime.requests import SurveyResult
 
 SUMMARY = "summary.jsonl"
 
@@ -115,8 +116,8 @@ def perceive(
             regions = list(found.regions)
         else:
             regions = perceive_image(pam, pixels, prompts, tasks, languages, show)
-    if everything and not found.complete:
-        note(f"the budget of {budget:g} s ended before everything was searched; raise --budget")
+    if everything:
+        _note_missing(found, budget)
     _write_regions(out, image, pixels, pam.info, regions)
     nothing = say_nothing_found(regions, as_json=as_json)
     for region in regions:
@@ -188,6 +189,7 @@ def find(
     )
     with growing_texts() as show:
         found = survey_image(pam, pixels, survey, show)
+    _note_missing(found, budget)
     fitting = found.fitting(EngineOptions().find_min_score if min_score is None else min_score)
     _write_regions(out, image, pixels, pam.info, list(found.regions[:fitting]))
     for place, (region, score) in enumerate(zip(found.regions, found.scores, strict=True)):
@@ -204,6 +206,14 @@ def find(
             best = f"; the best of {len(found.scores)} scores {found.scores[0]:.2f}" if found.scores else ""
             print(f"nothing fits{best}")
         raise typer.Exit(1)
+
+
+def _note_missing(found: SurveyResult, budget_s: float) -> None:
+    """Prints why there may be more than was found."""
+    for warning in found.warnings:
+        note(f"warning: {warning}")
+    if not found.complete:
+        note(f"the budget of {budget_s:g} s ended before everything was searched; raise --budget")
 
 
 @contextmanager
@@ -267,7 +277,9 @@ def caption(
     spoken = Language.parse(language)
     result_folder(out, (*VIDEO_RESULTS, SUMMARY), inputs(model, sam2, video, *(mask or ())))
     remove(out / SUMMARY)  # of an earlier run
-    pam = load(LoadOptions(model, device, dtype, sam2, quantization, text_server=text_server))
+    room = max(REGIONS, len(prompts))
+    options = LoadOptions(model, device, dtype, sam2, quantization, regions=room, text_server=text_server)
+    pam = load(options)
     steps = caption_video(
         pam,
         videos.read_video(video, note),

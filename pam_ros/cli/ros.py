@@ -44,7 +44,7 @@ from pam_ros.cli.common import (
 from pam_ros.cli.output import json_target, note, partly, progress_bar
 from pam_ros.errors import PromptError, StateError
 from pam_ros.model.descriptions import AUTO
-from pam_ros.model.loading.options import LoadOptions
+from pam_ros.model.loading.options import REGIONS, LoadOptions
 from pam_ros.output_files import result_folder, writable_folder, write_text
 from pam_ros.records import Language, Prompt, image_tasks
 
@@ -289,12 +289,16 @@ def bag(
     module = ros_module("bag", "bag")
     given = click or not_ or box or mask
     languages = tuple(dict.fromkeys(Language.parse(code) for code in language or ["en"]))
+    prompts = tuple(prompts_of(click, not_, box, mask)) if given else ()
+    room = max(REGIONS, len(prompts))
     plan = module.BagPlan(
         bag=file,
         out=out,
-        prompts=tuple(prompts_of(click, not_, box, mask)) if given else (),
+        prompts=prompts,
         defaults=module.PromptDefaults(image_tasks(task or ["label"]), languages),
         options=EngineOptions(
+            max_regions=room,
+            max_queued_requests=2 * room,
             streaming=True,
             caption_period_s=clip_length(every, at),
             caption_language=languages[0],
@@ -308,7 +312,7 @@ def bag(
         depth=module.DepthPlan(depth, camera_info, rectified, depth_tolerance) if depth else None,
     )
     found = module.inspect(plan)
-    pam = load(LoadOptions(model, device, dtype, sam2, quantization))
+    pam = load(LoadOptions(model, device, dtype, sam2, quantization, regions=room))
     done = 0
     partial = partly(lambda: f"{out}/ has the results of {done} of {found.count} images")
     steps = module.run_bag(pam, plan, found, note)

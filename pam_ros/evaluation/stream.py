@@ -144,6 +144,11 @@ def captioned_clips(
     carry_over: bool,
 ) -> dict[int, list[CaptionedClip]]:
     """The captions of these regions by the runtime's own engine, with the truth of each clip."""
+    limit = model.info.max_regions or len(places)
+    if len(places) > limit:  # in several runs
+        runs = [places[i : i + limit] for i in range(0, len(places), limit)]
+        found = [captioned_clips(model, video, run, language, every_s, carry_over) for run in runs]
+        return {place: each for part in found for place, each in part.items()}
     index_of = {stamp: index for index, stamp in enumerate(video.stamps_ns())}
     prompts = [video.regions[place].prompt() for place in places]
     clips: dict[int, list[CaptionedClip]] = {place: [] for place in places}

@@ -126,13 +126,16 @@ def _courses(model: PerceptionModel, video: Sample) -> list[tuple[int, _Course]]
     courses = [_Course([], [], [], [], [], []) for _ in video.regions]
     shown = set(np.linspace(0, len(video) - 1, SHOWN_FRAMES).astype(int).tolist())
     prompts = [region.prompt() for region in video.regions]
-    for index, step in enumerate(follow_video(model, video.stream(), prompts)):
-        for course, region, true in zip(courses, step.regions, video.regions, strict=True):
-            if (truth := true.mask(index)) is None:
-                continue
-            course.take(region, truth)
-            if index in shown:
-                course.shown.append((index, region))
+    size = model.info.max_regions or len(prompts)
+    for start in range(0, len(prompts), size):
+        part = slice(start, start + size)
+        for index, step in enumerate(follow_video(model, video.stream(), prompts[part])):
+            for course, region, true in zip(courses[part], step.regions, video.regions[part], strict=True):
+                if (truth := true.mask(index)) is None:
+                    continue
+                course.take(region, truth)
+                if index in shown:
+                    course.shown.append((index, region))
     return [
         (place, course)
         for place, course in enumerate(courses)

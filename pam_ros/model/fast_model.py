@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -65,6 +66,7 @@ class FastModel:
         self._began_s = time.monotonic()
         self._unprepared = 1 + texts  # masks and texts
         self._graphs = graphs
+        self._max_regions = regions
         self._lock = threading.Lock()
         self._engines = engines = Engines(
             model,
@@ -95,7 +97,7 @@ class FastModel:
     @property
     def info(self) -> ModelInfo:
         """Facts about the loaded model."""
-        return self._model.info
+        return replace(self._model.info, max_regions=self._max_regions)
 
     @property
     def vision(self) -> VisionModel:

@@ -11,6 +11,7 @@ from pam_ros.model.interface import FIRST_FRAME_STRIDE, LATER_FRAME_STRIDE, Perc
 from pam_ros.runtime.failures import FaultLog
 from pam_ros.runtime.tracks import TrackObservation
 
+AT_ONCE = 16  # regions of a batch: bounds its memory
 Kind = tuple[int, bool]  # stride, crop
 KINDS: tuple[Kind, ...] = (
     (FIRST_FRAME_STRIDE, True), (FIRST_FRAME_STRIDE, False), (LATER_FRAME_STRIDE, False),
@@ -26,7 +27,7 @@ class EmbeddedFrame:
 
 
 class EmbeddingPlan:
-    """Collects what is needed, then computes it: everything of one stride and crop as one batch."""
+    """Collects what is needed, then computes it: what has one stride and crop as one batch, 16 at most."""
 
     def __init__(self, model: PerceptionModel, faults: FaultLog) -> None:
         self._vision = model.vision
@@ -46,7 +47,10 @@ class EmbeddingPlan:
         for stride, crop in KINDS:
             todo = {key: each for key, each in self._wanted.items() if key[1:] == (stride, crop)}
             compute = partial(self._compute, stride, crop)
-            results = self._faults.batched("computing embeddings", compute, list(todo.values()))
+            observations, results = list(todo.values()), []
+            for start in range(0, len(observations), AT_ONCE):
+                batch = observations[start : start + AT_ONCE]
+                results += self._faults.batched("computing embeddings", compute, batch)
             for key, result in zip(todo, results, strict=True):
                 self._done[key] = result if isinstance(result, PamError) else EmbeddedFrame(key, result)
         self._wanted.clear()

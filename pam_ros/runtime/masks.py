@@ -74,11 +74,9 @@ class Masks:
         while requests:
             # A second click on a region refines the result of the first one.
             now, requests = _once_per_region(requests)
-            items = [(_prompt(request), self._memory(camera, request)) for request in now]
-            segmented = self._faults.batched("segmenting", partial(self._segment_batch, features), items)
-            for request, found in zip(now, segmented, strict=True):
-                result = self._result_of(camera, frame, request, found)
-                results += [result] if result is not None else []
+            size = len(now) if self.options.tracking else ONCE_AT_A_TIME
+            for start in range(0, len(now), size):
+                results += self._segment_now(camera, frame, features, now[start : start + size])
         return results
 
     def segment_once(
@@ -127,6 +125,15 @@ class Masks:
         for camera, errors in self._rejected.items():
             self._listener.on_warning(camera, rejected_detections(errors))
         self._rejected = {}
+
+    def _segment_now(
+        self, camera: CameraTracks, frame: Frame, features: FrameFeatures, requests: Sequence[Request]
+    ) -> list[PromptResult]:
+        items = [(_prompt(request), self._memory(camera, request)) for request in requests]
+        segmented = self._faults.batched("segmenting", partial(self._segment_batch, features), items)
+        pairs = zip(requests, segmented, strict=True)
+        results = [self._result_of(camera, frame, request, found) for request, found in pairs]
+        return [result for result in results if result is not None]
 
     # Before the model
 
@@ -236,7 +243,8 @@ class Masks:
         track = camera.regions.get(request.content.region_id)
         if track is None:
             boxes: deque[tuple[int, Box]] = deque(maxlen=self.options.frame_history)
-            track = Track(0, memory, frame.stamp_ns, observation, boxes)
+            kept = memory if self.options.tracking else None
+            track = Track(0, kept, frame.stamp_ns, observation, boxes)
         track.observe(observation)
         if self._is_nothing(request, track):
             if track.region_id == 0 and request.detection is None:

@@ -77,7 +77,7 @@ def perceive_image(
     Raises PromptError if a prompt does not lie in the image, InferenceError if the model fails.
     """
     frame = Frame(image=image, stamp_ns=0, camera=CAMERA)
-    with closing(Playback(model, _options(prompts), on_text)) as offline:
+    with closing(Playback(model, _options(prompts, tracking=False), on_text)) as offline:
         return offline.prompt(frame, prompts, tuple(tasks), tuple(languages))
 
 
@@ -91,10 +91,11 @@ def survey_image(
     """Finds everything in an image, or what fits a purpose; the regions have the ids 1, 2, …
 
     `image`: (H, W, 3) uint8 RGB. `options`: fields of EngineOptions. `on_text` is called as texts grow.
-    Raises InputError for a request or option that is not allowed, InferenceError if the model fails.
+    `SurveyResult.warnings` says which regions are left out. Raises InputError for a request or option that is
+    not allowed, InferenceError if the model fails.
     """
     limit = MAX_SURVEY_REGIONS
-    bounds = _options((), max_regions=limit, max_queued_requests=limit, **options)
+    bounds = _options((), max_regions=limit, max_queued_requests=limit, tracking=False, **options)
     frame = Frame(image=image, stamp_ns=0, camera=CAMERA)
     with closing(Playback(model, bounds, on_text)) as offline:
         return offline.survey(frame, replace(request, keep=True))
@@ -103,7 +104,11 @@ def survey_image(
 def follow_video(
     model: PerceptionModel, frames: Iterable[Frame], prompts: Sequence[Prompt]
 ) -> Generator[VideoStep, None, None]:
-    """Tracks regions prompted on the first frame, without texts."""
+    """Tracks regions prompted on the first frame, without texts.
+
+    Raises InputError for more prompts than the model can track regions at a time.
+    """
+    check_room(model, prompts)
     return _run(model, frames, prompts, _options(prompts))
 
 
@@ -122,9 +127,10 @@ def caption_video(
 
     With `decode_times_ns`, stamps of the video, the clips end there instead, and nothing is captioned after
     the last. The clip that is open at the end of the video is captioned too. Raises PromptError for a prompt
-    outside the first frame, InputError for an option outside its range. A failed caption is a warning of its
-    step.
+    outside the first frame, InputError for an option outside its range, or for more prompts than the model
+    can track regions at a time. A failed caption is a warning of its step.
     """
+    check_room(model, prompts)
     options = _options(
         prompts,
         streaming=True,
@@ -168,6 +174,16 @@ def decode_times(
         rest = (each for each in stamps_ns if clip.ends(each))
         start_ns = next(islice(rest, 0 if carry_over else 1, None), None)
     return times_ns
+
+
+def check_room(model: PerceptionModel, prompts: Sequence[Prompt]) -> None:
+    """Raises InputError if the model cannot track so many regions at a time."""
+    count, limit = len(prompts), model.info.max_regions
+    if limit and count > limit:
+        raise InputError(
+            f"{count} regions are given to track; this model was loaded for at most {limit} at a time. "
+            f"Give fewer, or load it with `regions={count}`"
+        )
 
 
 def _options(prompts: Sequence[Prompt], **more: Any) -> EngineOptions:

@@ -42,6 +42,8 @@ class EngineOptions:
         find_min_score: a region that scores lower does not fit the purpose, 0..1.
         min_mask_score: a prompt whose mask scores lower has found nothing, 0..1.
         min_confidence: texts that are less sure are unsure, 0..1; 0 = as calibrated with the model.
+        tracking: False for a single image: no region is looked for in another frame, so none keeps a memory,
+            and the model's room for memories does not limit their number.
     """
 
     max_regions: int = 16
@@ -70,6 +72,7 @@ class EngineOptions:
     find_min_score: float = 0.4
     min_mask_score: float = 0.02
     min_confidence: float = 0.0
+    tracking: bool = True
 
     def __post_init__(self) -> None:
         _check("max_regions", self.max_regions, 1, 256)

@@ -160,6 +160,7 @@ class SurveyResult:
         left_out: regions that were found but are not listed: too many, failed, empty or twice.
         complete: False if the budget was spent before the grid was done.
         scores: how well each region fits the purpose, 0..1; empty without one.
+        warnings: why regions are left out that are neither empty nor listed already.
     """
 
     regions: tuple[Region, ...]
@@ -168,6 +169,7 @@ class SurveyResult:
     left_out: int
     complete: bool
     scores: tuple[float, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def fitting(self, min_score: float) -> int:
         """How many of the first regions score at least `min_score`."""

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.errors import CancelledError, NotActiveError, PamError, UnknownRegionError
+from pam_ros.errors import CancelledError, NotActiveError, NothingFoundError, PamError, UnknownRegionError
 from pam_ros.geometry import Box, distinct_boxes
 from pam_ros.model.interface import Described, FrameFeatures, PerceptionModel
 from pam_ros.model.vision.grid import Candidates, GridFilter, grid_points, kept_boxes
@@ -38,6 +38,7 @@ class _Search:
         boxes: number of boxes that passed the filters.
         waiting: a request about each box that is not segmented yet.
         found: of the others, in order.
+        failures: why boxes were not segmented.
         complete: the grid was searched to its end.
     """
 
@@ -49,6 +50,7 @@ class _Search:
     boxes: int = 0
     waiting: deque[Request] = field(default_factory=deque)
     found: list[PromptResult] = field(default_factory=list)
+    failures: list[PamError] = field(default_factory=list)
     complete: bool = True
 
 
@@ -61,6 +63,7 @@ class _Answers:
     left_out: int
     complete: bool
     known: frozenset[int] = frozenset()  # regions that were there before
+    warnings: tuple[str, ...] = ()  # see SurveyResult
 
 
 class Surveys:
@@ -168,6 +171,7 @@ class Surveys:
             batch = [search.waiting.popleft() for _ in range(size)]
             # A box is a clearer prompt than the point that found it: the masks are segmented once more by it.
             search.found += self._masks.segment_once(batch, search.survey.frame, search.features)
+            search.failures += _failures(_handles(batch))
         else:
             self._search = None
             self._finish(search, camera)
@@ -211,13 +215,17 @@ class Surveys:
             search.found,
         )
         min_score = 0.0 if content.boxes_xyxy is not None else self.options.all_min_iou
+        if search.failures and not found:
+            raise search.failures[0]
         found = self._distinct([each for each in found if each.answer.mask_score >= min_score])
-        chosen = found[: content.max_regions or self.options.all_max_regions]
+        limit = content.max_regions or self.options.all_max_regions
+        chosen = found[:limit]
+        warnings = _failed(search.failures, search.boxes) + _left_out(len(found), limit, "max_regions is")
         if not content.keep:
-            self._answers.append(
-                _Answers(survey, _handles(chosen), search.boxes - len(chosen), search.complete)
-            )
-            self._take_along(survey, _handles(chosen))
+            handles = _handles([each.request for each in chosen])
+            left_out = search.boxes - len(chosen)
+            self._answers.append(_Answers(survey, handles, left_out, search.complete, warnings=warnings))
+            self._take_along(survey, handles)
             self._describe(chosen)
             return
         about, room = [], self.options.max_regions - len(camera.regions)
@@ -228,7 +236,10 @@ class Surveys:
             if known or room >= 0:
                 prompt = None if known else result.request.content.prompt
                 about.append(PromptRequest(prompt, content.all_tasks(), content.languages, region_id=known))
-        self._hand_out(survey, about, left_out=search.boxes - len(about), complete=search.complete)
+        if room < 0:
+            warnings += _left_out(len(chosen), len(about), "the camera has room for")
+        left_out = search.boxes - len(about)
+        self._hand_out(survey, about, left_out=left_out, complete=search.complete, warnings=warnings)
 
     def _distinct(self, results: Sequence[PromptResult]) -> list[PromptResult]:
         """Highest mask score first, without masks that are not in view or repeat one with a higher score."""
@@ -238,7 +249,13 @@ class Surveys:
         return [visible[place] for place in distinct_boxes(boxes, self.options.all_max_box_iou)]
 
     def _hand_out(
-        self, survey: Survey, about: Sequence[PromptRequest], *, left_out: int, complete: bool
+        self,
+        survey: Survey,
+        about: Sequence[PromptRequest],
+        *,
+        left_out: int,
+        complete: bool,
+        warnings: tuple[str, ...] = (),
     ) -> None:
         """Puts requests in front of the flow, like those of any caller."""
         requests, handles = [], []
@@ -248,7 +265,7 @@ class Surveys:
             frame = None if content.prompt is None else survey.frame
             requests.append(Request(survey.camera, content, frame, self._clock(), handle=handles[-1]))
         known = frozenset(content.region_id for content in about if content.region_id)
-        self._answers.append(_Answers(survey, handles, left_out, complete, known))
+        self._answers.append(_Answers(survey, handles, left_out, complete, known, warnings))
         self._take_along(survey, handles)
         if not self._inbox.put_found(survey.camera, requests):
             raise NotActiveError("the engine is not active; activate the manager, then try again")
@@ -303,6 +320,7 @@ class Surveys:
                 left_out=left_out,
                 complete=answers.complete,
                 scores=tuple(scores) if content.purpose and listed else (),
+                warnings=answers.warnings + _failed(_failures(answers.handles), len(answers.handles)),
             )
         )
 
@@ -326,6 +344,14 @@ def _tell(survey: RequestHandle[SurveyResult], framed: Future[int | None]) -> No
         survey.is_about(stamp_ns)
 
 
+def _left_out(found: int, listed: int, limit: str) -> tuple[str, ...]:
+    """A warning if more were found than are listed."""
+    if found <= listed:
+        return ()
+    fewer = f"the {found - listed} with the lowest mask scores are left out"
+    return (f"{found} regions were found; {limit} {listed}: {fewer}",)
+
+
 def described(region: Region, language: Language) -> Described:
     """What a model judges a region's purpose by."""
     label, explanation = (region.texts.get((task, language)) for task in (Task.LABEL, Task.EXPLAIN))
@@ -336,5 +362,18 @@ def described(region: Region, language: Language) -> Described:
     )
 
 
-def _handles(results: Sequence[PromptResult]) -> list[RequestHandle[Region]]:
-    return [each.request.handle for each in results if each.request.handle is not None]
+def _handles(requests: Sequence[Request]) -> list[RequestHandle[Region]]:
+    return [each.handle for each in requests if each.handle is not None]
+
+
+def _failures(handles: Sequence[RequestHandle[Region]]) -> list[PamError]:
+    """Why requests have failed; there being nothing is no failure."""
+    errors = [each.future.exception() for each in handles if each.done]
+    return [each for each in errors if isinstance(each, PamError) and not isinstance(each, NothingFoundError)]
+
+
+def _failed(failures: Sequence[PamError], count: int) -> tuple[str, ...]:
+    """A warning if some of `count` regions have failed."""
+    if not failures:
+        return ()
+    return (f"{len(failures)} of {count} regions failed and are left out; the first: {failures[0]}",)

@@ -55,6 +55,7 @@ class Track:
     """One region of one camera. Only the worker touches it.
 
     Attributes:
+        memory: None if regions are not tracked, see `EngineOptions.tracking`.
         last_visible: observation in the newest frame in which it was in view (at first, of its prompt).
         last_observed: observation in the newest frame, in view or not. Clips hold these, so that captions can
             say that the object left, as the reference's do.
@@ -68,7 +69,7 @@ class Track:
     """
 
     region_id: int
-    memory: RegionMemory
+    memory: RegionMemory | None
     created_ns: int
     last_visible: TrackObservation
     boxes: deque[tuple[int, Box]]
