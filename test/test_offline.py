@@ -364,3 +364,9 @@ def test_the_last_captions_of_a_video_are_started_one_by_one_if_their_batch_cann
     model = FakeModel(fault=fault)
     steps = list(caption_video(model, frames(8), [BOX, BOX], every_s=2.0, language=Language.EN))
     assert [caption.region_id for caption in steps[-1].captions] == [1, 2]
+
+
+def test_a_text_server_that_is_down_is_one_warning():
+    model = FakeModel(fault=no_server, text_problem="the server is down")
+    steps = list(caption_video(model, frames(45), [BOX, BOX], every_s=1.0, language=Language.EN))
+    assert [warning for step in steps for warning in step.warnings] == ["the server is down"]

@@ -231,6 +231,7 @@ class Playback:
         self._captions: list[CaptionEvent] = []
         self._warnings: list[str] = []
         self._summaries: list[CaptionEvent] = []
+        self._problem = ""  # of texts, as reported last
         self._engine = Engine(model=model, cameras=[CAMERA], options=options, listener=self)
         self._engine.open()
 
@@ -298,6 +299,10 @@ class Playback:
 
     def step(self, frame: Frame) -> VideoStep:
         """What was reported since the last step."""
+        problem = self._engine.statistics().text_problem
+        if problem not in ("", self._problem):
+            self._warnings.append(problem)
+        self._problem = problem
         regions = tuple(sorted(self._regions + self._nothing, key=lambda region: region.region_id))
         step = VideoStep(frame, regions, tuple(self._captions), tuple(self._warnings), tuple(self._summaries))
         self._captions, self._warnings, self._summaries = [], [], []
