@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ def region(region_id: int, state: RegionState = RegionState.TRACKED) -> Region:
     return Region(region_id, state, box, cropped, 1.0, 1.0, {}, 0, 0)
 
 
-def message_of(*regions: Region, last_seen: dict | None = None) -> Any:
+def message_of(*regions: Region, last_seen: dict | None = None, captions: dict | None = None) -> Any:
     messages = pytest.importorskip("foxglove_msgs.msg", reason="foxglove_msgs is not installed")
     result = FrameResult("camera", 7, "optical", SIZE, regions, np.zeros((*SIZE, 3), np.uint8), 0.0)
-    captions = {1: (Caption("It boils", Language.EN, False),)}
+    captions = captions or {1: (Caption("It boils", Language.EN, False),)}
     return annotations.annotations_message(
         messages, Snapshot(result, {1: "kettle"}, captions, last_seen or {})
     )
@@ -46,7 +47,7 @@ def message_of(*regions: Region, last_seen: dict | None = None) -> Any:
 
 def test_a_region_has_outline_label_and_growing_caption() -> None:
     message = message_of(region(1))
-    (points,), (text,) = message.points, message.texts
+    (points,), (text, caption) = message.points, message.texts
     assert message.timestamp.nanosec == points.timestamp.nanosec == text.timestamp.nanosec == 7
     assert points.type == points.LINE_LOOP
     places = np.array([(it.x, it.y) for it in points.points])
@@ -56,8 +57,21 @@ def test_a_region_has_outline_label_and_growing_caption() -> None:
     np.testing.assert_allclose(
         (colour.r, colour.g, colour.b, colour.a), (*np.array(region_colour(1)) / 255, 1)
     )
-    assert text.text == "#1 kettle: It boils"
-    assert (text.position.x, text.position.y) == (70, 90)
+    assert (text.text, text.position.x, text.position.y) == ("#1 kettle", 70, 90)
+    assert (caption.text, caption.position.x, caption.position.y) == ("#1 It boils", 0, 240)
+
+
+def test_a_long_caption_is_wrapped_and_a_label_at_the_edge_moves_in() -> None:
+    mask = np.zeros(SIZE, np.bool_)
+    mask[100:150, 290:315] = True
+    box, cropped = crop_mask(mask)
+    at_edge = replace(region(1), box_xyxy=box, mask=cropped)
+    long = "Then the kettle is put down beside the toaster and a hand lifts the mug"
+    label, *lines = message_of(at_edge, captions={1: (Caption(long, Language.EN, True),)}).texts
+    assert label.position.x + 0.6 * label.font_size * len(label.text) <= SIZE[1]
+    assert " ".join(line.text for line in reversed(lines)) == f"#1 {long}"
+    assert [line.position.y for line in lines] == [240, 226]
+    assert all(0.6 * line.font_size * len(line.text) <= SIZE[1] for line in lines)
 
 
 def test_a_lost_region_is_a_thin_outline_where_it_was() -> None:

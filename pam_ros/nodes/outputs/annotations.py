@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from pam_ros.runtime.overlay import mask_contours, region_colour
 
 _OUTLINE_ERROR_PX = 1.0
 _FONT_FRACTION = 1 / 32  # of the image's height
+_CHARACTER, _LINE = 0.6, 1.4  # width and height of Foxglove's font, of its size
 _LABEL_GROUND = 0.8  # opacity
 
 
@@ -55,11 +57,14 @@ class AnnotationsOutput:
 
 
 def annotations_message(messages: Any, snapshot: Snapshot) -> Any:
-    """Regions in view, and those that are lost where they were last seen, with thin outlines."""
+    """Regions in view, and those that are lost where they were last seen, with thin outlines; captions."""
     stamp, size = snapshot.header.stamp, snapshot.result.size
     message = messages.ImageAnnotations()
     if hasattr(message, "timestamp"):  # newer releases
         message.timestamp = stamp
+    font_px = max(10.0, size[0] * _FONT_FRACTION)
+    texts: list[tuple[Region, str, float, float]] = []  # x and y of the text's lower left corner
+    band: list[tuple[Region, str]] = []  # lines
     for region in snapshot.result.regions:
         lost = region.state is RegionState.LOST
         shown = snapshot.last_seen.get(region.region_id) if lost else region
@@ -77,21 +82,27 @@ def annotations_message(messages: Any, snapshot: Snapshot) -> Any:
                     thickness=1.0 if lost else 2.0,
                 )
             )
-        caption = next((it.text for it in snapshot.captions.get(region.region_id, ())), "")
         name = snapshot.names.get(region.region_id, "")
         heading = f"#{region.region_id} {name}".strip() + (" (lost)" if lost else "")
-        x, y = float(shown.box_xyxy[0]), float(shown.box_xyxy[1])
-        font_px = max(10.0, size[0] * _FONT_FRACTION)
-        message.texts.append(
-            messages.TextAnnotation(
-                timestamp=stamp,
-                position=messages.Point2(x=x, y=max(y, font_px)),
-                text=f"{heading}: {caption}" if caption and not lost else heading,
-                font_size=font_px,
-                text_color=messages.Color(r=1.0, g=1.0, b=1.0, a=1.0),
-                background_color=_colour(messages, region, _LABEL_GROUND),
-            )
+        x = min(float(shown.box_xyxy[0]), size[1] - _CHARACTER * font_px * len(heading))
+        texts.append((region, heading, max(x, 0.0), max(float(shown.box_xyxy[1]), font_px)))
+        if caption := next((it.text for it in snapshot.captions.get(region.region_id, ())), ""):
+            lines = textwrap.wrap(f"#{region.region_id} {caption}", int(size[1] / (_CHARACTER * font_px)))
+            band += [(region, line) for line in lines]
+    # Captions stand in a band at the bottom, as on the overlay: Foxglove cuts what is too long.
+    for place, (region, line) in enumerate(reversed(band)):
+        texts.append((region, line, 0.0, size[0] - _LINE * font_px * place))
+    message.texts = [
+        messages.TextAnnotation(
+            timestamp=stamp,
+            position=messages.Point2(x=x, y=y),
+            text=text,
+            font_size=font_px,
+            text_color=messages.Color(r=1.0, g=1.0, b=1.0, a=1.0),
+            background_color=_colour(messages, region, _LABEL_GROUND),
         )
+        for region, text, x, y in texts
+    ]
     return message
 
 

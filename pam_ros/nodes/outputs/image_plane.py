@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ from visualization_msgs.msg import Marker
 from pam_ros.geometry import undistort
 from pam_ros.records import CameraModel
 
-CELLS = 9600  # at most; a message has 176 bytes for each
+CELLS = 6400  # at most; a message has 240 bytes for each
 _STEEPEST = 4.0  # tangent of the angle from the axis, beyond which a plane shows nothing useful
 
 
@@ -65,16 +66,16 @@ def plane_marker(image: NDArray[np.uint8], camera: CameraModel, distance_m: floa
     plane = image_plane(camera, distance_m)
     rows, columns = plane.shape
     small = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
-    colours = small.reshape(rows, columns, 3)[plane.used] / 255.0
+    around = np.pad(small.reshape(rows, columns, 3).astype(np.float64), ((1, 1), (1, 1), (0, 0)), "edge")
+    corners = (around[:-1, :-1] + around[1:, :-1] + around[:-1, 1:] + around[1:, 1:]) / (4 * 255.0)
+    colours = np.empty(corners.shape[:2], object)
+    colours.flat = [ColorRGBA(r=r, g=g, b=b, a=1.0) for r, g, b in corners.reshape(-1, 3).tolist()]
     marker = Marker(type=Marker.TRIANGLE_LIST, points=_triangles(camera, distance_m))
     marker.scale.x = marker.scale.y = marker.scale.z = 1.0
     marker.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
-    # One colour for each triangle: RViz then leaves out lights and shades.
-    marker.colors = [
-        colour
-        for red, green, blue in colours.tolist()
-        for colour in (ColorRGBA(r=red, g=green, b=blue, a=1.0),) * 2
-    ]
+    # One colour for each point, as visualization_msgs wants it: RViz would take one for each triangle, too,
+    # Foxglove does not.
+    marker.colors = _of_triangles(colours, plane.used).tolist()
     return marker
 
 
@@ -82,8 +83,12 @@ def plane_marker(image: NDArray[np.uint8], camera: CameraModel, distance_m: floa
 def _triangles(camera: CameraModel, distance_m: float) -> list[Point]:
     """Three points a triangle, two triangles a cell; the same list for every image."""
     plane = image_plane(camera, distance_m)
-    grid = plane.corners_m
-    corners = [grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]]  # counter-clockwise for the camera
-    cells = np.stack([corner[plane.used] for corner in corners], axis=1)  # (N, 4, 3)
-    points = cells[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)
+    points = _of_triangles(plane.corners_m, plane.used)
     return [Point(x=x, y=y, z=z) for x, y, z in points.tolist()]
+
+
+def _of_triangles(corners: NDArray[Any], used: NDArray[np.bool_]) -> NDArray[Any]:
+    """(rows + 1, columns + 1, …) of the grid's corners → (6 a used cell, …) of the triangles' points."""
+    around = [corners[:-1, :-1], corners[1:, :-1], corners[1:, 1:], corners[:-1, 1:]]  # counter-clockwise
+    cells = np.stack([corner[used] for corner in around], axis=1)  # (N, 4, …)
+    return cells[:, [0, 1, 2, 0, 2, 3]].reshape(-1, *corners.shape[2:])
