@@ -2,6 +2,7 @@
 
 fake                          answers at once
 fake:words=40,step_s=0.05     texts of 40 words, one every 50 ms
+fake:slots=1                  tracks as many regions as `regions.max` was at load, as a GPU does
 fake:load_s=3,ballast_mib=200 loading takes 3 s, and 200 MiB until it is closed
 fake:stuck_s=60               loading does not look at anything for a minute
 fail:ModelNotFoundError       loading fails with that error; fail:RuntimeError is a fault of the package
@@ -56,6 +57,7 @@ def load_fake(options: LoadOptions, *, progress: Progress | None) -> FakeModel:
     model = BallastModel(
         words=int(behaviour.get("words", 3)),
         things=list(THINGS),
+        max_regions=options.regions if "slots" in behaviour else 0,
         costs=Costs(step_s=float(behaviour.get("step_s", 0)), track_s=float(behaviour.get("track_s", 0))),
     )
     model.ballast = np.ones(int(behaviour.get("ballast_mib", 0)) << 20, np.uint8)

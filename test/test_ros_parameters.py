@@ -12,8 +12,9 @@ import pytest
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
 from rcl_interfaces.srv import DescribeParameters, GetParameters
-from ros_harness import FAKE_ACTIVE, Client, pam
+from ros_harness import FAKE_ACTIVE, Camera, Client, click, pam
 
+from pam_ros.msg import Status
 from pam_ros.nodes.parameters import MANAGER, PERCEPTION, Effect, Parameter, markdown, yaml
 from pam_ros.runtime.options import EngineOptions
 
@@ -123,3 +124,21 @@ def test_bad_values_are_refused_with_the_reason(
     robot: Client, node: str, name: str, value: object, reason: str
 ) -> None:
     assert reason in robot.set_parameter(node, name, value)
+
+
+def test_more_regions_than_the_model_has_memory_for_wait_for_the_next_configure() -> None:
+    with pam("model:=fake:slots=1", "autostart:=true", "regions.max:=2") as (robot, process):
+        robot.wait_for_active()
+        assert robot.set_parameter("/pam_manager", "regions.max", 3) == ""
+        process.wait_for_log("regions.max stays 2 until the next configure: the model has no memory for more")
+        with Camera(robot):
+            for x in (10, 30):
+                assert robot.perceive(click(x, 20)).status.code == Status.OK
+            refused = robot.perceive(click(50, 20)).status
+            assert (refused.code, "the limit is 2" in refused.message) == (Status.CAPACITY, True)
+        for transition in ("deactivate", "cleanup", "configure", "activate"):
+            assert robot.transition(transition)
+        with Camera(robot):
+            for x in (10, 30, 50):
+                assert robot.perceive(click(x, 20)).status.code == Status.OK
+        assert process.end() == 0

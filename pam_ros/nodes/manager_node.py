@@ -91,7 +91,7 @@ class ManagerNode(LifecycleNode):
         self._nodes: Sequence[PerceptionNode] = ()
         self._model: PerceptionModel | None = None
         self._engine: Engine | None = None
-        self._most_regions: int | None = None  # that the loaded model has room for, per camera
+        self._most_regions = 0  # that the loaded model has memory for, per camera; 0 = any number
         self._text_problem = ""  # as logged last
         self._stopping = threading.Event()
         # True until autostart has succeeded or failed.
@@ -217,8 +217,7 @@ class ManagerNode(LifecycleNode):
             listener=CameraDispatch({node.camera: node for node in self._nodes}),
         )
         info = model.info
-        # On a GPU the memory of all regions is allocated when the model is loaded.
-        self._most_regions = settings.options.max_regions if info.device.startswith("cuda") else None
+        self._most_regions = info.max_regions // len(self.cameras)
         self._take_options(None)
         what = (
             f"{info.name} (demonstration: knows rendered objects only)" if info.demonstration else info.name
@@ -242,7 +241,7 @@ class ManagerNode(LifecycleNode):
 
     def _free(self) -> None:
         self._engine = None
-        self._most_regions = None
+        self._most_regions = 0
         model, self._model = self._model, None
         if model is not None:
             try:
@@ -281,7 +280,7 @@ class ManagerNode(LifecycleNode):
 
     def _take_options(self, _: object) -> None:
         options, most = manager_settings(self).options, self._most_regions
-        if most is not None and options.max_regions > most:
+        if 0 < most < options.max_regions:
             self.get_logger().warning(
                 f"regions.max stays {most} until the next configure: the model has no memory for more"
             )
