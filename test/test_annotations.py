@@ -68,10 +68,37 @@ def test_a_long_caption_is_wrapped_and_a_label_at_the_edge_moves_in() -> None:
     at_edge = replace(region(1), box_xyxy=box, mask=cropped)
     long = "Then the kettle is put down beside the toaster and a hand lifts the mug"
     label, *lines = message_of(at_edge, captions={1: (Caption(long, Language.EN, True),)}).texts
-    assert label.position.x + 0.6 * label.font_size * len(label.text) <= SIZE[1]
+    assert width_of(label) + label.position.x <= SIZE[1]
     assert " ".join(line.text for line in reversed(lines)) == f"#1 {long}"
     assert [line.position.y for line in lines] == [240, 226]
-    assert all(0.6 * line.font_size * len(line.text) <= SIZE[1] for line in lines)
+    assert all(width_of(line) <= SIZE[1] for line in lines)
+
+
+def test_chinese_captions_fit_and_many_leave_the_image_visible() -> None:
+    text = "然后水壶被放在烤面包机旁边的桌子上，一只手把杯子拿起来放到架子上面"
+    lines = message_of(region(1), captions={1: (Caption(text, Language.ZH, True),)}).texts[1:]
+    assert len(lines) == 2
+    assert all(width_of(line) <= SIZE[1] for line in lines)
+    many = {region_id: (Caption("A word " * 40, Language.EN, True),) for region_id in range(1, 17)}
+    message = message_of(*(region(region_id) for region_id in many), captions=many)
+    band = message.texts[16:]
+    assert min(line.position.y - line.font_size for line in band) > 0.5 * SIZE[0]
+    assert {line.text.split()[0] for line in band} == {f"#{number}" for number in range(1, len(band) + 1)}
+    narrow = annotations.annotations_message(
+        importlib.import_module("foxglove_msgs.msg"),
+        Snapshot(
+            FrameResult("camera", 7, "optical", (240, 4), (region(1),), np.zeros((240, 4, 3), np.uint8), 0.0),
+            {},
+            {1: (Caption("It boils", Language.EN, True),)},
+            {},
+        ),
+    )
+    assert narrow.texts
+
+
+def width_of(text: Any) -> float:
+    """Of a text as Foxglove draws it, about, pixels."""
+    return text.font_size * sum(0.6 if char.isascii() else 1.0 for char in text.text)
 
 
 def test_a_lost_region_is_a_thin_outline_where_it_was() -> None:

@@ -401,7 +401,7 @@ def test_regions_that_are_left_out_are_noted(
 ):
     boxes = [part for x in range(0, 150, 5) for part in ("--box", f"{x},5,{x + 4},60")]
     assert with_fake(["perceive", str(picture), "--all", *boxes], tmp_path, monkeypatch) == 0
-    assert "30 regions were found; max_regions is 24: the 6 with the lowest" in capsys.readouterr().err
+    assert "30 regions were found, at most 24 are listed; those with the lowest" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("clip")

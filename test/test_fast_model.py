@@ -187,6 +187,28 @@ def test_a_failed_step_ends_its_texts_and_nothing_else(fast: FastModel) -> None:
     assert finished(fast)[text].final
 
 
+def test_a_text_that_fails_to_start_ends_and_nothing_else(
+    fast: FastModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observations = fast.vision.segment(fast.vision.encode(picture()), [click()], [fast.vision.new_memory()])
+    (first,) = fast.vision.embeddings(observations, stride=FIRST_FRAME_STRIDE)
+    prompt = fast.text.open_prompt(clip=False)
+    fast.text.extend_prompt(prompt, first)
+    request = TextRequest(Task.LABEL, Language.EN, max_new_tokens=6)
+
+    def broken(frames: object) -> None:
+        raise torch.OutOfMemoryError("a planted fault")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fast.text.confidence, "looks", broken)
+        (failed,) = fast.text.generate([(prompt, request)])
+        assert "planted" in str(finished(fast)[failed].error)
+    (text,) = fast.text.generate([(prompt, request)])
+    fast.text.release_prompt(prompt)
+    assert finished(fast)[text].final
+    finished(fast, lambda: fast._engines.text.cache.free_tokens == fast._engines.text.cache.tokens)
+
+
 def test_cancelled_texts_are_not_reported_and_give_back_their_room(fast: FastModel) -> None:
     observations = fast.vision.segment(fast.vision.encode(picture()), [click()], [fast.vision.new_memory()])
     (first,) = fast.vision.embeddings(observations, stride=FIRST_FRAME_STRIDE)

@@ -84,12 +84,33 @@ def test_depth_that_comes_for_some_images_only_is_not_waited_for_each_time(
         waited_s += clock.now_s - before_s
         clock.now_s = max(clock.now_s, 100.0 + i * 0.033)
     assert found == 6
-    assert 0.1 <= waited_s <= 0.6
-    clock.now_s += 1.0
+    assert waited_s == pytest.approx(0.1)  # before it is known how often depth comes
     waits.clear()
-    depth._take(depth_message(4 * 10**9))
-    assert depth.at(4 * 10**9 + 500_000_000) is None
-    assert waits, "after a pause, it waits again"
+    depth.at(10**9 + 60 * 33_000_000)
+    assert waits, "the next depth is due"
+
+
+def test_depth_that_comes_after_its_image_is_waited_for_although_the_one_before_was_lost(
+    depth: DepthInput, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coming: list[int] = []
+
+    def wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
+        for stamp_ns in coming:  # within the time
+            depth._take(depth_message(stamp_ns))
+        coming.clear()
+        clock.now_s += 0.0 if condition() else timeout_s
+        return condition()
+
+    monkeypatch.setattr(depth._changed, "wait_for", wait_for)
+    found = []
+    for i in range(30):
+        stamp_ns = 10**9 + i * 200_000_000
+        if i != 12:  # one is lost
+            coming.append(stamp_ns)
+        found.append(depth.at(stamp_ns) is not None)
+        clock.now_s = 100.0 + i * 0.2
+    assert [i for i, each in enumerate(found) if not each] == [12]
 
 
 def test_images_arrive_while_depth_is_decoded(depth: DepthInput, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,7 +302,7 @@ def test_a_survey_says_what_it_leaves_out():
     found = survey_image(FakeModel(), image, SurveyRequest((), boxes_xyxy=boxes, max_regions=10))
     assert len(found.regions) == 10
     assert found.warnings == (
-        "12 regions were found; max_regions is 10: the 2 with the lowest mask scores are left out",
+        "12 regions were found, at most 10 are listed; those with the lowest mask scores are left out",
     )
     found = survey_image(FakeModel(fault=fault), image, SurveyRequest((), boxes_xyxy=boxes))
     assert (len(found.regions), found.left_out) == (11, 1)

@@ -150,7 +150,7 @@ def test_a_frame_that_fails_leaves_nothing_in_the_memories(monkeypatch: pytest.M
         features = vision.encode(image)
         expected = copy.deepcopy([(each.index, each.conditioning, each.recent) for each in memories])
         with monkeypatch.context() as patch:
-            patch.setattr(engine, "_result", raises(torch.OutOfMemoryError("no memory")))
+            patch.setattr(MaskBatch, "to_host", raises(torch.OutOfMemoryError("no memory")))
             with pytest.raises(torch.OutOfMemoryError):
                 vision.track(features, memories)
             with pytest.raises(torch.OutOfMemoryError):

@@ -92,6 +92,7 @@ class ManagerNode(LifecycleNode):
         self._model: PerceptionModel | None = None
         self._engine: Engine | None = None
         self._most_regions = 0  # that the loaded model has memory for, per camera; 0 = any number
+        self._wanted_regions = 0  # as set last
         self._text_problem = ""  # as logged last
         self._stopping = threading.Event()
         # True until autostart has succeeded or failed.
@@ -280,11 +281,14 @@ class ManagerNode(LifecycleNode):
 
     def _take_options(self, _: object) -> None:
         options, most = manager_settings(self).options, self._most_regions
-        if 0 < most < options.max_regions:
-            self.get_logger().warning(
-                f"regions.max stays {most} until the next configure: the model has no memory for more"
-            )
+        wanted = options.max_regions
+        if 0 < most < wanted:
+            if wanted != self._wanted_regions:
+                self.get_logger().warning(
+                    f"regions.max stays {most} until the next configure: the model has no memory for more"
+                )
             options = replace(options, max_regions=most)
+        self._wanted_regions = wanted
         self.link.options = options
         if self._engine is not None:
             self._engine.options = options

@@ -102,8 +102,10 @@ class Surfaces:
         except PamError as error:
             self._log.warn_once(f"{self._depth.topic} is not used: {error}")
             return None
-        self._without = self._without + 1 if depth is None else 0
-        if self._without == _PATIENCE and (reason := self._depth.missing(stamp_ns)):
+        with self._lock:
+            self._without = self._without + 1 if depth is None else 0
+            impatient = self._without == _PATIENCE
+        if impatient and (reason := self._depth.missing(stamp_ns)):
             self._log.warn(f"positions are not measured: {reason}")
         return depth
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
+from typing import Protocol
 
 from PIL import ImageFont
 
 Font = ImageFont.FreeTypeFont
+
+
+class Measure(Protocol):
+    """What lines are broken by: a font, or an estimate of one."""
+
+    def getlength(self, text: str, /) -> float:
+        """The width of a text, pixels."""
+        ...
+
 
 LATIN_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular", "LiberationSans-Regular", "Ubuntu-R")
 _FONT_FOLDERS = (
@@ -70,7 +80,7 @@ def drawable(text: str, font: Font) -> str:
     return "".join(char for char in text if char.isascii() or _has_glyph(font, char))
 
 
-def wrap(text: str, font: Font, width_px: int) -> list[str]:
+def wrap(text: str, font: Measure, width_px: int) -> list[str]:
     """Breaks between words, between Chinese characters, and in words wider than a line."""
     words: list[str] = []
     for char in " ".join(text.split()):
@@ -86,7 +96,7 @@ def wrap(text: str, font: Font, width_px: int) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def clip_lines(lines: list[str], count: int, font: Font, width_px: int, *, end: bool) -> list[str]:
+def clip_lines(lines: list[str], count: int, font: Measure, width_px: int, *, end: bool) -> list[str]:
     """At most `count` lines: the first ones or, with `end`, the last ones; "…" marks what is left out."""
     if len(lines) <= count:
         return lines
@@ -101,7 +111,7 @@ def clip_lines(lines: list[str], count: int, font: Font, width_px: int, *, end: 
     return [*rest, last.rstrip() + " …"]
 
 
-def _pieces(word: str, font: Font, width_px: int) -> list[str]:
+def _pieces(word: str, font: Measure, width_px: int) -> list[str]:
     """The word, split if it is wider than a line; at least one character a piece."""
     pieces = [""]
     for char in word:

@@ -70,7 +70,7 @@ def perceive_image(
     languages: Sequence[Language],
     on_text: OnText = lambda region_id, task, language, text: None,
 ) -> list[Region]:
-    """Masks and texts of several regions of one image: one encoder pass, one prefill each, one batch.
+    """Masks and texts of several regions of one image: one encoder pass, then regions and texts in batches.
 
     `image`: (H, W, 3) uint8 RGB. The region of prompt i has id i + 1; if nothing was found, it is
     lost and has no texts. `on_text` is called as texts grow.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pam_ros.records import Region, RegionState
-from pam_ros.runtime.fonts import Font, clip_lines, drawable, find_font, wrap
+from pam_ros.runtime.fonts import Font, Measure, clip_lines, drawable, find_font, wrap
 
 Colour = tuple[int, int, int]  # RGB
 
@@ -181,6 +181,32 @@ class _Block:
     lines: tuple[tuple[str, Colour, int], ...]
 
 
+def band_rows(height_px: int, line_px: float) -> int:
+    """Lines of captions that may stand at the bottom of an image."""
+    return max(1, int(height_px * _BAND_HEIGHT / line_px))
+
+
+def caption_mark(region_id: int) -> str:
+    """What stands before a region's caption."""
+    return f"#{region_id} "
+
+
+def caption_lines(
+    texts: Mapping[int, str], font: Measure, width_px: int, rows: int, growing: Collection[int]
+) -> dict[int, list[str]]:
+    """The lines of each region's caption beside its mark, in all at most `rows`, or one each.
+
+    A caption that is too long shows its beginning, one that grows its end.
+    """
+    shown = list(texts.items())[:rows]
+    each = min(_CAPTION_LINES, max(1, rows // max(1, len(shown))))
+    lines = {}
+    for region_id, text in shown:
+        wide = max(1, width_px - int(font.getlength(caption_mark(region_id))))
+        lines[region_id] = clip_lines(wrap(text, font, wide), each, font, wide, end=region_id in growing)
+    return lines
+
+
 def _caption_band(
     canvas: NDArray[np.uint8],
     regions: Sequence[Region],
@@ -196,19 +222,14 @@ def _caption_band(
         for region in regions
         if (text := drawable(captions.get(region.region_id, ""), font).strip())
     }
-    room = max(1, int(height * _BAND_HEIGHT) // line_px)
+    room = band_rows(height, line_px)
     if not texts or line_px + 4 > height:
         return None
-    shown = list(texts.items())[:room]
-    each = min(_CAPTION_LINES, max(1, room // len(shown)))
     lines: list[tuple[str, Colour, int]] = []
-    for region_id, text in shown:
-        mark = f"#{region_id} "
-        indent = int(font.getlength(mark))
-        wide = max(1, width - 8 - indent)
-        kept = clip_lines(wrap(text, font, wide), each, font, wide, end=region_id in growing)
+    for region_id, kept in caption_lines(texts, font, width - 8, room, growing).items():
+        mark = caption_mark(region_id)
         lines.append((mark, region_colour(region_id), -1))  # -1: the next line continues it
-        lines += [(line, (255, 255, 255), indent) for line in kept]
+        lines += [(line, (255, 255, 255), int(font.getlength(mark))) for line in kept]
     rows = sum(indent >= 0 for _, _, indent in lines)
     tall = min(height, rows * line_px + 4)
     return _Block(0, height - tall, width, tall, line_px, None, tuple(lines))

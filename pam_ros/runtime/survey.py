@@ -220,7 +220,9 @@ class Surveys:
         found = self._distinct([each for each in found if each.answer.mask_score >= min_score])
         limit = content.max_regions or self.options.all_max_regions
         chosen = found[:limit]
-        warnings = _failed(search.failures, search.boxes) + _left_out(len(found), limit, "max_regions is")
+        warnings = _failed(search.failures, search.boxes) + _left_out(
+            len(found), limit, "at most {} are listed"
+        )
         if not content.keep:
             handles = _handles([each.request for each in chosen])
             left_out = search.boxes - len(chosen)
@@ -237,7 +239,7 @@ class Surveys:
                 prompt = None if known else result.request.content.prompt
                 about.append(PromptRequest(prompt, content.all_tasks(), content.languages, region_id=known))
         if room < 0:
-            warnings += _left_out(len(chosen), len(about), "the camera has room for")
+            warnings += _left_out(len(chosen), len(about), "the camera has room for {}")
         left_out = search.boxes - len(about)
         self._hand_out(survey, about, left_out=left_out, complete=search.complete, warnings=warnings)
 
@@ -348,8 +350,9 @@ def _left_out(found: int, listed: int, limit: str) -> tuple[str, ...]:
     """A warning if more were found than are listed."""
     if found <= listed:
         return ()
-    fewer = f"the {found - listed} with the lowest mask scores are left out"
-    return (f"{found} regions were found; {limit} {listed}: {fewer}",)
+    return (
+        f"{found} regions were found, {limit.format(listed)}; those with the lowest mask scores are left out",
+    )
 
 
 def described(region: Region, language: Language) -> Described:

@@ -45,8 +45,6 @@ class VideoSource:
         if live:
             self._playing.set()
         self._closed = threading.Event()
-        self._submitting = threading.Lock()
-        self._newest: Frame | None = None  # the frame that was submitted last
         self._engine = Engine(
             model=model,
             cameras=[CAMERA],
@@ -97,8 +95,6 @@ class VideoSource:
                 self._engine.remove_region(CAMERA, region_id)
             else:
                 self._engine.clear_regions(CAMERA)
-        if not self._playing.is_set():
-            self._submit(None)  # so that a waiting video shows it
 
     def stream_captions(self, enabled: bool, language: Language) -> Future[None]:
         """See Source."""
@@ -148,15 +144,9 @@ class VideoSource:
         while not self._live and (left_s := self._pace.wait_s(time_ns)) > 0 and not self._closed.is_set():
             self._closed.wait(min(left_s, _WAKE_S))
 
-    def _submit(self, frame: Frame | None) -> None:
-        """Submits a frame to the engine; None submits the last one again, a nanosecond later."""
-        with self._submitting:
-            if frame is None and self._newest is not None:
-                frame = replace(self._newest, stamp_ns=self._newest.stamp_ns + 1)
-            if frame is not None and not self._closed.is_set():
-                self._newest = frame
-                self._pace.sent(frame.stamp_ns)
-                self._engine.submit_frame(frame)
+    def _submit(self, frame: Frame) -> None:
+        self._pace.sent(frame.stamp_ns)
+        self._engine.submit_frame(frame)
 
     # --- results, on the engine's thread
 

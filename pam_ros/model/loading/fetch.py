@@ -208,8 +208,22 @@ def _remove_others(plan: FetchPlan, expected: Mapping[str, Expected], report: Ca
         if (there := plan.folder / file.path).is_file() and there.stat().st_size == file.bytes
     }
     _, wrong = find_wrong(plan.folder, whole, report)
-    for path in gone | wrong.keys():
+    changed = gone | wrong.keys()
+    for path in changed:
         (plan.folder / path).unlink(missing_ok=True)
+    if any(path.endswith(".safetensors") for path in changed):
+        _remove_calibration(plan, changed, report)
+
+
+def _remove_calibration(plan: FetchPlan, changed: set[str], report: Callable[[str], None]) -> None:
+    """Removes what was measured on the weights before."""
+    from pam_ros.model.text.confidence import CONFIDENCE, FAMILIARITY  # imports torch
+
+    for folder in {(plan.folder / path).parent for path in changed}:
+        for stale in (folder / CONFIDENCE, folder / FAMILIARITY):
+            if stale.is_file():
+                stale.unlink()
+                report(f"{stale} belonged to other weights and is removed; calibrate the model again")
 
 
 def _part(folder: Path, path: str, expected: Expected) -> Path:

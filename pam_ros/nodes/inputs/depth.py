@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from pam_ros.records import DepthImage
 HISTORY = 30  # messages kept; as many as frames (`frames.history`)
 _MOST_BYTES = 256 << 20  # of these messages
 WAIT_S = 0.1  # for the depth of an image that came first
-_PAUSE_S = 0.3  # without waiting, after depth that did not come: it may come for every tenth image only
+_RATED = 5  # messages that tell how often depth comes
 _SILENT_S = 1.0  # a stream that has been silent for so long is not waited for
 
 
@@ -48,7 +48,6 @@ class DepthInput:
         self._changed = threading.Condition()
         self._messages: deque[tuple[int, Image | CompressedImage]] = deque(maxlen=HISTORY)
         self._arrived_s = -_SILENT_S  # steady
-        self._wait_again_s = -math.inf  # steady
         self._reading = threading.Lock()
         self._converted: DepthImage | None = None  # the one asked for last
         self.topic: str = node.resolve_topic_name(f"{prefix}depth")
@@ -70,10 +69,8 @@ class DepthInput:
         ImageError if the message cannot be read.
         """
         with self._changed:
-            if time.monotonic() >= self._wait_again_s and not self._changed.wait_for(
-                lambda: self._reached(image_ns), WAIT_S
-            ):
-                self._wait_again_s = time.monotonic() + _PAUSE_S
+            if self._due(image_ns):
+                self._changed.wait_for(lambda: self._reached(image_ns), WAIT_S)
             if not self._messages:
                 return None
             depth_ns, message = nearest(self._messages, image_ns)
@@ -100,6 +97,12 @@ class DepthInput:
             f"the nearest message on {self.topic} is {off_s:.3f} s away from the image; "
             "let the camera stamp both alike, or raise depth.stamp_tolerance_s"
         )
+
+    def _due(self, image_ns: int) -> bool:
+        """Whether the next message may be the image's: depth may come for every tenth image only."""
+        stamps = [depth_ns for depth_ns, _ in self._messages][-_RATED:]
+        gaps = [later - earlier for earlier, later in pairwise(stamps)]
+        return not gaps or image_ns >= stamps[-1] + min(gaps) - self._tolerance_s() * 1e9
 
     def _reached(self, image_ns: int) -> bool:
         silent = time.monotonic() - self._arrived_s >= _SILENT_S

@@ -158,6 +158,8 @@ class Services:
             if handle.framed.result() != result.stamp_ns:  # one of several known regions is not in view
                 depth = None
             result = replace(result, regions=await self._measured(result.regions, result.stamp_ns, depth))
+        for line in result.warnings:
+            self._log.warn(line)
         response.header = survey_header(result, request.image)
         response.regions = [
             region_message(region, response.header, with_mask=not request.without_mask)

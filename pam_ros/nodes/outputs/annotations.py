@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import textwrap
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -17,12 +17,27 @@ from pam_ros.nodes.sink import Sink
 from pam_ros.nodes.throttled_log import ThrottledLog
 from pam_ros.nodes.topics import advertise
 from pam_ros.records import Region, RegionState
-from pam_ros.runtime.overlay import mask_contours, region_colour
+from pam_ros.runtime.overlay import band_rows, caption_lines, caption_mark, mask_contours, region_colour
 
 _OUTLINE_ERROR_PX = 1.0
 _FONT_FRACTION = 1 / 32  # of the image's height
-_CHARACTER, _LINE = 0.6, 1.4  # width and height of Foxglove's font, of its size
 _LABEL_GROUND = 0.8  # opacity
+
+
+@dataclass(frozen=True, slots=True)
+class _Font:
+    """Foxglove's, as wide and high as it is about."""
+
+    size_px: float
+
+    def getlength(self, text: str, /) -> float:
+        """The width of a text, pixels."""
+        return self.size_px * sum(0.6 if char.isascii() else 1.0 for char in text)
+
+    @property
+    def line_px(self) -> float:
+        """The height of a line."""
+        return 1.4 * self.size_px
 
 
 def annotations_output(node: Node, log: ThrottledLog) -> AnnotationsOutput | None:
@@ -62,9 +77,10 @@ def annotations_message(messages: Any, snapshot: Snapshot) -> Any:
     message = messages.ImageAnnotations()
     if hasattr(message, "timestamp"):  # newer releases
         message.timestamp = stamp
-    font_px = max(10.0, size[0] * _FONT_FRACTION)
+    font = _Font(max(10.0, size[0] * _FONT_FRACTION))
     texts: list[tuple[Region, str, float, float]] = []  # x and y of the text's lower left corner
-    band: list[tuple[Region, str]] = []  # lines
+    captions: dict[int, str] = {}
+    growing: set[int] = set()
     for region in snapshot.result.regions:
         lost = region.state is RegionState.LOST
         shown = snapshot.last_seen.get(region.region_id) if lost else region
@@ -84,20 +100,28 @@ def annotations_message(messages: Any, snapshot: Snapshot) -> Any:
             )
         name = snapshot.names.get(region.region_id, "")
         heading = f"#{region.region_id} {name}".strip() + (" (lost)" if lost else "")
-        x = min(float(shown.box_xyxy[0]), size[1] - _CHARACTER * font_px * len(heading))
-        texts.append((region, heading, max(x, 0.0), max(float(shown.box_xyxy[1]), font_px)))
-        if caption := next((it.text for it in snapshot.captions.get(region.region_id, ())), ""):
-            lines = textwrap.wrap(f"#{region.region_id} {caption}", int(size[1] / (_CHARACTER * font_px)))
-            band += [(region, line) for line in lines]
+        x = min(float(shown.box_xyxy[0]), size[1] - font.getlength(heading))
+        texts.append((region, heading, max(x, 0.0), max(float(shown.box_xyxy[1]), font.size_px)))
+        if caption := next(iter(snapshot.captions.get(region.region_id, ())), None):
+            captions[region.region_id] = caption.text
+            growing |= set() if caption.final else {region.region_id}
     # Captions stand in a band at the bottom, as on the overlay: Foxglove cuts what is too long.
+    rows = band_rows(size[0], font.line_px)
+    lines = caption_lines(captions, font, size[1], rows, growing)
+    by_id = {region.region_id: region for region in snapshot.result.regions}
+    band = [
+        (by_id[region_id], line if number else caption_mark(region_id) + line)
+        for region_id, each in lines.items()
+        for number, line in enumerate(each)
+    ]
     for place, (region, line) in enumerate(reversed(band)):
-        texts.append((region, line, 0.0, size[0] - _LINE * font_px * place))
+        texts.append((region, line, 0.0, size[0] - font.line_px * place))
     message.texts = [
         messages.TextAnnotation(
             timestamp=stamp,
             position=messages.Point2(x=x, y=y),
             text=text,
-            font_size=font_px,
+            font_size=font.size_px,
             text_color=messages.Color(r=1.0, g=1.0, b=1.0, a=1.0),
             background_color=_colour(messages, region, _LABEL_GROUND),
         )

@@ -68,8 +68,9 @@ def plane_marker(image: NDArray[np.uint8], camera: CameraModel, distance_m: floa
     small = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
     around = np.pad(small.reshape(rows, columns, 3).astype(np.float64), ((1, 1), (1, 1), (0, 0)), "edge")
     corners = (around[:-1, :-1] + around[1:, :-1] + around[:-1, 1:] + around[1:, 1:]) / (4 * 255.0)
-    colours = np.empty(corners.shape[:2], object)
-    colours.flat = [ColorRGBA(r=r, g=g, b=b, a=1.0) for r, g, b in corners.reshape(-1, 3).tolist()]
+    colours = np.array(
+        [ColorRGBA(r=r, g=g, b=b, a=1.0) for r, g, b in corners.reshape(-1, 3).tolist()], dtype=object
+    ).reshape(corners.shape[:2])
     marker = Marker(type=Marker.TRIANGLE_LIST, points=_triangles(camera, distance_m))
     marker.scale.x = marker.scale.y = marker.scale.z = 1.0
     marker.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)

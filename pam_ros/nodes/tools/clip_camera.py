@@ -58,7 +58,7 @@ class ClipCamera(Node):
         self._pace = Pace(
             rate=self._number("rate", 1.0, above=0.0),
             follow=bool(followed),
-            max_lag_s=self._number("max_lag_s", 1.0),
+            max_lag_s=self._number("max_lag_s", 1.0, above=0.0),
         )
         videos.video_stamps_ns(clip)  # raises if nothing can be played
         self._frames: Iterator[Frame] = videos.read_video(clip, self.get_logger().warning)
@@ -85,7 +85,7 @@ class ClipCamera(Node):
         """How many frames the node saw, and how fast; empty if none is followed."""
         return self._pace.report() if self._pace.follow else ""
 
-    def _number(self, name: str, default: float, *, above: float = -math.inf) -> float:
+    def _number(self, name: str, default: float, *, above: float) -> float:
         """Declares a parameter that integers can be given for, too. Raises InputError."""
         value = self.declare_parameter(name, default, ParameterDescriptor(dynamic_typing=True)).value
         if isinstance(value, bool) or not isinstance(value, int | float):

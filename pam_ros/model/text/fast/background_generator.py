@@ -266,8 +266,8 @@ class BackgroundGenerator(GeneratorBase[None]):
             text = self._waiting[0]
             if not self._ready(text):
                 break
+            self._begin(text)  # if it fails, the text is among those that `_fail` reports
             self._waiting.pop(0)
-            self._begin(text)
         if self._waiting and self._engine.idle:  # nothing will ever make room
             text = self._waiting.pop(0)
             self._abandon(text)

@@ -89,7 +89,7 @@ class EngineVision:
         def run(chosen: list[int]) -> list[EngineObservation]:
             return self._segment_alike(features, [prompts[i] for i in chosen], [memories[i] for i in chosen])
 
-        with self._streamed():
+        with self._streamed(), _all_or_nothing(memories):
             return in_batches(range(len(prompts)), kind, run)
 
     @torch.inference_mode()
@@ -103,25 +103,17 @@ class EngineVision:
     ) -> list[EngineObservation]:
         if prompts[0].mask is not None:
             masks = [prompt.mask for prompt in prompts if prompt.mask is not None]
-            with _all_or_nothing(memories):
-                found = self._engine.segment_masks(features, np.stack(masks), memories)
-            return _observations(found, masks)
+            return _observations(self._engine.segment_masks(features, np.stack(masks), memories), masks)
         clicks = click_arrays(self._engine.sam2.image_size, [features.size] * len(prompts), prompts)
         run = self._engine.segment if memories[0].is_empty else self._engine.refine
-        with _all_or_nothing(memories):
-            found = run(features, *clicks, memories)
-        return _observations(found)
+        return _observations(run(features, *clicks, memories))
 
     def track(self, features: EncodedFrame, memories: Sequence[RegionSlots]) -> list[EngineObservation]:
         """See `interface.VisionModel`."""
         if any(memory.is_empty for memory in memories):
             raise PromptError("the region has no memory yet; prompt it before tracking")
-        if not memories:
-            return []
-        with self._streamed():
-            with _all_or_nothing(memories):
-                found = self._engine.track(features, memories)
-            return _observations(found)
+        with self._streamed(), _all_or_nothing(memories):
+            return _observations(self._engine.track(features, memories)) if memories else []
 
     def embeddings(
         self, observations: Sequence[Any], *, stride: int, crop: bool = False

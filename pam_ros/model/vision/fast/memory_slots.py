@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -70,13 +70,15 @@ class RegionSlots:
 
     def saved(self) -> Callable[[], None]:
         """What puts the memory back to how it is now, if the frame that is written next fails."""
-        conditioning, recent = ([replace(each) for each in part] for part in (self.conditioning, self.recent))
-        kept = self.index, conditioning, recent
+        kept = self.index, list(self.conditioning), list(self.recent)
+        spatial = [entry.feature_slot for entry in self.recent]
         free = list(self.free_features), list(self.free_pointers)
 
         def restore() -> None:
             self.index, self.conditioning, self.recent = kept
             self.free_features, self.free_pointers = free
+            for entry, slot in zip(self.recent, spatial, strict=True):
+                entry.feature_slot = slot
 
         return restore
 
