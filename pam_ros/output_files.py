@@ -31,6 +31,10 @@ def writable_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             return path
+    except (FileExistsError, NotADirectoryError):
+        raise OutputError(
+            f"cannot write to folder {path}: it, or what it lies in, is a file; choose another folder"
+        ) from None
     except OSError as error:
         raise OutputError(f"cannot write to folder {path}: {error.strerror}; choose another folder") from None
 

@@ -86,10 +86,22 @@ def test_perceive_region_prints_the_answer_or_the_reason(robot: Client, tmp_path
     assert "outside the 640x480 image" in outside.stderr
     wrong = run(robot, tmp_path, "perceive_region", "--click", "320")
     assert wrong.returncode == 2
-    assert "argument --click: invalid 2 comma-separated numbers value: '320'" in wrong.stderr
+    assert "argument --click: takes 2 comma-separated numbers, not '320'" in wrong.stderr
     absent = run(robot, tmp_path, "perceive_region", "--click", "1,1", "--timeout", "1", "--service", "/no")
     assert absent.returncode == 1
     assert "did not answer within 1 s" in absent.stderr
+
+
+def test_a_question_that_nobody_answers_says_so_and_ends_at_a_signal(robot: Client, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pam_ros.examples.perceive_region", "--click", "1,1", "--service", "/no"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(robot), stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("nobody serves /no yet; waiting: start pam_node")
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "stopped before /no answered\n"
+    assert process.returncode == 1
 
 
 def test_pick_by_function_prints_the_best_region_or_that_none_fits(robot: Client, tmp_path: Path) -> None:

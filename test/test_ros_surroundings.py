@@ -56,6 +56,11 @@ def test_a_wrong_image_topic_is_told_with_the_right_ones() -> None:
             process.wait_for_log("images arrive on /image")
         process.wait_for_log("it has 1 publisher, but nothing is sent")
         assert process.log().count("no image has arrived") == 2
+        with Camera(robot, dies=True):
+            wait_until(lambda: process.log().count("images arrive on /image") == 2, "images")
+        process.wait_for_log(
+            "no image has arrived on /image for 5 s: its publisher has gone; start the camera"
+        )
 
 
 def test_an_image_topic_of_another_type_or_reliability() -> None:

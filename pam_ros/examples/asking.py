@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import rclpy
@@ -16,6 +17,7 @@ from rclpy.utilities import remove_ros_args
 from pam_ros.msg import RegionText, Status
 
 RETRY_S = 1.0
+NOTICE_S = 5.0  # without a server, before that is said
 # A server is found before it knows where its answers go; without a pause the first one can be lost.
 SETTLE_S = 0.3
 
@@ -24,36 +26,48 @@ def pixels(count: int) -> Callable[[str], list[float]]:
     """An argument type: that many comma-separated numbers, as the command `pam` takes them."""
 
     def numbers(text: str) -> list[float]:
-        values = [float(part) for part in text.split(",")]
-        if len(values) != count:
-            raise ValueError
-        return values
+        with suppress(ValueError):
+            values = [float(part) for part in text.split(",")]
+            if len(values) == count:
+                return values
+        raise argparse.ArgumentTypeError(f"takes {count} comma-separated numbers, not {text!r}")
 
-    numbers.__name__ = f"{count} comma-separated numbers"  # argparse names it in its error
     return numbers
 
 
 def ask(node: Node, kind: Any, service: str, request: Any, timeout_s: float) -> Any:
     """The response. Raises SystemExit with the reason if there is none or its status is not OK."""
-    client = node.create_client(kind, service)
+    try:
+        response = _response(node, node.create_client(kind, service), request, timeout_s)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        raise SystemExit(f"stopped before {service} answered") from None
+    except Exception:
+        if rclpy.ok():  # else the signal came while the service was looked for
+            raise
+        raise SystemExit(f"stopped before {service} answered") from None
+    if response is None:
+        raise SystemExit(f"{service} did not answer within {timeout_s:g} s; check that pam_node is running")
+    if response.status.code != Status.OK:
+        raise SystemExit(response.status.message)
+    return response
+
+
+def _response(node: Node, client: Any, request: Any, timeout_s: float) -> Any:
+    """The last response within the time; None without one. Asks again while the model loads."""
     until_s = time.monotonic() + timeout_s
     response = None
+    if not client.wait_for_service(min(NOTICE_S, timeout_s)) and timeout_s > NOTICE_S:
+        hint = "start pam_node, with the ROS_DOMAIN_ID of this terminal"
+        print(f"nobody serves {client.srv_name} yet; waiting: {hint}", file=sys.stderr, flush=True)
     while client.wait_for_service(max(0.0, until_s - time.monotonic())):
         time.sleep(SETTLE_S)
         future = client.call_async(request)
-        try:
-            rclpy.spin_until_future_complete(node, future, timeout_sec=max(0.0, until_s - time.monotonic()))
-        except (KeyboardInterrupt, ExternalShutdownException):
-            raise SystemExit(f"stopped before {service} answered") from None
+        rclpy.spin_until_future_complete(node, future, timeout_sec=max(0.0, until_s - time.monotonic()))
         response = future.result() if future.done() else response
         starting = response is not None and response.status.code in (Status.NOT_ACTIVE, Status.NO_FRAME)
         if not starting or time.monotonic() + RETRY_S > until_s:
             break
         time.sleep(RETRY_S)
-    if response is None:
-        raise SystemExit(f"{service} did not answer within {timeout_s:g} s; check that pam_node is running")
-    if response.status.code != Status.OK:
-        raise SystemExit(response.status.message)
     return response
 
 

@@ -306,7 +306,7 @@ class Captions:
             self._reporter.listener.on_warning(
                 job.camera,
                 f"region {job.region_id}: skipped caption {skipped.sequence}, because generation takes "
-                f"longer than the caption period ({self.options.caption_period_s} s); raise it",
+                f"longer than the caption period of {self.options.caption_period_s} s; raise streaming.period_s",
             )
 
     def _job(

@@ -16,6 +16,7 @@ from pam_ros.model.loading.checksums import Expected, Record, check_sizes, verif
 from pam_ros.model.schema import check_folder, check_readable, readable, short
 
 OFFICIAL_SAM2 = "sam2.1/sam2.1_hiera_l"
+_CONTENTS = "a model's folder has config.json, tokenizer and *.safetensors; `pam models` lists what is here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def find_files(name_or_path: str, sam2: Path | None) -> ModelFiles:
     check_folder(folder)
     weights = tuple(sorted(folder.glob("*.safetensors")))
     if not weights:
-        raise ModelNotFoundError(f"no *.safetensors file in {folder}")
+        raise ModelNotFoundError(f"no *.safetensors file in {folder}; {_CONTENTS}")
     own = folder / "sam2.yaml"
     sam2_weights = _find_sam2((folder, root), sam2, description)
     if sam2_weights is not None:
@@ -147,7 +148,7 @@ def with_config(folder: Path) -> Path:
     for candidate in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
         if (candidate / "config.json").is_file():
             return candidate
-    raise ModelNotFoundError(f"no config.json in {folder} or its subfolders")
+    raise ModelNotFoundError(f"no config.json in {folder} or its subfolders; {_CONTENTS}")
 
 
 def _find_sam2(

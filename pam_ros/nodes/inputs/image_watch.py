@@ -35,11 +35,12 @@ class ImageWatch:
         self._topic = topic
         self._kind, self._other_kind = (_COMPRESSED, _IMAGE) if compressed else (_IMAGE, _COMPRESSED)
         self._arrived_s = time.monotonic()  # of the newest image, or when the watch began
+        self._any = False  # whether an image has come
         self._silent = self._losing = False  # as reported last
 
     def arrived(self, stamp_ns: int) -> None:
         """An image came, readable or not; a zero stamp is not counted."""
-        self._arrived_s = time.monotonic()
+        self._arrived_s, self._any = time.monotonic(), True
         if self._silent:
             self._silent = False
             self._logger.info(f"images arrive on {self._topic}")
@@ -50,11 +51,14 @@ class ImageWatch:
         """Called periodically: warns if images do not arrive or get lost."""
         if not self._silent and time.monotonic() - self._arrived_s > SILENT_S:
             self._silent = True
-            self._log.warn(
-                f"no image has arrived on {self._topic} for {SILENT_S:g} s: {self._reason()}. "
-                f"{self._others()}; remap `image` to the right one: -r image:=TOPIC, or image:=TOPIC for "
-                "pam.launch.py"
-            )
+            silence = f"no image has arrived on {self._topic} for {SILENT_S:g} s"
+            if self._any and not self._node.count_publishers(self._topic):
+                self._log.warn(f"{silence}: its publisher has gone; start the camera again")
+            else:
+                self._log.warn(
+                    f"{silence}: {self._reason()}. {self._others()}; remap `image` to the right one: "
+                    "-r image:=TOPIC, or image:=TOPIC for pam.launch.py"
+                )
         losing = not self._silent and self.gaps.missing_fraction > MISSING_ABOVE
         if losing and not self._losing:
             self._log.warn(
