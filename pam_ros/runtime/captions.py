@@ -305,8 +305,8 @@ class Captions:
         if skipped is not None:
             self._reporter.listener.on_warning(
                 job.camera,
-                f"region {job.region_id}: skipped caption {skipped.sequence}, because generation takes "
-                f"longer than the caption period of {self.options.caption_period_s} s; raise streaming.period_s",
+                f"region {job.region_id}: skipped caption {skipped.sequence}, because generation takes longer"
+                f" than the caption period ({self.options.caption_period_s} s); raise streaming.period_s",
             )
 
     def _job(
