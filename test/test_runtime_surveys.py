@@ -171,6 +171,18 @@ def test_regions_are_ranked_by_how_well_they_fit():
     assert it.model.count("candidates") == 0
 
 
+def test_a_tracked_region_is_described_as_the_survey_finds_it():
+    it = rig()
+    known = it.region(box(6, 6, 20, 20))  # a mask that is not the thing's
+    result = survey(it, tasks=(Task.LABEL,), keep=True).future.result(0)
+    found = next(region for region in result.regions if region.region_id == known.region_id)
+    assert tuple(found.box_xyxy.tolist()) == THINGS[0] != tuple(known.box_xyxy.tolist())
+    assert (found.created_ns, found.last_visible_ns, result.stamp_ns) == (10**9, 10**9, 10**9)
+    assert (Task.LABEL, Language.EN) in found.texts
+    assert it.reported_ids[-1] == [1, 2]
+    assert it.events.frames[-1].regions[0].box_xyxy.tolist() == known.box_xyxy.tolist()  # tracking goes on
+
+
 def test_known_regions_are_ranked_as_they_are_in_the_newest_frame():
     it = rig()
     for thing in THINGS:

@@ -16,7 +16,7 @@ from pam_ros.errors import CancelledError, NotActiveError, NothingFoundError, Pa
 from pam_ros.geometry import Box, distinct_boxes
 from pam_ros.model.interface import Described, FrameFeatures, PerceptionModel
 from pam_ros.model.vision.grid import Candidates, GridFilter, grid_points, kept_boxes
-from pam_ros.records import Language, Prompt, Region, RegionState, Task
+from pam_ros.records import Frame, Language, Prompt, Region, RegionState, Task
 from pam_ros.runtime.failures import FaultLog
 from pam_ros.runtime.inbox import Inbox
 from pam_ros.runtime.masks import ONCE_AT_A_TIME, Masks, PromptResult
@@ -62,7 +62,8 @@ class _Answers:
     handles: list[RequestHandle[Region]]
     left_out: int
     complete: bool
-    known: frozenset[int] = frozenset()  # regions that were there before
+    # Of handles, the tracked regions that their answers are about.
+    known: dict[RequestHandle[Region], Region] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()  # see SurveyResult
 
 
@@ -137,7 +138,11 @@ class Surveys:
         if content.region_ids:
             texts = PromptRequest(None, content.all_tasks(), content.languages)
             about = [replace(texts, region_id=region_id) for region_id in content.region_ids]
-            self._hand_out(survey, about, left_out=0, complete=True)
+            requests = [self._request(survey, each, None) for each in about]
+            handles = _handles(requests)
+            for handle in handles:
+                handle.framed.add_done_callback(partial(_tell, survey.handle))
+            self._hand_out(_Answers(survey, handles, 0, True), requests)
             return
         frame = survey.frame
         if frame is camera.frame and camera.features is not None:
@@ -230,18 +235,27 @@ class Surveys:
             self._take_along(survey, handles)
             self._describe(chosen)
             return
-        about, room = [], self.options.max_regions - len(camera.regions)
+        room = self.options.max_regions - len(camera.regions)
+        answers = _Answers(survey, [], 0, search.complete, warnings=warnings)
+        requests, described = [], []
         boxes_found = np.array([each.answer.box_xyxy for each in chosen], np.float32).reshape(-1, 4)
         matched = camera.match(boxes_found, frame.stamp_ns, self.options.detection_iou)
         for result, known in zip(chosen, matched, strict=True):
             room -= not known
-            if known or room >= 0:
-                prompt = None if known else result.request.content.prompt
-                about.append(PromptRequest(prompt, content.all_tasks(), content.languages, region_id=known))
+            if known and result.request.handle is not None:
+                # As it was found here: a tracked mask may have drifted.
+                described.append(result)
+                answers.handles.append(result.request.handle)
+                answers.known[result.request.handle] = camera.regions[known].snapshot()
+            elif room >= 0:
+                prompt = PromptRequest(result.request.content.prompt, content.all_tasks(), content.languages)
+                requests.append(self._request(survey, prompt, survey.frame))
+        answers.handles += _handles(requests)
         if room < 0:
-            warnings += _left_out(len(chosen), len(about), "the camera has room for {}")
-        left_out = search.boxes - len(about)
-        self._hand_out(survey, about, left_out=left_out, complete=search.complete, warnings=warnings)
+            answers.warnings += _left_out(len(chosen), len(answers.handles), "the camera has room for {}")
+        answers.left_out = search.boxes - len(answers.handles)
+        self._hand_out(answers, requests)
+        self._describe(described)
 
     def _distinct(self, results: Sequence[PromptResult]) -> list[PromptResult]:
         """Highest mask score first, without masks that are not in view or repeat one with a higher score."""
@@ -250,25 +264,14 @@ class Surveys:
         boxes = np.array([each.answer.box_xyxy for each in visible], np.float32)
         return [visible[place] for place in distinct_boxes(boxes, self.options.all_max_box_iou)]
 
-    def _hand_out(
-        self,
-        survey: Survey,
-        about: Sequence[PromptRequest],
-        *,
-        left_out: int,
-        complete: bool,
-        warnings: tuple[str, ...] = (),
-    ) -> None:
+    def _request(self, survey: Survey, content: PromptRequest, frame: Frame | None) -> Request:
+        return Request(survey.camera, content, frame, self._clock(), handle=RequestHandle[Region]())
+
+    def _hand_out(self, answers: _Answers, requests: Sequence[Request]) -> None:
         """Puts requests in front of the flow, like those of any caller."""
-        requests, handles = [], []
-        for content in about:
-            handles.append(RequestHandle[Region]())
-            handles[-1].framed.add_done_callback(partial(_tell, survey.handle))
-            frame = None if content.prompt is None else survey.frame
-            requests.append(Request(survey.camera, content, frame, self._clock(), handle=handles[-1]))
-        known = frozenset(content.region_id for content in about if content.region_id)
-        self._answers.append(_Answers(survey, handles, left_out, complete, known, warnings))
-        self._take_along(survey, handles)
+        survey = answers.survey
+        self._answers.append(answers)
+        self._take_along(survey, answers.handles)
         if not self._inbox.put_found(survey.camera, requests):
             raise NotActiveError("the engine is not active; activate the manager, then try again")
 
@@ -296,6 +299,14 @@ class Surveys:
                 left_out, error = left_out + 1, error or failure
             else:
                 region = handle.future.result()
+                if (tracked := answers.known.get(handle)) is not None:
+                    region = replace(
+                        region,
+                        region_id=tracked.region_id,
+                        created_ns=tracked.created_ns,
+                        source_id=tracked.source_id,
+                        source_class=tracked.source_class,
+                    )
                 regions.setdefault(region.region_id or -place, region)  # two boxes may show one known region
         if error is not None and not regions:
             raise error
@@ -308,8 +319,9 @@ class Surveys:
             order = sorted(range(len(listed)), key=lambda i: -scores[i])
             listed, scores = [listed[i] for i in order], [scores[i] for i in order]
             bar = self.options.find_min_score if content.min_score is None else content.min_score
+            tracked_ids = {*content.region_ids, *(each.region_id for each in answers.known.values())}
             for i, (region, score) in enumerate(zip(listed, scores, strict=True)):
-                if content.keep and score < bar and region.region_id not in answers.known:
+                if content.keep and score < bar and region.region_id not in tracked_ids:
                     listed[i] = self._let_go(survey, region)
         stamp_ns = survey.frame.stamp_ns
         if content.region_ids:
