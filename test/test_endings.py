@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -175,8 +175,11 @@ def readable(out: Path) -> tuple[int, int]:
 
 
 def lines_of(out: Path) -> int:
-    path = out / "regions.jsonl"
-    return path.read_text().count("\n") if path.is_file() else 0
+    with suppress(
+        FileNotFoundError
+    ):  # it comes and goes before the results: whether it can be written is tried
+        return (out / "regions.jsonl").read_text().count("\n")
+    return 0
 
 
 def reaches(count: int, out: Path, process: subprocess.Popen[str]) -> Callable[[], bool]:

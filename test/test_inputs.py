@@ -74,17 +74,17 @@ def test_depth_that_comes_for_some_images_only_is_not_waited_for_each_time(
         return condition()
 
     monkeypatch.setattr(depth._changed, "wait_for", wait_for)
-    waited_s, found = 0.0, 0
+    waited_s, found = [], 0
     for i in range(60):  # 2 s of images at 30 Hz, every tenth with depth
         stamp_ns = 10**9 + i * 33_000_000
         if i % 10 == 0:
             depth._take(depth_message(stamp_ns))
         before_s = clock.now_s
         found += depth.at(stamp_ns) is not None
-        waited_s += clock.now_s - before_s
+        waited_s.append(clock.now_s - before_s)
         clock.now_s = max(clock.now_s, 100.0 + i * 0.033)
     assert found == 6
-    assert waited_s == pytest.approx(0.1)  # before it is known how often depth comes
+    assert sum(waited_s[10:]) == 0.0  # before, it is not known how often depth comes
     waits.clear()
     depth.at(10**9 + 60 * 33_000_000)
     assert waits, "the next depth is due"
