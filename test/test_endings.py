@@ -175,9 +175,7 @@ def readable(out: Path) -> tuple[int, int]:
 
 
 def lines_of(out: Path) -> int:
-    with suppress(
-        FileNotFoundError
-    ):  # it comes and goes before the results: whether it can be written is tried
+    with suppress(FileNotFoundError):  # before the results, it comes and goes: can it be written?
         return (out / "regions.jsonl").read_text().count("\n")
     return 0
 
