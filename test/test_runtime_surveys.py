@@ -183,6 +183,17 @@ def test_a_tracked_region_is_described_as_the_survey_finds_it():
     assert it.events.frames[-1].regions[0].box_xyxy.tolist() == known.box_xyxy.tolist()  # tracking goes on
 
 
+def test_tracked_and_new_regions_are_listed_in_one_order():
+    it = rig()
+    kept = survey(it, keep=True).future.result(0)
+    last = kept.regions[-1]
+    it.engine.remove_region("front", kept.regions[0].region_id)
+    it.settle()
+    again = survey(it, keep=True).future.result(0)
+    assert [tuple(each.box_xyxy) for each in again.regions] == [tuple(each.box_xyxy) for each in kept.regions]
+    assert [each.region_id for each in again.regions] == [3, last.region_id]
+
+
 def test_known_regions_are_ranked_as_they_are_in_the_newest_frame():
     it = rig()
     for thing in THINGS:

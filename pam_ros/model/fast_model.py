@@ -66,7 +66,7 @@ class FastModel:
         self._began_s = time.monotonic()
         self._unprepared = 1 + texts  # masks and texts
         self._graphs = graphs
-        self._max_regions = regions
+        self.info: ModelInfo = replace(model.info, max_regions=regions)
         self._lock = threading.Lock()
         self._engines = engines = Engines(
             model,
@@ -93,11 +93,6 @@ class FastModel:
         self._closing = threading.Event()
         self._closed = False
         self._preparing = threading.Thread(target=self._prepare, name="pam_prepare", daemon=True)
-
-    @property
-    def info(self) -> ModelInfo:
-        """Facts about the loaded model."""
-        return replace(self._model.info, max_regions=self._max_regions)
 
     @property
     def vision(self) -> VisionModel:

@@ -242,15 +242,19 @@ class Surveys:
         matched = camera.match(boxes_found, frame.stamp_ns, self.options.detection_iou)
         for result, known in zip(chosen, matched, strict=True):
             room -= not known
-            if known and result.request.handle is not None:
-                # As it was found here: a tracked mask may have drifted.
+            request = result.request
+            if known:  # as it was found here: a tracked mask may have drifted
                 described.append(result)
-                answers.handles.append(result.request.handle)
-                answers.known[result.request.handle] = camera.regions[known].snapshot()
             elif room >= 0:
-                prompt = PromptRequest(result.request.content.prompt, content.all_tasks(), content.languages)
-                requests.append(self._request(survey, prompt, survey.frame))
-        answers.handles += _handles(requests)
+                prompt = PromptRequest(request.content.prompt, content.all_tasks(), content.languages)
+                request = self._request(survey, prompt, frame)
+                requests.append(request)
+            else:
+                continue
+            assert request.handle is not None
+            answers.handles.append(request.handle)
+            if known:
+                answers.known[request.handle] = camera.regions[known].snapshot()
         if room < 0:
             answers.warnings += _left_out(len(chosen), len(answers.handles), "the camera has room for {}")
         answers.left_out = search.boxes - len(answers.handles)
