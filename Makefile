@@ -1,6 +1,6 @@
 # make demo        plays a clip as a camera, prompts an object, prints captions, writes out/demo (CLIP=path BOX=x1,y1,x2,y2 or CLICK=x,y)
-# make test        every test (PYTEST_ARGS='-m "not ros"' or any other arguments of pytest)
-# make test-unit   the tests of one tier, under 2 minutes; test-model and test-ros run the others
+# make test        every test (PYTEST_ARGS='-k markers': any arguments of pytest)
+# make test-unit   the tests of one tier, under 2 minutes; test-model and test-ros run the others, test-cuda those of a GPU
 # make lint        ruff and mypy alone
 # make docs        the documentation as a site in out/site (open out/site/index.html)
 # make build       what the others do first (or make setup): .venv with pinned packages, and the packages built by colcon into .build
@@ -17,7 +17,7 @@ export PYTHON
 RUN := .setup/run.sh
 ROUTE := $(or $(ROS_DISTRO),wheels)
 
-TIERS := test-unit test-model test-ros
+TIERS := test-unit test-model test-ros test-cuda
 
 # ROS traffic stays on this machine and out of other test runs on it.
 test $(TIERS) demo: export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
@@ -30,7 +30,7 @@ setup build: .build/stamps/$(ROUTE)
 # ROS has a process of its own: its threads stay apart from those of networks. 5: no test was selected.
 # In CI, tests with ROS that failed get a second chance: on a busy machine DDS loses a message now and then.
 test: setup
-	@status=0; for tier in "not ros" ros; do \
+	@status=0; for tier in "not ros" ros $$(command -v nvidia-smi >/dev/null && echo cuda); do \
 	  $(RUN) pytest -m "$$tier" $(PYTEST_ARGS) || case $$?/$$tier/$${CI:-} in \
 	    5/*) ;; \
 	    1/ros/true) echo "what failed is run once more, alone"; $(RUN) pytest -m ros --lf --lfnf=none || status=1 ;; \

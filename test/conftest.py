@@ -17,6 +17,13 @@ import pytest
 # hub's library is imported, and inherited by the processes that tests start.
 os.environ["PAM_MODELS"] = os.environ["HF_HUB_CACHE"] = "/nonexistent/models"
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides GPUs from all tests, and the processes they start, but those of `-m cuda`: `auto` is the CPU."""
+    if config.getoption("markexpr") != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 # Networks compute, or scenes are rendered.
 MODEL = {
     "test_ablations",

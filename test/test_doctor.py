@@ -81,10 +81,10 @@ def test_later_chips_run_ptx_and_earlier_ones_do_not() -> None:
     assert diagnosis.is_built_for((8, 7), ["sm_87"])
 
 
+@pytest.mark.cuda
 def test_a_kernel_is_really_run() -> None:
     assert diagnosis.kernel_failure(torch.device("cpu")) == ""
-    if not torch.cuda.is_available():
-        assert diagnosis.kernel_failure(torch.device("cuda")) != ""
+    assert (diagnosis.kernel_failure(torch.device("cuda")) == "") == torch.cuda.is_available()
 
 
 @pytest.mark.parametrize(("built_for", "words"), [(None, "for CPUs only"), ("13.0", "cannot use it")])

@@ -20,6 +20,7 @@ from pam_ros.model.text.language_model import TextStream
 from pam_ros.records import Frame, Language, Prompt, Task
 from pam_ros.runtime.offline import caption_video, perceive_image
 
+pytestmark = pytest.mark.cuda
 CUDA = torch.cuda.is_available()
 LANGUAGES = [Language.EN, Language.ZH]
 

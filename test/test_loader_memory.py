@@ -26,6 +26,7 @@ from pam_ros.model.loading.random_weights import random_architecture
 from pam_ros.model.loading.weights import EMBEDDING, LM_HEAD, SAM2_PREFIX, official_name
 from pam_ros.model.pam import Pam
 
+pytestmark = pytest.mark.cuda
 GPU = torch.cuda.is_available()
 CPU_LAYERS = 2
 LARGEST_FRACTION = 1.3  # of the largest file: what loading may take of host memory beside the model

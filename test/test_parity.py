@@ -40,7 +40,10 @@ WINDOW = 60  # tokens; shorter than both prompts, so that it has an effect
         (EngineKind.PLAIN, "cpu"),
         pytest.param(
             EngineKind.FAST, "cuda",
-            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+            marks=[
+                pytest.mark.cuda,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+            ],
         ),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pam_ros.model.vision.fast.preprocessing import Preprocessor, torch_resize
 
+pytestmark = pytest.mark.cuda
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # (height, width): cameras, single pixels, odd sizes, portrait (PIL's other order of passes), extreme aspects

@@ -27,6 +27,7 @@ from pam_ros.model.text.fast.decoder_weights import fuse
 from pam_ros.model.text.fast.text_engine import TextEngine
 from pam_ros.model.text.quantized import Int4Matrix, Int8Matrix, QuantizedLinear, linear
 
+pytestmark = pytest.mark.cuda
 CPU = torch.device("cpu")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 needs_triton = pytest.mark.skipif(

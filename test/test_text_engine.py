@@ -14,6 +14,7 @@ from pam_ros.model.text.fast.decoder_weights import fuse
 from pam_ros.model.text.fast.kv_cache import KeyValueCache
 from pam_ros.model.text.fast.text_engine import Text, TextEngine
 
+pytestmark = pytest.mark.cuda
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WIDTH, POSITIONS = 256, 4096
 cuda_only = pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA device")

@@ -10,6 +10,8 @@ from conftest import MODEL, ROS
 
 MODULES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("test_*.py")}
 NEEDS_ROS = re.compile(r'^ *(from|import) (ros_harness|rclpy)\b|prefix_of\(|"pam_ros\.msg"', re.MULTILINE)
+USES_GPU = re.compile(r"\bcuda\.is_available\(\)|\bimport .*\bDEVICE\b")
+MARKED = re.compile(r"\bpytest\.mark\.cuda\b")
 COMPUTES = re.compile(
     r"^from tiny_models import|\b(SceneRenderer|image_sample|video_sample|render_samples)\(", re.MULTILINE
 )
@@ -30,6 +32,12 @@ def test_modules_that_need_ros_are_in_its_tier() -> None:
     found = {name for name, text in MODULES.items() if NEEDS_ROS.search(text)}
     assert len(found) > 5
     assert found <= ROS
+
+
+def test_what_depends_on_a_gpu_is_run_where_there_is_one() -> None:
+    found = {name for name, text in MODULES.items() if USES_GPU.search(text)}
+    assert len(found) > 5
+    assert found == {name for name, text in MODULES.items() if MARKED.search(text)}
 
 
 def test_unit_tests_neither_compute_with_a_network_nor_render() -> None:

@@ -24,6 +24,7 @@ from pam_ros.model.vision.features import Observation
 from pam_ros.model.vision.segmenter import Segmenter
 from pam_ros.records import Prompt
 
+pytestmark = pytest.mark.cuda
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HEIGHT, WIDTH = 360, 480
 TOLERANCE = 1e-4
