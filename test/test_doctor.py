@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_this_machine_is_reported_as_json(
     lines = json.loads(capsys.readouterr().out)
     found = {(line["group"], line["name"]): line for line in lines}
     assert {line["group"] for line in lines} == {"versions", "fonts", "gpu", "memory", "models", "ros"}
-    assert found["versions", "torch"]["value"] == torch.__version__
+    assert found["versions", "torch"]["value"] == version("torch")
     assert found["models", "pam-tiny"]["verdict"] == "ok"
     assert code == (1 if any(line["verdict"] == "error" for line in lines) else 0)
     assert all(line["fix"] for line in lines if line["verdict"] == "error")
@@ -94,10 +95,23 @@ def test_a_gpu_that_torch_cannot_use_is_an_error(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", built_for)
     monkeypatch.setattr(diagnosis, "_has_nvidia_gpu", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     (found,) = diagnosis.gpu_findings()
     assert found.verdict is Verdict.ERROR
     assert words in found.value
     assert found.fix
+
+
+def test_a_hidden_gpu_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(diagnosis, "_has_nvidia_gpu", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (found,) = diagnosis.gpu_findings()
+    assert found.verdict is Verdict.NOTE
+    assert (found.value, found.fix) == (
+        "CUDA_VISIBLE_DEVICES= hides it; the model runs on the CPU",
+        "unset CUDA_VISIBLE_DEVICES",
+    )
 
 
 def test_a_missing_package_and_a_broken_one_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ def gpu_findings() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         if not _has_nvidia_gpu():
             yield Finding("gpu", "GPU", f"none ({build}); the model runs on the CPU", Verdict.NOTE)
+        elif (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+            value = f"CUDA_VISIBLE_DEVICES={visible} hides it; the model runs on the CPU"
+            yield Finding("gpu", "GPU", value, Verdict.NOTE, "unset CUDA_VISIBLE_DEVICES")
         elif torch.version.cuda is None:
             fix = "install a CUDA build of torch"
             yield Finding("gpu", "GPU", f"present, but {build} is for CPUs only", Verdict.ERROR, fix)
