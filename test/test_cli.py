@@ -416,12 +416,15 @@ def test_a_video_that_shrinks_while_it_is_read_says_so(
 
 
 def test_a_score_of_0_fits_everything_and_every_region_keeps_its_id(
-    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     boxes = [(5, 5, 40, 30), (50, 40, 110, 80), (60, 90, 100, 110)]
     options = [part for box in boxes for part in ("--box", ",".join(map(str, box)))]
     command = ["find", str(picture), "something else", *options, "--out", "out"]
     assert with_fake([*command, "--min-score", "0"], tmp_path, monkeypatch) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = [re.match(r"fits: region \d, score 0\.\d\d, box (\d+,\d+,\d+,\d+): .", line) for line in lines]
+    assert sorted(each[1] for each in found if each) == sorted(options[1::2])
     record = json.loads((tmp_path / "out/result.json").read_text())
     assert [region["id"] for region in record["regions"]] == [1, 2, 3]
     assert sorted(path.name for path in (tmp_path / "out").glob("mask_*")) == [

@@ -198,8 +198,10 @@ def find(
             print(_line(region_json(region) | {"score": round(score, 4), "fits": fits}))
         else:
             mark = f"fits: region {region.region_id}," if fits else "does not fit:"
+            box_xyxy = ",".join(f"{side:.0f}" for side in region.box_xyxy)
             if place < fitting + others:
-                print(f"{mark} {score:.2f} {region.texts[Task.EXPLAIN, spoken].shown}")
+                text = region.texts[Task.EXPLAIN, spoken].shown
+                print(f"{mark} score {score:.2f}, box {box_xyxy}: {text}")
     note(f"wrote {out}/")
     if not fitting:
         if not as_json:
