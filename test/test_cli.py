@@ -203,7 +203,7 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
         (["perceive", "picture.png", "--click", "3,4", "--task", "clip"], "for clips, not for images"),
         (["perceive", "picture.png", "--click", "3,4", "--language", "fr"], "allowed: en, zh"),
         (["perceive", "picture.png", "--click", "3,4", "--model", "pam-huge"], "unknown model 'pam-huge'"),
-        (["perceive", "picture.png", "--click", "3,4", "--model", "pam-3b"], "pam fetch pam-3b"),
+        (["perceive", "picture.png", "--click", "3,4", "--model", "pam-3b"], "fetch pam-3b --accept-licence"),
         (["perceive", "picture.png", "--click", "3,4", "--device", "abacus"], "unknown device 'abacus'"),
         (["perceive", "picture.png", "--click", "3,4", "--sam2", "/nope"], "no SAM 2 weights at /nope"),
         (

@@ -51,7 +51,7 @@ def test_an_unfinished_model_is_an_error_with_its_fix(
     assert run(monkeypatch) == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "is incomplete: 1 of 1 files are missing (config.json)" in said
-    assert "→ pam fetch pam-3b" in said
+    assert "→ pam fetch pam-3b --accept-licence" in said
     assert "1 errors" in said
 
 

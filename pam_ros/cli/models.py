@@ -26,7 +26,7 @@ def models(as_json: JsonFlag = False) -> None:
     found: list[dict[str, str | bool]] = []
     table = Table("model", "description", "licence", "installed")
     for name, description in list_models().items():
-        fix = f"pam fetch {name}" + (" --accept-licence" if description.licence_terms else "")
+        fix = description.fetch_command
         try:
             find_files(name, None)
             present, fix = "yes", ""

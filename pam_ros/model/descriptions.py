@@ -55,6 +55,11 @@ class ModelDescription:
         """What is to be downloaded; empty for a bundled model."""
         return tuple(source for source in (self.hub, self.sam2) if source is not None)
 
+    @property
+    def fetch_command(self) -> str:
+        """The command that downloads it."""
+        return f"pam fetch {self.name}" + (" --accept-licence" if self.licence_terms else "")
+
 
 def list_models() -> dict[str, ModelDescription]:
     """Every described model by name."""

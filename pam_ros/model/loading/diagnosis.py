@@ -12,7 +12,7 @@ import torch
 
 from pam_ros.errors import ModelError, ModelNotFoundError
 from pam_ros.findings import Finding, Verdict
-from pam_ros.model.descriptions import DEMONSTRATION, list_models
+from pam_ros.model.descriptions import DEMONSTRATION, ModelDescription, list_models
 from pam_ros.model.loading.choice import BUNDLED, choose_model
 from pam_ros.model.loading.device import GIB, free_gib, needed_gib, parse_device, parse_dtype
 from pam_ros.model.loading.files import find_files, verify_files
@@ -102,28 +102,28 @@ def memory_findings() -> Iterator[Finding]:
         yield Finding("memory", f"cuda:{index}", f"{free / GIB:.1f} of {total / GIB:.1f} GiB free")
 
 
-def _fix(name: str, error: ModelError) -> str:
+def _fix(model: ModelDescription, error: ModelError) -> str:
     """What makes a model usable that is on this disk: a download does not help if the system refuses it."""
     if isinstance(error.__cause__, PermissionError):
         return f"give this user access to {error.__cause__.filename}, or set PAM_MODELS to another folder"
     if isinstance(error.__cause__, OSError):
         return "check this disk, or set PAM_MODELS to a folder on another one"
-    return "reinstall pam_ros" if name == BUNDLED else f"pam fetch {name}"
+    return "reinstall pam_ros" if model.name == BUNDLED else model.fetch_command
 
 
 def model_findings() -> Iterator[Finding]:
     """Every model: whether its files are here and right, and whether it fits; and which one `auto` takes."""
     device = parse_device("auto")
     dtype = parse_dtype("auto", device)
-    for name in list_models():
+    for name, model in list_models().items():
         try:
             files = find_files(name, None)
             verify_files(files, lambda line: None)
             needed, free = needed_gib(files, dtype, LoadOptions()), free_gib(device)
         except ModelNotFoundError:
-            yield Finding("models", name, "not on this disk", Verdict.NOTE, f"pam fetch {name}")
+            yield Finding("models", name, "not on this disk", Verdict.NOTE, model.fetch_command)
         except ModelError as error:
-            yield Finding("models", name, str(error), Verdict.ERROR, _fix(name, error))
+            yield Finding("models", name, str(error), Verdict.ERROR, _fix(model, error))
         else:
             value = f"{files.folder}; needs {needed:.1f} of {free:.1f} GiB free on {device}"
             small = needed > free

@@ -80,7 +80,7 @@ def find_files(name_or_path: str, sam2: Path | None) -> ModelFiles:
         root = description.path.parent / description.folder
     else:
         assert description.hub is not None
-        root = _downloaded(description.hub, description.name)
+        root = _downloaded(description.hub, description)
     check_folder(root)
     folder = with_config(root)
     check_folder(folder)
@@ -121,8 +121,8 @@ def _no_model(name_or_path: str, names: tuple[str, ...], hub_ids: tuple[str, ...
     return f"unknown model {short(name_or_path)}; give auto, one of {', '.join(names)}, a hub id or a folder"
 
 
-def _downloaded(source: HubFile, name: str) -> Path:
-    """The local copy of a repository: of `pam fetch`, or the hub's own.
+def _downloaded(source: HubFile, model: ModelDescription) -> Path:
+    """The local copy of a model's repository: of `pam fetch`, or the hub's own.
 
     Raises ModelNotFoundError if there is none, CheckpointError if `pam fetch` did not finish it.
     """
@@ -139,7 +139,7 @@ def _downloaded(source: HubFile, name: str) -> Path:
     except (LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelNotFoundError(
             f"{source.hub_id} is not on this disk (looked in {own} and in the hub's cache); "
-            f"download it with: pam fetch {name}"
+            f"download it with: {model.fetch_command}"
         ) from error
 
 
@@ -170,7 +170,7 @@ def _find_sam2(
         return beside[0]
     if description is not None and description.sam2 is not None:
         with suppress(ModelNotFoundError):
-            found = _downloaded(description.sam2, description.name) / description.sam2.pattern
+            found = _downloaded(description.sam2, description) / description.sam2.pattern
             return found if found.is_file() else None
     return None
 
