@@ -29,15 +29,15 @@ PLUMBING = ("/rosout", "/parameter_events", "/clock")  # of every node
 INPUTS = {
     "image": "the camera; `image_transport` chooses this one",
     "image/compressed": "or this one. [Encodings](images.md)",
-    "camera_info": "calibration, for clicks in space and markers; it is expected beside the image",
+    "camera_info": "calibration, for 3D clicks and markers; it is expected beside the image",
     "depth": "depth aligned to the image (REP 118); `depth_transport` chooses this one",
     "depth/compressedDepth": "or this one",
     "image_mouse_left": "a click in rqt_image_view on `image`, pixels; remapped with `image`",
     "image/compressed_mouse_left": "the same on `image/compressed`",
     "~/overlay_mouse_left": "the same on the overlay",
     "~/overlay/compressed_mouse_left": "the same on the compressed overlay",
-    "clicked_point": "a click in RViz: a point in any TF frame ([in space](spatial.md))",
-    "clicked_point_negative": "a point that does not belong to the region clicked before",
+    "clicked_point": "a click in RViz: a point in any TF frame ([3D clicks](spatial.md))",
+    "clicked_point_negative": "a point on a region's mask that does not belong to the region",
     "detections": "boxes of a detector, matched to the frame of their stamp; new objects become regions",
     "prompt_mask": "a mask prompt, mono8, of the image's size; nonzero is inside",
     "~/prompt": "clicks, box or mask; tasks; languages; optionally the region to refine",
@@ -47,11 +47,11 @@ OUTPUTS = {
     "~/label_image": "16UC1, the region's id at each pixel, 0 elsewhere",
     "~/label_info": "the labels of these ids",
     "~/detections": "for tools that read vision_msgs; `score` is the label's [confidence](confidence.md)",
-    "~/detections_3d": "the regions in space; only with depth",
+    "~/detections_3d": "the regions in 3D; only with depth",
     "~/streaming_captions": "rolling captions, partial and final; one summary when a stream ends",
     "~/overlay": "masks, labels and captions drawn on the frame",
     "~/overlay/compressed": "the same as JPEG",
-    "~/markers": "labels, captions, outlines and boxes in space for RViz; without depth the image, too",
+    "~/markers": "labels, captions, outlines and boxes in 3D for RViz; without depth the image, too",
     "~/image_annotations": "outlines, labels and captions for Foxglove; only if foxglove_msgs is installed",
     "/diagnostics": "rates, dropped frames, latencies, memory, lifecycle state; once a second",
 }
@@ -72,14 +72,14 @@ it is stale.
 
 One process, `pam_node`, runs the lifecycle node `/pam_manager` and one perception node for each camera:
 `/pam`, or `/pam_<camera>` with inputs `<camera>/image`, … if there are several. Inputs are relative
-names to remap; outputs are below the node's own name (`~`). Outputs carry stamp and frame_id of the
-image they describe.
+names: remap them with `-r image:=/camera/image_raw`, or with launch arguments. Outputs are private names
+(`~`), and carry stamp and frame_id of the image they describe.
 """
 TAIL_OF_TOPICS = """\
-Drawn outputs are made for subscribers only. `/tf` and `/tf_static` are read (reliable, depth 100) from
-the first publisher of `clicked_point` on. Parameters named `qos_overrides.…` override a topic's quality
-of service; why these are the defaults: [Images over DDS](transport.md). Parameters:
-[parameters.md](parameters.md).
+Visualisation topics are published only while they have subscribers. The nodes publish no transforms; they
+subscribe to `/tf` and `/tf_static` (reliable, depth 100) once `clicked_point` has a publisher. Parameters
+named `qos_overrides.…` override a topic's quality of service; the defaults are explained in
+[Images over DDS](transport.md). Parameters: [parameters.md](parameters.md).
 """
 
 

@@ -48,9 +48,9 @@ def generate_launch_description() -> LaunchDescription:
             declare("use_respawn", "false", "restart the process if it exits", BOOLEANS),
             declare("model", "", "auto, pam-3b, pam-1.5b, pam-tiny, a hub id or a folder"),
             declare("device", "", "auto, cpu, cuda, cuda:1, …"),
-            declare("pam_model", "", "instead of model, if that is an argument of an including file"),
-            declare("pam_device", "", "instead of device, likewise"),
-            declare("pam_image", "", "instead of image, likewise"),
+            declare("pam_model", "", "overrides model, for launch files with a model argument of their own"),
+            declare("pam_device", "", "overrides device, likewise"),
+            declare("pam_image", "", "overrides image, likewise"),
             declare("cameras", "", "comma-separated camera names, e.g. front,rear; one node per camera"),
             declare("image_transport", "", "raw or compressed"),
             declare("depth_transport", "", "raw or compressedDepth"),
@@ -79,7 +79,8 @@ def generate_launch_description() -> LaunchDescription:
             declare(
                 "fixed_frame",
                 "",
-                "RViz's fixed frame: the images' frame_id, which the view faces, or one that TF knows, too",
+                "RViz's fixed frame: the images' frame_id (the view faces the image), or any frame that TF "
+                "connects to it",
             ),
             *profile_variables(),
             OpaqueFunction(function=start),

@@ -297,8 +297,8 @@ def caption(
 
     Yields the final caption of each clip when the clip ends; failed captions are logged.
 
-    Of a live source, `at_s` reads the frames up to the first one after the last of its times before anything
-    is yielded.
+    With a live source and `at_s`, all frames up to the last of these times are read before anything is
+    yielded.
 
     Raises the errors of `perceive` for bad input, before anything is yielded, and InputError for more regions
     than the model was loaded for, see `load_model`; NothingFoundError if a prompt finds nothing on the first

@@ -304,7 +304,7 @@ def test_the_types_are_those_of_the_message_generator():
         ({"depth": DepthPlan("/rear")}, InputError, "--camera-info /camera/camera_info is not in the bag"),
         ({"depth": DepthPlan("/d")}, InputError, f"--depth /d is not .*: {IMAGES}, /rear"),
         ({"image": IMAGES, "prompts": (Prompt.from_clicks([(90, 3)]),)}, PromptError, "outside the 64x48"),
-        ({"image": IMAGES, "out": Path("/")}, OutputError, "exists; choose a folder that does not"),
+        ({"image": IMAGES, "out": Path("/")}, OutputError, "exists already; choose a new folder with --out"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_before_a_model_is_loaded(

@@ -241,7 +241,7 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
         (["bag", "drive", "--model", "pam-huge"], "unknown model 'pam-huge'"),
         (["fetch", "pam-huge"], "available: "),
         (["soak", "--minutes", "-1"], "Invalid value for '--minutes': -1; allowed: 0.1 to 100000"),
-        (["soak", "--hostile", "--simulated-hours", "1"], "exclude each other"),
+        (["soak", "--hostile", "--simulated-hours", "1"], "cannot be combined"),
         (["soak", "--simulated-hours", "0"], "'--simulated-hours': 0; allowed: 0.02 to 1000"),
         (["soak", "--minutes", "nan"], "nan; allowed: 0.1 to 100000"),
         (["soak", "--limit", "-3"], "Invalid value for '--limit': -3; allowed: 0 to 1000"),
@@ -261,7 +261,7 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
         ),
         (["view", "--port", "0"], "Invalid value for '--port': Input should be greater than or equal to 1"),
         (["perceive", "[bold]gone[/].png", "--click", "3,4"], "no image file at [bold]gone[/].png"),
-        (["-q", "-v", "models"], "--quiet and --verbose exclude each other"),
+        (["-q", "-v", "models"], "--quiet and --verbose cannot be combined"),
     ],
 )
 @pytest.mark.usefixtures("picture", "clip", "broken")

@@ -168,13 +168,13 @@ def test_overlapping_masks_and_hundreds_of_objects_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": 3}, r"image is 3; it must be a text"),
-        ({"image": None}, r"image is None; it must be a text"),
+        ({"image": 3}, r"image is 3; it must be a string"),
+        ({"image": None}, r"image is None; it must be a string"),
         ({"regions": None}, r"regions is None; it must be a list"),
         ({"regions": [7]}, r"regions\[0\] is 7; it must be an object"),
         ({"size": [12]}, r"size is \[12\]; it must be a list of 2 finite numbers"),
         ({"size": None, "regions": [{"mask": "x"}]}, r"size is missing; masks need it"),
-        ({"regions": [{"mask": ["x"]}]}, r"regions\[0\]\.mask is \['x'\]; a mask is a text"),
+        ({"regions": [{"mask": ["x"]}]}, r"regions\[0\]\.mask is \['x'\]; a mask is a string"),
         ({"regions": [{"kind": "thing"}]}, r"regions\[0\]\.kind is 'thing'; allowed: object, part"),
         ({"regions": [{"texts": {"label/fr": []}}]}, r"regions\[0\]\.texts\.label/fr unknown language 'fr'"),
         ({"regions": [{"texts": {"label/en": "cup"}}]}, r"texts\.label/en is 'cup'; it must be a list"),

@@ -144,7 +144,7 @@ def test_the_camera_asks_for_a_clip():
     with pam(script=("-m", "pam_ros.nodes.tools.clip_camera")) as (_, camera):
         wait_until(lambda: camera.exit_code is not None, "the end")
         assert camera.exit_code == 2
-        assert "clip_camera: it needs a video file: --ros-args -p clip:=PATH" in camera.log()
+        assert "clip_camera: no video file is given; use --ros-args -p clip:=PATH" in camera.log()
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_an_unfinished_model_is_an_error_with_its_fix(
     said = " ".join(capsys.readouterr().out.split())
     assert "is incomplete: 1 of 1 files are missing (config.json)" in said
     assert "→ pam fetch pam-3b --accept-licence" in said
-    assert "1 errors" in said
+    assert "errors: 1," in said
 
 
 @pytest.mark.parametrize(

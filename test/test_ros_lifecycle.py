@@ -312,9 +312,9 @@ def test_bad_parameters_at_start_say_why() -> None:
         ("image_transport:=theora", "allowed: raw, compressed"),
         ("streaming.period_s:=5000", "streaming.period_s is 5000.0; allowed: 0.1 … 3600"),
         ("cameras:=[]", "cameras: must be a non-empty list of distinct names"),
-        ("cameras:=5", "cameras is 5; it must be a list of texts"),
+        ("cameras:=5", "cameras is 5; it must be a list of strings"),
         ("regions.max:=2.5", "regions.max is 2.5; it must be an integer"),
-        ("prompt.tasks:=[1,2]", "prompt.tasks is [1, 2]; it must be a list of texts"),
+        ("prompt.tasks:=[1,2]", "prompt.tasks is [1, 2]; it must be a list of strings"),
         ("prompt.languages:=[]", "prompt.languages: must not be empty"),
     ):
         with pam("model:=fake", parameter) as (_, process):

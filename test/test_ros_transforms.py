@@ -134,7 +134,7 @@ def test_static_frames_hold_at_any_time(transforms: Transforms) -> None:
         pytest.param("map", START + SECOND + 1, "all machines use one clock", id="image too new"),
         pytest.param("map", START + 500 * SECOND, "all machines use one clock", id="stale transform"),
         pytest.param("map", START - 1, "all machines use one clock", id="image too old"),
-        pytest.param("moon", START, "check that what publishes it on /tf or /tf_static runs", id="missing"),
+        pytest.param("moon", START, "check that its publisher on /tf or /tf_static is running", id="missing"),
         pytest.param("mars", START, "publish a transform that connects the two trees", id="two trees"),
     ],
 )

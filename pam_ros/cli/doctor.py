@@ -60,7 +60,7 @@ def doctor(
             table.add_row(finding.group, escape(finding.name), found, f"[{style}]{finding.verdict.value}[/]")
         Console().print(table)
         counts = [sum(finding.verdict is verdict for finding in findings) for verdict in Verdict]
-        print(f"{counts[2]} errors, {counts[1]} notes, {counts[0]} ok")
+        print(f"errors: {counts[2]}, notes: {counts[1]}, ok: {counts[0]}")
     if any(finding.verdict is Verdict.ERROR for finding in findings):
         raise typer.Exit(1)
 

@@ -125,9 +125,9 @@ def evaluate(
     from pam_ros.evaluation.run import Part, Plan, evaluation
 
     if data is not None and seed:
-        raise PromptError("--data and --seed exclude each other; give one of them")
+        raise PromptError("--data and --seed cannot be combined; give one of them")
     if data is not None and open_meshes:
-        raise PromptError("--only-open-meshes needs rendered scenes and excludes --data")
+        raise PromptError("--only-open-meshes needs rendered scenes and cannot be combined with --data")
     parts = Part.parse(only)
     plan = Plan(
         tuple(seed or [1]),

@@ -77,7 +77,7 @@ def common_options(
 ) -> None:
     """Options before the command; exit codes and output: docs/command_line.md."""
     if quiet and verbose:
-        raise typer.BadParameter("--quiet and --verbose exclude each other")
+        raise typer.BadParameter("--quiet and --verbose cannot be combined")
     if quiet:
         be_quiet()
     if verbose:

@@ -153,7 +153,7 @@ def soak(
     every caption must arrive exactly once, in order and with the right stamps.
     """
     if hostile and simulated_hours is not None:
-        raise typer.BadParameter("--hostile and --simulated-hours exclude each other")
+        raise typer.BadParameter("--hostile and --simulated-hours cannot be combined")
     check_model(model)
     module = ros_module("soak" if simulated_hours is None else "soak_day", "soak")
     result_folder(out, SOAK_RESULTS, inputs(model, None))

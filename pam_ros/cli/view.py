@@ -53,7 +53,9 @@ def view(
     try:
         from pam_ros.viewer import page
     except ImportError as error:
-        raise StateError(f"`pam view` needs NiceGUI ({error}); run: pip install 'pam_ros[view]'") from error
+        raise StateError(
+            f"`pam view` needs NiceGUI ({error}); in the sources run: pip install -r .setup/view.txt"
+        ) from error
     from pam_ros.viewer.board import Board
 
     _check_port(page.HOST, port)
@@ -65,7 +67,7 @@ def view(
         patience.start()
     else:
         source = _video_source(what, board, LoadOptions(model, device, dtype, sam2, quantization))
-    note(f"showing {source.title} on http://{page.HOST}:{port}; Ctrl+C ends")
+    note(f"showing {source.title} on http://{page.HOST}:{port}; press Ctrl+C to stop")
     with suppress(Stopped):  # that is how it ends
         page.serve(board, source, port=port, open_browser=browser)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pam_ros.errors import DatasetError
 
 Value = TypeVar("Value")
-NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a finite number"}
+NAMES = {dict: "an object", list: "a list", str: "a string", int: "a whole number", float: "a finite number"}
 
 
 class Fields:

@@ -163,7 +163,7 @@ def _masks(
         raise line.error("size", "is missing; masks need it: [height, width]")
     for mask in masks:
         if mask is not None and not isinstance(mask, str):
-            raise line.error(key, f"is {mask!r:.60}; a mask is a text: COCO's compressed run lengths")
+            raise line.error(key, f"is {mask!r:.60}; a mask is a string: COCO's compressed run lengths")
     return tuple(None if mask is None else RleMask(*size, mask) for mask in masks)
 
 
@@ -228,7 +228,7 @@ def _prompt(prompts: Fields, key: str) -> FramePrompt:
 def _wordings(raw: Fields, key: str) -> tuple[str, ...]:
     texts = raw.need(key, list)
     if not all(isinstance(text, str) for text in texts):
-        raise raw.error(key, f"is {texts!r:.60}; it must be a list of texts")
+        raise raw.error(key, f"is {texts!r:.60}; it must be a list of strings")
     return tuple(texts)
 
 

@@ -34,8 +34,8 @@ _KINDS = {
     bool: "true or false",
     int: "an integer",
     float: "a number",
-    str: "a text",
-    tuple: "a list of texts",
+    str: "a string",
+    tuple: "a list of strings",
 }
 
 
@@ -158,8 +158,8 @@ MANAGER = (
         "Data type of the weights; auto picks one for the device",
         choices=("auto", "float32", "bfloat16", "float16")),
     Parameter("quantization", Quantization.NONE.value, Effect.CONFIGURE,
-        "Weights of the language model's linear layers: int8 and int4 need less memory and, on a GPU, less "
-        "time a token; they need torchao",
+        "Weights of the language model's linear layers: int8 and int4 save memory and need torchao; "
+        "docs/bench/README.md has their speed",
         choices=tuple(each.value for each in Quantization)),
     Parameter("memory_limit_gib", 0.0, Effect.CONFIGURE,
         "Maximum memory for the model, e.g. on a shared GPU; 0 = all free memory", unit="GiB",
@@ -216,7 +216,7 @@ MANAGER = (
         "Maximum tokens per text; bounds the time per answer", unit="tokens", low=1, high=4096,
         field="max_new_tokens"),
     Parameter("texts.min_confidence", _OPTIONS.min_confidence, Effect.LIVE,
-        "Texts that are less sure are marked as unsure; 0 = as calibrated with the model (0.5 without)",
+        "Texts of lower confidence are marked unsure; 0 = the model's calibrated threshold (0.5 without)",
         low=0.0, high=1.0, field="min_confidence"),
     Parameter("texts.max_queued_requests", _OPTIONS.max_queued_requests, Effect.LIVE,
         "Maximum requests waiting for the language model; further ones are refused", low=1, high=1024,
@@ -245,7 +245,7 @@ PERCEPTION = (
     Parameter("image_transport", "raw", Effect.START,
         "Subscribe to `image` (raw) or `image/compressed` (compressed)", choices=("raw", "compressed")),
     Parameter("image_rectified", False, Effect.START,
-        "The images are rectified (image_proc): P of camera_info holds, without distortion; else K and D"),
+        "The images are rectified (image_proc): use P of camera_info, no distortion; otherwise K and D"),
     Parameter("depth_transport", "raw", Effect.START,
         "Subscribe to `depth` (raw) or `depth/compressedDepth` (compressedDepth)",
         choices=("raw", "compressedDepth")),
@@ -270,7 +270,7 @@ PERCEPTION = (
         "What ~/markers shows: none, regions, or all: regions and, without depth, the image as a surface",
         choices=MARKERS_SHOWN),
     Parameter("markers.distance_m", 1.0, Effect.LIVE,
-        "Distance of markers from the camera, where depth does not give it", unit="m", low=0.05, high=100.0),
+        "Distance of markers from the camera if there is no depth", unit="m", low=0.05, high=100.0),
     Parameter("overlay.jpeg_quality", 80, Effect.LIVE, "JPEG quality of ~/overlay/compressed", unit="percent",
         low=1, high=100),
 )

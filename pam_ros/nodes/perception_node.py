@@ -90,7 +90,7 @@ class PerceptionNode(Node):
         """Publishes what waits, then frees what rclpy does not know, then the node."""
         self._outputs.close()
         if not self._outputs.join():
-            self.get_logger().warning("a publisher does not return; shutting down without it")
+            self.get_logger().warning("a publisher is blocked; shutting down without waiting for it")
         self._requests.destroy()
         super().destroy_node()
 

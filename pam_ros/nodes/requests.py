@@ -154,7 +154,7 @@ def detections_of(message: Detection2DArray) -> tuple[list[Detection], list[str]
     detections = []
     chosen: Sequence[int] = range(len(message.detections))
     left_out = max(len(chosen) - MAX_DETECTIONS, 0)
-    problems = [f"of one message, the {MAX_DETECTIONS} with the highest scores are read"] * left_out
+    problems = [f"of a larger message, only the {MAX_DETECTIONS} with the highest scores are read"] * left_out
     if left_out:
         chosen = sorted(
             heapq.nlargest(MAX_DETECTIONS, chosen, key=lambda index: _score(message.detections[index]))

@@ -117,5 +117,5 @@ def check_memory(name: str, needed_gib: float, device: torch.device, limit_gib: 
         limit = f" (memory_limit_gib allows {limit_gib:.2f})" if limit_gib > 0 else ""
         raise MemoryLimitError(
             f"{name} needs {needed_gib:.2f} GiB on {device} but only {free:.2f} GiB are free{limit}; "
-            "use a smaller model, another device, or free memory"
+            "use quantization int8 or int4, a smaller model or another device, or free memory"
         )

@@ -34,7 +34,7 @@ from pam_ros.model.text.quantized import (
 LOGGER = logging.getLogger(__name__)
 GROUPS = (128, 64, 32)  # weights that share a scale, in int4; the first that divides the inputs
 MIN_CAPABILITY = (8, 0)  # of a card for int4
-INSTALL = "pip install 'pam_ros[quantization]' brings it"
+INSTALL = "in the sources run: pip install --no-deps -r .setup/quantization.txt"
 
 
 def parse_quantization(name: str, device: torch.device) -> Quantization:

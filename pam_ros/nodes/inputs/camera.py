@@ -124,10 +124,10 @@ class CameraInput:
         """The time now, for an image without a stamp; this machine's while simulated time stands at zero."""
         now_ns = int(self._node.get_clock().now().nanoseconds)
         clock = (
-            "arrival time" if now_ns else "this machine's time, as use_sim_time is set but no /clock arrives,"
+            "arrival time" if now_ns else "this machine's time, as use_sim_time is set but no /clock arrives"
         )
         self._log.warn_once(
-            f"images on {self.topic} have zero stamps; using {clock} instead, "
-            "so stamped prompts match only approximately"
+            f"images on {self.topic} have zero stamps, so stamped prompts match only approximately; "
+            f"using {clock}"
         )
         return now_ns or time.time_ns()

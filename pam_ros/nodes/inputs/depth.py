@@ -95,7 +95,7 @@ class DepthInput:
         off_s = min(abs(each - image_ns) for each in stamps) / 1e9
         return (
             f"the nearest message on {self.topic} is {off_s:.3f} s away from the image; "
-            "let the camera stamp both alike, or raise depth.stamp_tolerance_s"
+            "synchronise the two streams, or raise depth.stamp_tolerance_s"
         )
 
     def _due(self, image_ns: int) -> bool:

@@ -21,9 +21,9 @@ _LONGEST_NAME = 256  # characters
 class TransformProblem(Enum):
     """Why a transform is not known; values are what to do."""
 
-    UNKNOWN = "check that what publishes it on /tf or /tf_static runs"
+    UNKNOWN = "check that its publisher on /tf or /tf_static is running"
     UNCONNECTED = "publish a transform that connects the two trees"
-    WRONG_TIME = "check that its publisher runs, and that all machines use one clock (use_sim_time)"
+    WRONG_TIME = "check that its publisher is running, and that all machines use one clock (use_sim_time)"
 
 
 @dataclass(frozen=True, slots=True)

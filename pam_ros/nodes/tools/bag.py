@@ -152,7 +152,7 @@ def inspect(plan: BagPlan) -> BagInput:
     writable_folder(plan.out.parent)
     with _writable(plan.out):
         if plan.out.exists():
-            raise OutputError(f"{plan.out} exists; choose a folder that does not, for a new bag")
+            raise OutputError(f"{plan.out} exists already; choose a new folder with --out")
     return BagInput(images, count, frame.stamp_ns, times_ns, mcap)
 
 

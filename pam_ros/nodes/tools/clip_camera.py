@@ -71,8 +71,8 @@ class ClipCamera(Node):
             self.create_subscription(RegionArray, f"{followed}/regions", self._on_regions, 10)
             self.create_subscription(StreamingCaption, f"{followed}/streaming_captions", self._on_caption, 50)
         self.create_service(Trigger, "~/play", self._play)
-        waits = f", its first frame until {self.get_fully_qualified_name()}/play" if self._holding else ""
-        enter = " or Enter" if self._holding and sys.stdin.isatty() else ""
+        waits = f"; it starts when {self.get_fully_qualified_name()}/play is called" if self._holding else ""
+        enter = ", or Enter pressed" if self._holding and sys.stdin.isatty() else ""
         self.get_logger().info(f"publishing {clip} on {self._publisher.topic_name}{waits}{enter}")
         self.create_timer(LOOK_S, self._tick)
 
@@ -152,7 +152,7 @@ def _enter_pressed() -> bool:
 def _given(clip: str) -> str:
     """Raises InputError if no clip is named."""
     if not clip:
-        raise InputError("it needs a video file: --ros-args -p clip:=PATH")
+        raise InputError("no video file is given; use --ros-args -p clip:=PATH")
     return clip
 
 

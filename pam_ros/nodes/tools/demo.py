@@ -148,7 +148,7 @@ def _play(client: Client, camera: Process, plan: Plan, report: Callable[[str], N
         client.wait(lambda: order.next_of(plan.region_id) >= expected, "the captions", ANSWER_TIMEOUT_S)
     order.release(everything=True)
     if (came := order.next_of(plan.region_id)) < expected:
-        report(f"{expected - came} of {expected} captions did not come")
+        report(f"{expected - came} of {expected} captions did not arrive")
 
 
 def _line(message: StreamingCaption, begin_ns: int) -> str:

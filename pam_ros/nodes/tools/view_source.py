@@ -119,7 +119,7 @@ class NodeSource:
         """The answer as `read` converts it; a status that is not OK is a StateError with its message."""
         done: Future[Any] = Future()
         if not client.service_is_ready():
-            done.set_exception(StateError(f"{client.srv_name} is not there; is the node running?"))
+            done.set_exception(StateError(f"{client.srv_name} is not available; is the node running?"))
             return done
 
         def answered(future: Any) -> None:
