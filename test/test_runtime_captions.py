@@ -157,6 +157,17 @@ def test_stamps_that_jump_back_restart_clips_and_captions():
     assert captions(rig)[1:] == ["clip-en-r1f50c55c60<none"]
 
 
+def test_a_caption_from_before_a_jump_back_is_not_continued():
+    rig = streaming_rig()
+    rig.model.stepping.clear()
+    for stamp_s, shade in [(1.5, 105), (2.0, 110), (0.5, 50)]:
+        rig.frame(stamp_s, shade)
+    rig.model.stepping.set()
+    rig.settle()
+    play(rig, [(1.0, 55), (1.5, 60)])
+    assert captions(rig) == ["clip-en-r1f100c105c110<none", "clip-en-r1f50c55c60<none"]
+
+
 def test_a_frame_whose_embeddings_fail_is_left_out_of_its_clip():
     rig = streaming_rig()
 
@@ -245,6 +256,22 @@ def test_caption_now_without_streaming_starts_with_one_frame_and_records_from_th
     third = rig.engine.caption_now("front", 1, Language.ZH)
     rig.settle()
     assert third.future.result(0).text.startswith("clip-zh-r1f130c140<")
+
+
+def test_a_minute_after_caption_now_nothing_is_recorded_any_more():
+    rig = stepped(caption_period_s=4.0, clip_frames=5)
+    rig.model.words = 1
+    rig.frame(1.0, 100)
+    rig.region()
+    rig.engine.caption_now("front", 1, Language.EN)
+    rig.settle()
+    play(rig, [(61.0, 110)])
+    recorded = rig.model.count("embedded_stride2")
+    play(rig, [(61.1, 120), (65.1, 130)])
+    assert rig.model.count("embedded_stride2") == recorded
+    late = rig.engine.caption_now("front", 1, Language.EN)
+    rig.settle()
+    assert late.future.result(0).frame_count == 1
 
 
 def test_two_caption_now_requests_at_once():

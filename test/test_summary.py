@@ -108,6 +108,26 @@ def test_a_region_or_a_stream_that_ends_is_summed_up_once(how: str):
     assert [event.text for event in summaries(rig)] == captions(rig)
 
 
+def test_switching_off_sums_up_even_after_caption_now():
+    rig = streaming_rig()
+    play(rig, [(1.5, 105), (2.0, 110)])
+    rig.engine.caption_now("front", 1, EN)
+    rig.settle()
+    rig.engine.options = replace(rig.engine.options, streaming=False)
+    play(rig, [(2.5, 115), (3.0, 120)])
+    assert [event.text for event in summaries(rig)] == [summarise(captions(rig), EN)]
+
+
+def test_a_jump_back_sums_up_what_was_before():
+    rig = streaming_rig()
+    play(rig, [(1.5, 105), (2.0, 110), (0.5, 50)])
+    assert [event.clip_end_ns for event in summaries(rig)] == [ns(2.0)]
+    play(rig, [(1.0, 55), (1.5, 60)])
+    rig.engine.clear_regions("front")
+    rig.settle()
+    assert [event.clip_start_ns for event in summaries(rig)] == [ns(1.0), ns(0.5)]
+
+
 def test_without_captions_there_is_no_summary():
     rig = streaming_rig()
     play(rig, [(1.5, 105)])

@@ -25,6 +25,7 @@ from pam_ros.runtime.summary import MOST_CAPTIONS, summarise
 from pam_ros.runtime.tracks import CameraTracks, Track, TrackObservation
 
 R = TypeVar("R")
+WANTED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +43,28 @@ class _Rolling:
 
     Attributes:
         track: the region.
-        wanted: `caption_now` was called: a clip is collected even if captions do not stream.
+        wanted_ns: the camera's time at the newest `caption_now`: for WANTED_S from then on, a clip is
+            collected even if captions do not stream.
         sequence: of the next clip to be captioned.
+        since: captions of clips before this one belong to a time before the camera's stamps jumped back.
         active: the streaming caption that waits or is generated, with its id in the queue; following: the one
             after it.
         finished: the captions that the summary is made from, at most MOST_CAPTIONS.
+        streamed: captions have streamed since the last summary.
         ending: the stream is over; its summary follows the captions that are still generated.
     """
 
     track: Track
     clip: ClipBuffer | None = None
-    wanted: bool = False
+    wanted_ns: int | None = None
     sequence: int = 0
+    since: int = 0
     previous: _PreviousCaption | None = None
     active: CaptionJob | None = None
     active_id: int = 0
     following: CaptionJob | None = None
     finished: list[CaptionEvent] = field(default_factory=list)
+    streamed: bool = False
     ending: bool = False
 
     def drop(self) -> None:
@@ -83,7 +89,7 @@ class _Rolling:
     def take_summary(self) -> CaptionEvent | None:
         """The captions so far as one text, oldest clip first, or None; the next summary starts over."""
         captions = sorted(self.finished, key=lambda caption: caption.sequence)
-        self.finished, self.ending = [], False
+        self.finished, self.streamed, self.ending = [], False, False
         if not captions:
             return None
         sure = [caption.confidence for caption in captions]
@@ -208,7 +214,7 @@ class Captions:
         self, camera: CameraTracks, rolling: _Rolling, request: CaptionRequest, plan: EmbeddingPlan
     ) -> None:
         track = rolling.track
-        rolling.wanted = True
+        rolling.wanted_ns = (camera.frame or track.last_observed).stamp_ns
         # Without a clip so far there is only what it looked like when it was last in view.
         newest = track.last_visible if rolling.clip is None else track.last_observed
         clip = rolling.clip or self._clip(newest.stamp_ns, self.options.caption_period_s)
@@ -229,11 +235,12 @@ class Captions:
             )
 
     def _frame_step(self, rolling: _Rolling, stamp_ns: int) -> ClipStep | None:
-        if not self.options.streaming and not rolling.wanted:
-            rolling.drop()
-            if rolling.active is None:
+        if not self.options.streaming:
+            if rolling.streamed and rolling.active is None:
                 self._sum_up(rolling)
-            return None
+            if rolling.wanted_ns is None or stamp_ns - rolling.wanted_ns > WANTED_S * 1e9:
+                rolling.drop()
+                return None
         observation = rolling.track.observed_at(stamp_ns)
         if rolling.clip is None:
             if observation is None:
@@ -294,6 +301,7 @@ class Captions:
     # One streaming caption at a time per region; the newest clip waits, others are skipped
 
     def _submit(self, rolling: _Rolling, job: CaptionJob) -> None:
+        rolling.streamed = True
         if rolling.active is None:
             rolling.active, rolling.active_id = job, self._queue.submit(job)
             return
@@ -327,9 +335,9 @@ class Captions:
 
         def ended(job: CaptionJob) -> None:
             known = rolling.previous
-            if job.final is not None and (known is None or known.sequence < sequence):
-                rolling.previous = _PreviousCaption(sequence, language, job.final.text)
-            if job.final is not None:
+            if job.final is not None and sequence >= rolling.since:
+                if known is None or known.sequence < sequence:
+                    rolling.previous = _PreviousCaption(sequence, language, job.final.text)
                 rolling.keep(job.final)
             if rolling.active is job:
                 rolling.active, rolling.following = rolling.following, None
@@ -363,10 +371,12 @@ class Captions:
             self._reporter.listener.on_caption(summary)
 
     def restart(self, camera: CameraTracks) -> None:
-        """The camera's stamps jumped back: clips start anew, without a previous caption."""
+        """The camera's stamps jumped back: clips and the summary start anew, without a previous caption."""
         for track in camera.regions.values():
             rolling = self._rolling_of(camera.name, track)
             rolling.clip = rolling.previous = None
+            self._sum_up(rolling)
+            rolling.since = rolling.sequence
 
     def forget(self, camera: str, region_id: int) -> None:
         """The region is gone; the generation queue ends its running captions."""

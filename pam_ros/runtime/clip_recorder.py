@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,20 @@ from pam_ros.runtime.tracks import Track, TrackObservation
 
 STALL_S = 5.0  # a recording ends if its camera's time does not move for this long, wall clock
 JUMP_S = 5.0  # and if it moves ahead by more between two frames
+SLOW = 3.0  # both are at least so many times as long as the time between the last two frames
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A camera's newest frame: when it was processed, its stamp, and both times since the frame before."""
+
+    at_s: float
+    stamp_ns: int
+    waited_s: float = 0.0
+    ahead_s: float = 0.0
+
+    def next(self, at_s: float, stamp_ns: int) -> _Seen:
+        return _Seen(at_s, stamp_ns, at_s - self.at_s, (stamp_ns - self.stamp_ns) / 1e9)
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +70,7 @@ class ClipRecorder:
         self._queue = queue
         self._reporter = reporter
         self._recordings: list[_Recording] = []
+        self._seen: dict[str, _Seen] = {}  # by camera
         queue.clip_prompts.add_holder(
             lambda: (each.clip.prompt for each in self._recordings if each.clip is not None)
         )
@@ -71,9 +87,12 @@ class ClipRecorder:
     def plan(self, camera: str, stamp_ns: int, plan: EmbeddingPlan) -> list[RecordingStep]:
         """Finds the recordings that the camera's newest frame enters or ends; asks `plan` for embeddings."""
         steps = []
+        now_s = self._reporter.clock()
+        before = self._seen.get(camera, _Seen(now_s, stamp_ns))
+        self._seen[camera] = before.next(now_s, stamp_ns)
         for recording in self._open(lambda each: each.camera == camera):
             ahead_s = 0.0 if recording.newest_ns is None else (stamp_ns - recording.newest_ns) / 1e9
-            if ahead_s > JUMP_S:
+            if ahead_s > max(JUMP_S, SLOW * before.ahead_s):
                 self._cut_short(recording, f"the camera's time jumped ahead by {ahead_s:.1f} s")
                 continue
             step = self._faults.attempt("recording a clip", partial(self._step, recording, stamp_ns))
@@ -98,9 +117,14 @@ class ClipRecorder:
         """Ends recordings whose camera stands still. `advanced_s`: when a camera's time last moved."""
         now_s = self._reporter.clock()
         for recording in self._open(lambda each: True):
+            seen = self._seen.get(recording.camera, _Seen(-math.inf, 0))
             still_s = now_s - max(advanced_s(recording.camera), recording.accepted_s)
-            if still_s > STALL_S:
+            if still_s <= max(STALL_S, SLOW * seen.waited_s):
+                continue
+            if now_s - seen.at_s < still_s:
                 self._cut_short(recording, f"the camera's time stood still for {still_s:.1f} s")
+            else:
+                self._cut_short(recording, f"no image arrived for {still_s:.1f} s")
 
     def restart(self, camera: str) -> None:
         """The camera's stamps jumped back: its recordings end with what they have."""
@@ -151,7 +175,7 @@ class ClipRecorder:
     def _cut_short(self, recording: _Recording, why: str) -> None:
         """Ends a recording early, with the frames it has."""
         note = f"the clip covers {recording.recorded_s:.1f} of {recording.request.duration_s:g} s: {why}"
-        self._end(recording, self._queue.new_batch(), f"{why} before it was in view", note)
+        self._end(recording, self._queue.new_batch(), f"it was not in view, and {why}", note)
 
     def _report(self, recording: _Recording, text: str) -> None:
         request = recording.request
