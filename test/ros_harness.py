@@ -24,6 +24,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Point2D
 
 from pam_ros.msg import Prompt, RegionArray
+from pam_ros.nodes.dds_profile import use_image_profile
 from pam_ros.nodes.tools.client import Client
 from pam_ros.nodes.tools.processes import WAIT_TIMEOUT_S as TIMEOUT_S
 from pam_ros.nodes.tools.processes import Process, Processes, wait_until
@@ -39,6 +40,8 @@ _ENVIRONMENT = {
     "RCUTILS_COLORIZED_OUTPUT": "0",
     "OMP_NUM_THREADS": "1",
 }
+
+use_image_profile()  # before the first context: the sender of images needs it, too
 
 
 @dataclass

@@ -66,6 +66,19 @@ def test_results_carry_stamp_and_frame_of_their_image(robot: Client) -> None:
     assert stamp_of(region.mask) == stamp_of(messages[-1])
 
 
+def test_no_large_image_is_lost_on_the_way(robot: Client) -> None:
+    diagnostics = Diagnostics.of(robot)
+
+    def received() -> int:
+        status = diagnostics.wait_for("/pam: camera", lambda status: status.level != b"\x03")
+        return int(Diagnostics.values(status)["images received"])
+
+    with Camera(robot, rate_hz=10.0, size=(1080, 1920)) as camera:
+        before, sent = received(), len(camera.sent_ns)
+        wait_until(lambda: len(camera.sent_ns) - sent >= 40, "images")
+        assert received() - before >= 30
+
+
 def test_every_prompt_topic_makes_a_region(robot: Client) -> None:
     messages = robot.collect(RegionArray, "/pam/regions")
     mask = np.zeros((48, 64), np.uint8)
