@@ -113,6 +113,46 @@ def test_depth_that_comes_after_its_image_is_waited_for_although_the_one_before_
     assert [i for i, each in enumerate(found) if not each] == [12]
 
 
+@pytest.mark.parametrize(("late", "found_most"), [(3, True), (10, False)])
+def test_depth_that_cannot_come_in_time_is_not_waited_for(
+    late: int, found_most: bool, depth: DepthInput, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Depth of 30 Hz that comes `late` images after its own."""
+    taken = 0
+
+    def let_pass(until_s: float) -> None:
+        nonlocal taken
+        while 100.0 + (taken + late) * 0.033 <= until_s:
+            clock.now_s = 100.0 + (taken + late) * 0.033
+            depth._take(depth_message(10**9 + taken * 33_000_000))
+            taken += 1
+        clock.now_s = max(clock.now_s, until_s)
+
+    def wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
+        end_s = clock.now_s + timeout_s
+        while not condition() and clock.now_s < end_s:
+            let_pass(clock.now_s + 0.001)
+        return condition()
+
+    monkeypatch.setattr(depth._changed, "wait_for", wait_for)
+    found = 0
+    for i in range(90):
+        let_pass(100.0 + i * 0.033)
+        held_s = clock.now_s - (100.0 + i * 0.033)
+        found += depth.at(10**9 + i * 33_000_000) is not None
+    assert (found > 80) == found_most
+    assert held_s < 0.12, "the queue of images grows"
+
+
+def test_depth_that_is_late_says_by_how_much(depth: DepthInput, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Node, "count_publishers", lambda self, topic: 1, raising=False)
+    depth._take(depth_message(10**9))
+    assert depth.missing(1_300_000_000).startswith(
+        "/depth is 0.300 s behind the images, but the node waits 0.1 s"
+    )
+    assert depth.missing(900_000_000).startswith("the nearest message on /depth is 0.100 s away")
+
+
 def test_images_arrive_while_depth_is_decoded(depth: DepthInput, monkeypatch: pytest.MonkeyPatch) -> None:
     decoding, go_on = threading.Event(), threading.Event()
 

@@ -65,8 +65,8 @@ class DepthInput:
     def at(self, image_ns: int) -> DepthImage | None:
         """The depth image nearest to an image's stamp; None if there is none within the tolerance.
 
-        Waits, at most WAIT_S, for a stream that has not reached the stamp yet: not for ROS callbacks. Raises
-        ImageError if the message cannot be read.
+        Waits, at most WAIT_S, for a stream that has not reached the stamp yet, unless it is further behind:
+        not for ROS callbacks. Raises ImageError if the message cannot be read.
         """
         with self._changed:
             if self._due(image_ns):
@@ -93,16 +93,28 @@ class DepthInput:
                 f"or, if sent reliably, qos_overrides.{self.topic}.subscription.reliability:=reliable"
             )
         off_s = min(abs(each - image_ns) for each in stamps) / 1e9
+        if stamps[-1] < image_ns:
+            return (
+                f"{self.topic} is {off_s:.3f} s behind the images, but the node waits {WAIT_S:g} s at most; "
+                "publish it sooner, synchronise the two streams, or raise depth.stamp_tolerance_s"
+            )
         return (
             f"the nearest message on {self.topic} is {off_s:.3f} s away from the image; "
             "synchronise the two streams, or raise depth.stamp_tolerance_s"
         )
 
     def _due(self, image_ns: int) -> bool:
-        """Whether the next message may be the image's: depth may come for every tenth image only."""
+        """Whether the next message may be the image's, and comes in time if it is as late as the last one.
+
+        Depth may come for every tenth image only. Waiting in vain for each image would hold up the outputs.
+        """
         stamps = [depth_ns for depth_ns, _ in self._messages][-_RATED:]
-        gaps = [later - earlier for earlier, later in pairwise(stamps)]
-        return not gaps or image_ns >= stamps[-1] + min(gaps) - self._tolerance_s() * 1e9
+        gaps = [(later - earlier) / 1e9 for earlier, later in pairwise(stamps)]
+        if not gaps:
+            return True
+        ahead_s, gap_s = (image_ns - stamps[-1]) / 1e9, min(gaps)
+        comes_in_s = ahead_s - (time.monotonic() - self._arrived_s)
+        return ahead_s >= gap_s - self._tolerance_s() and comes_in_s <= WAIT_S + gap_s
 
     def _reached(self, image_ns: int) -> bool:
         silent = time.monotonic() - self._arrived_s >= _SILENT_S
