@@ -192,6 +192,25 @@ def test_a_ten_bit_sensor_is_no_black_picture_and_its_range_stays(encoding: str)
     np.testing.assert_array_equal(pictures.from_image(raw_message(grey // 8, encoding)), expected // 8)
 
 
+def test_one_image_of_16_bits_does_not_darken_another_mode_or_a_new_activation() -> None:
+    grey = picture()[..., 0].astype(np.uint16) * 4  # 10 bits
+    expected = picture()[..., :1].repeat(3, axis=2)
+    lines: list[str] = []
+    pictures = ImageReader(lines.append)
+    pictures.from_image(raw_message(grey, "mono16"))
+    pictures.from_image(raw_message(grey * 64, "mono16"))
+    pictures.from_image(raw_message(grey * 64, "mono16"))
+    (line,) = lines
+    assert line.startswith("an image has values of 16 bits, those before it had 10; images look darker")
+    np.testing.assert_array_equal(pictures.from_image(raw_message(grey, "mono16")), expected // 64)
+    for mode in (raw_message(grey, "16UC1"), raw_message(grey[:-1], "16UC1")):
+        np.testing.assert_array_equal(pictures.from_image(mode), expected[: mode.height])
+        pictures.from_image(raw_message(grey[: mode.height] * 64, "16UC1"))
+    pictures.forget()
+    np.testing.assert_array_equal(pictures.from_image(raw_message(grey[:-1], "16UC1")), expected[:-1])
+    assert len(lines) == 3
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
 def test_compressed_bayer_is_demosaiced(pattern: str, bits: int) -> None:

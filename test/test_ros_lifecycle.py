@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
@@ -22,10 +23,12 @@ from ros_harness import (
     Client,
     Diagnostics,
     click,
+    image_of,
     mouse,
     pam,
     wait_until,
 )
+from sensor_msgs.msg import Image
 from vision_msgs.msg import LabelInfo
 
 from pam_ros.action import CaptionClip
@@ -123,6 +126,26 @@ def test_every_transition_and_the_memory() -> None:
         wait_until(lambda: process.resident_mib() < empty_mib + 60, "memory back after shutdown")
         assert_finalized(robot)
         assert process.end() == 0
+
+
+def test_deactivate_forgets_the_range_of_16_bit_images() -> None:
+    with pam(*FAKE_ACTIVE) as (robot, process):
+        robot.wait_for_active()
+        images = robot.publisher(Image, "/image", 1)
+
+        def shown(value: int) -> str:
+            """The label of a region of such an image; it names the shade."""
+            images.publish(image_of(np.full((48, 64), value, np.uint16), "mono16"))
+            region = robot.perceive(click(3, 3)).region
+            return str(region.texts[0].label) if region.texts else ""
+
+        wait_until(lambda: "100" in shown(400), "an image of 10 bits")
+        wait_until(lambda: "234" in shown(60_000), "an image of 16 bits")
+        wait_until(lambda: "100" not in shown(400), "the dark image")
+        process.wait_for_log("/image: an image has values of 16 bits, those before it had 10")
+        assert robot.transition("deactivate")
+        assert robot.transition("activate")
+        wait_until(lambda: "100" in shown(400), "an image of 10 bits again")
 
 
 def _refused(robot: Client, label: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,11 +93,19 @@ class ImageReader:
     """Image messages of one camera → arrays `(H, W, 3)` uint8 RGB.
 
     16-bit pixels lose the bits below the upper eight of the camera's range: 8, 10, 12, 14 or 16 bits, the
-    smallest that holds every value so far. So a dark frame after a bright one stays dark.
+    smallest that holds every value so far. So a dark frame after a bright one stays dark. Another encoding or
+    size is another mode of the camera, with a range of its own.
     """
 
-    def __init__(self) -> None:
-        self._bits = 8
+    def __init__(self, report: Callable[[str], None] = lambda line: None) -> None:
+        """`report` gets a line when the range of a mode grows."""
+        self._report = report
+        self._mode: tuple[str, tuple[int, ...]] | None = None  # encoding and shape of the last image
+        self._bits = 0  # the mode's range; 0 before its first image
+
+    def forget(self) -> None:
+        """The range is measured anew."""
+        self._mode = None
 
     def from_image(self, message: Image) -> NDArray[np.uint8]:
         """Reads a raw image in an encoding of the table above, unpadded rgb8 without a copy.
@@ -110,7 +119,7 @@ class ImageReader:
         pixels = _pixels(message, layout)
         if layout.chroma_step:
             return _planes_to_rgb(pixels, message, layout)
-        return self._to_rgb(pixels, layout)
+        return self._to_rgb(pixels, layout, message.encoding)
 
     def from_compressed(self, message: CompressedImage) -> NDArray[np.uint8]:
         """Decompresses a JPEG, PNG, … image as stored: ignores EXIF orientation, as camera_info does.
@@ -125,15 +134,24 @@ class ImageReader:
         pixels = _decompressed(message)
         if pixels.ndim == 2:
             bayer = encoding in _LAYOUTS and encoding.startswith("bayer_")
-            return self._to_rgb(pixels, _LAYOUTS[encoding if bayer else "mono8"])
+            return self._to_rgb(pixels, _LAYOUTS[encoding if bayer else "mono8"], message.format)
         # A publisher that compresses RGB as if it were BGR declares it.
-        return self._to_rgb(pixels, _LAYOUTS["bgr8" if "compressed rgb" in transport else "rgb8"])
+        layout = _LAYOUTS["bgr8" if "compressed rgb" in transport else "rgb8"]
+        return self._to_rgb(pixels, layout, message.format)
 
-    def _to_rgb(self, pixels: NDArray[Any], layout: _Layout) -> NDArray[np.uint8]:
+    def _to_rgb(self, pixels: NDArray[Any], layout: _Layout, encoding: str) -> NDArray[np.uint8]:
         """(H, W) or (H, W, C), 8 or 16 bits → (H, W, 3) uint8 RGB."""
+        if (mode := (encoding, pixels.shape)) != self._mode:
+            self._mode, self._bits = mode, 0
         if pixels.dtype == np.uint16:
-            self._bits = range_bits(pixels, self._bits)
-            pixels = eight_bits(pixels, self._bits)
+            bits, before = range_bits(pixels, self._bits), self._bits
+            if 0 < before < bits:
+                self._report(
+                    f"an image has values of {bits} bits, those before it had {before}; images look darker "
+                    "from now on, until their encoding or size changes or the node is activated anew"
+                )
+            self._bits = bits
+            pixels = eight_bits(pixels, bits)
         pixels = np.ascontiguousarray(pixels)
         if layout.to_rgb is None:
             return pixels

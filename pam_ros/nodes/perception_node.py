@@ -151,4 +151,5 @@ class PerceptionNode(Node):
 
     def clear(self) -> None:
         """The engine was stopped: its regions are gone."""
+        self._images.clear()
         self._outputs.clear()

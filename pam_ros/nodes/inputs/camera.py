@@ -60,7 +60,7 @@ class CameraInput:
         self._camera = camera
         self._link = link
         self._log = log
-        self._pictures = ImageReader()
+        self._pictures = ImageReader(lambda line: log.inform_once(f"{self.topic}: {line}"))
         self.base_topic: str = node.resolve_topic_name(f"{prefix}image")
         self.topic: str = self.base_topic
         # Depth 1: an image that waits in a queue is stale when it is read.
@@ -84,6 +84,10 @@ class CameraInput:
         """Called periodically: warns if no images arrive, unless none are needed yet."""
         if self._link.active or self._link.starting:
             self.watch.check()
+
+    def clear(self) -> None:
+        """The engine was stopped: the camera may change."""
+        self._pictures.forget()
 
     def _on_image(self, message: Image) -> None:
         self._submit(message, self._pictures.from_image)
