@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,19 @@ import pytest
 pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
 from action_msgs.msg import GoalStatus
+from rclpy.parameter import Parameter
 from ros_harness import Camera, Client, Process, click, image_of, stamp_of, wait_until
 from vision_msgs.msg import BoundingBox2D, Point2D, Pose2D
 
 from pam_ros.action import CaptionClip
 from pam_ros.msg import Prompt, RegionArray, Status
+from pam_ros.nodes.inputs import services
+from pam_ros.nodes.link import EngineLink
+from pam_ros.nodes.requests import PromptDefaults
+from pam_ros.nodes.throttled_log import ThrottledLog
+from pam_ros.nodes.tools.processes import Processes
+from pam_ros.records import Language, Task
+from pam_ros.runtime.options import EngineOptions
 from pam_ros.srv import CaptionNow, ClearRegions, Find, PerceiveAll, PerceiveRegion, RemoveRegion
 
 # Texts of 20 words take 0.4 s: long enough to do something meanwhile.
@@ -258,3 +267,27 @@ def test_camera_that_dies_under_a_clip(robot: Client) -> None:
     status, result = goal.result()  # a caption of what was recorded
     assert (status, result.status.code) == (GoalStatus.STATUS_SUCCEEDED, Status.OK)
     assert "of 60 s: no image arrived for 5." in result.status.message
+
+
+def test_results_of_goals_expire_while_simulated_time_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "_RESULT_TIMEOUT_S", 1)
+    with Processes(tmp_path) as processes, Client("pam", processes.domain) as server:
+        server.node.set_parameters([Parameter("use_sim_time", value=True)])
+        offered = services.Services(
+            server.node,
+            camera="camera",
+            link=EngineLink(EngineOptions()),
+            log=ThrottledLog(server.node.get_logger()),
+            defaults=lambda: PromptDefaults((Task.LABEL,), (Language.EN,)),
+            frame_id=str,
+            surfaces=None,  # type: ignore[arg-type]
+        )
+        with Client("robot", processes.domain) as client:
+            status, result = client.send_goal(CaptionClip.Goal(prompt=click(3, 3), duration_s=1.0)).result()
+        assert (status, result.status.code) == (GoalStatus.STATUS_ABORTED, Status.NOT_ACTIVE)
+        assert offered._action._goal_handles
+        wait_until(lambda: not offered._action._goal_handles, "the end of the result", 5.0)
+        server.close()
+        offered.destroy()

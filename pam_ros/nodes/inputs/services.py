@@ -11,11 +11,12 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
@@ -40,6 +41,24 @@ T = TypeVar("T")
 _SERVICE_DEPTH = 100  # the usual 10 silently loses requests that come in a burst
 _MOST_REQUESTS = 1024  # concurrent, whatever the parameters say
 _RESULT_TIMEOUT_S = 60  # how long an action's result can be fetched; rclpy's 15 minutes would pile them up
+
+
+class _SteadyNode:
+    """A node for an action server, whose results expire by its clock: simulated time may stand still.
+
+    The stamps of goals are of that clock, too.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._clock = Clock(clock_type=ClockType.STEADY_TIME)
+
+    def get_clock(self) -> Clock:
+        """The steady clock."""
+        return self._clock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
 
 
 class Services:
@@ -80,7 +99,7 @@ class Services:
         self._clips: dict[bytes, RequestHandle[CaptionEvent]] = {}  # goal id → its request, while it runs
         self._feedback = Sink("~/caption_clip feedback", _publish_feedback, log.warn, capacity=_SERVICE_DEPTH)
         self._action = ActionServer(
-            node,
+            _SteadyNode(node),
             CaptionClip,
             "~/caption_clip",
             self._caption_clip,
