@@ -302,14 +302,14 @@ def test_nothing_is_made_without_a_subscriber(world: World) -> None:
 def test_a_still_picture_is_repeated_before_its_markers_expire(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.output.repeat()
-    world.output.on_frame(snapshot(region()))
+    newest = snapshot(region())
+    world.output.on_frame(newest)
     world.published(1)
-    world.output.repeat()
+    world.output.repeat(newest)
     world.published(1)
     assert module.REPEAT_S < module.LIFETIME_S / 2
     monkeypatch.setattr(module, "REPEAT_S", 0.0)
-    world.output.repeat()
+    world.output.repeat(newest)
     world.published(2)
 
 

@@ -16,10 +16,11 @@ pytest.importorskip("pam_ros.msg", reason="needs the built ROS interfaces")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import Header
+from visualization_msgs.msg import Marker
 
 from pam_ros.geometry import crop_mask
 from pam_ros.nodes import sink
-from pam_ros.nodes.outputs import camera_outputs, diagnostics, labels, overlay
+from pam_ros.nodes.outputs import camera_outputs, diagnostics, labels, markers, overlay
 from pam_ros.nodes.outputs.camera_outputs import CameraOutputs
 from pam_ros.nodes.outputs.captions import CaptionsOutput
 from pam_ros.nodes.parameters import PerceptionSettings
@@ -360,3 +361,33 @@ def test_names_are_withdrawn_when_the_engine_stops(node: Node, outputs: CameraOu
     wait_until(lambda: node.messages("~/label_info"))
     outputs.clear()
     wait_until(lambda: not node.messages("~/label_info")[-1].class_map)
+
+
+def test_regions_that_are_cleared_while_they_are_repeated_stay_cleared(
+    node: Node, outputs: CameraOutputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs.on_frame(frame_result(1))
+    wait_until(lambda: node.messages("~/markers"))
+    monkeypatch.setattr(markers, "REPEAT_S", 0.0)
+    monkeypatch.setattr(markers, "PERIOD_S", 0.0)
+    repeating, go_on = threading.Event(), threading.Event()
+
+    def count() -> int:
+        repeating.set()
+        assert go_on.wait(10.0)
+        return 1
+
+    monkeypatch.setattr(node.publishers["~/markers"], "get_subscription_count", count, raising=False)
+    repeat = threading.Thread(target=outputs.repeat)
+    repeat.start()
+    assert repeating.wait(10.0)
+    clear = threading.Thread(target=outputs.clear)
+    clear.start()
+    clear.join(0.2)
+    go_on.set()
+    for thread in (repeat, clear):
+        thread.join(10.0)
+    outputs.repeat()
+    outputs.close()
+    assert outputs.join()
+    assert {it.action for it in node.messages("~/markers")[-1].markers} == {Marker.DELETE}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,7 +60,8 @@ class CameraOutputs:
             *self._with_captions,
         ]
         self._sinks = [*(output.sink for output in self._of_frames), self._captions.sink]
-        self._newest: FrameResult | None = None
+        self._showing = threading.Lock()  # nothing older is shown after something newer
+        self._newest: Snapshot | None = None
         self._captions_of: dict[int, dict[Language, Caption]] = {}  # by region id; the newest comes last
         self._last_seen = LastSeen()
         self._shown_s = 0.0  # when captions were last shown, seconds of the monotonic clock
@@ -67,7 +69,8 @@ class CameraOutputs:
     @property
     def frame_id(self) -> str:
         """frame_id of the newest result; empty before the first."""
-        return self._newest.frame_id if self._newest is not None else ""
+        newest = self._newest
+        return newest.result.frame_id if newest is not None else ""
 
     @property
     def latency_s(self) -> float:
@@ -81,13 +84,9 @@ class CameraOutputs:
 
     def on_frame(self, result: FrameResult) -> None:
         """The masks of one frame."""
-        self._newest = result
         ids = [region.region_id for region in result.regions]
         self._captions_of = {region_id: self._captions_of.get(region_id, {}) for region_id in ids}
-        snapshot = self._snapshot(self._newest)
-        self._shown_s = time.monotonic()
-        for output in self._of_frames:
-            output.on_frame(snapshot)
+        self._show(self._snapshot(result), self._of_frames)
 
     def on_text(self, event: TextEvent) -> None:
         """Shows a growing text; a finished one sends the newest regions again, now with it.
@@ -99,9 +98,10 @@ class CameraOutputs:
             return  # its region was removed
         if event.task is not Task.LABEL:  # the overlay shows the label beside the id already
             self._grow(event)
-        if event.final and self._newest is not None:
-            regions = tuple(with_text(region, event) for region in self._newest.regions)
-            self.on_frame(replace(self._newest, regions=regions, arrived_s=None))
+        newest = self._newest
+        if event.final and newest is not None:
+            regions = tuple(with_text(region, event) for region in newest.result.regions)
+            self.on_frame(replace(newest.result, regions=regions, arrived_s=None))
 
     def on_caption(self, event: CaptionEvent) -> None:
         """Publishes a growing or finished caption, and shows it."""
@@ -110,15 +110,18 @@ class CameraOutputs:
 
     def repeat(self) -> None:
         """Called once a second: what expires is sent again, in case the camera stands still."""
-        self._markers.repeat()
+        with self._showing:
+            if self._newest is not None:
+                self._markers.repeat(self._newest)
 
     def clear(self) -> None:
         """Forgets the regions: the engine was stopped. Captions that wait are still published."""
-        self._newest = None
         self._captions_of = {}
         self._last_seen = LastSeen()
-        for output in self._of_frames:
-            output.clear()
+        with self._showing:
+            self._newest = None
+            for output in self._of_frames:
+                output.clear()
 
     def close(self) -> None:
         """Accepts nothing more; the threads publish what is queued. Returns immediately. Idempotent."""
@@ -132,16 +135,20 @@ class CameraOutputs:
 
     def _grow(self, event: TextEvent | CaptionEvent) -> None:
         """Takes the newest state of a text and draws it, as the camera may be slow or stand still."""
-        if event.region_id not in self._captions_of or self._newest is None:
+        newest = self._newest
+        if event.region_id not in self._captions_of or newest is None:
             return  # its region was removed
         captions = self._captions_of[event.region_id]
         captions.pop(event.language, None)
         captions[event.language] = Caption(event.shown, event.language, event.final)
-        now_s = time.monotonic()
-        if event.final or now_s - self._shown_s >= _REDRAW_S:
-            self._shown_s = now_s
-            snapshot = self._snapshot(self._newest)
-            for output in self._with_captions:
+        if event.final or time.monotonic() - self._shown_s >= _REDRAW_S:
+            self._show(self._snapshot(newest.result), self._with_captions)
+
+    def _show(self, snapshot: Snapshot, outputs: list[FrameOutput]) -> None:
+        with self._showing:
+            self._newest = snapshot
+            self._shown_s = time.monotonic()
+            for output in outputs:
                 output.on_frame(snapshot)
 
     def _snapshot(self, result: FrameResult) -> Snapshot:

@@ -60,26 +60,22 @@ class MarkersOutput:
         self._publisher = advertise(node, MarkerArray, "~/markers", depth=1)
         self._log, self._settings = log, settings
         self._measured, self._camera_of, self._has_depth = measured, camera_of, has_depth
-        self._newest: Snapshot | None = None
         self._published: set[tuple[str, int]] = set()  # namespace and id of the markers that RViz has
         self._published_s = self._image_s = -REPEAT_S  # seconds of the monotonic clock
         self.sink = Sink("~/markers", self._publish, log.warn)
 
     def on_frame(self, snapshot: Snapshot) -> None:
         """Queues the markers of a frame; only the newest are published."""
-        self._newest = snapshot
         if self._publisher.get_subscription_count() and time.monotonic() - self._published_s >= PERIOD_S:
             self.sink.offer(snapshot)
 
-    def repeat(self) -> None:
+    def repeat(self, newest: Snapshot) -> None:
         """Called now and then: sends the newest markers again if no frame has come for a while."""
-        newest = self._newest
-        if newest is not None and time.monotonic() - self._published_s >= REPEAT_S:
+        if time.monotonic() - self._published_s >= REPEAT_S:
             self.on_frame(newest)
 
     def clear(self) -> None:
         """The regions are gone."""
-        self._newest = None
         self.sink.offer(None)
 
     def _publish(self, snapshot: Snapshot | None) -> None:
