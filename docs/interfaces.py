@@ -76,9 +76,10 @@ names: remap them with `-r image:=/camera/image_raw`, or with launch arguments. 
 (`~`), and carry stamp and frame_id of the image they describe.
 """
 TAIL_OF_TOPICS = """\
-Visualisation topics are published only while they have subscribers. The nodes publish no transforms; they
-subscribe to `/tf` and `/tf_static` (reliable, depth 100) once `clicked_point` has a publisher. Parameters
-named `qos_overrides.…` override a topic's quality of service; the defaults are explained in
+Visualisation topics are published only while they have subscribers. While the camera stands still, a new
+subscriber gets the newest frame's message within 2 s. The nodes publish no transforms; they subscribe to
+`/tf` and `/tf_static` (reliable, depth 100) once `clicked_point` has a publisher. Parameters named
+`qos_overrides.…` override a topic's quality of service; the defaults are explained in
 [Images over DDS](transport.md). Parameters: [parameters.md](parameters.md).
 """
 

@@ -391,3 +391,45 @@ def test_regions_that_are_cleared_while_they_are_repeated_stay_cleared(
     outputs.close()
     assert outputs.join()
     assert {it.action for it in node.messages("~/markers")[-1].markers} == {Marker.DELETE}
+
+
+def test_a_new_subscriber_sees_the_frame_of_a_camera_that_stands_still(
+    node: Node, outputs: CameraOutputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = ("~/regions", "~/detections", "~/label_image", "~/overlay", "~/overlay/compressed")
+    subscribers = dict.fromkeys(topics, 0)
+    for topic in topics:
+        publisher = node.publishers[topic]
+        monkeypatch.setattr(
+            publisher, "get_subscription_count", lambda topic=topic: subscribers[topic], raising=False
+        )
+    outputs.on_frame(frame_result(7))
+    outputs.repeat()
+    wait_until(lambda: stamps_of(node, "~/regions") == [7])
+    monkeypatch.setattr(camera_outputs, "_STILL_S", 0.0)
+    for topic in topics:
+        before = len(node.messages(topic))
+        subscribers[topic] = 1
+        outputs.repeat()
+        wait_until(lambda topic=topic, before=before: len(node.messages(topic)) == before + 1)
+        assert stamps_of(node, topic)[-1] == 7
+    sent = {topic: len(node.messages(topic)) for topic in topics}
+    outputs.repeat()
+    subscribers = dict.fromkeys(topics, 0)
+    outputs.repeat()
+    outputs.close()
+    assert outputs.join()
+    assert {topic: len(node.messages(topic)) for topic in topics} == sent
+
+
+def test_a_frame_serves_a_new_subscriber_while_the_camera_runs(
+    node: Node, outputs: CameraOutputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs.on_frame(frame_result(1))
+    outputs.repeat()  # its subscribers are new
+    outputs.on_frame(frame_result(2))
+    monkeypatch.setattr(camera_outputs, "_STILL_S", 0.0)
+    outputs.repeat()
+    outputs.close()
+    assert outputs.join()
+    assert stamps_of(node, "~/regions") == [1, 2]

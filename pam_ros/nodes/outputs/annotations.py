@@ -56,6 +56,7 @@ class AnnotationsOutput:
         """`messages`: the module foxglove_msgs.msg."""
         self._messages = messages
         self._publisher = advertise(node, messages.ImageAnnotations, "~/image_annotations", depth=5)
+        self.publishers = (self._publisher,)
         self.sink = Sink("~/image_annotations", self._publish, log.warn)
 
     def on_frame(self, snapshot: Snapshot) -> None:

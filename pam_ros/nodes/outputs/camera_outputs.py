@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from rclpy.node import Node
 
@@ -23,6 +24,7 @@ from pam_ros.records import Language, Task
 from pam_ros.runtime.events import CaptionEvent, FrameResult, TextEvent, with_text
 from pam_ros.runtime.overlay import LastSeen
 
+_STILL_S = 1.0  # without a frame for so long, the newest one is sent to a new subscriber
 _REDRAW_S = 0.25  # a growing text is shown with the next frame or, without one, after this time
 
 
@@ -64,7 +66,9 @@ class CameraOutputs:
         self._newest: Snapshot | None = None
         self._captions_of: dict[int, dict[Language, Caption]] = {}  # by region id; the newest comes last
         self._last_seen = LastSeen()
-        self._shown_s = 0.0  # when captions were last shown, seconds of the monotonic clock
+        self._framed_s = self._shown_s = 0.0  # when all, and captions, were last shown; monotonic clock
+        self._subscribers: dict[Any, int] = {}  # of each publisher, when last counted
+        self._unserved: set[Any] = set()  # publishers with a new subscriber, since the last frame
 
     @property
     def frame_id(self) -> str:
@@ -109,10 +113,24 @@ class CameraOutputs:
         self._grow(event)
 
     def repeat(self) -> None:
-        """Called once a second: what expires is sent again, in case the camera stands still."""
+        """Called once a second: sends what expires or is new to a subscriber, if the camera stands still."""
         with self._showing:
-            if self._newest is not None:
-                self._markers.repeat(self._newest)
+            publishers = [each for output in self._of_frames for each in output.publishers]
+            counts = {each: each.get_subscription_count() for each in publishers}
+            known = self._subscribers
+            self._unserved |= {each for each in publishers if counts[each] > known.get(each, 0)}
+            self._subscribers = counts
+            newest = self._newest
+            if newest is None:
+                return
+            self._markers.repeat(newest)
+            if time.monotonic() - self._framed_s < _STILL_S:
+                return
+            again = replace(newest, result=replace(newest.result, arrived_s=None))
+            for output in self._of_frames:
+                if not self._unserved.isdisjoint(output.publishers):
+                    output.on_frame(again)
+            self._unserved.clear()
 
     def clear(self) -> None:
         """Forgets the regions: the engine was stopped. Captions that wait are still published."""
@@ -148,6 +166,9 @@ class CameraOutputs:
         with self._showing:
             self._newest = snapshot
             self._shown_s = time.monotonic()
+            if outputs is self._of_frames:
+                self._framed_s = self._shown_s
+                self._unserved.clear()
             for output in outputs:
                 output.on_frame(snapshot)
 

@@ -34,6 +34,7 @@ class LabelsOutput:
     def __init__(self, node: Node, log: ThrottledLog) -> None:
         self._image = advertise(node, Image, "~/label_image", depth=1)
         self._info = advertise(node, LabelInfo, "~/label_info", depth=1, latched=True)
+        self.publishers = (self._image,)  # the names are latched
         self._offered: Mapping[int, str] = {}  # the newest names
         self._published: Mapping[int, str] = {}  # names in the latched message
         self._log = log

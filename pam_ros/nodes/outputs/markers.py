@@ -58,6 +58,7 @@ class MarkersOutput:
         RViz has a depth cloud to click on, and needs no image plane.
         """
         self._publisher = advertise(node, MarkerArray, "~/markers", depth=1)
+        self.publishers = (self._publisher,)
         self._log, self._settings = log, settings
         self._measured, self._camera_of, self._has_depth = measured, camera_of, has_depth
         self._published: set[tuple[str, int]] = set()  # namespace and id of the markers that RViz has

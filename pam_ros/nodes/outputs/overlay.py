@@ -22,6 +22,7 @@ class OverlayOutput:
     def __init__(self, node: Node, log: ThrottledLog, settings: Callable[[], PerceptionSettings]) -> None:
         self._raw = advertise(node, Image, "~/overlay", depth=1)
         self._compressed = advertise(node, CompressedImage, "~/overlay/compressed", depth=1)
+        self.publishers = (self._raw, self._compressed)
         self._log = log
         self._settings = settings
         self.sink = Sink("~/overlay", self._publish, log.warn)

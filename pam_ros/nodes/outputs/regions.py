@@ -29,6 +29,7 @@ class _FrameOutput:
         """`always`: published with or without subscribers. Without subscribers its thread sleeps."""
         self._always = always
         self._publisher = advertise(node, kind, topic, depth=_DEPTH)
+        self.publishers = (self._publisher,)
         self.sink = Sink(topic, self._publish, log.warn, capacity=_DEPTH)
 
     def on_frame(self, snapshot: Snapshot) -> None:

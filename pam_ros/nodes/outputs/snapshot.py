@@ -45,9 +45,10 @@ class Snapshot:
 
 
 class FrameOutput(Protocol):
-    """An output that publishes something of every frame."""
+    """An output that publishes something of every frame, while its publishers have subscribers."""
 
     sink: Sink[Any]
+    publishers: tuple[Any, ...]
 
     def on_frame(self, snapshot: Snapshot) -> None:
         """Queues what to publish of a frame, and returns immediately."""
