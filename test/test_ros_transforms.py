@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -146,3 +147,39 @@ def test_what_is_not_known_is_refused_in_one_sentence(
     ) as caught:
         transforms.lookup(target, "camera", stamp_ns)
     assert "\n" not in str(caught.value)
+
+
+def test_tf2_ros_starts_over_with_time() -> None:
+    """tf2_ros as far as it is used: it ignores poses that are 10 s older than a frame's newest one."""
+
+    class Buffer:
+        def __init__(self) -> None:
+            self.newest_ns: dict[str, int] = {}
+
+        def clear(self) -> None:
+            self.newest_ns.clear()
+
+        def set_transform(self, message: TransformStamped, authority: str) -> None:
+            frame, stamp = message.child_frame_id, message.header.stamp
+            at_ns = stamp.sec * SECOND + stamp.nanosec
+            if at_ns >= self.newest_ns.get(frame, at_ns) - 10 * SECOND:
+                self.newest_ns[frame] = max(at_ns, self.newest_ns.get(frame, at_ns))
+
+    class TransformListener:
+        def __init__(self, buffer: Buffer, node: object, *, spin_thread: bool) -> None:
+            self.buffer = buffer
+
+        def hear(self, child: str, stamp_ns: int) -> None:
+            self.buffer.set_transform(sample("map", child, ODOM, stamp_ns), "default_authority")
+
+    tf2_ros = SimpleNamespace(Buffer=Buffer, TransformListener=TransformListener)
+    transforms = Tf2Transforms(None, tf2_ros)  # type: ignore[arg-type]
+    hear, known_ns = transforms._listener.hear, transforms._buffer.newest_ns
+    hear("odom", START)
+    hear("odom", START + 12 * SECOND)
+    hear("base", START)  # another frame may be slower
+    hear("odom", START + 4 * SECOND)  # in the wrong order
+    assert known_ns == {"odom": START + 12 * SECOND, "base": START}
+    hear("odom", START)  # a bag that plays again
+    hear("odom", START + SECOND)
+    assert known_ns == {"odom": START + SECOND}

@@ -13,6 +13,7 @@ from pam_ros.errors import PamError
 from pam_ros.geometry import rotation_matrix
 from pam_ros.nodes.conversions import stamp_ns
 from pam_ros.nodes.inputs.transform_buffer import (
+    CACHE_S,
     Transform,
     TransformBuffer,
     TransformProblem,
@@ -42,11 +43,13 @@ def listen_to_transforms(node: Node, log: ThrottledLog) -> Transforms:
 
 
 class Tf2Transforms:
-    """Through tf2_ros."""
+    """Through tf2_ros. It ignores what is 10 s older than a frame's newest pose; here, time starts over."""
 
     def __init__(self, node: Node, tf2_ros: Any) -> None:
         self._tf2 = tf2_ros
         self._buffer = tf2_ros.Buffer()
+        self._newest_ns: dict[str, int] = {}  # stamp of each moving frame
+        self._insert, self._buffer.set_transform = self._buffer.set_transform, self._take
         self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> Transform:
@@ -64,6 +67,15 @@ class Tf2Transforms:
         return Transform(
             rotation_matrix((turn.x, turn.y, turn.z, turn.w)), np.array((shift.x, shift.y, shift.z))
         )
+
+    def _take(self, message: Any, authority: str) -> None:
+        """Called by the listener. Static transforms outlive `clear`."""
+        frame, at_ns = message.child_frame_id, stamp_ns(message.header.stamp)
+        if at_ns < self._newest_ns.get(frame, at_ns) - CACHE_S * 1e9:
+            self._buffer.clear()
+            self._newest_ns.clear()
+        self._newest_ns[frame] = max(at_ns, self._newest_ns.get(frame, at_ns))
+        self._insert(message, authority)
 
 
 class ListenedTransforms:
