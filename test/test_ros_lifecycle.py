@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,6 +35,8 @@ from vision_msgs.msg import LabelInfo
 from pam_ros.action import CaptionClip
 from pam_ros.errors import StateError
 from pam_ros.msg import Prompt, RegionArray, Status
+from pam_ros.nodes.manager_node import ManagerNode
+from pam_ros.nodes.outputs.diagnostics import Phase
 from pam_ros.srv import CaptionNow, ClearRegions, PerceiveRegion, RemoveRegion
 
 OK, WARN, ERROR = b"\x00", b"\x01", b"\x02"
@@ -256,6 +259,39 @@ def test_autostart_stops_at_a_failing_configure() -> None:
         assert robot.state() == "unconfigured"
         assert_not_active(robot, "DeviceError")
         assert process.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("phase", "triggered"),
+    [
+        (Phase.UNCONFIGURED, ["configure", "activate"]),
+        (Phase.INACTIVE, ["activate"]),
+        (Phase.ACTIVE, []),
+        (Phase.FAILED, []),
+    ],
+)
+def test_autostart_goes_on_where_another_client_has_begun(phase: Phase, triggered: list[str]) -> None:
+    """That client's request may have waited before autostart's turn."""
+
+    class Manager:
+        _autostart_timer = SimpleNamespace(cancel=lambda: None)
+        _health = SimpleNamespace(phase=phase)
+        _starting = True
+
+        def __init__(self) -> None:
+            self.done: list[str] = []
+
+        def trigger_configure(self) -> None:
+            self.done.append("configure")
+            self._health = SimpleNamespace(phase=Phase.INACTIVE)
+
+        def trigger_activate(self) -> None:
+            self.done.append("activate")
+
+    manager = Manager()
+    ManagerNode._autostart(manager)  # type: ignore[arg-type]
+    assert manager.done == triggered
+    assert not manager._starting
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

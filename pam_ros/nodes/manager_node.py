@@ -275,7 +275,9 @@ class ManagerNode(LifecycleNode):
 
     def _autostart(self) -> None:
         self._autostart_timer.cancel()
-        if self._health.phase is Phase.UNCONFIGURED and self.trigger_configure() == _SUCCESS:
+        if self._health.phase is Phase.UNCONFIGURED:
+            self.trigger_configure()
+        if self._health.phase is Phase.INACTIVE:  # or another client's configure came first
             self.trigger_activate()
         self._starting = False
 
