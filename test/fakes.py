@@ -184,6 +184,10 @@ class FakeModel:
         self.held.add(memory)
         return memory
 
+    def saved(self, memory: FakeMemory) -> Callable[[], None]:
+        kept = dict(vars(memory))
+        return lambda: vars(memory).update(kept)
+
     def segment(
         self, features: FakeFeatures, prompts: Sequence[Prompt], memories: Sequence[FakeMemory]
     ) -> list[FakeObservation]:

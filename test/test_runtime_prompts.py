@@ -10,7 +10,9 @@ from pam_ros.errors import (
     CancelledError,
     CapacityError,
     ImageError,
+    InferenceError,
     NoFrameError,
+    NothingFoundError,
     PromptError,
     StaleFrameError,
     UnknownRegionError,
@@ -224,6 +226,63 @@ def test_refining_on_an_earlier_frame_tracks_on_from_there():
     assert refined.last_visible_ns == ns(1.0)
     reported = rig.events.frames[-1].regions[0]
     assert (reported.last_visible_ns, reported.box_xyxy.tolist()) == (ns(1.2), [36, 26, 44, 34])
+
+
+def refuse_refinement(rig, score, prompt, **more):
+    """Refines region 1 while the model's masks score so, or (0) its object is not in view."""
+    rig.model.mask_score, rig.model.hidden = (0.9, {1}) if score == 0 else (score, set())
+    handle = rig.request(prompt, region_id=1, tasks=(), **more)
+    rig.settle()
+    rig.model.mask_score, rig.model.hidden = 0.9, set()
+    return error_of(handle)
+
+
+@pytest.mark.parametrize("score", [0, 0.01])
+@pytest.mark.parametrize("prompt", [click(40, 30), box(30, 20, 50, 38)])
+def test_a_refused_refinement_leaves_its_region_as_it_was(prompt, score):
+    rig = stepped()
+    rig.frame(1.0)
+    before = rig.region(box(10, 10, 20, 30))
+    memory = rig.engine._flow._cameras["front"].regions[1].memory
+    frames, shades = len(rig.events.frames), list(memory.shades)
+    assert isinstance(refuse_refinement(rig, score, prompt), NothingFoundError)
+    assert (len(rig.events.frames), memory.shades) == (frames, shades)
+    described = rig.request(region_id=1, tasks=())
+    rig.frame(1.1)
+    for region in (described.future.result(0), rig.events.frames[-1].regions[0]):
+        assert (region.state, region.mask_score) == (RegionState.TRACKED, before.mask_score)
+        assert region.box_xyxy.tolist() == [10, 10, 20, 30]
+
+
+def test_a_refinement_refused_on_an_earlier_frame_leaves_its_region_in_the_newest():
+    rig = stepped()
+    for k in range(3):
+        rig.frame(1.0 + k / 10, 100 + k)
+    rig.region(box(10, 10, 20, 30))
+    memory = rig.engine._flow._cameras["front"].regions[1].memory
+    assert isinstance(refuse_refinement(rig, 0.01, click(40, 30), stamp_ns=ns(1.0)), NothingFoundError)
+    assert memory.shades == [102]
+    rig.frame(1.3, 103)
+    assert memory.shades == [102, 103]
+    assert rig.events.frames[-1].regions[0].box_xyxy.tolist() == [10, 10, 20, 30]
+
+
+def test_a_refinement_that_fails_on_an_earlier_frame_leaves_its_region_in_the_newest():
+    rig = stepped()
+    for k in range(3):
+        rig.frame(1.0 + k / 10, 100 + k)
+    rig.region()
+    memory = rig.engine._flow._cameras["front"].regions[1].memory
+
+    def fail(call, details):
+        if call == "segment":
+            raise ValueError("no")
+
+    rig.model.fault = fail
+    handle = rig.request(click(40, 30), region_id=1, stamp_ns=ns(1.0), tasks=())
+    rig.settle()
+    assert isinstance(error_of(handle), InferenceError)
+    assert memory.shades == [102]
 
 
 def test_two_clicks_on_one_region_at_once_are_applied_one_after_the_other():

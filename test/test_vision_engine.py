@@ -167,6 +167,40 @@ def test_a_frame_that_fails_leaves_nothing_in_the_memories(monkeypatch: pytest.M
     assert [each.index for each in memories] == [11, 11]
 
 
+@pytest.mark.parametrize("fast", [False, True])
+@torch.inference_mode()
+def test_what_was_written_to_a_memory_can_be_undone(fast: bool) -> None:
+    model: Any = load_model(LoadOptions("pam-tiny", device=DEVICE.type, dtype="float32"))
+    segmenter = model.segmenter
+    if fast:
+        engine = VisionEngine(segmenter.sam2, regions=4, graphs=False)
+        model = EngineVision(
+            engine,
+            lambda image: engine.encode(segmenter.pixels(image), image.shape[:2]),
+            None,  # type: ignore[arg-type]
+            segmenter,
+        )
+    memory, twin = model.new_memory(), model.new_memory()
+    prompt, other = Prompt.from_clicks([(150, 130)]), Prompt(box=np.array([60, 220, 150, 300], np.float32))
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[230:290, 90:180] = True
+    for t, image in enumerate(clip(6)):
+        features = model.encode(image)
+        if t == 0:
+            model.segment(features, [prompt, prompt], [memory, twin])
+            continue
+        model.track(features, [memory, twin])
+        one, same = model.segment(features, [prompt, prompt], [memory, twin])
+        assert (one.mask != same.mask).mean() < 1e-4
+        scores = one.mask_score, one.presence_score
+        assert scores == pytest.approx((same.mask_score, same.presence_score), abs=1e-5)
+        undo = model.saved(memory)
+        if t == 4:  # as many prompted frames as are kept
+            model.track(features, [memory])
+        model.segment(features, [Prompt(mask=mask) if t % 2 else other], [memory])
+        undo()
+
+
 @cuda_only
 @torch.inference_mode()
 def test_the_fused_encoder_equals_the_package() -> None:

@@ -96,6 +96,9 @@ class VisionModel(Protocol):
     def new_memory(self) -> RegionMemory:
         """An empty memory for a new region."""
 
+    def saved(self, memory: Any) -> Callable[[], None]:
+        """What puts a memory back to how it is now, whatever is written to it until then; for one use."""
+
     def segment(
         self, features: Any, prompts: Sequence[Prompt], memories: Sequence[Any]
     ) -> Sequence[Observation]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +176,10 @@ class Pam(nn.Module):
     def new_memory(self) -> RegionMemory:
         """An empty memory for a new region."""
         return self.segmenter.new_memory()
+
+    def saved(self, memory: RegionMemory) -> Callable[[], None]:
+        """What puts a memory back to how it is now, whatever is written to it until then."""
+        return memory.saved()
 
     @torch.inference_mode()
     def segment(

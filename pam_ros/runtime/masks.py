@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,12 +12,14 @@ import numpy as np
 from pam_ros.errors import CancelledError, CapacityError, NothingFoundError, PamError, PromptError
 from pam_ros.geometry import Box, distinct_boxes
 from pam_ros.model.interface import FrameFeatures, Observation, PerceptionModel, RegionMemory
-from pam_ros.records import Frame, Language, Prompt, Region, RegionState, Task, plain
+from pam_ros.records import Frame, Language, Prompt, Region, Task, plain
 from pam_ros.runtime.failures import FaultLog, GuardedListener, rejected_detections
 from pam_ros.runtime.inbox import Inbox
 from pam_ros.runtime.options import EngineOptions
 from pam_ros.runtime.requests import Request
 from pam_ros.runtime.tracks import CameraTracks, Track, TrackObservation
+
+Undo = Callable[[], None]
 
 ONCE_AT_A_TIME = 4  # regions that are not kept: a fast model has few slots for them beside the tracked ones
 
@@ -68,8 +70,9 @@ class Masks:
             for request in requests:
                 self.refuse(request, features or PromptError("the frame is no longer available"))
             return []
+        gone_back: dict[int, Undo] = {}
         if frame is not camera.frame:
-            requests = self._go_back(camera, features, requests)
+            requests, gone_back = self._go_back(camera, features, requests)
         results: list[PromptResult] = []
         while requests:
             # A second click on a region refines the result of the first one.
@@ -77,6 +80,8 @@ class Masks:
             size = len(now) if self.options.tracking else ONCE_AT_A_TIME
             for start in range(0, len(now), size):
                 results += self._segment_now(camera, frame, features, now[start : start + size])
+        for region_id in gone_back.keys() - {each.answer.region_id for each in results}:
+            gone_back[region_id]()
         return results
 
     def segment_once(
@@ -181,20 +186,22 @@ class Masks:
 
     def _go_back(
         self, camera: CameraTracks, features: FrameFeatures, requests: Sequence[Request]
-    ) -> list[Request]:
+    ) -> tuple[list[Request], dict[int, Undo]]:
         """Before regions are refined in an earlier frame, they are tracked into it: a click there must not be
-        combined with the mask of a later frame. Returns the requests whose regions were found.
+        combined with the mask of a later frame. Returns the requests whose regions were found, and by region
+        what undoes it.
         """
         ids = list(
             dict.fromkeys(request.content.region_id for request in requests if request.content.region_id)
         )
         memories = [camera.regions[region_id].memory for region_id in ids]
-        results = self._faults.batched("tracking", partial(self._track_batch, features), memories)
+        results = self._faults.batched("tracking", partial(self._go_back_batch, features), memories)
+        gone = {id_: each for id_, each in zip(ids, results, strict=True) if not isinstance(each, PamError)}
         failed = {id_: each for id_, each in zip(ids, results, strict=True) if isinstance(each, PamError)}
         for request in requests:
             if request.content.region_id in failed:
                 self.refuse(request, failed[request.content.region_id])
-        return [request for request in requests if request.content.region_id not in failed]
+        return [request for request in requests if request.content.region_id not in failed], gone
 
     def _memory(self, camera: CameraTracks, request: Request) -> RegionMemory | None:
         track = camera.regions.get(request.content.region_id)
@@ -214,11 +221,17 @@ class Masks:
 
     def _segment_batch(
         self, features: FrameFeatures, items: Sequence[tuple[Prompt, RegionMemory | None]]
-    ) -> list[tuple[Observation, RegionMemory]]:
+    ) -> list[tuple[Observation, RegionMemory, Undo]]:
         # New memories are made per call, so that a failed batch leaves nothing in those of the next attempt.
         memories = [self._vision.new_memory() if memory is None else memory for _, memory in items]
+        undo = [_nothing if memory is None else self._vision.saved(memory) for _, memory in items]
         observations = self._vision.segment(features, [prompt for prompt, _ in items], memories)
-        return list(zip(observations, memories, strict=True))
+        return list(zip(observations, memories, undo, strict=True))
+
+    def _go_back_batch(self, features: FrameFeatures, memories: Sequence[RegionMemory]) -> list[Undo]:
+        undo = [self._vision.saved(memory) for memory in memories]
+        self._vision.track(features, memories)
+        return undo
 
     def _track_batch(
         self, features: FrameFeatures, memories: Sequence[RegionMemory]
@@ -232,28 +245,30 @@ class Masks:
         camera: CameraTracks,
         frame: Frame,
         request: Request,
-        result: tuple[Observation, RegionMemory] | PamError,
+        result: tuple[Observation, RegionMemory, Undo] | PamError,
     ) -> PromptResult | None:
         if isinstance(result, PamError):
             self.refuse(request, result)
             return None
-        output, memory = result
+        output, memory, undo = result
         arrived_s = camera.arrived_s if frame is camera.frame else request.arrived_s
         observation = TrackObservation(output, frame.stamp_ns, frame.frame_id, arrived_s, prompted=True)
         track = camera.regions.get(request.content.region_id)
+        if self._is_nothing(request, observation):
+            undo()  # a region stays as it was
+            if track is None and request.detection is None:
+                camera.next_id += 1  # prompts of one frame keep the ids that they would have had
+            where = "there"
+            if request.detection is not None:
+                where = f"in the box {plain(_clipped(_prompt(request), frame))}"
+            scores = float(output.mask_score), float(output.presence_score)
+            self.refuse(request, NothingFoundError(*scores, where))
+            return None
         if track is None:
             boxes: deque[tuple[int, Box]] = deque(maxlen=self.options.frame_history)
             kept = memory if self.options.tracking else None
             track = Track(0, kept, frame.stamp_ns, observation, boxes)
         track.observe(observation)
-        if self._is_nothing(request, track):
-            if track.region_id == 0 and request.detection is None:
-                camera.next_id += 1  # prompts of one frame keep the ids that they would have had
-            where = "there"
-            if request.detection is not None:
-                where = f"in the box {plain(_clipped(_prompt(request), frame))}"
-            self.refuse(request, NothingFoundError(track.mask_score, track.presence_score, where))
-            return None
         if request.content.image is not None:
             return PromptResult(request, None, observation, track.snapshot())
         if track.region_id == 0:
@@ -265,10 +280,14 @@ class Masks:
                 track.remember_detection(_clipped(_prompt(request), frame))
         return PromptResult(request, track, observation, track.snapshot())
 
-    def _is_nothing(self, request: Request, track: Track) -> bool:
+    def _is_nothing(self, request: Request, found: TrackObservation) -> bool:
         """Whether a prompt has found nothing that is worth a name. A mask prompt needs no mask score."""
-        poor = track.mask_score < self.options.min_mask_score and _prompt(request).mask is None
-        return track.state is RegionState.LOST or poor
+        poor = found.output.mask_score < self.options.min_mask_score and _prompt(request).mask is None
+        return not found.in_view or poor
+
+
+def _nothing() -> None:
+    """Undoes what was done to a memory that was new."""
 
 
 def _prompt(request: Request) -> Prompt:

@@ -6,7 +6,7 @@ Letters: B regions, C model width, M memory width, h × w the stride-16 grid.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -71,6 +71,18 @@ class RegionMemory:
         for kept in self.recent:
             if kept.index < entry.index - self.feature_span:
                 kept.features = None
+
+    def saved(self) -> Callable[[], None]:
+        """See `VisionModel.saved`. Tensors are replaced, never written to, so they need no copies."""
+        kept = self.index, list(self.conditioning), deque(self.recent), self.mask_logits
+        spatial = [entry.features for entry in self.recent]
+
+        def restore() -> None:
+            self.index, self.conditioning, self.recent, self.mask_logits = kept
+            for entry, features in zip(self.recent, spatial, strict=True):
+                entry.features = features
+
+        return restore
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,10 @@ class StandIn:
     def new_memory(self) -> StandInMemory:
         """An empty memory."""
         return StandInMemory()
+
+    def saved(self, memory: StandInMemory) -> Callable[[], None]:
+        """Puts the memory's observation back."""
+        return partial(setattr, memory, "observation", memory.observation)
 
     def segment(
         self, features: StandInFeatures, prompts: Sequence[Prompt], memories: Sequence[StandInMemory]

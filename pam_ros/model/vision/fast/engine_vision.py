@@ -75,6 +75,17 @@ class EngineVision:
         """An empty memory for a new region. Raises CapacityError if every slot of the bank is in use."""
         return self._engine.open()
 
+    def saved(self, memory: RegionSlots) -> Callable[[], None]:
+        """See `interface.VisionModel`."""
+        with self._streamed():
+            restore = self._engine.saved(memory)
+
+        def streamed() -> None:
+            with self._streamed():
+                restore()
+
+        return streamed
+
     def segment(
         self, features: EncodedFrame, prompts: Sequence[Prompt], memories: Sequence[RegionSlots]
     ) -> list[EngineObservation]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pam_ros.errors import CapacityError
 from pam_ros.model.vision.memory_bank import MAX_CONDITIONING
@@ -69,7 +70,7 @@ class RegionSlots:
         return feature_slot, pointer_slot
 
     def saved(self) -> Callable[[], None]:
-        """What puts the memory back to how it is now, if the frame that is written next fails."""
+        """What puts the plan of slots back to how it is now; what is in the slots is the bank's."""
         kept = self.index, list(self.conditioning), list(self.recent)
         spatial = [entry.feature_slot for entry in self.recent]
         free = list(self.free_features), list(self.free_pointers)
@@ -151,6 +152,14 @@ class SlotBank:
         memory = RegionSlots(slot, self.feature_span, self.pointer_span, list(features), list(pointers))
         weakref.finalize(memory, self._free.append, slot).atexit = False
         return memory
+
+    def contents(self, memory: RegionSlots) -> tuple[Tensor, Tensor]:
+        """The features and pointers of one region's slots, not copied."""
+        features, pointers = memory.slot * self.feature_slots, memory.slot * self.pointer_slots
+        return (
+            self.features[features : features + self.feature_slots],
+            self.pointers[pointers : pointers + self.pointer_slots],
+        )
 
     def plan(
         self, memories: Sequence[RegionSlots], indices: Sequence[int], batch: int, spatial: int

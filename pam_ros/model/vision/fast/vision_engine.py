@@ -114,6 +114,20 @@ class VisionEngine:
         """Opens an empty memory for a new region. Raises CapacityError if every slot is in use."""
         return self.bank.open()
 
+    @torch.inference_mode()
+    def saved(self, memory: RegionSlots) -> Callable[[], None]:
+        """See `interface.VisionModel`. What the region's slots hold is copied on the device."""
+        tensors = (*self.bank.contents(memory), self._decoder.logits[memory.slot])
+        copies, restore_slots = [each.clone() for each in tensors], memory.saved()
+
+        @torch.inference_mode()
+        def restore() -> None:
+            restore_slots()
+            for tensor, copy in zip(tensors, copies, strict=True):
+                tensor.copy_(copy)
+
+        return restore
+
     def preparations(
         self, *, batches: Sequence[int] = PREPARED_BATCHES, clicks: Sequence[int] = (1, 2)
     ) -> list[Callable[[], None]]:
