@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from stepped_engine import box, click, error_of, stepped
+from stepped_engine import box, click, error_of, ns, stepped
 
-from pam_ros.errors import PromptError
+from pam_ros.errors import NothingFoundError, PromptError
 from pam_ros.records import Prompt
 
 
@@ -72,3 +72,47 @@ def test_a_lost_region_is_not_hit():
     rig.model.hidden.add(1)
     rig.frame(1.3)
     assert rig.region(click(20), refine_hit=True).region_id != lost.region_id
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("second", [click(32), off(28)])
+def test_a_second_click_refines_what_the_first_has_just_made(second: Prompt, together: bool):
+    rig = stepped()
+    rig.frame(1.0)
+    handles = []
+    for prompt in (click(30), second, click(50)):
+        handles.append(rig.request(prompt, refine_hit=True, tasks=()))
+        if not together:
+            rig.turn()
+    rig.settle()
+    assert [handle.future.result(0).region_id for handle in handles] == [1, 1, 2]
+    assert rig.reported_ids[-1] == [1, 2]
+
+
+def test_a_click_refines_what_a_box_before_it_has_made():
+    rig = stepped()
+    rig.frame(1.0)
+    handles = [rig.request(box(10, 10, 30, 30), tasks=()), rig.request(click(20), refine_hit=True, tasks=())]
+    other = rig.request(box(40, 10, 50, 30), tasks=())
+    rig.turn()
+    assert [handle.future.result(0).region_id for handle in (*handles, other)] == [1, 1, 2]
+
+
+def test_two_clicks_on_an_earlier_frame_make_one_region_there():
+    rig = stepped()
+    for k in range(3):
+        rig.frame(1.0 + k / 10, 100 + k)
+    handles = [rig.request(click(x), refine_hit=True, stamp_ns=ns(1.0), tasks=()) for x in (30, 32)]
+    rig.turn()
+    assert [handle.future.result(0).region_id for handle in handles] == [1, 1]
+    assert rig.engine._flow._cameras["front"].regions[1].memory.shades == [100, 100, 102]
+
+
+def test_a_refused_click_leaves_the_next_one_to_make_a_region():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.model.hidden.add(1)
+    handles = [rig.request(click(30), refine_hit=True, tasks=()) for _ in range(2)]
+    rig.turn()
+    assert isinstance(error_of(handles[0]), NothingFoundError)
+    assert handles[1].future.result(0).region_id == 2

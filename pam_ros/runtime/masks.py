@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -63,21 +63,24 @@ class Masks:
         self._rejected: dict[str, list[str]] = {}  # by camera
 
     def segment(self, camera: CameraTracks, frame: Frame, requests: Sequence[Request]) -> list[PromptResult]:
-        """Prompts on one frame → regions, as one batch. Encodes the frame unless that was done already."""
-        requests = self._usable(camera, frame, [_aimed(camera, request) for request in requests])
-        features = self._features(camera, frame) if requests else None
-        if features is None or isinstance(features, PamError):
-            for request in requests:
-                self.refuse(request, features or PromptError("the frame is no longer available"))
-            return []
-        gone_back: dict[int, Undo] = {}
-        if frame is not camera.frame:
-            requests, gone_back = self._go_back(camera, features, requests)
+        """Prompts on one frame → regions, in as few batches as their order allows; it is encoded once."""
         results: list[PromptResult] = []
-        while requests:
-            # A second click on a region refines the result of the first one.
-            now, requests = _once_per_region(requests)
-            size = len(now) if self.options.tracking else ONCE_AT_A_TIME
+        features: FrameFeatures | PamError | None = None
+        gone_back: dict[int, Undo] = {}  # by region
+        left = list(requests)
+        while left:
+            now, left = _next_batch(camera, left)
+            now = self._usable(camera, frame, now)
+            if now and features is None:
+                features = self._features(camera, frame)
+            if features is None or isinstance(features, PamError):
+                for request in now:
+                    self.refuse(request, features or PromptError("the frame is no longer available"))
+                continue
+            if frame is not camera.frame:
+                here = gone_back.keys() | {each.answer.region_id for each in results}
+                now = self._go_back(camera, features, now, gone_back, here)
+            size = max(len(now), 1) if self.options.tracking else ONCE_AT_A_TIME
             for start in range(0, len(now), size):
                 results += self._segment_now(camera, frame, features, now[start : start + size])
         for region_id in gone_back.keys() - {each.answer.region_id for each in results}:
@@ -185,23 +188,34 @@ class Masks:
         return {each for place, each in enumerate(detections) if place not in distinct}
 
     def _go_back(
-        self, camera: CameraTracks, features: FrameFeatures, requests: Sequence[Request]
-    ) -> tuple[list[Request], dict[int, Undo]]:
+        self,
+        camera: CameraTracks,
+        features: FrameFeatures,
+        requests: Sequence[Request],
+        gone_back: dict[int, Undo],
+        here: Set[int],
+    ) -> list[Request]:
         """Before regions are refined in an earlier frame, they are tracked into it: a click there must not be
-        combined with the mask of a later frame. Returns the requests whose regions were found, and by region
-        what undoes it.
+        combined with the mask of a later frame. Returns the requests whose regions were found.
+
+        Args:
+            gone_back: gets, by region, what undoes it.
+            here: regions that are in that frame already.
         """
-        ids = list(
-            dict.fromkeys(request.content.region_id for request in requests if request.content.region_id)
-        )
+        refined = dict.fromkeys(each.content.region_id for each in requests if each.content.region_id)
+        ids = [region_id for region_id in refined if region_id not in here]
         memories = [camera.regions[region_id].memory for region_id in ids]
         results = self._faults.batched("tracking", partial(self._go_back_batch, features), memories)
-        gone = {id_: each for id_, each in zip(ids, results, strict=True) if not isinstance(each, PamError)}
-        failed = {id_: each for id_, each in zip(ids, results, strict=True) if isinstance(each, PamError)}
+        failed: dict[int, PamError] = {}
+        for region_id, result in zip(ids, results, strict=True):
+            if isinstance(result, PamError):
+                failed[region_id] = result
+            else:
+                gone_back[region_id] = result
         for request in requests:
             if request.content.region_id in failed:
                 self.refuse(request, failed[request.content.region_id])
-        return [request for request in requests if request.content.region_id not in failed], gone
+        return [request for request in requests if request.content.region_id not in failed]
 
     def _memory(self, camera: CameraTracks, request: Request) -> RegionMemory | None:
         track = camera.regions.get(request.content.region_id)
@@ -295,18 +309,19 @@ def _prompt(request: Request) -> Prompt:
     return request.content.prompt
 
 
-def _aimed(camera: CameraTracks, request: Request) -> Request:
-    """A click that refines the region that it hits gets that region's id."""
+def _aims(request: Request) -> bool:
+    """Whether it is a click that refines the region that it hits, which is yet to be found."""
     content = request.content
-    if (
-        not content.refine_hit
-        or content.region_id
-        or content.prompt is None
-        or not len(content.prompt.points)
-    ):
+    clicked = content.prompt is not None and len(content.prompt.points) > 0
+    return content.refine_hit and not content.region_id and clicked
+
+
+def _aimed(camera: CameraTracks, request: Request) -> Request:
+    """A click that aims gets the id of the region that it hits."""
+    if not _aims(request):
         return request
-    region_id = camera.region_at(*content.prompt.points[0].tolist())
-    return replace(request, content=replace(content, region_id=region_id))
+    region_id = camera.region_at(*_prompt(request).points[0].tolist())
+    return replace(request, content=replace(request.content, region_id=region_id))
 
 
 def _clipped(prompt: Prompt, frame: Frame) -> Box:
@@ -316,14 +331,17 @@ def _clipped(prompt: Prompt, frame: Frame) -> Box:
     return np.clip(prompt.box, 0, np.array([width, height, width, height], np.float32))
 
 
-def _once_per_region(requests: Sequence[Request]) -> tuple[list[Request], list[Request]]:
-    """The first request of each region and every new one; the rest."""
-    first: list[Request] = []
+def _next_batch(camera: CameraTracks, requests: Sequence[Request]) -> tuple[list[Request], list[Request]]:
+    """What can be segmented at once, and the rest. A further prompt on a region refines the result of the one
+    before; a click that aims may hit what the prompts before it make.
+    """
+    end = next((place for place, each in enumerate(requests) if place and _aims(each)), len(requests))
+    now: list[Request] = []
     rest: list[Request] = []
     seen: set[int] = set()
-    for request in requests:
+    for request in (_aimed(camera, requests[0]), *requests[1:end]):
         region_id = request.content.region_id
-        (rest if region_id in seen else first).append(request)
+        (rest if region_id in seen else now).append(request)
         if region_id:
             seen.add(region_id)
-    return first, rest
+    return now, [*rest, *requests[end:]]
