@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +114,12 @@ class Stepped:
         return [[region.region_id for region in result.regions] for result in self.events.frames]
 
 
-def stepped(*cameras: str, model: FakeModel | None = None, **options: Any) -> Stepped:
+def stepped(
+    *cameras: str,
+    model: FakeModel | None = None,
+    region_ids: dict[str, Iterator[int]] | None = None,
+    **options: Any,
+) -> Stepped:
     """A started engine without a thread."""
     model, events, clock = model or FakeModel(), Recorder(), Clock()
     engine = Engine(
@@ -123,6 +128,7 @@ def stepped(*cameras: str, model: FakeModel | None = None, **options: Any) -> St
         options=EngineOptions(**options),
         listener=events,
         clock=clock,
+        region_ids=region_ids,
     )
     engine.open()
     return Stepped(engine, model, events, clock)

@@ -88,7 +88,7 @@ def test_containers_stay_bounded():
     assert any("regions" in path for path in lengths)
     too_long = {path: length for path, length in lengths.items() if length > 40}
     assert too_long == {}
-    assert all(camera.next_id > 50 for camera in rig.engine._flow._cameras.values()), (
+    assert all(next(camera.ids) > 50 for camera in rig.engine._flow._cameras.values()), (
         "no regions were created"
     )
 

@@ -291,3 +291,16 @@ def test_masks_are_cropped_to_their_box_and_own_their_memory():
     assert region.mask.base is None
     assert region.mask.dtype == np.bool_
     assert region.mask.shape == (20, 10)
+
+
+def test_an_engine_goes_on_with_the_region_ids_of_the_one_before():
+    ids = {}
+    for first in (1, 3):
+        rig = stepped("a", "b", region_ids=ids)
+        for camera in "ab":
+            rig.frame(1.0, camera=camera)
+            assert [rig.region(click(x), camera).region_id for x in (10, 30)] == [first, first + 1]
+        rig.engine.close()
+    rig = stepped()
+    rig.frame(1.0)
+    assert rig.region().region_id == 1

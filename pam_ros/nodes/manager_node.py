@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -91,6 +91,7 @@ class ManagerNode(LifecycleNode):
         self._nodes: Sequence[PerceptionNode] = ()
         self._model: PerceptionModel | None = None
         self._engine: Engine | None = None
+        self._region_ids: dict[str, Iterator[int]] = {}  # they go on when the model is loaded again
         self._most_regions = 0  # that the loaded model has memory for, per camera; 0 = any number
         self._wanted_regions = 0  # as set last
         self._text_problem = ""  # as logged last
@@ -216,6 +217,7 @@ class ManagerNode(LifecycleNode):
             cameras=self.cameras,
             options=settings.options,
             listener=CameraDispatch({node.camera: node for node in self._nodes}),
+            region_ids=self._region_ids,
         )
         info = model.info
         self._most_regions = info.max_regions // len(self.cameras)

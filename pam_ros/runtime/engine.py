@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from itertools import count
 from typing import Any
 
 from pam_ros.errors import CancelledError, PamError
@@ -50,8 +51,13 @@ class Engine:
         options: EngineOptions,
         listener: Listener,
         clock: Callable[[], float] = time.monotonic,
+        region_ids: dict[str, Iterator[int]] | None = None,
     ) -> None:
-        """`clock` returns steady seconds."""
+        """`clock` returns steady seconds.
+
+        `region_ids`: by camera, from an engine before this one, whose ids are not to be used again; filled.
+        """
+        region_ids = {} if region_ids is None else region_ids
         self._clock = clock
         self._handles: dict[Future[Any], RequestHandle[Any]] = {}  # not done yet
         self._handles_lock = threading.Lock()
@@ -59,7 +65,7 @@ class Engine:
         self._inbox = Inbox(cameras, options, queued_elsewhere=lambda: self._flow.waiting, clock=clock)
         self._flow = Flow(
             model=model,
-            cameras=cameras,
+            cameras={name: region_ids.setdefault(name, count(1)) for name in cameras},
             options=options,
             inbox=self._inbox,
             listener=listener,

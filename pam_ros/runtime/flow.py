@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 from pam_ros.errors import CancelledError, PamError
 from pam_ros.model.interface import FIRST_FRAME_STRIDE, PerceptionModel
@@ -30,20 +30,20 @@ class Flow:
         self,
         *,
         model: PerceptionModel,
-        cameras: Sequence[str],
+        cameras: Mapping[str, Iterator[int]],
         options: EngineOptions,
         inbox: Inbox,
         listener: Listener,
         faults: FaultLog,
         clock: Callable[[], float],
     ) -> None:
-        """`clock` returns steady seconds."""
+        """`cameras`: their names, and the ids of their regions. `clock` returns steady seconds."""
         self._model = model
         self._options = options
         self._inbox = inbox
         self._faults = faults
         self._clock = clock
-        self._cameras = {name: CameraTracks(name=name) for name in cameras}
+        self._cameras = {name: CameraTracks(name=name, ids=ids) for name, ids in cameras.items()}
         self._listener = GuardedListener(listener, faults, lambda: inbox.active)
         self._reporter = EventReporter(self._listener, clock, self._min_confidence, model.names)
         self._queue = GenerationQueue(model.text, faults)

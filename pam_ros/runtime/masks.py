@@ -271,7 +271,7 @@ class Masks:
         if self._is_nothing(request, observation):
             undo()  # a region stays as it was
             if track is None and request.detection is None:
-                camera.next_id += 1  # prompts of one frame keep the ids that they would have had
+                next(camera.ids)  # prompts of one frame keep the ids that they would have had
             where = "there"
             if request.detection is not None:
                 where = f"in the box {plain(_clipped(_prompt(request), frame))}"
@@ -286,7 +286,7 @@ class Masks:
         if request.content.image is not None:
             return PromptResult(request, None, observation, track.snapshot())
         if track.region_id == 0:
-            track.region_id, camera.next_id = camera.next_id, camera.next_id + 1
+            track.region_id = next(camera.ids)
             camera.regions[track.region_id] = track
             self._inbox.add_region(camera.name, track.region_id)
             if request.detection is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from types import MappingProxyType
@@ -181,7 +181,7 @@ class CameraTracks:
         frame: the newest; kept for clicks that come after the camera has stopped.
         before_ns: stamp of the frame before.
         features: of `frame`, once a region was looked for in it.
-        next_id: never goes back: an id means one region for the life of the process.
+        ids: of the regions to come. They only grow: an id means one region for the life of the process.
         tracked, lost: number of regions, for other threads to read.
     """
 
@@ -191,7 +191,7 @@ class CameraTracks:
     arrived_s: float = 0.0
     features: FrameFeatures | None = None
     before_ns: int = 0
-    next_id: int = 1
+    ids: Iterator[int] = field(default_factory=lambda: count(1))
     processed: int = 0
     rate: RateMeter = field(default_factory=RateMeter)
     mask_latency_s: Smoothed = field(default_factory=Smoothed)
