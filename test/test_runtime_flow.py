@@ -10,6 +10,8 @@ from stepped_engine import ALL_TEXTS, box, click, error_of, make_frame, ns, step
 from pam_ros.errors import CancelledError, InputError
 from pam_ros.records import Language, RegionState, Task
 from pam_ros.runtime.events import FrameResult, TextEvent
+from pam_ros.runtime.requests import PromptRequest
+from pam_ros.runtime.statistics import GapCounter
 from pam_ros.runtime.tracks import Track, TrackObservation
 
 
@@ -242,6 +244,66 @@ def test_stamps_that_jump_back_keep_regions_and_forget_the_history():
     assert "newer than the newest" in str(error_of(rig.request(click(), stamp_ns=ns(100.1))))
     rig.frame(5.1)
     assert len(rig.events.warnings) == 1
+
+
+def test_a_frame_out_of_order_is_dropped_and_counted():
+    rig = stepped()
+    rig.frame(1.2)
+    rig.frame(1.3, 103)
+    handle = rig.engine.caption_clip(
+        "front", PromptRequest(click()), duration_s=0.2, language=Language.EN, on_progress=lambda *_: None
+    )
+    rig.frame(1.4)
+    rig.clock.now_s += 0.1
+    rig.frame(1.3 + 1e-3)
+    assert rig.engine.statistics().cameras[0].age_s == pytest.approx(0.1)
+    rig.frame(1.5)
+    rig.frame(1.5)  # the same stamp again
+    for stamp_s in (1.6, 1.7):
+        rig.frame(stamp_s)
+    rig.settle()
+    shown_s = [each.stamp_ns / 1e9 for each in rig.events.frames]
+    assert shown_s == pytest.approx([1.2, 1.3, 1.4, 1.5, 1.5, 1.6, 1.7])
+    (camera,) = rig.engine.statistics().cameras
+    assert (camera.received, camera.processed, camera.dropped) == (8, 7, 1)
+    assert (rig.events.warnings, handle.future.result(0).cut_short) == ([], "")
+
+
+def test_a_prompt_finds_a_frame_that_came_out_of_order():
+    rig = stepped(stamp_tolerance_s=0.0)
+    for stamp_s, shade in ((1.0, 100), (1.2, 102), (1.1, 101), (1.3, 103)):
+        rig.frame(stamp_s, shade)
+    handle = rig.request(click(), stamp_ns=ns(1.1))
+    rig.settle()
+    assert handle.future.result(0).texts[Task.LABEL, Language.EN].text.startswith("label-en-r1s101")
+
+
+@pytest.mark.parametrize("stamps_s", [np.arange(0, 0.8, 0.1), [0.0, 0.5]])
+def test_a_short_recording_played_in_a_loop_goes_on(stamps_s):
+    rig = stepped()
+    for _ in range(8):
+        for stamp_s in stamps_s:
+            rig.frame(10.0 + stamp_s)
+    (camera,) = rig.engine.statistics().cameras
+    messages = [message for _, message in rig.events.warnings]
+    assert messages and all("jumped back" in message for message in messages)
+    assert camera.dropped <= 5 * (len(messages) + 1)  # before each, at most 5 frames
+
+
+def test_a_step_back_of_a_second_starts_over_at_once():
+    rig = stepped()
+    for stamp_s in (10.0, 9.0, 9.1):
+        rig.frame(stamp_s)
+    assert [each.stamp_ns for each in rig.events.frames] == [ns(10.0), ns(9.0), ns(9.1)]
+
+
+def test_frames_out_of_order_are_not_gaps():
+    counter = GapCounter()
+    numbers = np.arange(400)
+    numbers[40::10], numbers[41::10] = numbers[41::10].copy(), numbers[40::10].copy()
+    for number in numbers[numbers != 205]:  # one that never comes
+        counter.add(int(number) * 33_333_333)
+    assert counter.missed == 1
 
 
 def test_cameras_take_turns_whatever_their_rates():

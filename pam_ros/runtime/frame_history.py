@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 
 from pam_ros.errors import NoFrameError, StaleFrameError
@@ -36,6 +37,12 @@ class FrameHistory:
             self._frames.clear()  # earlier stamps are no longer valid
             self._bytes = 0
         self._frames.append(frame)
+        self._bytes += frame.image.nbytes
+        self._shorten()
+
+    def add_late(self, frame: Frame) -> None:
+        """Adds a frame that is older than the newest, for prompts that mean it."""
+        insort(self._frames, frame, key=lambda each: each.stamp_ns)
         self._bytes += frame.image.nbytes
         self._shorten()
 

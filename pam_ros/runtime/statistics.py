@@ -12,6 +12,8 @@ _INTERVALS = 100  # between frames, from which the period is measured
 _FEWEST_INTERVALS = 20
 _STEADY, _JITTER = 12, 1.8  # so many intervals that differ by less than this factor are a rate
 _PAUSE_NS = 2_000_000_000  # a longer gap is a pause of the camera
+_LATE_NS = 1_000_000_000  # a longer step back is a new beginning
+_MOST_LATE = 5  # frames in a row; more are a new beginning too, a short step back
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,8 @@ class CameraStatistics:
     """One camera, since the engine was made.
 
     Attributes:
-        received, processed, dropped: frames; a frame replaced by a newer one before its turn is dropped.
+        received, processed, dropped: frames; a frame replaced by a newer one before its turn is dropped, and
+            one that comes after a newer one, see `StampOrder`.
         rate_hz: processed frames per second, smoothed over about two seconds.
         regions_tracked, regions_lost: regions at the last processed frame.
         mask_latency_s: from a frame's arrival to its masks, smoothed, seconds; 0 before the first.
@@ -85,6 +88,30 @@ class RateMeter:
         return weighted * math.exp((then_s - now_s) / self._smoothing_s) / window_s
 
 
+class StampOrder:
+    """Tells a frame that comes late, after newer ones, from time that starts over.
+
+    Attributes:
+        newest_ns: stamp of the newest frame since time started over; None before the first.
+    """
+
+    def __init__(self) -> None:
+        self.newest_ns: int | None = None
+        self._late = 0  # frames since a newer one came
+
+    def is_late(self, stamp_ns: int) -> bool:
+        """A frame came; whether it is late. Frames of equal stamps are not."""
+        if self.newest_ns is None or stamp_ns > self.newest_ns:
+            self._late = 0
+        elif stamp_ns < self.newest_ns:
+            self._late += 1
+            if self.newest_ns - stamp_ns < _LATE_NS and self._late <= _MOST_LATE:
+                return True
+            self._late = 0
+        self.newest_ns = stamp_ns
+        return False
+
+
 class GapCounter:
     """Counts frames that did not arrive: a gap in the stamps of several periods lacks all but one of them.
 
@@ -98,15 +125,18 @@ class GapCounter:
 
     def __init__(self) -> None:
         self.missed = 0
-        self._before_ns: int | None = None
+        self._order = StampOrder()
         self._newest_ns: deque[int] = deque()  # intervals that are not counted yet
         self._intervals_ns: deque[int] = deque(maxlen=_INTERVALS)
         self._gaps: deque[int] = deque(maxlen=_INTERVALS)  # frames missing in each of the recent intervals
 
     def add(self, stamp_ns: int) -> None:
         """A frame came."""
-        before_ns, self._before_ns = self._before_ns, stamp_ns
+        before_ns = self._order.newest_ns
         interval_ns = 0 if before_ns is None else stamp_ns - before_ns
+        if self._order.is_late(stamp_ns):
+            self._divide(-interval_ns)
+            return
         if interval_ns < 0:  # time started over, perhaps at another rate
             self._newest_ns.clear()
             self._intervals_ns.clear()
@@ -116,11 +146,22 @@ class GapCounter:
         self._newest_ns.append(interval_ns)
         if len(self._newest_ns) <= _STEADY:
             return
-        self._count(self._newest_ns.popleft())
+        while len(self._newest_ns) > _STEADY:
+            self._count(self._newest_ns.popleft())
         steady = max(self._newest_ns) < _JITTER * min(self._newest_ns)
         if steady and not self._is_period(_median(self._newest_ns)):
             self._intervals_ns.clear()
             self._intervals_ns.extend(self._newest_ns)
+
+    def _divide(self, ago_ns: int) -> None:
+        """A late frame divides the interval that it belongs into, unless that is counted already."""
+        for place in reversed(range(len(self._newest_ns))):
+            if ago_ns < (interval_ns := self._newest_ns[place]):
+                if ago_ns:
+                    self._newest_ns[place] = interval_ns - ago_ns
+                    self._newest_ns.insert(place + 1, ago_ns)
+                return
+            ago_ns -= interval_ns
 
     def _count(self, interval_ns: int) -> None:
         if len(self._intervals_ns) >= _FEWEST_INTERVALS:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pam_ros.records import Frame
 from pam_ros.runtime.frame_history import FrameHistory
 from pam_ros.runtime.requests import CaptionRequest, Request
+from pam_ros.runtime.statistics import StampOrder
 
 MAX_DETECTION_MESSAGES = 4  # messages that wait; a newer one replaces the oldest
 LEAST_SPEED = 0.01  # seconds of stamps for each second of the clock: slower time stands still
@@ -58,17 +59,22 @@ class WaitingRoom:
     arrived_s: float = -math.inf  # of the newest frame
     advanced_s: float = -math.inf  # when the stream's time last moved, faster than it creeps
     _moved_ns: int | None = None  # the stamp at that time
+    _order: StampOrder = field(default_factory=StampOrder)
 
     def has_work(self) -> bool:
         """Whether there is something to take."""
         return self.slot is not None or bool(self.requests or self.detections or self.captions)
 
     def put_frame(self, frame: Frame, now_s: float) -> None:
-        """Puts a frame into the slot; one that still waits there is dropped and counted."""
+        """Puts a frame into the slot; one that still waits there is dropped and counted, or a late one."""
+        self.received += 1
+        if self._order.is_late(frame.stamp_ns):
+            self.dropped += 1
+            self.history.add_late(frame)
+            return
         self.history.add(frame)
         if self._moves(frame.stamp_ns, now_s):
             self.advanced_s, self._moved_ns = now_s, frame.stamp_ns
-        self.received += 1
         self.dropped += self.slot is not None
         self.slot = (frame, now_s)
         self.arrived_s = now_s
