@@ -277,7 +277,7 @@ def caption(
     not_clicks: Iterable[Click] = (),
     boxes: Iterable[Box] = (),
     masks: Iterable[Mask] = (),
-    every_s: float = 2.0,
+    every_s: float | None = None,
     at_s: Iterable[float] = (),
     language: str = "en",
     carry_over: bool = True,
@@ -288,7 +288,7 @@ def caption(
     Args:
         video: the path of a file, or frames: (time in seconds, (H, W, 3) uint8 RGB), in order of time.
         clicks, not_clicks, boxes, masks: on the first frame, see `prompts`; they get the region ids 1, 2, …
-        every_s: length of a clip, seconds.
+        every_s: length of a clip, seconds; 2 if neither it nor `at_s` is given.
         at_s: decode timestamps instead: seconds from the first frame at which clips end.
         language: `en` or `zh`.
         carry_over: each clip starts with the last frame of the one before.
@@ -307,10 +307,12 @@ def caption(
     from pam_ros.runtime.offline import caption_video, check_room, decode_times
 
     _check_model(model)
-    period_s = number_of("every_s", every_s, 0.1, 3600.0)
+    period_s = number_of("every_s", 2.0 if every_s is None else every_s, 0.1, 3600.0)
     named_s = [
         number_of("a time of at_s", each, 0.0, LAST_S, above=True) for each in list_of("at_s", at_s, "3, 7.5")
     ]
+    if named_s and every_s is not None:
+        raise InputError("give every_s or at_s, not both")
     spoken, asked = Language.parse(language), prompts(clicks, not_clicks, boxes, masks)
     check_room(model, asked)
     times_ns: tuple[int, ...] = ()
@@ -364,6 +366,8 @@ def prompts(
         raise PromptError(
             f"clicks can be combined with one box, not {len(corners)}; for several regions give boxes only"
         )
+    if getattr(masks, "ndim", 0) == 2:
+        raise PromptError("masks is one mask, an array (H, W); give a list of masks: [mask]")
     drawn = list_of("masks", masks, "'mask.png'")
     if (count := len(drawn) + (1 if on or off else len(corners))) > MAX_SURVEY_REGIONS:
         raise PromptError(

@@ -93,6 +93,8 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
         colours = values if alpha is None else values[..., :-1]
         values = colours.max(axis=2) if alpha is None or alpha.min() == alpha.max() else alpha
     values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ImageError(f"{path} is not a mask: it has values that are NaN or infinite")
     if len(np.unique(values)) <= _MASK_LEVELS:
         return np.asarray(values > 0)
     bright = values >= 0.75 * values.max()

@@ -5,6 +5,7 @@ Every function raises an InputError that names the argument, what was received a
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -151,10 +152,18 @@ def frames_of(video: Iterable[Any]) -> Iterator[Frame]:
         pairs = iter(video)
     except TypeError:
         raise ImageError(f"the video must be a file or frames {form}, not {shown(video)}") from None
+    last_ns = -math.inf
     for number, pair in enumerate(pairs, 1):
         try:
             time_s, image = pair
         except (TypeError, ValueError):
             raise ImageError(f"frame {number} of the video must be {form}, not {shown(pair)}") from None
         seconds = number_of(f"the time of frame {number}", time_s, -LAST_S, LAST_S)
-        yield Frame(image=image_of(image).copy(), stamp_ns=round(seconds * 1e9))
+        stamp_ns = round(seconds * 1e9)
+        if stamp_ns <= last_ns:
+            raise ImageError(
+                f"the time of frame {number} is {seconds:g} s; it must be after that of the frame before, "
+                f"{last_ns / 1e9:g} s"
+            )
+        last_ns = stamp_ns
+        yield Frame(image=image_of(image).copy(), stamp_ns=stamp_ns)

@@ -8,8 +8,9 @@ nanoseconds of the camera's clock.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum, IntEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -346,6 +347,11 @@ class Region:
     source_class: str = ""  # class of that detection, as the detector names it; "" if unknown
     surface: VisibleSurface | None = None  # in the frame of `last_visible_ns`; None without depth
     asked: tuple[tuple[Task, Language], ...] = ()
+
+    def __reduce__(self) -> tuple[partial[Region], tuple[()]]:
+        """For pickle and copy: the view of the texts becomes a dictionary."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return partial(Region, **values | {"texts": dict(self.texts)}), ()
 
     def in_view_at(self, stamp_ns: int) -> bool:
         """Whether box and mask are those of the frame with this stamp."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +18,15 @@ import pytest
 from fakes import FakeModel
 
 from pam_ros import api, media, videos
-from pam_ros.errors import ImageError, InputError, NothingFoundError, PamError, PromptError
+from pam_ros.errors import (
+    CheckpointError,
+    ImageError,
+    InputError,
+    NothingFoundError,
+    PamError,
+    PromptError,
+    StateError,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIP = ROOT / "config" / "demo" / "clip.mp4"
@@ -175,12 +187,63 @@ def test_a_video_may_have_as_many_regions_as_the_model_was_loaded_for() -> None:
         api.load_model("pam-tiny", regions=0)
 
 
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    for path in (ROOT / "models" / "pam-tiny").iterdir():
+        if path.name != "tokenizer.json":
+            (tmp_path / path.name).symlink_to(path)
+    with pytest.raises(CheckpointError, match=r"has no tokenizer \(tokenizer.json\); texts need one"):
+        api.load_model(str(tmp_path), device="cpu")
+
+
 def test_a_prompt_that_finds_nothing_is_said() -> None:
     model, black = FakeModel(), np.zeros((48, 64, 3), np.uint8)  # a black frame shows nothing
     (result,) = api.perceive(model, black, boxes=[BOX])
     assert (result.found, result.mask.any(), result.mask.shape, result.texts) == (False, False, (48, 64), {})
     with pytest.raises(NothingFoundError, match="at prompt 1 of the first frame"):
         next(api.caption(model, [(0.0, black)], boxes=[BOX]))
+
+
+@pytest.mark.parametrize("times", [[0.0, 0.5, 0.4], [0.0, 0.5, 0.5]])
+def test_frames_out_of_order_are_refused(times: list[float]) -> None:
+    with pytest.raises(ImageError, match=r"the time of frame 3 is 0\.. s; it must be after .* 0\.5 s"):
+        list(api.caption(FakeModel(), [(time_s, IMAGE) for time_s in times], boxes=[BOX]))
+
+
+def test_results_can_be_copied_and_pickled() -> None:
+    (result,) = api.perceive(FakeModel(), IMAGE, boxes=[BOX])
+    for copied in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+        assert (copied.box, copied.label, copied.texts) == (result.box, result.label, result.texts)
+        np.testing.assert_array_equal(copied.mask, result.mask)
+
+
+def test_threads_that_share_a_model_take_turns() -> None:
+    model, at_work, most = FakeModel(), [], []
+    segment = model.vision.segment
+
+    def watched(*given):
+        at_work.append(1)
+        most.append(len(at_work))
+        time.sleep(0.01)
+        at_work.pop()
+        return segment(*given)
+
+    model.vision.segment = watched
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: api.perceive(model, IMAGE, boxes=[(i, i, 20, 20)]), range(12)))
+    assert (len(found), max(most)) == (12, 1)
+
+
+def test_a_function_that_the_model_calls_must_not_use_it() -> None:
+    model, errors = FakeModel(), []
+
+    def on_text(*_: object) -> None:
+        with pytest.raises(StateError) as failed:
+            api.perceive(model, IMAGE, boxes=[BOX])
+        errors.append(str(failed.value))
+
+    (result,) = api.perceive(model, IMAGE, boxes=[BOX], on_text=on_text)
+    assert result.label
+    assert "on_text, must not use it" in errors[0]
 
 
 @pytest.mark.parametrize(
@@ -205,6 +268,9 @@ def test_a_prompt_that_finds_nothing_is_said() -> None:
         (lambda m: api.caption(m, frames(3), clicks=[(64, 4)]), PromptError, "outside the 64x48 image"),
         (lambda m: api.caption(m, frames(3), boxes=[BOX], every_s=-1), InputError, "every_s is -1; allowed"),
         (lambda m: api.caption(m, frames(3), boxes=[BOX], at_s=[9]), InputError, "at most 0.300 s"),
+        (lambda m: api.caption(m, frames(3), boxes=[BOX], at_s=[0.2], every_s=1), InputError, "not both"),
+        (lambda m: api.perceive(m, IMAGE, masks=IMAGE[..., 0]), PromptError, r"one mask.*a list of masks"),
+        (lambda m: api.find(m, IMAGE, "cut \udcff"), PromptError, "not valid Unicode"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_clear_error(call, error: type[PamError], words: str) -> None:

@@ -147,6 +147,10 @@ class Trap:
         ({"mm_perceiver": {"colour": 3}}, ["mm_perceiver", "colour"]),
         ({"mm_perceiver": {"input": "beside"}}, ["mm_perceiver", "'beside'", "after, image_before, before"]),
         ({"mm_perceiver": [16]}, ["mm_perceiver"]),
+        (
+            {"mm_perceiver": {"crop_small_regions": "false"}},
+            ["crop_small_regions is 'false'"],
+        ),
         ({"mm_perceiver": {"semantic_tokens": -1}}, ["semantic_tokens is -1; allowed"]),
         ({"mm_perceiver": {"heads": 5}}, ["cannot build", "5 heads"]),
     ],

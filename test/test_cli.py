@@ -212,9 +212,21 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
         ),
         (["perceive", "picture.png", "--click", "3,4", "--model", "a/b"], "a/b is neither a folder"),
         (["caption", "picture.txt", "--click", "3,4"], "no video file at picture.txt"),
-        (["caption", "clip.mp4", "--click", "3,4", "--at", "1,x"], "--at takes 2 comma-separated numbers"),
+        (
+            ["caption", "clip.mp4", "--click", "3,4", "--at", "1,x"],
+            "as in 3,7.5,12, not '1,x'",
+        ),
         (["caption", "clip.mp4", "--click", "3,4", "--at", "9"], "above 0 s and at most"),
         (["caption", "clip.mp4", "--click", "3,4", "--at", "1e-9"], "must last more than 0.02 s"),
+        (
+            ["caption", "clip.mp4", "--click", "3,4", "--at", "0.7,0.3"],
+            "order: 0.3 comes after 0.7",
+        ),
+        (["perceive", "picture.png", "--all", "--box", "9,9,1,1", "--model", "/nope"], "box"),
+        (["find", "picture.png", "it", "--box", "9000,9,9001,11", "--model", "/nope"], "outside the"),
+        (["find", "picture.png", "x" * 600, "--model", "/nope"], "the request has 600 characters"),
+        (["evaluate", "--data", "/nope"], "no data at '/nope'"),
+        (["perceive", "picture.png", "--all", "--max-regions", "0"], "'--max-regions': 0; allowed: 1 to 256"),
         (["perceive", "picture.png", "--click", "39_0,1"], "--click takes 2 comma-separated numbers"),
         (
             ["perceive", "picture.png", "--click", "3,4", "--out", "x" * 300],
@@ -257,9 +269,9 @@ def test_a_turned_video_is_captioned_to_its_end(tmp_path: Path):
         (["scenes", "show", "--open-meshes", "7"], "7; allowed: 0 to 1"),
         (
             ["scenes", "show", "--count", "-1"],
-            "Invalid value for '--count': Input should be greater than or equal to 0",
+            "Invalid value for '--count': -1; allowed: 0 or more",
         ),
-        (["view", "--port", "0"], "Invalid value for '--port': Input should be greater than or equal to 1"),
+        (["view", "--port", "0"], "Invalid value for '--port': 0; allowed: 1 to 65535"),
         (["perceive", "[bold]gone[/].png", "--click", "3,4"], "no image file at [bold]gone[/].png"),
         (["-q", "-v", "models"], "--quiet and --verbose cannot be combined"),
     ],
@@ -388,6 +400,24 @@ def test_no_summary_of_an_earlier_run_is_left(tmp_path: Path, monkeypatch: pytes
     assert sorted(os.listdir(tmp_path / "out")) == ["captions.jsonl", "overlay.mp4", "regions.jsonl"]
 
 
+def test_a_failed_write_leaves_no_result_of_an_earlier_run(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    command = ["perceive", str(picture), "--out", "out", "--box", "5,5,60,60"]
+    assert with_fake([*command, "--box", "5,5,30,30"], tmp_path, monkeypatch) == 0
+    write_mask, out = media.write_mask, tmp_path / "out"
+
+    def fail(path: Path, mask: object) -> None:
+        raise OutputError(f"cannot write {path}: the disk is full")
+
+    monkeypatch.setattr(media, "write_mask", fail)
+    assert with_fake(command, tmp_path, monkeypatch) == 2
+    assert sorted(os.listdir(out)) == ["mask_1.png", "mask_2.png", "overlay.png"]
+    monkeypatch.setattr(media, "write_mask", write_mask)
+    assert with_fake(command, tmp_path, monkeypatch) == 0
+    assert sorted(os.listdir(out)) == ["mask_1.png", "overlay.png", "result.json"]
+
+
 @pytest.mark.usefixtures("clip")
 def test_a_model_is_loaded_for_all_regions_of_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     boxes = [part for x in range(40) for part in ("--box", f"{x},5,{x + 9},60")]
@@ -446,6 +476,7 @@ def test_a_picture_whose_name_is_no_utf8(
     ("command", "error"),
     [
         ("fetch pam-huge 2>&-", ""),
+        ("--help >/dev/full", "error: cannot write the results to stdout: No space left on device; redirect"),
         ("models >/dev/full", "error: cannot write the results to stdout: No space left on device; redirect"),
     ],
 )

@@ -193,6 +193,14 @@ def test_masks_of_other_colour_spaces_are_white_on_the_object(tmp_path: Path, mo
     np.testing.assert_array_equal(media.read_mask(tmp_path / "mask.tif"), disc())
 
 
+def test_a_mask_with_nan_is_refused(tmp_path: Path) -> None:
+    values = np.zeros((4, 4), np.float32)
+    values[1, 1] = np.nan
+    Image.fromarray(values).save(tmp_path / "mask.tif")
+    with pytest.raises(ImageError, match="it has values that are NaN or infinite"):
+        media.read_mask(tmp_path / "mask.tif")
+
+
 def test_a_photo_is_no_mask(tmp_path: Path) -> None:
     media.write_image(tmp_path / "photo.png", picture())
     assert "looks like a photo" in refused(media.read_mask, tmp_path / "photo.png")

@@ -24,6 +24,7 @@ from pam_ros.cli.common import (
     check_model,
     engine_kind,
     inputs,
+    within,
 )
 from pam_ros.cli.output import json_target, table_console, working
 from pam_ros.errors import InputError
@@ -44,7 +45,9 @@ LIMITS = ("copy_tb_s", "read_tb_s", "matmul_tflop_s")  # of the device, printed 
 def bench(
     engine: EngineOption = "plain",
     random_weights: RandomWeightsOption = False,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="runs of each figure", metavar="N")] = 15,
+    repeats: Annotated[
+        int, typer.Option("--repeats", callback=within(1), help="runs of each figure", metavar="N")
+    ] = 15,
     only: Annotated[
         str,
         typer.Option("--only", help="comma-separated figures (default: all)", metavar="FIGURES"),
@@ -102,7 +105,9 @@ def bench_curves(
     ] = None,
     engine: EngineOption = "plain",
     random_weights: RandomWeightsOption = False,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="runs of each point", metavar="N")] = 7,
+    repeats: Annotated[
+        int, typer.Option("--repeats", callback=within(1), help="runs of each point", metavar="N")
+    ] = 7,
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",

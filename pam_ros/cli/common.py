@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,12 +28,13 @@ EVERY_S = 2.0  # clip length if neither --every nor --at is given
 VIDEO_RESULTS = ("overlay.mp4", "captions.jsonl", "regions.jsonl")  # of a captioned video
 
 
-def within(low: float, high: float) -> Callable[[float | None], float | None]:
+def within(low: float, high: float = math.inf) -> Callable[[float | None], float | None]:
     """Callback of an option: refuses a number out of range, "nan" included, before anything starts."""
 
     def check(value: float | None) -> float | None:
         if value is not None and not low <= value <= high:
-            raise typer.BadParameter(f"{value:g}; allowed: {low:g} to {high:g}")
+            allowed = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+            raise typer.BadParameter(f"{value:g}; allowed: {allowed}")
         return value
 
     return check
@@ -68,7 +71,7 @@ ImageArgument = Annotated[
 ]
 ClickOption = Annotated[
     list[str] | None,
-    typer.Option("--click", help="pixel on the object; repeatable", metavar="X,Y"),
+    typer.Option("--click", help="pixel on the object; all clicks are one region", metavar="X,Y"),
 ]
 NotOption = Annotated[
     list[str] | None,
@@ -89,7 +92,7 @@ MaskOption = Annotated[
 MaxRegionsOption = Annotated[
     int,
     typer.Option(
-        "--max-regions", min=1, max=MAX_SURVEY_REGIONS, help="maximum number of regions", metavar="N"
+        "--max-regions", callback=within(1, MAX_SURVEY_REGIONS), help="maximum number of regions", metavar="N"
     ),
 ]
 BudgetOption = Annotated[
@@ -193,8 +196,15 @@ def clip_length(every: float | None, at: str | None) -> float:
 
 
 def named_times(at: str | None) -> tuple[float, ...]:
-    """--at → seconds; () without it."""
-    return () if at is None else tuple(numbers(at, at.count(",") + 1, "--at"))
+    """--at → seconds; () without it. Raises PromptError unless they increase."""
+    try:
+        times_s = () if at is None else tuple(numbers(at, at.count(",") + 1, "--at"))
+    except PromptError:
+        raise PromptError(f"--at takes seconds separated by commas, as in 3,7.5,12, not {at!r}") from None
+    for before, after in pairwise(times_s):
+        if after <= before:
+            raise PromptError(f"--at must be in increasing order: {after:g} comes after {before:g}")
+    return times_s
 
 
 def boxes_of(box: list[str] | None) -> tuple[tuple[float, float, float, float], ...] | None:

@@ -21,6 +21,7 @@ from pam_ros.cli.common import (
     folder_of,
     inputs,
     load,
+    within,
 )
 from pam_ros.cli.output import json_target, note, table_console, working
 from pam_ros.errors import OutputError, PromptError
@@ -38,7 +39,10 @@ SeedOption = Annotated[
     ),
 ]
 CountOption = Annotated[
-    int, typer.Option("--count", min=1, help="images per seed; a quarter as many videos (at least 1)")
+    int,
+    typer.Option(
+        "--count", callback=within(1), help="images per seed; a quarter as many videos (at least 1)"
+    ),
 ]
 DataOption = Annotated[
     Path | None,
@@ -120,6 +124,7 @@ def evaluate(
     It runs on rendered test scenes or on annotated data. docs/evaluation.md defines every metric.
     """
     check_model(model, sam2)
+    from pam_ros.datasets.registry import open_source
     from pam_ros.evaluation.confidence import reliability
     from pam_ros.evaluation.report import reasons, rows_of, write_json, write_page
     from pam_ros.evaluation.run import Part, Plan, evaluation
@@ -151,6 +156,8 @@ def evaluate(
         result_folder(page, ("index.html",), read)
     if cache is not None:
         writable_folder(cache)
+    if data is not None:
+        open_source(str(data))  # an error comes before the model is loaded
     pam = load(LoadOptions(model, device, dtype, sam2, quantization))
     with working("evaluating") as report, evaluation(pam, plan, report) as found:
         rows = rows_of(found, parts)

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from pam_ros.cli import bench, doctor, evaluate, licences, models, perceive, ros, text_server, view
-from pam_ros.cli.output import be_quiet, be_verbose, console, guard_streams, note
+from pam_ros.cli.output import be_quiet, be_verbose, console, finish_output, guard_streams, note
 from pam_ros.cli.scenes import scenes_app
 from pam_ros.errors import TRAINING_EXTRA, OutputError, PamError
 from pam_ros.share import version
@@ -92,7 +92,7 @@ def main() -> None:
             try:
                 app()
             finally:
-                sys.stdout.flush()  # raises OutputError, e.g. if the disk is full
+                finish_output()
         except Stopped as stopped:
             note(f"stopped by {stopped}: {stopped.partial}")
             leave(exit_code(stopped.number))

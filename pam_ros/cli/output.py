@@ -24,6 +24,7 @@ from pam_ros.signals import Stopped
 console = Console(stderr=True)
 EVERY_S = 5.0  # between two lines of progress, if nobody sees a bar
 STANDARD_OUTPUT = Path("/dev/stdout")
+_lost: list[OutputError] = []  # why stdout did not take something; the first reason only
 
 
 class _Stream(io.FileIO):
@@ -39,10 +40,17 @@ class _Stream(io.FileIO):
         except OSError as error:
             name, self._raises = self._raises, ""
             if name:
-                raise OutputError(
-                    f"cannot write the results to {name}: {error.strerror}; redirect it elsewhere"
-                ) from None
+                why = f"cannot write the results to {name}: {error.strerror}; redirect it elsewhere"
+                _lost.append(OutputError(why))
+                raise _lost[0] from None
             return len(data)
+
+
+def finish_output() -> None:
+    """Flushes stdout. Raises OutputError if it has not taken everything, even if that was caught before."""
+    sys.stdout.flush()
+    if _lost:
+        raise _lost.pop()
 
 
 def guard_streams() -> None:
@@ -51,6 +59,7 @@ def guard_streams() -> None:
     A closed one is connected to the null device: otherwise the next file that is opened would get its
     descriptor, and the output of libraries. Streams that were replaced, as in tests, stay as they are.
     """
+    _lost.clear()
     for number in range(3):
         try:
             os.fstat(number)

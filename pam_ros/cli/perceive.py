@@ -51,7 +51,7 @@ from pam_ros.json_results import caption_json, region_json
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import REGIONS, LoadOptions
 from pam_ros.output_files import JsonLines, remove, result_folder, write_text, writing
-from pam_ros.records import Language, Region, RegionState, Task, image_tasks, percent
+from pam_ros.records import Language, Prompt, Region, RegionState, Task, image_tasks, percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from pam_ros.model.interface import ModelInfo
     from pam_ros.runtime.events import CaptionEvent
     from pam_ros.runtime.offline import VideoStep
-    from pam_ros.runtime.requests import SurveyResult
+    from pam_ros.runtime.requests import SurveyRequest, SurveyResult
 
 SUMMARY = "summary.jsonl"
 
@@ -107,12 +107,15 @@ def perceive(
         prompt.check_size(pixels.shape[0], pixels.shape[1])
     tasks = image_tasks(task or ["label"])
     languages = [Language.parse(code) for code in language or ["en"]]
+    if everything:
+        survey = SurveyRequest(tasks, tuple(languages), boxes_xyxy=boxes_of(box), max_regions=max_regions)
+        survey = replace(survey, budget_s=budget)
+        _check_survey(survey, pixels)
     result_folder(out, _image_results(out), inputs(model, sam2, image, *(mask or ())))
     pam = load(LoadOptions(model, device, dtype, sam2, quantization, text_server=text_server))
     with growing_texts() as show:
         if everything:
-            survey = SurveyRequest(tasks, tuple(languages), boxes_xyxy=boxes_of(box), max_regions=max_regions)
-            found = survey_image(pam, pixels, replace(survey, budget_s=budget), show)
+            found = survey_image(pam, pixels, survey, show)
             regions = list(found.regions)
         else:
             regions = perceive_image(pam, pixels, prompts, tasks, languages, show)
@@ -161,7 +164,10 @@ def find(
     quantization: QuantizationOption = "none",
     sam2: Sam2Option = None,
     others: Annotated[
-        int, typer.Option("--others", min=0, help="also print the best N that do not fit", metavar="N")
+        int,
+        typer.Option(
+            "--others", callback=within(0), help="also print the best N that do not fit", metavar="N"
+        ),
     ] = 0,
     as_json: JsonFlag = False,
     out: Annotated[Path, out_folder("output folder: masks, overlay.png, result.json")] = Path("out/find"),
@@ -177,8 +183,6 @@ def find(
 
     pixels = media.read_image(image)
     purpose, spoken = purpose_of(request, language)
-    result_folder(out, _image_results(out), inputs(model, sam2, image))
-    pam = load(LoadOptions(model, device, dtype, sam2, quantization))
     survey = SurveyRequest(
         languages=(spoken,),
         purpose=purpose,
@@ -187,6 +191,9 @@ def find(
         budget_s=budget,
         min_score=min_score,
     )
+    _check_survey(survey, pixels)
+    result_folder(out, _image_results(out), inputs(model, sam2, image))
+    pam = load(LoadOptions(model, device, dtype, sam2, quantization))
     with growing_texts() as show:
         found = survey_image(pam, pixels, survey, show)
     _note_missing(found, budget)
@@ -208,6 +215,15 @@ def find(
             best = f"; the best of {len(found.scores)} scores {found.scores[0]:.2f}" if found.scores else ""
             print(f"nothing fits{best}")
         raise typer.Exit(1)
+
+
+def _check_survey(survey: SurveyRequest, pixels: NDArray[np.uint8]) -> None:
+    """Raises InputError, before a model is loaded, for a request that it would refuse."""
+    from pam_ros.runtime.requests import check_survey
+
+    check_survey(survey)
+    for each in survey.boxes_xyxy or ():
+        Prompt.from_clicks(box_xyxy=each).check_size(pixels.shape[0], pixels.shape[1])
 
 
 def _note_missing(found: SurveyResult, budget_s: float) -> None:
@@ -309,12 +325,13 @@ def _write_regions(
     from pam_ros import media
     from pam_ros.runtime.overlay import draw_overlay
 
-    for stale in _mask_files(out):  # of an earlier run with more regions
-        remove(stale)
-    for region in regions:
-        media.write_mask(
-            out / f"mask_{region.region_id}.png", full_mask(region.box_xyxy, region.mask, pixels.shape)
-        )
+    remove(out / "result.json")  # of an earlier run, as its masks are replaced
+    with partly(lambda: f"{out}/ is incomplete: it has masks, but no result.json"):
+        masks = [out / f"mask_{region.region_id}.png" for region in regions]
+        for path, region in zip(masks, regions, strict=True):
+            media.write_mask(path, full_mask(region.box_xyxy, region.mask, pixels.shape))
+        for stale in set(_mask_files(out)) - set(masks):
+            remove(stale)
     found = [region for region in regions if region.state is RegionState.TRACKED]
     media.write_image(out / "overlay.png", draw_overlay(pixels, found, mark=info.mark))
     result = {"image": str(source), "model": asdict(info), "regions": [region_json(r) for r in regions]}

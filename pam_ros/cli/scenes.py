@@ -16,8 +16,8 @@ scenes_app = typer.Typer(
 )
 
 Seed = Annotated[int, typer.Option(help="first seed; sample i uses seed + i")]
-Count = Annotated[int, typer.Option(min=0, help="number of images")]
-Videos = Annotated[int, typer.Option(min=0, help="number of videos")]
+Count = Annotated[int, typer.Option(callback=within(0), help="number of images")]
+Videos = Annotated[int, typer.Option(callback=within(0), help="number of videos")]
 OpenMeshes = Annotated[
     float,
     typer.Option(
@@ -39,8 +39,8 @@ def render(
     count: Count = 8,
     videos: Videos = 0,
     split: Split = "train",
-    width: Annotated[int, typer.Option(min=32, max=4096, help="image width in pixels")] = 640,
-    height: Annotated[int, typer.Option(min=32, max=4096, help="image height in pixels")] = 480,
+    width: Annotated[int, typer.Option(callback=within(32, 4096), help="image width in pixels")] = 640,
+    height: Annotated[int, typer.Option(callback=within(32, 4096), help="image height in pixels")] = 480,
     open_meshes: OpenMeshes = 0.0,
 ) -> None:
     """Write images and videos: JPEG frames, PNG depth of images, index.jsonl with regions, masks and texts.

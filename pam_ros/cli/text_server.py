@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pam_ros.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption, folder_of, inputs
+from pam_ros.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption, folder_of, inputs, within
 from pam_ros.cli.output import json_target, note, table_console, working
 from pam_ros.model.descriptions import AUTO
 from pam_ros.model.loading.options import LoadOptions
@@ -42,7 +42,9 @@ def export_language(
 
 def text_server(
     url: Annotated[str, typer.Argument(help="as in http://host:8000", metavar="URL")],
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="runs of each figure", metavar="N")] = 5,
+    repeats: Annotated[
+        int, typer.Option("--repeats", callback=within(1), help="runs of each figure", metavar="N")
+    ] = 5,
     json_file: JsonOption = None,
     model: ModelOption = AUTO,
     device: DeviceOption = "auto",

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pam_ros.cli.common import DeviceOption, DtypeOption, ModelOption, QuantizationOption, Sam2Option, load
+from pam_ros.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    QuantizationOption,
+    Sam2Option,
+    load,
+    within,
+)
 from pam_ros.cli.output import note, working
 from pam_ros.cli.ros import ros_module
 from pam_ros.errors import InputError, StateError
@@ -37,7 +45,10 @@ def view(
         str, typer.Option("--node", help="perception node to show if no video is given", metavar="NODE")
     ] = "/pam",
     port: Annotated[
-        int, typer.Option("--port", min=1, max=65535, help="port of the page on this machine", metavar="N")
+        int,
+        typer.Option(
+            "--port", callback=within(1, 65535), help="port of the page on this machine", metavar="N"
+        ),
     ] = 8080,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the page")] = True,
     model: ModelOption = AUTO,

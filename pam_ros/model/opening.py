@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pam_ros.errors import CheckpointError
 from pam_ros.model.fast_model import Progress, accelerated
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.model.kernel_compiler import KernelCompiler
@@ -27,6 +28,8 @@ def open_model(
         if parse_device(options.device).type == "cuda":
             compiler.start()  # while the weights are read
         model = load_model(options, progress=progress, note=note)
+        if model.language.tokenizer is None:
+            raise CheckpointError(f"{model.info.name} has no tokenizer (tokenizer.json); texts need one")
         best = accelerated(model, regions=options.regions, report=report, compiler=compiler)
         if best is model:
             compiler.close()

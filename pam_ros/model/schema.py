@@ -215,6 +215,11 @@ def check_perceiver(values: Any) -> None:
     for key, range_ in PERCEIVER.items():
         if key in values and (why := range_.problem(values[key])):
             raise CheckpointError(f"config.json, mm_perceiver: {key} {why}")
+    for key in ("crop_small_regions", "closer_look"):
+        if not isinstance(values.get(key, False), bool):
+            raise CheckpointError(
+                f"config.json, mm_perceiver: {key} is {short(values[key])}; allowed: true or false"
+            )
 
 
 def check_yaml(path: Path) -> None:

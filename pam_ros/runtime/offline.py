@@ -9,12 +9,14 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
+from threading import Lock, RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pam_ros.errors import InputError, NothingFoundError
+from pam_ros.errors import InputError, NothingFoundError, StateError
 from pam_ros.model.interface import PerceptionModel
 from pam_ros.records import Detection, Frame, Language, Prompt, Region, RegionState, Task
 from pam_ros.runtime.clip_sampler import EARLY_NS, ClipSampler
@@ -217,6 +219,30 @@ def _run(
             yield step.followed_by(last)
 
 
+class _Turns:
+    """Work with one model from several threads: one turn at a time, each to its end."""
+
+    def __init__(self) -> None:
+        self._lock, self._taken = RLock(), False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self._taken:
+            self._lock.release()
+            raise StateError(
+                "the model is at work: a function that it calls, such as on_text, must not use it"
+            )
+        self._taken = True
+
+    def __exit__(self, *_: object) -> None:
+        self._taken = False
+        self._lock.release()
+
+
+_TURNS: WeakKeyDictionary[PerceptionModel, _Turns] = WeakKeyDictionary()
+_TURNS_LOCK = Lock()
+
+
 class Playback:
     """Recorded frames of one camera through the engine, on the caller's thread; collects what it reports.
 
@@ -234,6 +260,8 @@ class Playback:
         self._problem = ""  # of texts, as reported last
         self._engine = Engine(model=model, cameras=[CAMERA], options=options, listener=self)
         self._engine.open()
+        with _TURNS_LOCK:
+            self._turns = _TURNS.setdefault(model, _Turns())
 
     def prompt(
         self,
@@ -248,7 +276,7 @@ class Playback:
         for prompt in prompts:
             prompt.check_size(*frame.size)
             handles.append(self._engine.perceive(CAMERA, PromptRequest(prompt, tasks, languages)))
-        self._engine.run_pending()
+        self._run()
         found = []
         for region_id, handle in enumerate(handles, self._next_id):
             try:
@@ -263,18 +291,18 @@ class Playback:
         """Submits a frame and a survey of it."""
         self._engine.submit_frame(_named(frame))
         handle = self._engine.survey(CAMERA, request)
-        self._engine.run_pending()
+        self._run()
         return handle.future.result(0)
 
     def process(self, frame: Frame) -> None:
         """Submits a frame and does all the work that follows from it."""
         self._engine.submit_frame(_named(frame))
-        self._engine.run_pending()
+        self._run()
 
     def request(self, request: PromptRequest) -> Region:
         """A prompt that was recorded among the frames; its region. Raises the InputError that refuses it."""
         handle = self._engine.perceive(CAMERA, request)
-        self._engine.run_pending()
+        self._run()
         return handle.future.result(0)
 
     def detections(
@@ -286,7 +314,11 @@ class Playback:
     ) -> None:
         """A detector's boxes, see `Engine.detections`."""
         self._engine.detections(CAMERA, detections, stamp_ns, tasks, languages)
-        self._engine.run_pending()
+        self._run()
+
+    def _run(self) -> None:
+        with self._turns:
+            self._engine.run_pending()
 
     def close(self) -> None:
         """Gives back what the model holds for it. Idempotent."""
@@ -295,7 +327,7 @@ class Playback:
     def end(self) -> None:
         """The video is over."""
         self._engine.end_stream(CAMERA)
-        self._engine.run_pending()
+        self._run()
 
     def step(self, frame: Frame) -> VideoStep:
         """What was reported since the last step."""

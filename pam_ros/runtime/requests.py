@@ -251,6 +251,10 @@ def purpose_of(request: str, language: str | None = None) -> tuple[str, Language
     Raises PromptError for an empty request, LanguageError for an unknown language.
     """
     purpose = request.strip()
+    try:
+        purpose.encode()
+    except UnicodeEncodeError:
+        raise PromptError(f"the request {purpose!r} is not valid Unicode; send it as UTF-8") from None
     if not purpose:
         raise PromptError("the request is empty; say what you need, e.g. 'something to cut with'")
     return purpose, Language.parse(language) if language else language_of(purpose)
