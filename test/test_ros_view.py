@@ -43,7 +43,7 @@ def test_a_node_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     source = NodeSource("/nobody", Board())
     try:
         assert "there is no node /nobody" in source.notice
-        with pytest.raises(StateError, match="/nobody/perceive is not there"):
+        with pytest.raises(StateError, match="/nobody/perceive is not available"):
             source.perceive(PromptRequest(Prompt.from_clicks([(1, 1)]))).result(1.0)
     finally:
         source.close()
