@@ -25,7 +25,7 @@ from pam_ros.msg import Region, RegionArray, StreamingCaption
 from pam_ros.nodes.conversions import stamp_ns, time_message
 from pam_ros.nodes.images import image_message, jpeg_message
 from pam_ros.nodes.requests import PromptDefaults
-from pam_ros.nodes.tools.bag import BagPlan, DepthPlan, inspect, run_bag, typestore
+from pam_ros.nodes.tools.bag import BagPlan, DepthPlan, inspect, node_name, run_bag, typestore
 from pam_ros.records import Language, Prompt, Task
 from pam_ros.runtime.offline import VideoStep
 from pam_ros.runtime.options import EngineOptions
@@ -81,6 +81,16 @@ def read_bag(folder: Path, topic: str, kind: type) -> list[tuple[int, Any]]:
     with Reader(folder) as reader:
         chosen = [each for each in reader.connections if each.topic == topic]
         return [(time_ns, deserialize_message(data, kind)) for _, time_ns, data in reader.messages(chosen)]
+
+
+def merged(bag: Path, topics: dict[str, str]) -> Path:
+    """The .mcap file of a bag in which topics got the names, as long, of others: these have two channels."""
+    data = (bag / f"{bag.name}.mcap").read_bytes()
+    for one, other in topics.items():
+        data = data.replace(one.encode(), other.encode())
+    path = bag.parent / "merged.mcap"
+    path.write_bytes(data)
+    return path
 
 
 def plan_of(bag: Path, **more: Any) -> BagPlan:
@@ -315,6 +325,55 @@ def test_bad_input_is_refused_before_a_model_is_loaded(
         inspect(plan_of(**({"bag": bag} | more)))
 
 
+def test_a_bag_without_images_to_choose_from_gives_no_advice_to_choose(tmp_path: Path):
+    bag = write_bag(tmp_path / "bag", images(3))
+    with pytest.raises(InputError, match=f"^--depth {IMAGES} is the only image topic in {bag}; [^-]*$"):
+        inspect(plan_of(bag, depth=DepthPlan(IMAGES)))
+    bag = write_bag(tmp_path / "none", [Said("/chatter", "std_msgs/msg/Header", RECORDED_NS, header(0))])
+    for image in ("", IMAGES):
+        with pytest.raises(InputError, match=f"^no image topics in {bag}$"):
+            inspect(plan_of(bag, image=image))
+
+
+def test_channels_of_one_topic_are_one_topic(tmp_path: Path):
+    """Two publishers, or merged files."""
+    said = images(6) + depths(6)
+    said += [Said("/chat", "std_msgs/msg/Header", RECORDED_NS + i, header(i)) for i in range(4)]
+    others = {}
+    for topic in sorted({each.topic for each in said}):
+        others[f"{topic[:-1]}_"] = topic
+        for each in [each for each in said if each.topic == topic][1::2]:
+            each.topic = f"{topic[:-1]}_"
+    later = next(each for each in depths(1, k=[9.0] * 9) if each.topic == "/camera/camera_info")
+    said.append(Said("/camera/camera_inf_", later.kind, later.time_ns + 10**9, later.message))
+    path = merged(write_bag(tmp_path / "bag", said), others)
+    plan = plan_of(path, depth=DepthPlan("/depth"))
+    assert inspect(plan).count == 6
+    steps, problems = run(plan)
+    assert problems == []
+    assert [step.regions[0].surface is not None for step in steps] == [True] * 6
+    (_, first), *_ = read_bag(tmp_path / "out", "/pam/regions", RegionArray)
+    assert first.regions[0].position.x == pytest.approx(-0.4, abs=1e-3)  # by the first calibration of both
+    with Reader(path) as before, Reader(tmp_path / "out") as after:
+        assert len(before.connections) == 2 * len(others)
+        topics = [each.topic for each in after.connections if not each.topic.startswith("/pam/")]
+        assert sorted(topics) == sorted(others.values())
+        kept = [(each.topic, time_ns, data) for each, time_ns, data in before.messages()]
+        copied = [(each.topic, time_ns, data) for each, time_ns, data in after.messages()]
+        assert [each for each in copied if not each[0].startswith("/pam/")] == kept
+
+
+@pytest.mark.parametrize("text", ["/pam", "pam", "/pam/", "front/pam_2"])
+def test_a_node_is_named_in_full(text: str):
+    assert node_name(text) == "/" + text.strip("/")
+
+
+@pytest.mark.parametrize("text", ["", "/", "/a b", "a//b", "/9a", "~pam", "ä", "\udcff", "a" * 228])
+def test_what_is_no_name_of_a_node_is_refused(text: str):
+    with pytest.raises(InputError, match=r"^--node '.*' is not a node's name; allowed are letters, "):
+        node_name(text)
+
+
 def test_a_damaged_bag_is_named(tmp_path: Path):
     bag = write_bag(tmp_path / "bag", images(3))
     (bag / "metadata.yaml").write_text("rosbag2_bagfile_information: {version: 99}")
@@ -327,7 +386,7 @@ def test_pam_bag_as_its_user_runs_it(tmp_path: Path):
     bag = write_bag(tmp_path / "bag", images(6))
     command = [
         sys.executable, "-m", "pam_ros.cli.main", "bag", str(bag), "--box", "4,4,40,40", "--at", "0.3",
-        "--model", "pam-tiny", "--out", "new",
+        "--model", "pam-tiny", "--out", "new", "--node", "pam/",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import resource
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fakes import FakeModel
 from rclpy.serialization import serialize_message
+from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from test_bag import IMAGES, Said, depths, images, plan_of, read_bag, run, write_bag
 
@@ -16,7 +20,7 @@ from pam_ros.errors import InputError, OutputError
 from pam_ros.msg import Prompt as PromptMessage
 from pam_ros.msg import RegionArray
 from pam_ros.nodes.tools import bag_reader
-from pam_ros.nodes.tools.bag import DepthPlan, inspect, typestore
+from pam_ros.nodes.tools.bag import DepthPlan, inspect, run_bag, typestore
 
 BOXES = "vision_msgs/msg/Detection2DArray"
 
@@ -99,6 +103,14 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, name: str, damage: Calla
         run(plan_of(bag))
 
 
+def test_an_unfinished_recording_can_be_repaired(tmp_path: Path):
+    bag = write_bag(tmp_path / "bag", images(3))
+    cut(bag / "bag.mcap")
+    for path in (bag, bag / "bag.mcap"):
+        with pytest.raises(InputError, match=rf"^cannot read bag {path}: .* not finished.*`mcap recover`"):
+            inspect(plan_of(path))
+
+
 def test_a_folder_without_access_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def refused(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
@@ -131,6 +143,43 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, storage: StoragePlugin):
             run(plan)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin))
+@pytest.mark.parametrize("full", ["/pam/regions", IMAGES, "write", "file"])
+def test_nothing_is_left_if_nothing_was_written(
+    tmp_path: Path, storage: StoragePlugin, full: str, monkeypatch: pytest.MonkeyPatch
+):
+    plan = plan_of(write_bag(tmp_path / "bag", images(3), storage))
+    add, error = Writer.add_connection, sqlite3.OperationalError("database or disk is full")
+
+    def refused(*args: Any, **more: Any) -> Connection:
+        if full in args:
+            raise error
+        return add(*args, **more)
+
+    def no_more(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Writer, "add_connection", refused)
+    if full == "write":
+        monkeypatch.setattr(Writer, "write", no_more)
+    elif full == "file":
+        monkeypatch.setitem(Writer.STORAGE_PLUGINS, storage, no_more)
+    with pytest.raises(OutputError, match=f"cannot write {plan.out}: .*disk is full; free some space, or"):
+        run(plan)
+    assert not plan.out.exists()
+    monkeypatch.undo()
+    run(plan)
+
+
+def test_a_folder_that_came_meanwhile_is_kept(tmp_path: Path):
+    plan = plan_of(write_bag(tmp_path / "bag", images(3)))
+    given = inspect(plan)
+    plan.out.mkdir()
+    with pytest.raises(OutputError, match=f"cannot write {plan.out}: .*exists already"):
+        list(run_bag(FakeModel(words=2), plan, given, print))
+    assert plan.out.exists()
 
 
 def test_a_name_that_no_folder_can_have(tmp_path: Path):

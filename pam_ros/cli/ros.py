@@ -306,7 +306,7 @@ def bag(
         ),
         image=image,
         detections=detections,
-        node=node,
+        node=module.node_name(node),
         at_s=named_times(at),
         overlay=overlay,
         depth=module.DepthPlan(depth, camera_info, rectified, depth_tolerance) if depth else None,

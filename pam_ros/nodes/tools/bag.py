@@ -6,15 +6,18 @@ dropped. Results stand at the time of their image in the bag.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ament_index_python import get_package_share_directory
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.serialization import serialize_message
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from rosbags.interfaces import Connection, MessageDefinitionFormat
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
@@ -42,10 +45,10 @@ from pam_ros.nodes.requests import PromptDefaults, detections_of, prompt_request
 from pam_ros.nodes.tools.bag_depth import (
     DepthPlan,
     RecordedSurfaces,
-    depth_connection,
+    depth_connections,
     depth_topics,
 )
-from pam_ros.nodes.tools.bag_reader import BagReader, Skipped
+from pam_ros.nodes.tools.bag_reader import BagReader, Skipped, by_topic
 from pam_ros.nodes.topics import read_message
 from pam_ros.output_files import writable_folder
 from pam_ros.records import Frame, Prompt, Region
@@ -79,7 +82,8 @@ class BagPlan:
         bag, out: folder (or .mcap file) to read, folder to write.
         image: topic of the images; empty: the only one there is.
         detections: topic of a detector's boxes; empty: none.
-        node: name of the node whose topics are written; prompts recorded on its `prompt` are applied.
+        node: full name (see `node_name`) of the node whose topics are written; prompts recorded on its
+            `prompt` are applied.
         prompts: on the first image.
         at_s: decode timestamps, seconds from the first image; empty: every `options.caption_period_s`.
         overlay: also write the drawn image.
@@ -104,18 +108,31 @@ class BagInput:
     """What the bag has of it.
 
     Attributes:
-        images: the images' connection.
+        images: the connections of the images' topic.
         count: number of images, unreadable ones included.
         first_ns: stamp of the first readable one.
         times_ns: decode timestamps in the images' stamps.
         mcap: the storage format.
     """
 
-    images: Connection
+    images: Sequence[Connection]
     count: int
     first_ns: int
     times_ns: tuple[int, ...]
     mcap: bool
+
+
+def node_name(text: str) -> str:
+    """The full name of a node, whose first slash may be missing. Raises InputError if it is none in ROS."""
+    name = "/" + text.strip("/")
+    try:
+        validate_full_topic_name(f"{name}/{OVERLAY[0]}")
+    except (InvalidTopicNameException, TypeError) as error:  # TypeError: it is not UTF-8
+        raise InputError(
+            f"--node {text!r} is not a node's name; allowed are letters, digits, _ and /, with no digit "
+            "after a /, at most 228 characters, as in /pam or /front/pam"
+        ) from error
+    return name
 
 
 def inspect(plan: BagPlan) -> BagInput:
@@ -124,9 +141,9 @@ def inspect(plan: BagPlan) -> BagInput:
     Raises an InputError that says what is there, or an OutputError.
     """
     with closing(BagReader(plan.bag)) as reader:
-        images = _image_connection(reader, plan)
+        images = _image_connections(reader, plan)
         if plan.depth is not None:
-            depth_topics(reader.connections, images.topic, plan.depth)
+            depth_topics(reader.connections, images[0].topic, plan.depth)
         topics = {connection.topic: connection.msgtype for connection in reader.connections}
         if plan.detections and topics.get(plan.detections) != DETECTIONS:
             kind = topics.get(plan.detections, "not in the bag")
@@ -137,8 +154,8 @@ def inspect(plan: BagPlan) -> BagInput:
                 f"no region given, and no prompts are recorded on {plan.node}/prompt; "
                 "use --click, --box, --mask or --detections"
             )
-        messages = reader.messages([images])
-        frame, recorded_ns = _first_frame(messages, f"{images.topic} in {plan.bag}")
+        messages = reader.messages(images)
+        frame, recorded_ns = _first_frame(messages, f"{images[0].topic} in {plan.bag}")
         for prompt in plan.prompts:
             prompt.check_size(*frame.size)
         times_ns: tuple[int, ...] = ()
@@ -172,24 +189,30 @@ def run_bag(
         _writing(plan.out, given.mcap) as writer,
     ):
         results = _Results(writer, plan, model.info.mark)
-        copies: dict[int, Connection | None] = {}
+        image_ids = {each.id for each in given.images}
+        copies: dict[tuple[str, str], Connection | None] = {}
         for each in reader.connections:
+            key = each.topic, each.msgtype
+            if key in copies:  # another publisher's: they share the copy
+                continue
             try:
-                copies[each.id] = results.copy_of(each)
+                copies[key] = results.copy_of(each)
+            except OutputError:
+                raise
             except InputError as error:
-                copies[each.id] = None
+                copies[key] = None
                 report(f"{each.topic} is not copied: {error}")
         rejected = once_a_kind(lambda line: report(f"{plan.detections}: {line}"))
         pictures = ImageReader()
         step: VideoStep | None = None
         bag_ns = 0
         for connection, time_ns, data in reader.messages():
-            copy = copies[connection.id]
+            copy = copies[connection.topic, connection.msgtype]
             if copy is not None:
                 results.store(copy, time_ns, data)
             frame: Frame | None = None
             try:
-                if connection.id == given.images.id:
+                if connection.id in image_ids:
                     frame = _frame(pictures, connection, time_ns, data)
                 elif surfaces is not None and connection.topic == surfaces.calibration_topic:
                     surfaces.calibrate(data)
@@ -233,18 +256,27 @@ def _surfaces(
         yield None
         return
     with closing(BagReader(plan.bag)) as reader:
-        topics = depth_topics(reader.connections, given.images.topic, plan.depth)
+        topics = depth_topics(reader.connections, given.images[0].topic, plan.depth)
         yield RecordedSurfaces(reader, topics, plan.depth, report, skipped)
 
 
-def _image_connection(reader: BagReader, plan: BagPlan) -> Connection:
-    """The connection of the images. Raises InputError, which lists what there is."""
-    depth = depth_connection(reader.connections, plan.depth).topic if plan.depth is not None else ""
-    pictures = [each for each in reader.connections if each.msgtype in IMAGE_TYPES and each.topic != depth]
-    chosen = [connection for connection in pictures if plan.image in ("", connection.topic)]
+def _image_connections(reader: BagReader, plan: BagPlan) -> Sequence[Connection]:
+    """The connections of the images' topic. Raises InputError, which lists what there is."""
+    pictures = by_topic(reader.connections, IMAGE_TYPES)
+    if plan.depth is not None:
+        depth_connections(reader.connections, plan.depth)
+        del pictures[plan.depth.depth]
+        if not pictures:
+            raise InputError(
+                f"--depth {plan.depth.depth} is the only image topic in {plan.bag}; "
+                "the images must be on another topic"
+            )
+    if not pictures:
+        raise InputError(f"no image topics in {plan.bag}")
+    chosen = [each for topic, each in pictures.items() if plan.image in ("", topic)]
     if len(chosen) == 1:
         return chosen[0]
-    listed = ", ".join(sorted(connection.topic for connection in pictures)) or "none"
+    listed = ", ".join(sorted(pictures))
     what = f"--image {plan.image} is not an image topic" if plan.image else f"{len(pictures)} image topics"
     raise InputError(f"{what} in {plan.bag}; image topics: {listed}; choose one with --image")
 
@@ -291,16 +323,28 @@ def _detections(
 
 @contextmanager
 def _writing(path: Path, mcap: bool) -> Iterator[Writer]:
-    """A new bag. Closed after an error or a signal, too, and so readable: the library would drop it."""
+    """A new bag. Closed after an error or a signal, too, and so readable: the library would drop it.
+
+    If nothing was written to it, nothing is left of it.
+    """
     storage = StoragePlugin.MCAP if mcap else StoragePlugin.SQLITE3
-    writer = Writer(path, version=BAG_VERSION, storage_plugin=storage)
     with _writable(path):
-        writer.open()
+        writer = Writer(path, version=BAG_VERSION, storage_plugin=storage)
+        try:
+            writer.open()
+        except (OSError, sqlite3.Error):  # for a folder that exists already, it is a WriterError
+            shutil.rmtree(path, ignore_errors=True)
+            raise
     try:
         yield writer
     finally:
-        with _writable(path):
-            writer.close()
+        if any(writer.counts.values()):
+            with _writable(path):
+                writer.close()
+        else:
+            with suppress(OSError, sqlite3.Error):
+                writer.abort()
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
@@ -338,20 +382,19 @@ class _Results:
         more = ((OVERLAY, plan.overlay), (DETECTIONS_3D, plan.depth is not None))
         kinds = OUTPUTS | {name: kind for (name, kind), wanted in more if wanted}
         self._connections = {
-            name: writer.add_connection(f"{plan.node}/{name}", kind, typestore=store)
-            for name, kind in kinds.items()
+            name: self._added(f"{plan.node}/{name}", kind, typestore=store) for name, kind in kinds.items()
         }
 
     def copy_of(self, connection: Connection) -> Connection | None:
         """The connection to copy messages to; None for a topic that is written anew.
 
-        Raises InputError if its type is not known.
+        Raises InputError if its type is not known, or OutputError.
         """
         if connection.topic in {each.topic for each in self._connections.values()}:
             return None
         extension: Any = connection.ext
         definition, type_hash = self._type_of(connection)
-        return self._writer.add_connection(
+        return self._added(
             connection.topic,
             connection.msgtype,
             msgdef=definition,
@@ -359,6 +402,11 @@ class _Results:
             serialization_format=extension.serialization_format,
             offered_qos_profiles=extension.offered_qos_profiles,
         )
+
+    def _added(self, topic: str, kind: str, **more: Any) -> Connection:
+        """A new connection. Raises OutputError."""
+        with _writable(self._writer.path):
+            return self._writer.add_connection(topic, kind, **more)
 
     def _type_of(self, connection: Connection) -> tuple[str, str]:
         """Definition and hash of its type. An .mcap file alone and bags of ROS 2 Humble have no hash."""

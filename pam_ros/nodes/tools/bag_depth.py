@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -15,7 +15,7 @@ from pam_ros.nodes.conversions import stamp_ns
 from pam_ros.nodes.inputs.calibration import camera_model
 from pam_ros.nodes.inputs.depth import HISTORY, depth_metres, nearest
 from pam_ros.nodes.surfaces import check_aligned
-from pam_ros.nodes.tools.bag_reader import BagReader, Skipped
+from pam_ros.nodes.tools.bag_reader import BagReader, Skipped, by_topic
 from pam_ros.nodes.topics import read_message
 from pam_ros.records import DepthImage, Frame, Region
 from pam_ros.runtime.failures import once_a_kind
@@ -46,36 +46,36 @@ class DepthPlan:
 class DepthTopics:
     """The connections of the depth and of its calibration."""
 
-    depth: Connection
-    camera_info: Connection
+    depth: Sequence[Connection]
+    camera_info: Sequence[Connection]
 
 
-def depth_topics(connections: Iterable[Connection], image: str, plan: DepthPlan) -> DepthTopics:
+def depth_topics(connections: Sequence[Connection], image: str, plan: DepthPlan) -> DepthTopics:
     """Finds both. Raises InputError, which lists what there is."""
     beside = image.removesuffix("/compressed").rpartition("/")[0]
     calibration = plan.camera_info or f"{beside}/camera_info"
     return DepthTopics(
-        depth_connection(connections, plan),
-        _connection(connections, "--camera-info", calibration, (CALIBRATION,)),
+        depth_connections(connections, plan),
+        _connections(connections, "--camera-info", calibration, (CALIBRATION,)),
     )
 
 
-def depth_connection(connections: Iterable[Connection], plan: DepthPlan) -> Connection:
-    """The connection of the depth. Raises InputError, which lists what there is."""
-    return _connection(connections, "--depth", plan.depth, tuple(DEPTHS))
+def depth_connections(connections: Sequence[Connection], plan: DepthPlan) -> Sequence[Connection]:
+    """The connections of the depth. Raises InputError, which lists what there is."""
+    return _connections(connections, "--depth", plan.depth, DEPTHS)
 
 
-def _connection(
-    connections: Iterable[Connection], option: str, topic: str, kinds: Sequence[str]
-) -> Connection:
-    every = {each.topic: each for each in connections}
-    if topic not in every or every[topic].msgtype not in kinds:
-        kind = every[topic].msgtype if topic in every else "not in the bag"
-        there = ", ".join(sorted(name for name, each in every.items() if each.msgtype in kinds))
+def _connections(
+    connections: Sequence[Connection], option: str, topic: str, kinds: Collection[str]
+) -> Sequence[Connection]:
+    found = by_topic(connections, kinds)
+    if topic not in found:
+        kind = next((each.msgtype for each in connections if each.topic == topic), "not in the bag")
+        there = ", ".join(sorted(found))
         raise InputError(
             f"{option} {topic} is {kind}; it must be a {' or '.join(kinds)}: {there or 'there is none'}"
         )
-    return every[topic]
+    return found[topic]
 
 
 class RecordedSurfaces:
@@ -97,14 +97,14 @@ class RecordedSurfaces:
     ) -> None:
         self._plan = plan
         self._topics = topics
-        self.calibration_topic = topics.camera_info.topic
+        self.calibration_topic = topics.camera_info[0].topic
         self._report = once_a_kind(report)
         self._skipped = skipped
         self._ahead = self._messages(reader)
         self._depths: deque[tuple[int, Image | CompressedImage]] = deque(maxlen=HISTORY)
         self._read: DepthImage | None = None  # the newest that was used
         self._info: CameraInfo | None = None
-        for _, _, data in reader.messages([topics.camera_info]):
+        for _, _, data in reader.messages(topics.camera_info):
             with suppress(InputError):  # which is reported when its turn comes
                 self.calibrate(data)  # the first images may have been recorded before the first calibration
                 break
@@ -140,12 +140,12 @@ class RecordedSurfaces:
                 break
             self._depths.append(newer)
         if not self._depths:
-            raise GeometryError(f"{self._topics.depth.topic} has no messages")
+            raise GeometryError(f"{self._plan.depth} has no messages")
         at_ns, message = nearest(self._depths, frame.stamp_ns)
         off_s = abs(at_ns - frame.stamp_ns) / 1e9
         if off_s > self._plan.tolerance_s:
             raise GeometryError(
-                f"the nearest message on {self._topics.depth.topic} is {off_s:.3f} s away from the image; "
+                f"the nearest message on {self._plan.depth} is {off_s:.3f} s away from the image; "
                 "raise --depth-tolerance"
             )
         if self._read is None or self._read.stamp_ns != at_ns:
@@ -154,7 +154,7 @@ class RecordedSurfaces:
 
     def _messages(self, reader: BagReader) -> Iterator[tuple[int, Image | CompressedImage]]:
         """Stamp and message of every depth image; the time of recording stands in for a stamp of zero."""
-        for connection, time_ns, data in reader.messages([self._topics.depth]):
+        for connection, time_ns, data in reader.messages(self._topics.depth):
             try:
                 message: Image | CompressedImage = read_message(data, DEPTHS[connection.msgtype])
                 depth_ns = stamp_ns(message.header.stamp)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,13 +14,15 @@ from pam_ros.errors import InputError, PamError
 from pam_ros.media import why
 from pam_ros.runtime.failures import kind_of
 
+_UNFINISHED = "File end magic is invalid."  # the library's words
+
 
 class BagReader:
     """An open bag.
 
     Attributes:
         path: folder or file.
-        connections: its topics.
+        connections: its topics; one with several publishers may have several.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,18 +47,27 @@ class BagReader:
                 return
             yield found
 
-    def count(self, connection: Connection) -> int:
+    def count(self, connections: Sequence[Connection]) -> int:
         """Messages of a topic; those of an .mcap file alone are read for it, up to where it is damaged."""
-        count = connection.msgcount
+        count = sum(each.msgcount for each in connections)
         if not count:
             with suppress(InputError):
-                for _ in self.messages([connection]):
+                for _ in self.messages(connections):
                     count += 1
         return count
 
     def close(self) -> None:
         """Once."""
         self._reader.close()
+
+
+def by_topic(connections: Sequence[Connection], kinds: Collection[str]) -> dict[str, list[Connection]]:
+    """Topic → its connections of these types."""
+    found: dict[str, list[Connection]] = {}
+    for each in connections:
+        if each.msgtype in kinds:
+            found.setdefault(each.topic, []).append(each)
+    return found
 
 
 @contextmanager
@@ -70,6 +81,8 @@ def _readable(path: Path, how_far: str) -> Iterator[None]:
         reason = " ".join(why(error).split())
         if not isinstance(error, OSError | ReaderError):  # a parser's, such as KeyError: "7"
             reason = f"it is damaged ({type(error).__name__}: {reason})"
+        if reason == _UNFINISHED:
+            reason += " The recording was not finished, or the file was cut off; `mcap recover` can repair it"
         raise InputError(f"cannot read bag {path}{how_far}: {reason}") from error
 
 
