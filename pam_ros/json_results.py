@@ -63,8 +63,9 @@ def caption_json(
     clip_end_ns: int,
     frame_count: int,
     clip_too_thin: bool,
+    summary: bool,
 ) -> dict[str, Any]:
-    """The final caption of one clip as plain JSON values."""
+    """The final caption of one clip, or the summary of a stream, as plain JSON values."""
     return {
         "region_id": region_id,
         "sequence": sequence,
@@ -76,6 +77,7 @@ def caption_json(
         "clip_end_ns": clip_end_ns,
         "frame_count": frame_count,
         "clip_too_thin": clip_too_thin,
+        "summary": summary,
     }
 
 

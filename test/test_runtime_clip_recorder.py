@@ -97,6 +97,20 @@ def test_a_recording_of_a_dead_camera_fails():
     assert progress == []
 
 
+def test_a_dead_camera_is_silent_even_if_its_last_frame_was_processed_late():
+    rig = stepped()
+    rig.frame(1.0)
+    rig.region()
+    handle, _ = clip_of(rig, PromptRequest(prompt=None, region_id=1))
+    rig.turn()
+    rig.engine.submit_frame(make_frame(1.1))
+    rig.clock.now_s += 0.5
+    rig.turn()
+    rig.clock.now_s += 4.6
+    rig.settle()
+    assert "no image arrived for 5.1 s" in handle.future.result(0).cut_short
+
+
 def test_a_slow_camera_is_not_a_dead_one():
     rig = stepped(clip_frames=3)
     rig.model.words = 1

@@ -26,6 +26,9 @@ REQUIRED = (
 OPTIONAL = {
     "triton": "needed by the fast GPU engines only; comes with CUDA builds of torch",
     "mujoco": "needed for scenes and evaluation only: pip install '.[training]'",
+    "openvino": "makes the masks of pam-tiny faster on CPUs: pip install --no-deps -r .setup/openvino.txt",
+    "torchao": "needed for quantization only: pip install --no-deps -r .setup/quantization.txt",
+    "nicegui": "needed for pam view only: pip install -r .setup/view.txt",
     "rosbags": "needed for pam bag only: pip install rosbags",
 }
 STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.ERROR: "bold red"}

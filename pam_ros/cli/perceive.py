@@ -425,4 +425,5 @@ def _caption_record(event: CaptionEvent) -> dict[str, Any]:
         clip_end_ns=event.clip_end_ns,
         frame_count=event.frame_count,
         clip_too_thin=event.clip_too_thin,
+        summary=event.summary,
     )

@@ -46,14 +46,16 @@ def ask(node: Node, kind: Any, service: str, request: Any, timeout_s: float) -> 
             raise
         raise SystemExit(f"stopped before {service} answered") from None
     if response is None:
-        raise SystemExit(f"{service} did not answer within {timeout_s:g} s; check that pam_node is running")
+        raise SystemExit(f"{service} did not answer within {timeout_s:g} s; pam_node is busy or not running")
     if response.status.code != Status.OK:
         raise SystemExit(response.status.message)
+    if response.status.message:  # what limits the result
+        print(response.status.message, file=sys.stderr)
     return response
 
 
 def _response(node: Node, client: Any, request: Any, timeout_s: float) -> Any:
-    """The last response within the time; None without one. Asks again while the model loads."""
+    """The last response; None if it is not there in time. Asks again while the model loads."""
     until_s = time.monotonic() + timeout_s
     response = None
     if not client.wait_for_service(min(NOTICE_S, timeout_s)) and timeout_s > NOTICE_S:
@@ -63,7 +65,7 @@ def _response(node: Node, client: Any, request: Any, timeout_s: float) -> Any:
         time.sleep(SETTLE_S)
         future = client.call_async(request)
         rclpy.spin_until_future_complete(node, future, timeout_sec=max(0.0, until_s - time.monotonic()))
-        response = future.result() if future.done() else response
+        response = future.result() if future.done() else None
         starting = response is not None and response.status.code in (Status.NOT_ACTIVE, Status.NO_FRAME)
         if not starting or time.monotonic() + RETRY_S > until_s:
             break

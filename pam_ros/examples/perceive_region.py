@@ -25,7 +25,7 @@ def arguments() -> argparse.Namespace:
     region.add_argument("--box", type=pixels(4), metavar="X1,Y1,X2,Y2", help="pixels of the image")
     parser.add_argument("--languages", nargs="+", default=["en"], help="en, zh; preferred first")
     parser.add_argument("--service", default="/pam/perceive", help="name of the node's service")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for an answer")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for an answer")
     return parser.parse_args(remove_ros_args(sys.argv)[1:])
 
 

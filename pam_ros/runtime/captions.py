@@ -177,6 +177,13 @@ class Captions:
             rolling.clip = None
         return result
 
+    def check_streaming(self) -> None:
+        """Sums up the streams of all regions once streaming is switched off, even if no frame comes."""
+        if not self.options.streaming:
+            for rolling in self._rolling.values():
+                if rolling.streamed and rolling.active is None:
+                    self._sum_up(rolling)
+
     def end_stream(self, camera: CameraTracks) -> None:
         """The camera's stream is over: captions the clips that are still open."""
         batch = self._queue.new_batch()
@@ -235,12 +242,10 @@ class Captions:
             )
 
     def _frame_step(self, rolling: _Rolling, stamp_ns: int) -> ClipStep | None:
-        if not self.options.streaming:
-            if rolling.streamed and rolling.active is None:
-                self._sum_up(rolling)
-            if rolling.wanted_ns is None or stamp_ns - rolling.wanted_ns > WANTED_S * 1e9:
-                rolling.drop()
-                return None
+        wanted = rolling.wanted_ns is not None and stamp_ns - rolling.wanted_ns <= WANTED_S * 1e9
+        if not self.options.streaming and not wanted:
+            rolling.drop()
+            return None
         observation = rolling.track.observed_at(stamp_ns)
         if rolling.clip is None:
             if observation is None:

@@ -255,6 +255,7 @@ class Flow:
         for name, message in self._inbox.take_warnings():
             self._listener.on_warning(name, message)
         self._recorder.check_stalls(self._inbox.advanced_s)
+        self._captions.check_streaming()
         work, image = self._inbox.take(), self._inbox.take_image()
         if work is not None:
             failure = self._faults.attempt("processing a frame", lambda: self._see(work))

@@ -177,7 +177,10 @@ class Services:
             if handle.framed.result() != result.stamp_ns:  # one of several known regions is not in view
                 depth = None
             result = replace(result, regions=await self._measured(result.regions, result.stamp_ns, depth))
-        for line in result.warnings:
+        limits = list(result.warnings)
+        if not result.complete:
+            limits.append("the search's budget ended before everything was searched; raise all.budget_s")
+        for line in limits:
             self._log.warn(line)
         response.header = survey_header(result, request.image)
         response.regions = [
@@ -188,6 +191,7 @@ class Services:
         if isinstance(response, PerceiveAll.Response):
             response.left_out = result.left_out
         response.status = status_of(None)
+        response.status.message = "; ".join(limits)
         return result
 
     def _remove_region(

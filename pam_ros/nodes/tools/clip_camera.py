@@ -163,6 +163,8 @@ def run() -> int:
         with tool_node(ClipCamera) as (camera, stopped):
             while not (stopped.is_set() or camera.finished):
                 rclpy.spin_once(camera, timeout_sec=0.2)
+            if camera.finished:
+                camera.get_logger().info("the clip has ended")
             if report := camera.report():
                 print(report, flush=True)
     except PamError as error:

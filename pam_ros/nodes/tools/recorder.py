@@ -87,8 +87,9 @@ class Recorder(Node):
             clip_end_ns=stamp_ns(message.clip_end),
             frame_count=message.frame_count,
             clip_too_thin=message.clip_too_thin,
+            summary=message.summary,
         )
-        self._captions.write(line | {"summary": message.summary, "latency_s": round(message.latency_s, 3)})
+        self._captions.write(line | {"latency_s": round(message.latency_s, 3)})
 
     def _on_overlay(self, message: Image) -> None:
         self._arrived_s = time.monotonic()
