@@ -60,6 +60,7 @@ def test_keys_of_a_caption() -> None:
         clip_end_ns=1,
         frame_count=2,
         clip_too_thin=True,
+        summary=False,
     )
     assert keys("## A caption") == found.keys()
 

@@ -270,5 +270,5 @@ def test_mistakes_are_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
 def test_without_nicegui_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pam_ros.viewer.page", None)  # importing it fails
     monkeypatch.delattr("pam_ros.viewer.page", raising=False)
-    with pytest.raises(StateError, match=r"pip install 'pam_ros\[view\]'"):
+    with pytest.raises(StateError, match=r"pip install -r .setup/view.txt"):
         view(str(CLIP))
