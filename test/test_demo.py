@@ -190,9 +190,13 @@ def test_the_camera_explains_itself_and_plays_a_held_clip_when_enter_is_pressed(
     )
     with os.fdopen(terminal, "wb"), os.fdopen(inner, "rb"), camera:
         assert camera.stderr is not None
-        assert "until /clip_camera/play or Enter" in camera.stderr.readline()
-        os.write(terminal, b"\n")
-        assert camera.wait(30) == 0
+        try:
+            said = camera.stderr.readline()
+            assert "it starts when /clip_camera/play is called, or Enter pressed" in said
+            os.write(terminal, b"\n")
+            assert camera.wait(30) == 0
+        finally:
+            camera.kill()
 
 
 def test_the_camera_plays_every_frame_at_its_own_time(tmp_path: Path):
