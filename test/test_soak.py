@@ -46,6 +46,14 @@ def test_captions_are_counted_by_their_sequence(
     assert (taken.final, taken.missing, taken.late, taken.twice) == (len(sequences), missing, late, twice)
 
 
+def test_a_summary_has_a_number_that_no_caption_has() -> None:
+    taken = CaptionLedger()
+    for sequence, summary in ((0, False), (1, True), (2, False)):
+        message = StreamingCaption(region_id=1, sequence=sequence, final=True, summary=summary)
+        taken.take(message)
+    assert (taken.final, taken.missing, taken.place(message)) == (2, 0, 1)
+
+
 def test_growth_is_judged_after_the_warm_up() -> None:
     """An hour: the ten minutes in which memory doubles do not count, a leak of 10 MiB an hour does."""
     samples = [

@@ -136,7 +136,7 @@ class _Day:
         self._now = parts[0][0]  # stamp of the image that was sent last
         self._sent = self._again = self._untracked = 0
         self._ended = False
-        self._due: dict[int, list[Clip]] = {}  # of each region, by sequence
+        self._due: dict[int, list[Clip]] = {}  # of each region, in order
         self._ledger, self._wrong = CaptionLedger(), list[str]()
         pixels = np.full((*SIZE, 3), 90, np.uint8)
         self._picture = image_message(pixels, "rgb8", Header(frame_id="soak_optical_frame"))
@@ -223,7 +223,8 @@ class _Day:
         due = self._due.get(message.region_id, [])
         clip = Clip(stamp_ns(message.clip_start), stamp_ns(message.clip_end), message.frame_count)
         stamped = stamp_ns(message.header.stamp) == clip.end_ns
-        wanted = due[message.sequence] if message.sequence < len(due) else None
+        place = self._ledger.place(message)
+        wanted = due[place] if place < len(due) else None
         if clip != wanted or message.text != NAME or not stamped:
             self._wrong.append(
                 f"caption {message.sequence} of region {message.region_id} is {message.text!r} of {clip}; "

@@ -161,18 +161,26 @@ class CaptionLedger:
         self.final = self.late = self.twice = 0
         self._next: Counter[int] = Counter()  # region → sequence
         self._missing: dict[int, set[int]] = defaultdict(set)  # region → sequences that were passed over
+        self._summaries: dict[int, set[int]] = defaultdict(set)  # region → sequences of summaries
 
     @property
     def missing(self) -> int:
         """How many never came so far, although a later one did."""
-        return sum(len(each) for each in self._missing.values())
+        return sum(len(each - self._summaries[region]) for region, each in self._missing.items())
+
+    def place(self, message: StreamingCaption) -> int:
+        """How many captions of its region come before this one; summaries do not count."""
+        sequence: int = message.sequence
+        return sequence - sum(each < sequence for each in self._summaries[message.region_id])
 
     def take(self, message: StreamingCaption) -> None:
         """A caption; those that still grow, and summaries, do not count."""
+        region, sequence = message.region_id, message.sequence
+        if message.summary:
+            self._summaries[region].add(sequence)
         if not message.final or message.summary:
             return
         self.final += 1
-        region, sequence = message.region_id, message.sequence
         if sequence >= self._next[region]:
             self._missing[region].update(range(self._next[region], sequence))
             self._next[region] = sequence + 1
