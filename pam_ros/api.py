@@ -65,6 +65,7 @@ Image = FilePath | ArrayLike  # a file, or (H, W, 3) uint8 RGB
 Mask = FilePath | ArrayLike  # a file, see `media.read_mask`, or (H, W), above 0 inside
 Click = tuple[float, float]  # (x, y)
 Box = tuple[float, float, float, float]  # (x1, y1, x2, y2)
+EVERY_S = 2.0  # clip length if none is given
 OnGrowth = Callable[[int, str, str, str], None]  # region id, task, language, text so far
 
 
@@ -307,7 +308,7 @@ def caption(
     from pam_ros.runtime.offline import caption_video, check_room, decode_times
 
     _check_model(model)
-    period_s = number_of("every_s", 2.0 if every_s is None else every_s, 0.1, 3600.0)
+    period_s = number_of("every_s", EVERY_S if every_s is None else every_s, 0.1, 3600.0)
     named_s = [
         number_of("a time of at_s", each, 0.0, LAST_S, above=True) for each in list_of("at_s", at_s, "3, 7.5")
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
 import re
 import subprocess
@@ -42,7 +41,6 @@ def printed(program: str, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=folder,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         check=False,

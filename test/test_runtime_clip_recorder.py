@@ -25,6 +25,16 @@ def clip_of(rig, request, duration_s=2.0, language=Language.EN):
     return handle, progress
 
 
+def recording(**options):
+    """A rig that records region 1, prompted at 1.0 s; the handle, and the progress it reports."""
+    rig = stepped(**options)
+    rig.frame(1.0)
+    rig.region()
+    handle, progress = clip_of(rig, PromptRequest(prompt=None, region_id=1))
+    rig.turn()
+    return rig, handle, progress
+
+
 def test_a_recording_of_a_new_region_starts_with_the_frame_of_its_prompt():
     rig = stepped(clip_frames=3)
     rig.model.words = 2
@@ -84,11 +94,7 @@ def test_a_recording_ends_with_the_frames_so_far_if_the_camera_dies():
 
 
 def test_a_recording_of_a_dead_camera_fails():
-    rig = stepped()
-    rig.frame(1.0)
-    rig.region()
-    handle, progress = clip_of(rig, PromptRequest(prompt=None, region_id=1))
-    rig.turn()
+    rig, handle, progress = recording()
     rig.clock.now_s += 5.1
     rig.settle()
     error = error_of(handle)
@@ -98,11 +104,7 @@ def test_a_recording_of_a_dead_camera_fails():
 
 
 def test_a_dead_camera_is_silent_even_if_its_last_frame_was_processed_late():
-    rig = stepped()
-    rig.frame(1.0)
-    rig.region()
-    handle, _ = clip_of(rig, PromptRequest(prompt=None, region_id=1))
-    rig.turn()
+    rig, handle, _ = recording()
     rig.engine.submit_frame(make_frame(1.1))
     rig.clock.now_s += 0.5
     rig.turn()
@@ -161,11 +163,7 @@ def test_a_camera_with_constant_stamps_counts_as_dead():
 
 
 def test_a_slow_worker_is_not_a_dead_camera():
-    rig = stepped()
-    rig.frame(1.0)
-    rig.region()
-    handle, _ = clip_of(rig, PromptRequest(prompt=None, region_id=1))
-    rig.turn()
+    rig, handle, _ = recording()
     rig.clock.now_s += 4.0
     rig.engine.submit_frame(make_frame(1.1))
     rig.clock.now_s += 4.0  # the worker was busy
@@ -174,11 +172,7 @@ def test_a_slow_worker_is_not_a_dead_camera():
 
 
 def test_a_recording_without_its_region_in_view_fails():
-    rig = stepped(lost_timeout_s=60)
-    rig.frame(1.0)
-    rig.region()
-    handle, _ = clip_of(rig, PromptRequest(prompt=None, region_id=1))
-    rig.turn()
+    rig, handle, _ = recording(lost_timeout_s=60)
     play(rig, [(1.5, 0), (2.5, 0), (3.5, 0)])
     assert isinstance(error_of(handle), NoFrameError)
     assert "not in view during the 2.0 s" in str(error_of(handle))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pam_ros.api import prompts
+from pam_ros.api import EVERY_S, prompts
 from pam_ros.cli.output import note, working
 from pam_ros.errors import InputError, PromptError
 from pam_ros.model.descriptions import AUTO
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pam_ros.runtime.events import CaptionEvent
 
 SHORTEST_S, LONGEST_S = 0.1, 3600.0  # of a clip
-EVERY_S = 2.0  # clip length if neither --every nor --at is given
 VIDEO_RESULTS = ("overlay.mp4", "captions.jsonl", "regions.jsonl")  # of a captioned video
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,8 +108,13 @@ def perceive(
     tasks = image_tasks(task or ["label"])
     languages = [Language.parse(code) for code in language or ["en"]]
     if everything:
-        survey = SurveyRequest(tasks, tuple(languages), boxes_xyxy=boxes_of(box), max_regions=max_regions)
-        survey = replace(survey, budget_s=budget)
+        survey = SurveyRequest(
+            tasks,
+            tuple(languages),
+            boxes_xyxy=boxes_of(box),
+            max_regions=max_regions,
+            budget_s=budget,
+        )
         _check_survey(survey, pixels)
     result_folder(out, _image_results(out), inputs(model, sam2, image, *(mask or ())))
     pam = load(LoadOptions(model, device, dtype, sam2, quantization, text_server=text_server))

@@ -254,8 +254,7 @@ def bag(
         typer.Option(
             "--depth-tolerance",
             help="largest difference between the stamps of an image and its depth",
-            min=0.0,
-            max=10.0,
+            callback=within(0.0, 10.0),
             metavar="SECONDS",
         ),
     ] = 0.05,
